@@ -1,0 +1,253 @@
+// `npm test`: everything that must hold before a change lands. The last line is `N passed, N failed`,
+// where each test case counts, and each other step as one.
+//
+//   npm test                        all of it
+//   npm test -- types lint unit     some steps (see --list)
+//   npm test -- --seed 7            the order of the tests of an earlier run
+import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import {
+  type CheckResult,
+  checkBuild,
+  checkDeadCode,
+  checkFormat,
+  checkGenerated,
+  checkLint,
+  checkTypes,
+} from "./checks.ts";
+import { checkGuest } from "./guest.ts";
+import { countTests } from "./junit.ts";
+import { ROOT, type RunResult, run, SCRATCH } from "./process.ts";
+import { checkExecutable } from "./smoke.ts";
+import { ensureTools, isCi } from "./tools.ts";
+
+interface Outcome {
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+  readonly summary: string;
+  readonly output: string;
+}
+
+interface Step {
+  readonly name: string;
+  readonly run: () => Promise<Outcome>;
+}
+
+/** Cheap steps that share the cores; the steps behind them need the machine for themselves. */
+const TOGETHER_MAX = 2;
+const OUTPUT_LINES_MAX = 200;
+const SEED_MAX = 2 ** 31;
+
+interface TestKind {
+  readonly files: readonly string[];
+  /** Milliseconds for one test that names no limit of its own. */
+  readonly timeoutMs: number;
+  readonly limitMs: number;
+  /** Files at a time. */
+  readonly parallel: number;
+}
+
+function testFiles(): readonly string[] {
+  const found = new Bun.Glob("{cmd,core,ffi,proto,web,.ci}/**/*.test.{ts,tsx}").scanSync({
+    cwd: ROOT,
+    dot: true,
+  });
+  return [...found].sort((a, b) => a.localeCompare(b));
+}
+
+/** The kind of test that a file's name tells: unit, io, sim or e2e. */
+function kindOf(file: string): string {
+  return /\.(io|sim|e2e)\.test\.tsx?$/.exec(file)?.[1] ?? "unit";
+}
+
+function filesOf(kind: string): readonly string[] {
+  return testFiles().filter((file) => kindOf(file) === kind);
+}
+
+function asOutcome(result: CheckResult): Outcome {
+  return {
+    passed: result.ok ? 1 : 0,
+    failed: result.ok ? 0 : 1,
+    skipped: 0,
+    summary: result.summary,
+    output: result.output,
+  };
+}
+
+function check(name: string, inspect: () => Promise<CheckResult>): Step {
+  return { name, run: async () => asOutcome(await inspect()) };
+}
+
+function tests(name: string, seed: number, limits: Omit<TestKind, "files">): Step {
+  return { name, run: () => runTests(name, seed, { files: filesOf(name), ...limits }) };
+}
+
+async function runTests(name: string, seed: number, kind: TestKind): Promise<Outcome> {
+  const report = join(SCRATCH, `${name}.xml`);
+  if (kind.files.length === 0) {
+    return { passed: 0, failed: 1, skipped: 0, summary: `no ${name} test was found`, output: "" };
+  }
+  const result = await run(
+    [
+      process.execPath,
+      "test",
+      // A cluster that was started with --detach outlives the command that started it.
+      ...(name === "e2e" ? [] : ["--no-orphans"]),
+      `--parallel=${kind.parallel}`,
+      "--isolate",
+      "--randomize",
+      `--seed=${seed}`,
+      `--timeout=${kind.timeoutMs}`,
+      "--reporter=junit",
+      `--reporter-outfile=${report}`,
+      ...kind.files.map((file) => `./${file}`),
+    ],
+    { limitMs: kind.limitMs },
+  );
+  const counts = countTests(readReport(report), kind.files, result.code);
+  const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
+  return {
+    ...counts,
+    summary: `${counts.passed} passed, ${counts.failed} failed${skipped}, ${kind.files.length} files`,
+    output: testOutput(result, kind.files, counts.failures),
+  };
+}
+
+/** What a failed run said, without what passed; of one that hung, which files were not through. */
+function testOutput(
+  result: RunResult,
+  files: readonly string[],
+  failures: readonly string[],
+): string {
+  const lines = result.output.split("\n").filter((line) => !/^(\(pass\)|✓|$)/.test(line));
+  const isThrough = (file: string): boolean => lines.includes(`${file}:`);
+  const named = result.isTimedOut
+    ? files.filter((file) => !isThrough(file)).map((file) => `hung    ${file}`)
+    : failures.map((text) => `failed  ${text}`);
+  return [...lines, ...named].join("\n");
+}
+
+function readReport(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** Outside of continuous integration a missing tool is told, and only its tests are left out. */
+async function tools(): Promise<Outcome> {
+  const result = await ensureTools();
+  const isFault = !result.ok && isCi;
+  return {
+    passed: result.ok ? 1 : 0,
+    failed: isFault ? 1 : 0,
+    skipped: result.ok || isFault ? 0 : 1,
+    summary: result.text.split("\n").at(-1) ?? "",
+    output: result.text,
+  };
+}
+
+function plan(seed: number): {
+  readonly together: readonly Step[];
+  readonly alone: readonly Step[];
+} {
+  return {
+    together: [
+      { name: "tools", run: tools },
+      check("build", checkBuild),
+      check("format", checkFormat),
+      check("generated", checkGenerated),
+      check("types", checkTypes),
+      check("lint", checkLint),
+      check("dead-code", checkDeadCode),
+    ],
+    alone: [
+      tests("unit", seed, { timeoutMs: 20_000, limitMs: 240_000, parallel: 2 }),
+      tests("sim", seed, { timeoutMs: 400_000, limitMs: 700_000, parallel: 2 }),
+      tests("io", seed, { timeoutMs: 60_000, limitMs: 300_000, parallel: 2 }),
+      check("executable", checkExecutable),
+      tests("e2e", seed, { timeoutMs: 300_000, limitMs: 900_000, parallel: 1 }),
+      check("guest", checkGuest),
+    ],
+  };
+}
+
+/* -------------------------------------------------------------------- main */
+
+const outcomes: Outcome[] = [];
+
+async function perform(step: Step): Promise<void> {
+  const startedMs = performance.now();
+  const outcome = await step.run().catch(crashed);
+  const tookS = ((performance.now() - startedMs) / 1000).toFixed(1);
+  const word =
+    outcome.failed > 0 ? "FAILED" : outcome.skipped > 0 && outcome.passed === 0 ? "skip" : "ok";
+  console.log(
+    `${word.padEnd(7)}${step.name.padEnd(12)}${tookS.padStart(6)} s   ${outcome.summary}`,
+  );
+  if (outcome.failed > 0) console.log(indent(outcome.output));
+  outcomes.push(outcome);
+}
+
+function crashed(error: unknown): Outcome {
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  return { passed: 0, failed: 1, skipped: 0, summary: "the step itself failed", output: text };
+}
+
+function indent(output: string): string {
+  const lines = output.trim().split("\n");
+  const left = lines.length - OUTPUT_LINES_MAX;
+  const shown = left > 0 ? [`… ${left} lines left out`, ...lines.slice(left)] : lines;
+  return shown.map((line) => `    ${line}`).join("\n");
+}
+
+async function performTogether(steps: readonly Step[]): Promise<void> {
+  const waiting = [...steps];
+  const worker = async (): Promise<void> => {
+    for (let step = waiting.shift(); step !== undefined; step = waiting.shift()) {
+      await perform(step);
+    }
+  };
+  await Promise.all(Array.from({ length: TOGETHER_MAX }, worker));
+}
+
+function readArguments(args: readonly string[]): { seed: number; names: readonly string[] } {
+  const at = args.indexOf("--seed");
+  const seed = at >= 0 ? Number(args[at + 1]) : Math.floor(Math.random() * SEED_MAX);
+  if (!Number.isSafeInteger(seed)) fail(`seed is no number: ${args[at + 1]}, wanted --seed 7`);
+  const names = at >= 0 ? [...args.slice(0, at), ...args.slice(at + 2)] : args;
+  return { seed, names };
+}
+
+function fail(text: string): never {
+  console.error(`error: ${text}`);
+  process.exit(2);
+}
+
+async function main(): Promise<void> {
+  const { seed, names } = readArguments(process.argv.slice(2));
+  const { together, alone } = plan(seed);
+  const known = [...together, ...alone].map((step) => step.name);
+  if (names.includes("--list")) return console.log(known.join("\n"));
+  const unknown = names.filter((name) => !known.includes(name));
+  if (unknown.length > 0) fail(`step is unknown: ${unknown.join(" ")}, wanted ${known.join(" ")}`);
+  const isWanted = (step: Step): boolean => names.length === 0 || names.includes(step.name);
+  const startedMs = performance.now();
+  mkdirSync(SCRATCH, { recursive: true });
+  console.log(`seed ${seed}`);
+  await performTogether(together.filter(isWanted));
+  for (const step of alone.filter(isWanted)) await perform(step);
+  rmSync(SCRATCH, { recursive: true, force: true });
+  const tookS = Math.round((performance.now() - startedMs) / 1000);
+  const sum = (pick: (outcome: Outcome) => number): number =>
+    outcomes.reduce((total, outcome) => total + pick(outcome), 0);
+  const failed = sum((outcome) => outcome.failed);
+  const skipped = sum((outcome) => outcome.skipped);
+  console.log(`took ${tookS} s${skipped > 0 ? `, ${skipped} skipped` : ""}`);
+  console.log(`${sum((outcome) => outcome.passed)} passed, ${failed} failed`);
+  process.exitCode = failed > 0 ? 1 : 0;
+}
+
+await main();

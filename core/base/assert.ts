@@ -1,0 +1,24 @@
+/**
+ * Stop the process when a condition that the code relies on does not hold.
+ *
+ * Assertions stay on in production: a wrong answer is worse than none. The text is a constant, so
+ * that a passing assertion builds no string. One condition an assertion.
+ */
+export function assert(condition: unknown, text: string): asserts condition {
+  if (!condition) throw new AssertionError(text);
+}
+
+/** Mark a place that the types or an earlier check make unreachable. */
+export function unreachable(text: string): never {
+  throw new AssertionError(text);
+}
+
+/** A violated invariant: a bug of ours, never an operating error. */
+export class AssertionError extends Error {
+  override readonly name = "AssertionError";
+}
+
+declare const VERIFY: boolean;
+
+/** True in tests and simulation: costly checks run. A build constant, so shipped code drops them. */
+export const verifying: boolean = typeof VERIFY === "undefined" ? false : VERIFY;

@@ -1,0 +1,215 @@
+/**
+ * Errors of the control plane: coded, explained, and with a way out.
+ *
+ * The data path returns a `Status` instead. Codes are stable and never reused; each stands once in
+ * `ERRORS`, which `fastblock explain CODE` and the REST document read.
+ */
+export class FastblockError extends Error {
+  override readonly name = "FastblockError";
+  readonly code: ErrorCode;
+  readonly why: string | undefined;
+  readonly hint: string | undefined;
+
+  /** `message`: what failed, colon, the value seen, the value wanted. */
+  constructor(code: ErrorCode, message: string, details: { why?: string; hint?: string } = {}) {
+    super(message);
+    this.code = code;
+    this.why = details.why;
+    this.hint = details.hint ?? ERRORS[code].hint;
+  }
+}
+
+export interface ErrorKind {
+  /** One line for `explain`. */
+  readonly title: string;
+  /** HTTP status of the REST answer. */
+  readonly http: number;
+  /** Exit code of the CLI (`interfaces`: 1 failed, 2 usage, 3 not found, 4 exists, 5 unreachable …). */
+  readonly exit: number;
+  /** What to do, unless the error itself knows better. */
+  readonly hint: string;
+}
+
+export const ERRORS = {
+  FB1001: {
+    title: "A value is malformed",
+    http: 400,
+    exit: 2,
+    hint: "correct the value and repeat",
+  },
+  FB1002: {
+    title: "A name is malformed",
+    http: 400,
+    exit: 2,
+    hint: "use 1 to 63 of a-z A-Z 0-9 . _ -, beginning with a letter or digit",
+  },
+  FB1003: {
+    title: "A request failed inside the monitor",
+    http: 500,
+    exit: 1,
+    hint: "look into the monitor's log",
+  },
+  FB1004: {
+    title: "The monitor can not be reached",
+    http: 503,
+    exit: 5,
+    hint: "check that the monitor runs: fastblock dev status",
+  },
+  FB1005: {
+    title: "The cluster is not found",
+    http: 404,
+    exit: 3,
+    hint: "name its directory by --cluster DIR or CLUSTER_DIR, or start one: fastblock dev up",
+  },
+  FB1006: {
+    title: "The operation took too long",
+    http: 504,
+    exit: 7,
+    hint: "it may still finish: look with status, then repeat",
+  },
+  FB1007: {
+    title: "The request is refused",
+    http: 403,
+    exit: 6,
+    hint: "use the key file of this cluster",
+  },
+  FB2001: {
+    title: "The pool does not exist",
+    http: 404,
+    exit: 3,
+    hint: "fastblock pool ls shows the pools",
+  },
+  FB2002: { title: "The pool exists", http: 409, exit: 4, hint: "choose another name" },
+  FB2003: {
+    title: "The cluster is too small for the pool",
+    http: 409,
+    exit: 8,
+    hint: "add osds, or create the pool with a smaller --size",
+  },
+  FB2004: {
+    title: "The pool is not empty",
+    http: 409,
+    exit: 8,
+    hint: "remove its images first: fastblock image ls POOL",
+  },
+  FB2101: {
+    title: "The osd does not exist",
+    http: 404,
+    exit: 3,
+    hint: "fastblock osd ls shows the osds",
+  },
+  FB2102: {
+    title: "The osd's device can not be used",
+    http: 409,
+    exit: 1,
+    hint: "look at the device with fastblock osd inspect",
+  },
+  FB2103: {
+    title: "The osd's identity is in use",
+    http: 409,
+    exit: 4,
+    hint: "format the device under a new id",
+  },
+  FB2201: {
+    title: "The placement group does not exist",
+    http: 404,
+    exit: 3,
+    hint: "fastblock pg ls shows the placement groups",
+  },
+  FB2202: {
+    title: "The placement group has no leader",
+    http: 503,
+    exit: 5,
+    hint: "start osds until a majority of its replicas is up",
+  },
+  FB3001: {
+    title: "The image does not exist",
+    http: 404,
+    exit: 3,
+    hint: "fastblock image ls shows the images",
+  },
+  FB3002: { title: "The image exists", http: 409, exit: 4, hint: "choose another name" },
+  FB3003: {
+    title: "The image's size is refused",
+    http: 400,
+    exit: 2,
+    hint: "give a multiple of 4 KiB between 4 KiB and 16 TiB, like 10GiB",
+  },
+  FB3004: {
+    title: "The image's replicas differ",
+    http: 409,
+    exit: 1,
+    hint: "read the list, then scrub the named placement groups",
+  },
+  FB3005: { title: "The image is in use", http: 409, exit: 8, hint: "detach its clients first" },
+  FB3006: {
+    title: "The image has an operation running",
+    http: 409,
+    exit: 8,
+    hint: "wait for it: fastblock op ls",
+  },
+  FB3007: { title: "The session is over", http: 409, exit: 4, hint: "open the image again" },
+  FB4001: {
+    title: "The device holds no fastblock store",
+    http: 409,
+    exit: 1,
+    hint: "format it first: fastblock osd format",
+  },
+  FB4002: {
+    title: "The device belongs to another cluster",
+    http: 409,
+    exit: 8,
+    hint: "attach the device to its own cluster, or format it again",
+  },
+  FB4003: {
+    title: "The store's format is newer than this program",
+    http: 409,
+    exit: 8,
+    hint: "use the newer fastblock",
+  },
+  FB4004: {
+    title: "The store is older than its peers remember",
+    http: 409,
+    exit: 8,
+    hint: "replace the osd: its device was restored from a copy",
+  },
+  FB4005: {
+    title: "The device is in use",
+    http: 409,
+    exit: 4,
+    hint: "stop the process that holds it",
+  },
+  FB4006: {
+    title: "The store is damaged",
+    http: 409,
+    exit: 1,
+    hint: "fastblock osd fsck lists the damage",
+  },
+  FB4007: {
+    title: "The device is too small",
+    http: 400,
+    exit: 2,
+    hint: "use a device of at least 256 MiB",
+  },
+  FB4008: {
+    title: "The device holds something already",
+    http: 409,
+    exit: 8,
+    hint: "give --force only if its content may be lost",
+  },
+  FB4009: { title: "The device failed", http: 503, exit: 1, hint: "replace the device" },
+  FB5001: {
+    title: "The data path answered an error",
+    http: 503,
+    exit: 1,
+    hint: "fastblock status shows what is wrong",
+  },
+  FB6001: {
+    title: "The operation does not exist",
+    http: 404,
+    exit: 3,
+    hint: "fastblock op ls shows the operations",
+  },
+} as const satisfies Record<string, ErrorKind>;
+
+export type ErrorCode = keyof typeof ERRORS;
