@@ -1,0 +1,205 @@
+import { drainMicrotasks } from "bun:jsc";
+import { describe, expect, test } from "bun:test";
+import { Status } from "../base/status.ts";
+import { Simulation, type SimWorld } from "../reactor/reactor.ts";
+import { DiskVerb } from "../reactor/world.ts";
+import {
+  Device,
+  type DeviceObserver,
+  DeviceOp,
+  DeviceRegion,
+  readOnce,
+  runOnce,
+  writeOnce,
+} from "./device.ts";
+
+class Observer implements DeviceObserver {
+  failures: number[] = [];
+  slow: number[] = [];
+  recovered = 0;
+  onDeviceFailed(errno: number): void {
+    this.failures.push(errno);
+  }
+  onDeviceSlow(latencyUs: number): void {
+    this.slow.push(latencyUs);
+  }
+  onDeviceRecovered(): void {
+    this.recovered += 1;
+  }
+}
+
+class Op extends DeviceOp {
+  done = 0;
+  readonly order: number[];
+  constructor(order: number[] = []) {
+    super();
+    this.order = order;
+  }
+  onComplete(): void {
+    this.done += 1;
+    this.order.push(this.offsetBytes);
+  }
+}
+
+const MIB = 1_048_576;
+
+function make(
+  seed: number,
+  inFlightMax = 4,
+): {
+  simulation: Simulation;
+  world: SimWorld;
+  device: Device;
+  observer: Observer;
+} {
+  const simulation = new Simulation(seed, { drainMicrotasks });
+  const world = simulation.createWorld("osd.0", "10.0.0.1", { arenaBytes: 16 * MIB });
+  world.start();
+  const observer = new Observer();
+  const disk = world.disks.open("disk", { createBytes: 4 * MIB });
+  const device = new Device(world, disk, observer, { inFlightMax, slowUs: 300_000 });
+  return { simulation, world, device, observer };
+}
+
+function start(device: Device, verb: DiskVerb, memory: number, offset: number, length: number): Op {
+  const op = new Op();
+  op.verb = verb;
+  op.region = DeviceRegion.Log;
+  op.arenaOffset = memory;
+  op.offsetBytes = offset;
+  op.lengthBytes = length;
+  device.submit(op);
+  return op;
+}
+
+describe("device", () => {
+  test("bounds what is in flight and completes everything", () => {
+    const { simulation, world, device } = make(1);
+    const memory = world.arena.allocate(MIB);
+    const ops: Op[] = [];
+    let inFlightMax = 0;
+    for (let at = 0; at < 200; at++) {
+      ops.push(start(device, DiskVerb.Write, memory, at * 4096, 4096));
+    }
+    const done = (): boolean => {
+      inFlightMax = Math.max(inFlightMax, device.disk.inFlight);
+      return ops.every((op) => op.done === 1);
+    };
+    expect(device.pending).toBe(200);
+    expect(simulation.run(done)).toBe(true);
+    expect(inFlightMax).toBe(4);
+    expect(device.pending).toBe(0);
+    expect(device.counters.bytesWritten[DeviceRegion.Log]).toBe(200 * 4096);
+    expect(device.counters.writes[DeviceRegion.Log]).toBe(200);
+    expect(device.counters.writeLatency.count).toBe(200);
+    device.close();
+  });
+
+  test("a failed durable write or flush latches, before anybody hears of the operation", () => {
+    for (const verb of [DiskVerb.WriteDurable, DiskVerb.Flush, DiskVerb.Write]) {
+      const { simulation, world, device, observer } = make(2);
+      const memory = world.arena.allocate(4096);
+      const file = simulation.disk("disk");
+      file.faults.flushErrorShare = 1;
+      file.faults.writeErrorShare = 1;
+      const op = start(device, verb, memory, 0, verb === DiskVerb.Flush ? 0 : 4096);
+      let failedFirst = false;
+      op.onComplete = (): void => {
+        op.done += 1;
+        failedFirst = device.failed;
+      };
+      expect(simulation.run(() => op.done === 1)).toBe(true);
+      expect(failedFirst).toBe(true);
+      expect(op.status).toBe(Status.DeviceFailed);
+      expect(observer.failures).toEqual([5]);
+      // The device is well again: nothing is believed any more.
+      file.faults.flushErrorShare = 0;
+      file.faults.writeErrorShare = 0;
+      const flush = start(device, DiskVerb.Flush, 0, 0, 0);
+      expect(flush.done).toBe(0);
+      expect(simulation.run(() => flush.done === 1)).toBe(true);
+      expect(flush.status).toBe(Status.DeviceFailed);
+      const read = start(device, DiskVerb.Read, memory, 0, 4096);
+      expect(simulation.run(() => read.done === 1)).toBe(true);
+      expect(read.status).toBe(Status.Ok);
+      expect(observer.failures).toEqual([5]);
+    }
+  });
+
+  test("queued writes behind a failure are refused, none reaches the disk", () => {
+    const { simulation, world, device } = make(3, 1);
+    const memory = world.arena.allocate(4096);
+    const file = simulation.disk("disk");
+    file.faults.writeErrorShare = 1;
+    const first = start(device, DiskVerb.WriteDurable, memory, 0, 4096);
+    const rest = [1, 2, 3].map((at) =>
+      start(device, DiskVerb.WriteDurable, memory, at * 4096, 4096),
+    );
+    simulation.run(() => first.done === 1);
+    file.faults.writeErrorShare = 0;
+    expect(simulation.run(() => rest.every((op) => op.done === 1))).toBe(true);
+    expect(rest.map((op) => op.status)).toEqual([13, 13, 13]);
+    expect(file.bytesWritten).toBe(0);
+  });
+
+  test("a failed read latches nothing", () => {
+    const { simulation, world, device, observer } = make(4);
+    const memory = world.arena.allocate(4096);
+    simulation.disk("disk").faults.readErrorShare = 1;
+    const read = start(device, DiskVerb.Read, memory, 0, 4096);
+    simulation.run(() => read.done === 1);
+    expect(read.status).toBe(Status.DeviceFailed);
+    expect(device.failed).toBe(false);
+    expect(observer.failures).toEqual([]);
+    expect(device.counters.readErrors).toBe(1);
+  });
+
+  test("a stalled device is reported slow, and well when it goes on", () => {
+    const { simulation, world, device, observer } = make(5);
+    const memory = world.arena.allocate(4096);
+    const file = simulation.disk("disk");
+    file.faults.stalled = true;
+    const op = start(device, DiskVerb.Write, memory, 0, 4096);
+    expect(simulation.run(() => observer.slow.length === 1, 1_000_000)).toBe(true);
+    expect(observer.slow[0]).toBeGreaterThanOrEqual(300_000);
+    simulation.run(simulation.nowUs + 1_000_000);
+    expect(observer.slow.length).toBe(1);
+    file.faults.stalled = false;
+    expect(simulation.run(() => op.done === 1 && observer.recovered === 1)).toBe(true);
+    expect(device.slow).toBe(false);
+  });
+
+  test("misuse is a bug: alignment, range, a second submit", () => {
+    const { world, device } = make(6);
+    const memory = world.arena.allocate(8192);
+    expect(() => start(device, DiskVerb.Write, memory, 512, 4096)).toThrow("offset is not aligned");
+    expect(() => start(device, DiskVerb.Write, memory + 8, 0, 4096)).toThrow("memory is not");
+    expect(() => start(device, DiskVerb.Write, memory, 0, 100)).toThrow("length is not aligned");
+    expect(() => start(device, DiskVerb.Read, memory, 4 * MIB, 4096)).toThrow("past the end");
+    const op = start(device, DiskVerb.Write, memory, 0, 4096);
+    expect(() => device.submit(op)).toThrow("in flight");
+  });
+
+  test("single operations as promises", async () => {
+    const { simulation, world, device } = make(7);
+    const memory = world.arena.allocate(8192);
+    world.arena.bytes.fill(9, memory, memory + 4096);
+    let step = 0;
+    let message = "";
+    // Ends by setting `step`, for which the test waits.
+    void (async (): Promise<void> => {
+      await writeOnce(device, memory, 4096, 4096);
+      await readOnce(device, memory + 4096, 4096, 4096);
+      await runOnce(device, { verb: DiskVerb.Flush, region: DeviceRegion.Meta });
+      step = 1;
+      simulation.disk("disk").faults.readErrorShare = 1;
+      await readOnce(device, memory, 0, 4096);
+    })().catch((error: unknown) => {
+      message = String(error);
+      step = 2;
+    });
+    expect(simulation.run(() => step === 2)).toBe(true);
+    expect(world.arena.bytes[memory + 8191]).toBe(9);
+    expect(message).toContain("Read of 4096 bytes at 0 on disk: errno 5");
+  });
+});

@@ -1,0 +1,340 @@
+// data path
+import { assert } from "../base/assert.ts";
+import { Status } from "../base/status.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import { LatencyHistogram } from "../metrics/metrics.ts";
+import {
+  type Disk,
+  DiskOp,
+  DiskVerb,
+  type Drain,
+  DrainOrder,
+  Timer,
+  type World,
+} from "../reactor/world.ts";
+
+/** What a range of the device holds; bytes are counted by it. */
+export enum DeviceRegion {
+  Super = 0,
+  Meta = 1,
+  Log = 2,
+  Data = 3,
+}
+
+const REGION_COUNT = 4;
+
+/**
+ * One operation on a device: a `DiskOp` that knows its region. Extend it, pool it, implement
+ * `onComplete`; fill verb, region, arenaOffset, lengthBytes, offsetBytes; `device.submit(op)`.
+ */
+export abstract class DeviceOp extends DiskOp {
+  region: DeviceRegion = DeviceRegion.Data;
+  /** Owned by the device from submit to `onComplete`. */
+  device: Device | null = null;
+  submittedUs = 0;
+  /** In-flight list of the device, oldest first. */
+  olderOp: DeviceOp | null = null;
+  newerOp: DeviceOp | null = null;
+
+  /** The operation is over: `status` and `errno` are valid, the memory is the caller's again. */
+  abstract onComplete(): void;
+
+  onDone(): void {
+    const device = this.device;
+    assert(device !== null, "DeviceOp: done without a device");
+    device.finish(this);
+  }
+}
+
+/** What the shard is told of its device. Called at most once each until the state changes back. */
+export interface DeviceObserver {
+  /**
+   * A write, durable write or flush failed: nothing on this device may be acknowledged any more.
+   * Called once for the life of the device, before the failed operation's `onComplete`.
+   */
+  onDeviceFailed(errno: number): void;
+  /** The oldest operation in flight, or the recent average, passed the watermark. */
+  onDeviceSlow(latencyUs: number): void;
+  /** Latencies are below half the watermark again. */
+  onDeviceRecovered(): void;
+}
+
+export interface DeviceOptions {
+  /** Operations handed to the disk at once; the rest waits in order. Default 256. */
+  readonly inFlightMax?: number;
+  /** Watermark for `onDeviceSlow`. Default 1 s. */
+  readonly slowUs?: number;
+}
+
+/** Bytes and operations since the device was opened. */
+export class DeviceCounters {
+  readonly bytesRead = new Float64Array(REGION_COUNT);
+  readonly bytesWritten = new Float64Array(REGION_COUNT);
+  readonly reads = new Float64Array(REGION_COUNT);
+  readonly writes = new Float64Array(REGION_COUNT);
+  durableWrites = 0;
+  flushes = 0;
+  discards = 0;
+  readErrors = 0;
+  writeErrors = 0;
+  readonly readLatency = new LatencyHistogram();
+  readonly writeLatency = new LatencyHistogram();
+  readonly durableLatency = new LatencyHistogram();
+}
+
+const IN_FLIGHT_DEFAULT = 256;
+const SLOW_US_DEFAULT = 1_000_000;
+const WATCH_US = 100_000;
+const EIO = 5;
+
+/**
+ * The shard's view of a disk.
+ *
+ * Bounds the operations in flight, asserts alignment, counts by region, and latches failure: after
+ * any failed write, durable write or flush every further operation but reads answers
+ * `DeviceFailed` without touching the disk (a repeated flush may answer Ok over lost data).
+ *
+ * Operations leave in the order of submitting; they may complete in any order. `onComplete` never
+ * runs within `submit`.
+ *
+ * Invariant: 0 ≤ inFlight ≤ inFlightMax; queued > 0 only when inFlight = inFlightMax, except
+ * between a completion and the next drain.
+ */
+export class Device implements Drain {
+  readonly disk: Disk;
+  readonly counters: DeviceCounters = new DeviceCounters();
+  /** Latched by the first failed write or flush. */
+  failed = false;
+  /** Errno of the failure that latched `failed`. */
+  failedErrno = 0;
+  slow = false;
+  private readonly world: World;
+  private readonly observer: DeviceObserver;
+  private readonly inFlightMax: number;
+  private readonly slowUs: number;
+  private readonly watch: DeviceWatch;
+  private issued = 0;
+  private queueHead: DiskOp | null = null;
+  private queueTail: DiskOp | null = null;
+  private queued = 0;
+  private refusedHead: DiskOp | null = null;
+  private refusedTail: DiskOp | null = null;
+  private oldest: DeviceOp | null = null;
+  private newest: DeviceOp | null = null;
+  /** Completions and their latencies since the last look of the watch. */
+  private recentCount = 0;
+  private recentSumUs = 0;
+
+  constructor(world: World, disk: Disk, observer: DeviceObserver, options: DeviceOptions = {}) {
+    this.world = world;
+    this.disk = disk;
+    this.observer = observer;
+    this.inFlightMax = options.inFlightMax ?? IN_FLIGHT_DEFAULT;
+    this.slowUs = options.slowUs ?? SLOW_US_DEFAULT;
+    assert(this.inFlightMax >= 1, "Device: inFlightMax is below 1");
+    this.watch = new DeviceWatch(this);
+    world.turns.addDrain(DrainOrder.Receive, this);
+    // Behind the log's and the movers' drains too: what they could not place this turn.
+    world.turns.addDrain(DrainOrder.Send, this);
+  }
+
+  get sizeBytes(): number {
+    return this.disk.sizeBytes;
+  }
+
+  /** Operations submitted and not complete, queued ones included. */
+  get pending(): number {
+    return this.issued + this.queued;
+  }
+
+  /**
+   * Start an operation.
+   *
+   * The memory at `arenaOffset` belongs to the device until `onComplete`. Answers: Ok,
+   * DeviceFailed. A failed read latches nothing: the caller heals from a peer.
+   */
+  submit(op: DeviceOp): void {
+    checkOp(op, this.disk.sizeBytes);
+    assert(op.device === null, "Device.submit: operation is in flight");
+    op.device = this;
+    op.status = Status.Ok;
+    op.errno = 0;
+    op.submittedUs = this.world.clock.turnUs;
+    op.diskNext = null;
+    if (this.failed && op.verb !== DiskVerb.Read) {
+      this.refuse(op);
+      return;
+    }
+    if (this.queueHead === null && this.issued < this.inFlightMax) {
+      this.issue(op);
+      return;
+    }
+    if (this.queueTail === null) this.queueHead = op;
+    else this.queueTail.diskNext = op;
+    this.queueTail = op;
+    this.queued += 1;
+  }
+
+  /** Wait for nothing, close the disk. Requires: nothing pending. */
+  close(): void {
+    assert(this.pending === 0, "Device.close: operations are pending");
+    this.world.timers.disarm(this.watch);
+    this.disk.close();
+  }
+
+  drain(): void {
+    this.completeRefused();
+    while (this.queueHead !== null && this.issued < this.inFlightMax) {
+      const op = this.queueHead as DeviceOp;
+      this.queueHead = op.diskNext;
+      if (this.queueHead === null) this.queueTail = null;
+      op.diskNext = null;
+      this.queued -= 1;
+      if (this.failed && op.verb !== DiskVerb.Read) this.refuse(op);
+      else this.issue(op);
+    }
+    if (this.refusedHead !== null) this.world.turns.again();
+  }
+
+  /** Called by `DeviceOp.onDone` only. */
+  finish(op: DeviceOp): void {
+    this.issued -= 1;
+    this.unlist(op);
+    const latencyUs = this.world.clock.turnUs - op.submittedUs;
+    this.recentCount += 1;
+    this.recentSumUs += latencyUs;
+    if (op.status === Status.Ok) this.count(op, latencyUs);
+    else this.onError(op);
+    op.device = null;
+    if (this.queueHead !== null) this.world.turns.again();
+    op.onComplete();
+  }
+
+  /** Called by the watch every 100 ms while operations are in flight. */
+  look(): void {
+    if (this.oldest === null && !this.slow) return;
+    const nowUs = this.world.clock.turnUs;
+    const age = this.oldest === null ? 0 : nowUs - this.oldest.submittedUs;
+    const mean = this.recentCount === 0 ? 0 : this.recentSumUs / this.recentCount;
+    const worst = age > mean ? age : mean;
+    this.recentCount = 0;
+    this.recentSumUs = 0;
+    if (!this.slow && worst >= this.slowUs) {
+      this.slow = true;
+      this.observer.onDeviceSlow(worst);
+    } else if (this.slow && worst * 2 < this.slowUs) {
+      this.slow = false;
+      this.observer.onDeviceRecovered();
+    }
+    if (this.oldest !== null || this.slow) this.world.timers.arm(this.watch, WATCH_US);
+  }
+
+  private issue(op: DeviceOp): void {
+    this.issued += 1;
+    op.olderOp = this.newest;
+    op.newerOp = null;
+    if (this.newest === null) this.oldest = op;
+    else this.newest.newerOp = op;
+    this.newest = op;
+    if (this.watch.timerDueUs < 0) this.world.timers.arm(this.watch, WATCH_US);
+    this.disk.submit(op);
+  }
+
+  private unlist(op: DeviceOp): void {
+    const older = op.olderOp;
+    const newer = op.newerOp;
+    if (older === null) this.oldest = newer;
+    else older.newerOp = newer;
+    if (newer === null) this.newest = older;
+    else newer.olderOp = older;
+    op.olderOp = null;
+    op.newerOp = null;
+  }
+
+  private refuse(op: DeviceOp): void {
+    if (this.refusedTail === null) this.refusedHead = op;
+    else this.refusedTail.diskNext = op;
+    this.refusedTail = op;
+    this.world.turns.again();
+  }
+
+  private completeRefused(): void {
+    let left = this.refusedHead;
+    this.refusedHead = null;
+    this.refusedTail = null;
+    while (left !== null) {
+      const op = left as DeviceOp;
+      left = op.diskNext;
+      op.diskNext = null;
+      op.device = null;
+      op.status = Status.DeviceFailed;
+      op.errno = this.failedErrno;
+      op.onComplete();
+    }
+  }
+
+  private onError(op: DeviceOp): void {
+    if (op.verb === DiskVerb.Read) {
+      this.counters.readErrors += 1;
+      return;
+    }
+    if (op.verb === DiskVerb.Discard) return;
+    this.counters.writeErrors += 1;
+    if (this.failed) return;
+    this.failed = true;
+    this.failedErrno = op.errno === 0 ? EIO : op.errno;
+    this.observer.onDeviceFailed(this.failedErrno);
+  }
+
+  private count(op: DeviceOp, latencyUs: number): void {
+    const counters = this.counters;
+    const region = op.region;
+    switch (op.verb) {
+      case DiskVerb.Read:
+        counters.reads[region] = counters.reads[region]! + 1;
+        counters.bytesRead[region] = counters.bytesRead[region]! + op.lengthBytes;
+        counters.readLatency.record(latencyUs);
+        break;
+      case DiskVerb.Write:
+      case DiskVerb.WriteDurable:
+        counters.writes[region] = counters.writes[region]! + 1;
+        counters.bytesWritten[region] = counters.bytesWritten[region]! + op.lengthBytes;
+        if (op.verb === DiskVerb.WriteDurable) {
+          counters.durableWrites += 1;
+          counters.durableLatency.record(latencyUs);
+        } else counters.writeLatency.record(latencyUs);
+        break;
+      case DiskVerb.Flush:
+        counters.flushes += 1;
+        counters.durableLatency.record(latencyUs);
+        break;
+      case DiskVerb.Discard:
+        counters.discards += 1;
+        break;
+    }
+  }
+}
+
+/** Looks at the oldest operation in flight. */
+class DeviceWatch extends Timer {
+  private readonly device: Device;
+
+  constructor(device: Device) {
+    super();
+    this.device = device;
+  }
+
+  onTimer(): void {
+    this.device.look();
+  }
+}
+
+function checkOp(op: DiskOp, sizeBytes: number): void {
+  assert(op.offsetBytes % BLOCK_SIZE === 0, "Device.submit: offset is not aligned to 4 KiB");
+  assert(op.lengthBytes % BLOCK_SIZE === 0, "Device.submit: length is not aligned to 4 KiB");
+  assert(op.arenaOffset % BLOCK_SIZE === 0, "Device.submit: memory is not aligned to 4 KiB");
+  assert(op.offsetBytes >= 0, "Device.submit: offset is negative");
+  if (op.verb === DiskVerb.Flush) return;
+  assert(op.lengthBytes > 0, "Device.submit: length is not positive");
+  assert(op.offsetBytes + op.lengthBytes <= sizeBytes, "Device.submit: range past the end");
+}

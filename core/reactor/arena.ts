@@ -1,0 +1,64 @@
+// data path
+import { assert } from "../base/assert.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import type { Arena } from "./world.ts";
+
+const ARENA_SIZE_MAX = 4_294_967_296;
+
+/**
+ * An arena over one buffer, handed out from the front and never taken back.
+ *
+ * Invariant: 0 ≤ usedBytes ≤ sizeBytes, both multiples of 4 KiB. The buffer must be page-aligned
+ * when the kernel is to read or write it directly; it arrives zeroed.
+ */
+export class LinearArena implements Arena {
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  readonly words: Int32Array;
+  readonly sizeBytes: number;
+  private usedBytes = 0;
+  /** Views of blocks, made at first use; sparse by design: only checksummed blocks have one. */
+  private readonly blocks: (Uint8Array | undefined)[];
+
+  constructor(buffer: ArrayBufferLike) {
+    assert(buffer.byteLength % BLOCK_SIZE === 0, "LinearArena: size is not a multiple of 4 KiB");
+    assert(buffer.byteLength <= ARENA_SIZE_MAX, "LinearArena: size is above 4 GiB");
+    this.bytes = new Uint8Array(buffer);
+    this.view = new DataView(buffer);
+    this.words = new Int32Array(buffer);
+    this.sizeBytes = buffer.byteLength;
+    this.blocks = [];
+  }
+
+  allocate(sizeBytes: number): number {
+    assert(Number.isSafeInteger(sizeBytes), "Arena.allocate: size is not an integer");
+    assert(sizeBytes > 0, "Arena.allocate: size is not positive");
+    const rounded = Math.ceil(sizeBytes / BLOCK_SIZE) * BLOCK_SIZE;
+    assert(rounded <= this.sizeBytes - this.usedBytes, "Arena.allocate: arena exhausted");
+    const offset = this.usedBytes;
+    this.usedBytes += rounded;
+    return offset;
+  }
+
+  /** Bytes that `allocate` can still hand out. */
+  get freeBytes(): number {
+    return this.sizeBytes - this.usedBytes;
+  }
+
+  /** The view of a block, kept from its first use on. */
+  block(offset: number): Uint8Array {
+    assert(offset % BLOCK_SIZE === 0, "Arena.block: offset is not aligned to 4 KiB");
+    const index = offset / BLOCK_SIZE;
+    const known = this.blocks[index];
+    return known === undefined ? this.makeBlock(offset, index) : known;
+  }
+
+  /** cold: once per block of memory */
+  private makeBlock(offset: number, index: number): Uint8Array {
+    assert(offset >= 0, "Arena.block: offset is negative");
+    assert(offset + BLOCK_SIZE <= this.sizeBytes, "Arena.block: offset past the end");
+    const made = this.bytes.subarray(offset, offset + BLOCK_SIZE);
+    this.blocks[index] = made;
+    return made;
+  }
+}

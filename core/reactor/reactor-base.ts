@@ -1,0 +1,173 @@
+// data path
+import { assert } from "../base/assert.ts";
+import type { Checksum } from "../base/checksum.ts";
+import type { Logger } from "../base/logger.ts";
+import type { Random } from "../base/prng.ts";
+import { LinearArena } from "./arena.ts";
+import type { ShardMail } from "./channel.ts";
+import { SLAB_SIZE, SlotPool } from "./slots.ts";
+import { TimerWheel } from "./timer-wheel.ts";
+import type {
+  Backend,
+  Clock,
+  Disks,
+  Drain,
+  DrainOrder,
+  Network,
+  Slots,
+  Turns,
+  World,
+} from "./world.ts";
+
+/**
+ * A world with its life: what `cmd/` and tests hold. Set up disks, listeners, drains; then start.
+ */
+export interface RunnableWorld extends World {
+  /** Begin taking turns. Returns at once; turns run from the runtime's own event loop. */
+  start(): void;
+  /**
+   * End: no further turn, every connection, listener and device closed. Operations in flight are
+   * abandoned without `onDone`. Idempotent.
+   */
+  stop(): Promise<void>;
+  /**
+   * The runtime is expected to run timers or requests of its own until the matching release: its
+   * loop then gets a turn at least every 5 ms instead of every 100 ms. Counted.
+   */
+  holdGuest(): void;
+  releaseGuest(): void;
+  /** Messages to and from the other threads of the process. */
+  readonly mail: ShardMail;
+  /** Counters of the loop, for metrics and benches. */
+  readonly stats: ReactorStats;
+}
+
+/** Counters since the start of the world. */
+export class ReactorStats {
+  turns = 0;
+  /** Turns that blocked in the kernel. */
+  blocks = 0;
+  /** Turns given to the runtime's own loop. */
+  guestTurns = 0;
+  completions = 0;
+  /** Longest time between two looks at the completions, µs: what one long handler costs all. */
+  turnUsMax = 0;
+}
+
+/** What every world is made with. */
+export interface WorldOptions {
+  /** Size of the arena: at most 4 GiB, multiples of 1 MiB; untouched parts cost nothing. */
+  readonly arenaBytes: number;
+  readonly logger: Logger;
+  /** Share of the arena set aside for slots; default half, rounded down to 1 MiB. */
+  readonly slotsBytes?: number;
+  /**
+   * Called once when a handler, timer or drain threw; no turn follows. Default: the error becomes
+   * an uncaught exception of the thread, which ends the process.
+   */
+  readonly onFatal?: (error: unknown) => void;
+}
+
+/** Drains by order, and the wish for another turn. */
+export class TurnDrains implements Turns {
+  private readonly drains: Drain[][] = [[], [], [], [], []];
+  /** Set by `again`, cleared by whoever runs the turns. */
+  againRequested = false;
+  /** Called by `again` from outside of a turn; null where turns come by themselves. */
+  wake: (() => void) | null = null;
+
+  addDrain(order: DrainOrder, drain: Drain): void {
+    this.drains[order]!.push(drain);
+  }
+
+  again(): void {
+    this.againRequested = true;
+    if (this.wake !== null) this.wake();
+  }
+
+  /** Run every drain once, in order. */
+  run(): void {
+    for (let order = 0; order < this.drains.length; order++) {
+      const row = this.drains[order]!;
+      for (let at = 0; at < row.length; at++) row[at]!.drain();
+    }
+  }
+}
+
+/** A clock whose cached reading is set by the reactor. */
+export abstract class TurnClock implements Clock {
+  turnUs = 0;
+  /** False between turns, when `turnUs` is old. */
+  inTurn = false;
+  /** Called when a timer is armed between turns; null where turns come by themselves. */
+  wake: (() => void) | null = null;
+  abstract nowUs(): number;
+  abstract wallMs(): number;
+
+  /** What delays count from: the turn's time within a turn, else the time now. */
+  baseUs(): number {
+    return this.inTurn ? this.turnUs : this.nowUs();
+  }
+
+  armed(): void {
+    if (!this.inTurn && this.wake !== null) this.wake();
+  }
+
+  begin(): void {
+    this.turnUs = this.nowUs();
+    this.inTurn = true;
+  }
+
+  end(): void {
+    this.inTurn = false;
+  }
+}
+
+/** What the three worlds share: memory, timers and drains. */
+export abstract class ReactorBase implements World {
+  readonly arena: LinearArena;
+  readonly slots: Slots;
+  readonly slotPool: SlotPool;
+  readonly clock: TurnClock;
+  readonly random: Random;
+  readonly timers: TimerWheel;
+  readonly turns: TurnDrains;
+  readonly checksum: Checksum;
+  readonly logger: Logger;
+  readonly stats: ReactorStats;
+  abstract readonly disks: Disks;
+  abstract readonly network: Network;
+  abstract readonly backend: Backend;
+
+  protected constructor(parts: ReactorParts) {
+    this.arena = new LinearArena(parts.memory);
+    const slotsBytes =
+      parts.options.slotsBytes ?? Math.floor(parts.memory.byteLength / 2 / SLAB_SIZE) * SLAB_SIZE;
+    assert(slotsBytes >= SLAB_SIZE, "world: the slots get less than 1 MiB");
+    this.slotPool = new SlotPool(this.arena, slotsBytes);
+    this.slots = this.slotPool;
+    this.clock = parts.clock;
+    this.random = parts.random;
+    this.timers = new TimerWheel(parts.clock);
+    this.turns = new TurnDrains();
+    this.checksum = parts.checksum;
+    this.logger = parts.options.logger;
+    this.stats = new ReactorStats();
+  }
+
+  /** Expire timers, then run the drains: the middle of every turn, alike in all worlds. */
+  protected runTimersAndDrains(): void {
+    this.timers.expire(this.clock.turnUs);
+    this.turns.run();
+  }
+}
+
+/** What an implementation supplies to `ReactorBase`. */
+export interface ReactorParts {
+  readonly options: WorldOptions;
+  /** Zeroed, page-aligned where the kernel uses it. */
+  readonly memory: ArrayBufferLike;
+  readonly clock: TurnClock;
+  readonly random: Random;
+  readonly checksum: Checksum;
+}

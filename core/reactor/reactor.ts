@@ -1,0 +1,9 @@
+// data path
+/**
+ * The face of the reactor: worlds with a life of their own, the simulator, channels between
+ * shards. The seams that all of `core/` programs against are in `world.ts`; the implementations on
+ * the operating system (`uring-world.ts`, `bun-world.ts`) are made by `cmd/world.ts`.
+ */
+export { ShardChannel } from "./channel.ts";
+export type { RunnableWorld, WorldOptions } from "./reactor-base.ts";
+export { Simulation, SimulationError, type SimWorld } from "./sim-world.ts";

@@ -1,0 +1,117 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { Ring, UringOp, UringUnavailable } from "../../ffi/uring/ring.ts";
+import { silentLogger } from "../base/logger.ts";
+import { RealHarness } from "./bun-real-harness.ts";
+import { createUringWorld } from "./uring-world.ts";
+
+const MIB = 1_048_576;
+
+async function runChild(
+  backend: string,
+): Promise<{ code: number; output: string; errors: string }> {
+  const script = new URL("./bun-fatal-child.ts", import.meta.url).pathname;
+  const child = Bun.spawn([process.execPath, script, backend], { stdout: "pipe", stderr: "pipe" });
+  const [output, errors] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  return { code: await child.exited, output, errors };
+}
+
+// G19: a violated invariant stops the process before it can acknowledge anything.
+describe("an error in a handler ends the process", () => {
+  for (const backend of ["uring", "file"]) {
+    test(backend, async () => {
+      const { code, output, errors } = await runChild(backend);
+      expect(errors).toContain("a violated invariant");
+      expect(output).toBe("");
+      expect(code).toBe(1);
+    }, 20_000);
+  }
+});
+
+describe("the runtime's own loop as guest of the ring", () => {
+  const harness = new RealHarness((options) => createUringWorld(options));
+  afterAll(() => harness.close());
+
+  test("HTTP, timers and child processes proceed", async () => {
+    const server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      async fetch(request) {
+        await Bun.sleep(1);
+        return new Response(`got ${await request.text()}`);
+      },
+    });
+    const url = `http://127.0.0.1:${server.port}/`;
+    const answers = await Promise.all(
+      [1, 2, 3].map(async (at) => (await fetch(url, { method: "POST", body: `${at}` })).text()),
+    );
+    expect(answers).toEqual(["got 1", "got 2", "got 3"]);
+    const child = Bun.spawn(["true"]);
+    expect(await child.exited).toBe(0);
+    await server.stop(true);
+    expect(harness.world.stats.guestTurns).toBeGreaterThan(0);
+  });
+
+  test("an idle reactor blocks", async () => {
+    harness.world.releaseGuest();
+    const before = harness.world.stats.turns;
+    await Bun.sleep(600);
+    harness.world.holdGuest();
+    // 100 ms a block, and some for the timer that ended the sleep.
+    expect(harness.world.stats.turns - before).toBeLessThan(60);
+  });
+});
+
+describe("ring", () => {
+  test("more submissions than entries, more completions than fit", () => {
+    const ring = new Ring({ entries: 8, completions: 16 });
+    const seen = new Set<number>();
+    const handler = {
+      onCompletion(low: number, high: number, result: number): void {
+        expect(high).toBe(9);
+        expect(result).toBe(0);
+        seen.add(low);
+      },
+    };
+    for (let at = 0; at < 500; at++) ring.prepare(UringOp.Nop, 0, -1, 0, 0, 0, 0, at, 9);
+    for (let round = 0; round < 100 && seen.size < 500; round++) {
+      ring.enter(0);
+      ring.reap(handler);
+    }
+    expect(seen.size).toBe(500);
+    ring.close();
+    ring.close();
+  });
+
+  test("waits no longer than asked", () => {
+    const ring = new Ring({ entries: 8, completions: 16, taskrun: "coop" });
+    const start = performance.now();
+    ring.enter(20_000);
+    expect(performance.now() - start).toBeGreaterThanOrEqual(19);
+    expect(ring.ready).toBe(false);
+    ring.close();
+  });
+
+  test("what the kernel refuses is told apart", () => {
+    let error: unknown;
+    try {
+      new Ring({ entries: 0, completions: 16 });
+    } catch (caught) {
+      error = caught;
+    }
+    expect(error).toBeInstanceOf(UringUnavailable);
+    expect(String(error)).toContain("errno 22");
+  });
+
+  test("a file on a file system without O_DIRECT is opened without", async () => {
+    const world = createUringWorld({ arenaBytes: 8 * MIB, logger: silentLogger });
+    const disk = world.disks.open("/dev/shm/fastblock-reactor-test", { createBytes: MIB });
+    expect(disk.sizeBytes).toBe(MIB);
+    expect(typeof disk.direct).toBe("boolean");
+    disk.close();
+    await world.stop();
+    await Bun.file("/dev/shm/fastblock-reactor-test").delete();
+  });
+});

@@ -1,0 +1,502 @@
+// cold: the simulator
+import { assert } from "../base/assert.ts";
+import { FastblockError } from "../base/errors.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import { checkDiskOp, setDiskOutcome } from "./disk-op.ts";
+import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
+import {
+  type Arena,
+  type Backend,
+  type Disk,
+  type DiskOp,
+  type DiskOpenOptions,
+  type Disks,
+  DiskVerb,
+} from "./world.ts";
+
+/**
+ * A device with a volatile cache.
+ *
+ * Each 4 KiB block has its stable content and, newest last, the contents written since and not yet
+ * flushed. A read sees the newest. A flush makes stable what was *completed before the flush was
+ * submitted*; a durable write its own range. When the power fails, each 512-byte sector keeps any
+ * one of the contents it had since it was last stable, chosen by chance: so unflushed writes are
+ * lost, torn and reordered. Contents are never changed in place, so they can be shared.
+ */
+
+const SECTOR_SIZE = 512;
+const SECTORS_PER_BLOCK = 8;
+const VERSIONS_MAX = 6;
+const EIO = 5;
+const ZERO_BLOCK = new Uint8Array(BLOCK_SIZE);
+
+/** What goes wrong with a simulated device; change it at any time. Shares are 0 to 1. */
+export interface DiskFaults {
+  readErrorShare: number;
+  writeErrorShare: number;
+  /** Flushes and durable writes answer EIO with this share. */
+  flushErrorShare: number;
+  /** Latency of each operation is drawn between these, in µs. */
+  latencyUsMin: number;
+  latencyUsMax: number;
+  /** Nothing completes while set. */
+  stalled: boolean;
+  /** Flushes and durable writes answer Ok and make nothing stable. */
+  lyingFlush: boolean;
+  /** A write answers Ok and goes nowhere with this share. */
+  lostWriteShare: number;
+  /** A write lands elsewhere (another 4 KiB block) with this share. */
+  misdirectedWriteShare: number;
+}
+
+interface Version {
+  readonly content: Uint8Array;
+  /** Count of completions at its own. */
+  readonly seq: number;
+}
+
+/** A persistent simulated device: outlives the processes that open it. */
+export class SimDiskFile {
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly faults: DiskFaults = {
+    readErrorShare: 0,
+    writeErrorShare: 0,
+    flushErrorShare: 0,
+    latencyUsMin: 30,
+    latencyUsMax: 200,
+    stalled: false,
+    lyingFlush: false,
+    lostWriteShare: 0,
+    misdirectedWriteShare: 0,
+  };
+  /** Bytes written and made stable since the beginning. */
+  bytesWritten = 0;
+  flushes = 0;
+  /** The process that holds it, or null. */
+  owner: SimHost | null = null;
+  private readonly engine: SimEngine;
+  private readonly stable = new Map<number, Uint8Array>();
+  private readonly pending = new Map<number, Version[]>();
+  private completions = 0;
+
+  constructor(engine: SimEngine, path: string, sizeBytes: number) {
+    assert(sizeBytes % BLOCK_SIZE === 0, "SimDiskFile: size is not a multiple of 4 KiB");
+    this.engine = engine;
+    this.path = path;
+    this.sizeBytes = sizeBytes;
+  }
+
+  /** Flip a bit in each 512-byte sector of the range, on stable storage and in the cache. */
+  rot(offsetBytes: number, lengthBytes: number): void {
+    const bytes = this.peek(offsetBytes, lengthBytes);
+    for (let at = 0; at < bytes.length; at += SECTOR_SIZE) {
+      const place = at + this.engine.random.below(SECTOR_SIZE);
+      bytes[place] = bytes[place]! ^ (1 << this.engine.random.below(8));
+    }
+    this.poke(offsetBytes, bytes);
+  }
+
+  /** What a read would see now (a copy). */
+  peek(offsetBytes: number, lengthBytes: number): Uint8Array {
+    return this.gather(offsetBytes, lengthBytes, (block) => this.newest(block));
+  }
+
+  /** What is there after a power cut that keeps nothing volatile (a copy). */
+  peekDurable(offsetBytes: number, lengthBytes: number): Uint8Array {
+    return this.gather(offsetBytes, lengthBytes, (block) => this.stable.get(block) ?? ZERO_BLOCK);
+  }
+
+  /** Overwrite, stable at once. */
+  poke(offsetBytes: number, bytes: Uint8Array): void {
+    const first = Math.floor(offsetBytes / BLOCK_SIZE);
+    const last = Math.floor((offsetBytes + bytes.length - 1) / BLOCK_SIZE);
+    for (let block = first; block <= last; block++) {
+      const content = this.newest(block).slice();
+      const start = block * BLOCK_SIZE;
+      const from = Math.max(start, offsetBytes);
+      const to = Math.min(start + BLOCK_SIZE, offsetBytes + bytes.length);
+      content.set(bytes.subarray(from - offsetBytes, to - offsetBytes), from - start);
+      this.settle(block, content);
+    }
+  }
+
+  /** Blocks with content that a power cut may take. */
+  get unstableBlocks(): number {
+    return this.pending.size;
+  }
+
+  /* --------------------------------------------- for the disks of a world */
+
+  /** Completions so far: what a flush submitted now covers. */
+  get mark(): number {
+    return this.completions;
+  }
+
+  read(block: number): Uint8Array {
+    return this.newest(block);
+  }
+
+  /** A write completed. */
+  put(block: number, content: Uint8Array): void {
+    const versions = this.pending.get(block);
+    const version = { content, seq: this.completions };
+    if (versions === undefined) this.pending.set(block, [version]);
+    else {
+      versions.push(version);
+      if (versions.length > VERSIONS_MAX) versions.shift();
+    }
+    this.bytesWritten += BLOCK_SIZE;
+  }
+
+  /** A durable write completed. */
+  putDurable(block: number, content: Uint8Array): void {
+    this.bytesWritten += BLOCK_SIZE;
+    this.settle(block, content);
+  }
+
+  noteCompletion(): void {
+    this.completions += 1;
+  }
+
+  /** A flush completed that was submitted at `mark`. */
+  flush(mark: number): void {
+    this.flushes += 1;
+    for (const [block, versions] of this.pending) {
+      let covered = -1;
+      versions.forEach((version, index) => {
+        if (version.seq <= mark) covered = index;
+      });
+      if (covered < 0) continue;
+      this.store(block, versions[covered]!.content);
+      if (covered === versions.length - 1) this.pending.delete(block);
+      else this.pending.set(block, versions.slice(covered + 1));
+    }
+  }
+
+  /** The power failed; `flying` are the writes that were not completed. */
+  losePower(flying: readonly { readonly block: number; readonly content: Uint8Array }[]): void {
+    for (const { block, content } of flying) this.put(block, content);
+    for (const [block, versions] of this.pending) {
+      const before = this.stable.get(block) ?? ZERO_BLOCK;
+      const contents = [before, ...versions.map((version) => version.content)];
+      this.store(block, this.survivorOf(contents));
+    }
+    this.pending.clear();
+    this.owner = null;
+  }
+
+  private survivorOf(contents: readonly Uint8Array[]): Uint8Array {
+    const { random } = this.engine;
+    const fate = random.below(4);
+    if (fate === 0) return contents[0]!;
+    if (fate === 1) return contents[contents.length - 1]!;
+    const mixed = new Uint8Array(BLOCK_SIZE);
+    for (let sector = 0; sector < SECTORS_PER_BLOCK; sector++) {
+      const from = contents[random.below(contents.length)]!;
+      const at = sector * SECTOR_SIZE;
+      mixed.set(from.subarray(at, at + SECTOR_SIZE), at);
+    }
+    return mixed;
+  }
+
+  private newest(block: number): Uint8Array {
+    const versions = this.pending.get(block);
+    if (versions !== undefined) return versions[versions.length - 1]!.content;
+    return this.stable.get(block) ?? ZERO_BLOCK;
+  }
+
+  private settle(block: number, content: Uint8Array): void {
+    this.pending.delete(block);
+    this.store(block, content);
+  }
+
+  private store(block: number, content: Uint8Array): void {
+    if (content === ZERO_BLOCK) this.stable.delete(block);
+    else this.stable.set(block, content);
+  }
+
+  private gather(
+    offsetBytes: number,
+    lengthBytes: number,
+    from: (block: number) => Uint8Array,
+  ): Uint8Array {
+    const out = new Uint8Array(lengthBytes);
+    let at = 0;
+    while (at < lengthBytes) {
+      const place = offsetBytes + at;
+      const block = Math.floor(place / BLOCK_SIZE);
+      const within = place - block * BLOCK_SIZE;
+      const length = Math.min(BLOCK_SIZE - within, lengthBytes - at);
+      out.set(from(block).subarray(within, within + length), at);
+      at += length;
+    }
+    return out;
+  }
+}
+
+/** An operation on its way. */
+interface Flight {
+  readonly op: DiskOp;
+  readonly disk: SimDisk;
+  /** Content of each block at submission, for writes. */
+  readonly contents: readonly Uint8Array[];
+  /** What a flush covers. */
+  readonly mark: number;
+  /** Waits for a stall to end. */
+  held: boolean;
+}
+
+/** The disks of one simulated process. */
+export class SimDisks implements Disks {
+  readonly arena: Arena;
+  readonly host: SimHost;
+  private readonly find: (path: string, createBytes: number | undefined) => SimDiskFile | undefined;
+  private readonly flights = new Set<Flight>();
+  private readonly opened = new Set<SimDisk>();
+  private landed: Flight[] = [];
+
+  constructor(
+    arena: Arena,
+    host: SimHost,
+    find: (path: string, createBytes: number | undefined) => SimDiskFile | undefined,
+  ) {
+    this.arena = arena;
+    this.host = host;
+    this.find = find;
+  }
+
+  open(path: string, options: DiskOpenOptions): Disk {
+    const file = this.find(path, options.readOnly === true ? undefined : options.createBytes);
+    if (file === undefined) {
+      throw new FastblockError("FB4009", `opening ${path}: no such file`);
+    }
+    if (file.owner !== null) {
+      throw new FastblockError("FB4005", `opening ${path}: another process holds it`);
+    }
+    file.owner = this.host;
+    const disk = new SimDisk(this, file, options.readOnly === true);
+    this.opened.add(disk);
+    return disk;
+  }
+
+  launch(disk: SimDisk, op: DiskOp): void {
+    const { engine } = this.host;
+    const { faults } = disk.file;
+    const flight = {
+      op,
+      disk,
+      contents: isWrite(op.verb) ? this.contentsOf(op) : [],
+      mark: disk.file.mark,
+      held: false,
+    };
+    this.flights.add(flight);
+    engine.trace(TraceKind.DiskSubmit, this.host.id * 8 + op.verb, op.offsetBytes);
+    engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), () => this.land(flight));
+  }
+
+  /** Handler phase: complete what the devices finished. */
+  complete(): number {
+    const { landed } = this;
+    if (landed.length === 0) return 0;
+    this.landed = [];
+    for (const flight of landed) {
+      const result = this.carryOut(flight);
+      const { op, disk } = flight;
+      this.flights.delete(flight);
+      disk.inFlight -= 1;
+      this.host.engine.trace(TraceKind.DiskDone, this.host.id, result);
+      setDiskOutcome(op, result);
+      op.onDone();
+    }
+    return landed.length;
+  }
+
+  /** The power of this process failed. */
+  losePower(): void {
+    const files = new Set<SimDiskFile>();
+    for (const disk of this.opened) files.add(disk.file);
+    for (const file of files) {
+      const flying: { block: number; content: Uint8Array }[] = [];
+      for (const { op, disk, contents } of this.flights) {
+        if (disk.file !== file) continue;
+        const first = op.offsetBytes / BLOCK_SIZE;
+        contents.forEach((content, index) => flying.push({ block: first + index, content }));
+      }
+      file.losePower(flying);
+    }
+    this.flights.clear();
+    this.opened.clear();
+    this.landed = [];
+  }
+
+  /** The process ended in order: writes on their way arrive. */
+  closeAll(): void {
+    for (const { op, disk, contents } of this.flights) {
+      const first = op.offsetBytes / BLOCK_SIZE;
+      contents.forEach((content, index) => disk.file.put(first + index, content));
+    }
+    this.flights.clear();
+    this.landed = [];
+    for (const disk of this.opened) disk.file.owner = null;
+    this.opened.clear();
+  }
+
+  closeDisk(disk: SimDisk): void {
+    disk.file.owner = null;
+    this.opened.delete(disk);
+  }
+
+  private land(flight: Flight): void {
+    if (!this.host.alive || !this.flights.has(flight)) return;
+    if (flight.disk.file.faults.stalled) {
+      // Looked at again until the stall is over.
+      this.host.engine.after(1_000, () => this.land(flight));
+      return;
+    }
+    this.landed.push(flight);
+    this.host.requestTurn();
+  }
+
+  private contentsOf(op: DiskOp): Uint8Array[] {
+    const contents: Uint8Array[] = [];
+    for (let at = 0; at < op.lengthBytes; at += BLOCK_SIZE) {
+      const start = op.arenaOffset + at;
+      contents.push(
+        isZero(this.arena.words, start >>> 2)
+          ? ZERO_BLOCK
+          : this.arena.bytes.slice(start, start + BLOCK_SIZE),
+      );
+    }
+    return contents;
+  }
+
+  /** Apply a landed operation; answers like the kernel. */
+  private carryOut(flight: Flight): number {
+    const { op, disk } = flight;
+    const { engine } = this.host;
+    const { file } = disk;
+    const { faults } = file;
+    file.noteCompletion();
+    switch (op.verb) {
+      case DiskVerb.Read:
+        if (engine.chance(faults.readErrorShare)) return -EIO;
+        return this.carryOutRead(op, file);
+      case DiskVerb.Write:
+        if (engine.chance(faults.writeErrorShare)) return -EIO;
+        return this.carryOutWrite(flight, false);
+      case DiskVerb.WriteDurable:
+        if (engine.chance(faults.writeErrorShare) || engine.chance(faults.flushErrorShare)) {
+          return -EIO;
+        }
+        return this.carryOutWrite(flight, !faults.lyingFlush);
+      case DiskVerb.Flush:
+        if (engine.chance(faults.flushErrorShare)) return -EIO;
+        if (!faults.lyingFlush) file.flush(flight.mark);
+        return 0;
+      case DiskVerb.Discard:
+        return this.carryOutDiscard(op, file);
+    }
+  }
+
+  private carryOutRead(op: DiskOp, file: SimDiskFile): number {
+    const first = op.offsetBytes / BLOCK_SIZE;
+    for (let index = 0; index * BLOCK_SIZE < op.lengthBytes; index++) {
+      this.arena.bytes.set(file.read(first + index), op.arenaOffset + index * BLOCK_SIZE);
+    }
+    return op.lengthBytes;
+  }
+
+  private carryOutWrite(flight: Flight, durable: boolean): number {
+    const { op, disk, contents } = flight;
+    const { engine } = this.host;
+    const { file } = disk;
+    this.checkUnchanged(op, contents);
+    if (engine.chance(file.faults.lostWriteShare)) return op.lengthBytes;
+    let first = op.offsetBytes / BLOCK_SIZE;
+    if (engine.chance(file.faults.misdirectedWriteShare)) {
+      first = engine.random.below(file.sizeBytes / BLOCK_SIZE - contents.length + 1);
+    }
+    contents.forEach((content, index) => {
+      if (durable) file.putDurable(first + index, content);
+      else file.put(first + index, content);
+    });
+    return op.lengthBytes;
+  }
+
+  /** The memory belongs to the disk until `onDone`: whoever wrote into it has a bug. */
+  private checkUnchanged(op: DiskOp, contents: readonly Uint8Array[]): void {
+    for (let index = 0; index < contents.length; index++) {
+      const content = contents[index]!;
+      const start = op.arenaOffset + index * BLOCK_SIZE;
+      for (let at = 0; at < BLOCK_SIZE; at += 61) {
+        assert(
+          this.arena.bytes[start + at] === content[at],
+          "SimDisk: the memory of a write in flight was changed",
+        );
+      }
+    }
+  }
+
+  /** Reads of a discarded block may see its old content, zeros or rubbish. */
+  private carryOutDiscard(op: DiskOp, file: SimDiskFile): number {
+    const { engine } = this.host;
+    const fate = engine.random.below(3);
+    const first = op.offsetBytes / BLOCK_SIZE;
+    if (fate === 0) return 0;
+    const content = fate === 1 ? ZERO_BLOCK : new Uint8Array(BLOCK_SIZE).fill(0xa5);
+    for (let index = 0; index * BLOCK_SIZE < op.lengthBytes; index++) {
+      file.put(first + index, content);
+    }
+    return 0;
+  }
+}
+
+class SimDisk implements Disk {
+  readonly file: SimDiskFile;
+  readonly backend: Backend = "memory";
+  readonly direct = true;
+  inFlight = 0;
+  private readonly disks: SimDisks;
+  private readonly readOnly: boolean;
+  private closed = false;
+
+  constructor(disks: SimDisks, file: SimDiskFile, readOnly: boolean) {
+    this.disks = disks;
+    this.file = file;
+    this.readOnly = readOnly;
+  }
+
+  get path(): string {
+    return this.file.path;
+  }
+
+  get sizeBytes(): number {
+    return this.file.sizeBytes;
+  }
+
+  submit(op: DiskOp): void {
+    assert(!this.closed, "Disk.submit: the disk is closed");
+    checkDiskOp(op, this.sizeBytes, this.readOnly);
+    this.inFlight += 1;
+    this.disks.launch(this, op);
+  }
+
+  close(): void {
+    if (this.closed) return;
+    assert(this.inFlight === 0, "Disk.close: operations are in flight");
+    this.closed = true;
+    this.disks.closeDisk(this);
+  }
+}
+
+function isWrite(verb: DiskVerb): boolean {
+  return verb === DiskVerb.Write || verb === DiskVerb.WriteDurable;
+}
+
+function isZero(words: Int32Array, at: number): boolean {
+  for (let index = 0; index < BLOCK_SIZE / 4; index++) {
+    if (words[at + index] !== 0) return false;
+  }
+  return true;
+}

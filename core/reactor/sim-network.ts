@@ -1,0 +1,323 @@
+// cold: the simulator
+import { FastblockError } from "../base/errors.ts";
+import type { ReactorBase } from "./reactor-base.ts";
+import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
+import { type SimConnection, SimStream, type SimStreamHost } from "./sim-stream.ts";
+import { BufferPool, RECEIVE_BYTES_DEFAULT, SEND_BYTES_DEFAULT } from "./stream-buffers.ts";
+import type {
+  Acceptor,
+  Address,
+  Listener,
+  Network,
+  Stream,
+  StreamHandler,
+  StreamOptions,
+} from "./world.ts";
+
+/**
+ * What the simulated network does to traffic; change it at any time. Streams stay reliable: loss
+ * shows as stalls (a retransmission) and resets.
+ */
+export interface NetworkFaults {
+  /** Latency of each segment is drawn between these, in µs. */
+  latencyUsMin: number;
+  latencyUsMax: number;
+  /** This share of segments is late by up to `spikeUsMax`. */
+  spikeShare: number;
+  spikeUsMax: number;
+  /** This share of segments resets its connection instead. */
+  resetShare: number;
+  /** This share of receives takes only a part of what is there. */
+  shortReadShare: number;
+  /** A bit of this share of segments is flipped. */
+  corruptShare: number;
+}
+
+const FIRST_PORT = 20_000;
+const SYN_RETRY_US = 1_000_000;
+const SYN_TRIES_MAX = 5;
+const WILDCARDS = new Set(["", "0.0.0.0", "::"]);
+const LOOPBACKS = new Set(["localhost", "127.0.0.1", "::1"]);
+
+/** The wires between all processes of a simulation. */
+export class SimFabric {
+  readonly faults: NetworkFaults = {
+    latencyUsMin: 15,
+    latencyUsMax: 120,
+    spikeShare: 0.002,
+    spikeUsMax: 5_000,
+    resetShare: 0,
+    shortReadShare: 0.05,
+    corruptShare: 0,
+  };
+  readonly engine: SimEngine;
+  private readonly listeners = new Map<string, SimListener>();
+  private readonly connections = new Set<SimConnection>();
+  private readonly cuts = new Set<string>();
+  private nextPort = FIRST_PORT;
+
+  constructor(engine: SimEngine) {
+    this.engine = engine;
+  }
+
+  /** Cut one direction; `*` stands for every address. */
+  cut(from: string, to: string): void {
+    this.cuts.add(`${from}>${to}`);
+    this.engine.trace(TraceKind.Fault, from.length, to.length);
+  }
+
+  heal(from: string | undefined, to: string | undefined): void {
+    if (from === undefined || to === undefined) this.cuts.clear();
+    else this.cuts.delete(`${from}>${to}`);
+    for (const connection of this.connections) connection.kick();
+  }
+
+  isCut(from: string, to: string): boolean {
+    if (this.cuts.size === 0 || from === to) return false;
+    const { cuts } = this;
+    return cuts.has(`${from}>${to}`) || cuts.has(`${from}>*`) || cuts.has(`*>${to}`);
+  }
+
+  reset(a: string, b: string): void {
+    for (const connection of [...this.connections]) {
+      if (connection.joins(a, b)) connection.reset("connection reset");
+    }
+  }
+
+  choosePort(): number {
+    this.nextPort += 1;
+    return this.nextPort;
+  }
+
+  bind(key: string, listener: SimListener): boolean {
+    if (this.listeners.has(key)) return false;
+    this.listeners.set(key, listener);
+    return true;
+  }
+
+  unbind(key: string): void {
+    this.listeners.delete(key);
+  }
+
+  listenerAt(key: string): SimListener | undefined {
+    return this.listeners.get(key);
+  }
+
+  add(connection: SimConnection): void {
+    this.connections.add(connection);
+  }
+
+  remove(connection: SimConnection): void {
+    this.connections.delete(connection);
+  }
+}
+
+/** The network of one simulated process. */
+export class SimNetwork implements Network, SimStreamHost {
+  readonly world: ReactorBase;
+  readonly host: SimHost;
+  readonly fabric: SimFabric;
+  readonly buffers: BufferPool;
+  /** True when the machine is off: connections to it find nobody. */
+  isDark: (address: string) => boolean;
+  private readonly streams = new Set<SimStream>();
+  private readonly listeners = new Set<SimListener>();
+  private eventful: SimStream[] = [];
+  private marked: SimStream[] = [];
+  private accepted: { readonly stream: SimStream; readonly acceptor: Acceptor }[] = [];
+
+  constructor(
+    world: ReactorBase,
+    host: SimHost,
+    fabric: SimFabric,
+    isDark: (address: string) => boolean,
+  ) {
+    this.world = world;
+    this.host = host;
+    this.fabric = fabric;
+    this.isDark = isDark;
+    this.buffers = new BufferPool(world.arena);
+  }
+
+  listen(address: Address, acceptor: Acceptor, options: StreamOptions = {}): Listener {
+    const bound = this.boundAddress(address);
+    const key = this.keyOf(bound);
+    const listener = new SimListener(this, bound, key, acceptor, options);
+    if (!this.fabric.bind(key, listener)) {
+      throw new FastblockError("FB4005", `listening on ${key}: address in use`);
+    }
+    this.listeners.add(listener);
+    return listener;
+  }
+
+  connect(target: Address, handler: StreamHandler, options: StreamOptions = {}): Stream {
+    const key = this.keyOf(target);
+    const stream = this.newStream(key, handler, options);
+    this.knock(stream, target, key, 0);
+    return stream;
+  }
+
+  defer(stream: SimStream): void {
+    if (!stream.hasEvents) {
+      stream.hasEvents = true;
+      this.eventful.push(stream);
+    }
+    this.host.requestTurn();
+  }
+
+  mark(stream: SimStream): void {
+    if (!stream.isMarked) {
+      stream.isMarked = true;
+      this.marked.push(stream);
+    }
+    if (!this.world.clock.inTurn) this.host.requestTurn();
+  }
+
+  remove(stream: SimStream): void {
+    this.streams.delete(stream);
+  }
+
+  removeListener(listener: SimListener): void {
+    this.listeners.delete(listener);
+  }
+
+  /** Handler phase. */
+  deliver(): number {
+    const { accepted, eventful } = this;
+    this.accepted = [];
+    this.eventful = [];
+    for (const { stream, acceptor } of accepted) {
+      stream.handler = acceptor.onAccept(stream);
+      stream.accepted = true;
+      this.defer(stream);
+    }
+    for (const stream of eventful) {
+      stream.hasEvents = false;
+      stream.deliver();
+    }
+    return accepted.length + eventful.length;
+  }
+
+  /** End of the turn. */
+  flush(): void {
+    const { marked } = this;
+    this.marked = [];
+    for (const stream of marked) {
+      stream.isMarked = false;
+      stream.pump();
+    }
+  }
+
+  /** The process ended: peers hear of it (unless the power failed). */
+  die(silent: boolean): void {
+    for (const listener of [...this.listeners]) listener.close();
+    for (const stream of [...this.streams]) stream.die(silent);
+    this.streams.clear();
+  }
+
+  /** Kernel side: a connection arrived for a listener of this process. */
+  admit(peer: string, acceptor: Acceptor, options: StreamOptions): SimStream {
+    const stream = this.newStream(peer, NO_HANDLER, options);
+    this.accepted.push({ stream, acceptor });
+    this.host.requestTurn();
+    return stream;
+  }
+
+  private newStream(peer: string, handler: StreamHandler, options: StreamOptions): SimStream {
+    const receiveBytes = options.receiveBytes ?? RECEIVE_BYTES_DEFAULT;
+    const sendBytes = options.sendBytes ?? SEND_BYTES_DEFAULT;
+    const receiveAt = this.buffers.take(receiveBytes);
+    const sendAt = this.buffers.take(sendBytes);
+    if (receiveAt < 0 || sendAt < 0) throw new Error("SimNetwork: arena exhausted by streams");
+    const buffers = { receiveAt, receiveBytes, sendAt, sendBytes };
+    const stream = new SimStream(this, peer, handler, buffers);
+    this.streams.add(stream);
+    return stream;
+  }
+
+  /** Ask for a connection; asked again while nobody answers. */
+  private knock(stream: SimStream, target: Address, key: string, tries: number): void {
+    const { engine, faults } = this.fabric;
+    const hostOf = target.kind === "tcp" ? this.hostOf(target.host) : this.host.address;
+    engine.trace(TraceKind.Connect, this.host.id, tries);
+    engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), () => {
+      if (!this.host.alive || stream.isClosing) return;
+      const unheard =
+        this.fabric.isCut(this.host.address, hostOf) ||
+        this.fabric.isCut(hostOf, this.host.address) ||
+        this.isDark(hostOf);
+      if (unheard) {
+        if (tries + 1 >= SYN_TRIES_MAX) stream.fail("connection timed out");
+        else engine.after(SYN_RETRY_US, () => this.knock(stream, target, key, tries + 1));
+        return;
+      }
+      const listener = this.fabric.listenerAt(key);
+      if (listener === undefined) stream.fail("connection refused");
+      else listener.join(stream);
+    });
+  }
+
+  private hostOf(host: string): string {
+    return LOOPBACKS.has(host) || WILDCARDS.has(host) ? this.host.address : host;
+  }
+
+  private keyOf(address: Address): string {
+    if (address.kind === "unix") return `${this.host.address}:${address.path}`;
+    return `${this.hostOf(address.host)}:${address.port}`;
+  }
+
+  private boundAddress(address: Address): Address {
+    if (address.kind === "unix") return address;
+    const port = address.port === 0 ? this.fabric.choosePort() : address.port;
+    const host = this.hostOf(address.host);
+    if (host !== this.host.address) {
+      throw new FastblockError("FB4009", `listening on ${host}: address not available`);
+    }
+    return { kind: "tcp", host, port };
+  }
+}
+
+class SimListener implements Listener {
+  readonly address: Address;
+  private readonly network: SimNetwork;
+  private readonly key: string;
+  private readonly acceptor: Acceptor;
+  private readonly options: StreamOptions;
+  private closed = false;
+
+  constructor(
+    network: SimNetwork,
+    address: Address,
+    key: string,
+    acceptor: Acceptor,
+    options: StreamOptions,
+  ) {
+    this.network = network;
+    this.address = address;
+    this.key = key;
+    this.acceptor = acceptor;
+    this.options = options;
+  }
+
+  /** Make the other half of a connection. */
+  join(client: SimStream): void {
+    const port = this.network.fabric.choosePort();
+    const peer = `${client.hostAddress}:${port}`;
+    const server = this.network.admit(peer, this.acceptor, this.options);
+    client.joinTo(server);
+  }
+
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.network.fabric.unbind(this.key);
+    this.network.removeListener(this);
+  }
+}
+
+const NO_HANDLER: StreamHandler = {
+  onOpen() {},
+  onReceive() {},
+  onWritable() {},
+  onClose() {},
+};
