@@ -1,0 +1,37 @@
+// data path
+/**
+ * What a frame asks for. Numbers are wire format and never reused: 1 to 15 data, 16 to 31 between
+ * osds, 64 and above control (cold, the general codec).
+ */
+export enum Method {
+  /** Request: data.WriteRequest + blocks; reply: data.WriteReply. */
+  Write = 1,
+  /** Request: data.ReadRequest; reply: data.ReadReply + blocks. */
+  Read = 2,
+  /** Ping-pong of the load generator: echoes the header; only where a bench server answers. */
+  Echo = 15,
+  /** One-way: raft.Append + blocks or a body. */
+  RaftAppend = 16,
+  /** One-way: raft.Control. */
+  RaftControl = 17,
+  /** One-way: raft.Heartbeat. */
+  RaftHeartbeat = 18,
+  /** Request: raft.BlockFetchRequest; reply: data.ReadReply + blocks. */
+  BlockFetch = 19,
+  // Control: proto/control.proto says for each who calls whom.
+  OsdRegister = 64,
+  OsdReport = 65,
+  MapSubscribe = 66,
+  /** One-way, pushed by the mon: control.MapUpdate. */
+  MapUpdate = 67,
+  MapGet = 68,
+  ImageOpen = 69,
+  ImageRefresh = 70,
+  ImageClose = 71,
+  ImageList = 72,
+  /** One-way, mon to osd: control.OsdCommand. */
+  OsdCommand = 73,
+  /** One-way, mon to the holder of a session: control.ImageChanged. */
+  ImageChanged = 74,
+  SessionAttach = 80,
+}

@@ -1,0 +1,26 @@
+// data path
+/**
+ * The wire: authenticated, framed connections between fastblock processes (proto/frame.md).
+ *
+ * Two ways in: `Connection` for the data path (frames in place, pooled `RequestOp`s, no promises),
+ * and `ControlService` on top of it for cold calls with promises. Both work on one connection.
+ */
+export { Connection } from "./connection.ts";
+export {
+  type ConnectionHandler,
+  ConnectionState,
+  type WritableWaiter,
+} from "./connection-types.ts";
+export { type CallOptions, ControlService } from "./control.ts";
+export { RpcEndpoint, type RpcOptions } from "./endpoint.ts";
+export { Frame } from "./frame.ts";
+export { Method } from "./method.ts";
+export {
+  ID_ANY,
+  Role,
+  type RpcIdentity,
+  type RpcReceiver,
+  SHARD_NONE,
+} from "./peer.ts";
+export { RequestOp } from "./request.ts";
+export { uuidBytes } from "./handshake.ts";
