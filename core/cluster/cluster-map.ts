@@ -1,0 +1,393 @@
+import type {
+  Epoch,
+  Generation,
+  LogIndex,
+  OsdId,
+  PgId,
+  PoolId,
+  ReplicaId,
+  ShardIndex,
+  Term,
+} from "../base/ids.ts";
+import { poolOfPg } from "../base/ids.ts";
+import { FastblockError } from "../base/errors.ts";
+import type { ConfigurationRow, MapDelta, OsdRow, PgRow, PoolRow } from "./map-delta.ts";
+import { joinDeltas } from "./map-parts.ts";
+import type { OsdInfo } from "./osd-map.ts";
+import type { PgConfiguration, PgInfo, ReplicaInfo } from "./pg-map.ts";
+import { isFailureDomain, isName, PG_COUNT_MAX, POOL_SIZE_MAX, type PoolInfo } from "./pool.ts";
+
+/** What became of a delta. */
+export enum ApplyResult {
+  /** The map moved. */
+  Applied = 0,
+  /** The map had it already. */
+  Current = 1,
+  /** Its (generation, epoch) is lower than the map's: refused, nothing changed. */
+  Older = 2,
+  /** It begins after the map's epoch, or another generation: ask for a delta from here. */
+  Gap = 3,
+  /** Kept: a part of a large delta; the map moves with the last one. */
+  Partial = 4,
+}
+
+/** A change to the next epoch, as the monitor makes it: whole rows, `changeEpoch` is filled in. */
+export interface MapChange {
+  readonly osds?: readonly OsdInfo[];
+  readonly pools?: readonly PoolInfo[];
+  /** `lastChangeEpoch` moves to the new epoch when replicas or `creating` differ from before. */
+  readonly pgs?: readonly PgInfo[];
+  readonly removedPools?: readonly PoolId[];
+  readonly removedOsds?: readonly OsdId[];
+}
+
+/** Compare (generation, epoch) pairs: negative when `a` is lower, 0 when equal. */
+export function compareMapIdentity(
+  a: { readonly generation: number; readonly epoch: number },
+  b: { readonly generation: number; readonly epoch: number },
+): number {
+  return a.generation === b.generation ? a.epoch - b.epoch : a.generation - b.generation;
+}
+
+/** Removals that a map remembers, so that it can build deltas from older epochs. */
+const REMOVALS_MAX = 4096;
+
+interface Removal {
+  readonly kind: "osd" | "pool" | "pg";
+  readonly id: number;
+  readonly epoch: number;
+}
+
+/**
+ * The cluster map of one (generation, epoch). Rows are immutable and replaced; the maps belong to
+ * this class: read them, never change them.
+ *
+ * Invariant: (generation, epoch) never goes down.
+ */
+export class ClusterMap {
+  /** 0 before the first map. */
+  generation: Generation = 0 as Generation;
+  epoch: Epoch = 0 as Epoch;
+  readonly osds: Map<OsdId, OsdInfo> = new Map();
+  readonly pools: Map<PoolId, PoolInfo> = new Map();
+  readonly pgs: Map<PgId, PgInfo> = new Map();
+  private removals: Removal[] = [];
+  /** Deltas can start here at the earliest: removals before it are forgotten. */
+  private floorEpoch = 0;
+  /** Parts of a large delta so far. */
+  private parts: MapDelta[] = [];
+
+  /**
+   * Move to the state that `delta` describes, or refuse it. All or nothing.
+   *
+   * Throws FB1001 when the delta breaks the rules of the model.
+   */
+  apply(delta: MapDelta): ApplyResult {
+    const order = compareMapIdentity(delta, this);
+    if (order < 0) return ApplyResult.Older;
+    if (order === 0) return ApplyResult.Current;
+    if (!delta.full && (delta.generation !== this.generation || delta.fromEpoch > this.epoch)) {
+      return ApplyResult.Gap;
+    }
+    checkDelta(delta);
+    if (delta.part === 0) this.parts = [];
+    if (!continues(this.parts, delta)) return ApplyResult.Gap;
+    if (delta.more) {
+      this.parts.push(delta);
+      return ApplyResult.Partial;
+    }
+    this.take(this.parts.length === 0 ? delta : joinDeltas([...this.parts, delta]));
+    this.parts = [];
+    return ApplyResult.Applied;
+  }
+
+  private take(delta: MapDelta): void {
+    if (delta.full) this.clear(delta.epoch);
+    for (const row of delta.osds) this.osds.set(row.id as OsdId, osdOf(row));
+    for (const row of delta.pools) this.pools.set(row.id as PoolId, poolOf(row));
+    for (const row of delta.pgs) this.pgs.set(row.id as PgId, this.pgOf(row));
+    this.remove(delta);
+    this.generation = delta.generation as Generation;
+    this.epoch = delta.epoch as Epoch;
+  }
+
+  /** What a holder of (generation, epoch) lacks; undefined when nothing. Full when it must be. */
+  deltaFrom(generation: number, epoch: number): MapDelta | undefined {
+    if (generation === this.generation && epoch >= this.epoch) return undefined;
+    const full = generation !== this.generation || epoch < this.floorEpoch || epoch === 0;
+    const from = full ? -1 : epoch;
+    const removed = full ? [] : this.removals.filter((one) => one.epoch > from);
+    return {
+      generation: this.generation,
+      fromEpoch: full ? 0 : epoch,
+      epoch: this.epoch,
+      full,
+      osds: [...this.osds.values()].filter((row) => row.changeEpoch > from).map(osdRowOf),
+      pools: [...this.pools.values()].filter((row) => row.changeEpoch > from).map(poolRowOf),
+      pgs: [...this.pgs.values()].filter((row) => row.changeEpoch > from).map(pgRowOf),
+      removedOsds: idsOf(removed, "osd").filter((id) => !this.osds.has(id as OsdId)),
+      removedPools: idsOf(removed, "pool").filter((id) => !this.pools.has(id as PoolId)),
+      removedPgs: idsOf(removed, "pg").filter((id) => !this.pgs.has(id as PgId)),
+      part: 0,
+      more: false,
+    };
+  }
+
+  /**
+   * The delta to the next epoch that makes `change`; the map itself stays until it is applied.
+   *
+   * Removing a pool removes its groups.
+   */
+  next(change: MapChange): MapDelta {
+    const epoch = this.epoch + 1;
+    const removedPools = change.removedPools ?? [];
+    const removedPgs: number[] = [];
+    for (const id of this.pgs.keys()) {
+      if (removedPools.includes(poolOfPg(id))) removedPgs.push(id);
+    }
+    return {
+      generation: this.generation,
+      fromEpoch: this.epoch,
+      epoch,
+      full: false,
+      osds: (change.osds ?? []).map((osd) => ({ ...osdRowOf(osd), changeEpoch: epoch })),
+      pools: (change.pools ?? []).map((pool) => ({ ...poolRowOf(pool), changeEpoch: epoch })),
+      pgs: (change.pgs ?? []).map((pg) => this.nextPg(pg, epoch)),
+      removedOsds: [...(change.removedOsds ?? [])],
+      removedPools: [...removedPools],
+      removedPgs,
+      part: 0,
+      more: false,
+    };
+  }
+
+  /** Find a pool by its name. */
+  poolByName(name: string): PoolInfo | undefined {
+    for (const pool of this.pools.values()) {
+      if (pool.name === name) return pool;
+    }
+    return undefined;
+  }
+
+  private nextPg(pg: PgInfo, epoch: number): PgRow {
+    const before = this.pgs.get(pg.id);
+    const same =
+      before !== undefined &&
+      before.creating === pg.creating &&
+      sameReplicas(before.replicas, pg.replicas);
+    const lastChangeEpoch = same ? before.lastChangeEpoch : epoch;
+    return { ...pgRowOf(pg), changeEpoch: epoch, lastChangeEpoch };
+  }
+
+  private clear(epoch: number): void {
+    this.osds.clear();
+    this.pools.clear();
+    this.pgs.clear();
+    this.removals = [];
+    this.floorEpoch = epoch;
+  }
+
+  private remove(delta: MapDelta): void {
+    for (const id of delta.removedOsds) {
+      if (this.osds.delete(id as OsdId)) this.forget("osd", id, delta.epoch);
+    }
+    for (const id of delta.removedPools) {
+      if (this.pools.delete(id as PoolId)) this.forget("pool", id, delta.epoch);
+    }
+    for (const id of delta.removedPgs) {
+      if (this.pgs.delete(id as PgId)) this.forget("pg", id, delta.epoch);
+    }
+    if (this.removals.length <= REMOVALS_MAX) return;
+    const dropped = this.removals.splice(0, this.removals.length - REMOVALS_MAX);
+    this.floorEpoch = dropped[dropped.length - 1]!.epoch;
+  }
+
+  private forget(kind: Removal["kind"], id: number, epoch: number): void {
+    this.removals.push({ kind, id, epoch });
+  }
+
+  /** Share the osd's uuid string: at 100,000 groups three copies each would cost 20 MiB. */
+  private pgOf(row: PgRow): PgInfo {
+    const replicas: ReplicaInfo[] = row.replicas.map((replica) => {
+      const known = this.osds.get(replica.osd as OsdId)?.storeUuid;
+      return {
+        replicaId: replica.replicaId as ReplicaId,
+        osd: replica.osd as OsdId,
+        storeUuid: known === replica.storeUuid ? known : replica.storeUuid,
+        shard: replica.shard as ShardIndex,
+        leaving: replica.leaving,
+      };
+    });
+    return {
+      id: row.id as PgId,
+      lastChangeEpoch: row.lastChangeEpoch as Epoch,
+      changeEpoch: row.changeEpoch as Epoch,
+      creating: row.creating,
+      replicas,
+      leader: row.leader as ReplicaId,
+      leaderTerm: row.leaderTerm as Term,
+      configuration:
+        row.configuration === undefined ? undefined : configurationOf(row.configuration),
+    };
+  }
+}
+
+/** True when `delta` is the next part after `parts`. */
+function continues(parts: readonly MapDelta[], delta: MapDelta): boolean {
+  if (delta.part !== parts.length) return false;
+  const first = parts[0];
+  return (
+    first === undefined ||
+    (compareMapIdentity(first, delta) === 0 &&
+      first.fromEpoch === delta.fromEpoch &&
+      first.full === delta.full)
+  );
+}
+
+function idsOf(removals: readonly Removal[], kind: Removal["kind"]): number[] {
+  return removals.filter((one) => one.kind === kind).map((one) => one.id);
+}
+
+function sameReplicas(a: readonly ReplicaInfo[], b: readonly ReplicaInfo[]): boolean {
+  if (a.length !== b.length) return false;
+  return a.every((left, at) => {
+    const right = b[at]!;
+    return (
+      left.replicaId === right.replicaId &&
+      left.osd === right.osd &&
+      left.storeUuid === right.storeUuid &&
+      left.shard === right.shard &&
+      left.leaving === right.leaving
+    );
+  });
+}
+
+function osdOf(row: OsdRow): OsdInfo {
+  return {
+    id: row.id as OsdId,
+    storeUuid: row.storeUuid,
+    host: row.host,
+    up: row.up,
+    in: row.in,
+    weight: row.weight,
+    addresses: row.addresses.map(({ host, port }) => ({ host, port })),
+    changeEpoch: row.changeEpoch as Epoch,
+  };
+}
+
+function osdRowOf(osd: OsdInfo): OsdRow {
+  return {
+    id: osd.id,
+    storeUuid: osd.storeUuid,
+    host: osd.host,
+    up: osd.up,
+    in: osd.in,
+    weight: osd.weight,
+    addresses: osd.addresses.map(({ host, port }) => ({ host, port })),
+    changeEpoch: osd.changeEpoch,
+  };
+}
+
+function poolOf(row: PoolRow): PoolInfo {
+  const failureDomain = row.failureDomain;
+  if (!isFailureDomain(failureDomain)) throw malformed(`failure domain ${failureDomain}`);
+  return {
+    id: row.id as PoolId,
+    name: row.name,
+    size: row.size,
+    pgCount: row.pgCount,
+    objectBlocks: row.objectBlocks,
+    failureDomain,
+    changeEpoch: row.changeEpoch as Epoch,
+  };
+}
+
+function poolRowOf(pool: PoolInfo): PoolRow {
+  return {
+    id: pool.id,
+    name: pool.name,
+    size: pool.size,
+    pgCount: pool.pgCount,
+    objectBlocks: pool.objectBlocks,
+    failureDomain: pool.failureDomain,
+    changeEpoch: pool.changeEpoch,
+  };
+}
+
+function pgRowOf(pg: PgInfo): PgRow {
+  return {
+    id: pg.id,
+    lastChangeEpoch: pg.lastChangeEpoch,
+    changeEpoch: pg.changeEpoch,
+    creating: pg.creating,
+    replicas: pg.replicas.map((one) => ({
+      replicaId: one.replicaId,
+      osd: one.osd,
+      storeUuid: one.storeUuid,
+      shard: one.shard,
+      leaving: one.leaving,
+    })),
+    leader: pg.leader,
+    leaderTerm: pg.leaderTerm,
+    configuration:
+      pg.configuration === undefined ? undefined : rowOfConfiguration(pg.configuration),
+  };
+}
+
+function rowOfConfiguration(conf: PgConfiguration): ConfigurationRow {
+  return {
+    index: conf.index,
+    voters: [...conf.voters],
+    outgoing: [...conf.outgoing],
+    learners: [...conf.learners],
+  };
+}
+
+function configurationOf(row: ConfigurationRow): PgConfiguration {
+  return {
+    index: row.index as LogIndex,
+    voters: row.voters.map((id) => id as ReplicaId),
+    outgoing: row.outgoing.map((id) => id as ReplicaId),
+    learners: row.learners.map((id) => id as ReplicaId),
+  };
+}
+
+function malformed(what: string): FastblockError {
+  return new FastblockError("FB1001", `the cluster map is malformed: ${what}`);
+}
+
+/** Refuse what would break the code that trusts a map. */
+function checkDelta(delta: MapDelta): void {
+  if (delta.epoch < 1 || delta.generation < 1) {
+    throw malformed(`generation ${String(delta.generation)}, epoch ${String(delta.epoch)}`);
+  }
+  for (const osd of delta.osds) {
+    if (!(osd.weight >= 0) || !isU32(osd.id)) throw malformed(`osd ${String(osd.id)}`);
+  }
+  for (const pool of delta.pools) {
+    if (!isPowerOfTwo(pool.pgCount) || pool.pgCount > PG_COUNT_MAX) {
+      throw malformed(`pool ${pool.name} has ${String(pool.pgCount)} groups`);
+    }
+    if (!isPowerOfTwo(pool.objectBlocks) || !isName(pool.name))
+      throw malformed(`pool ${pool.name}`);
+    if (pool.size < 1 || pool.size > POOL_SIZE_MAX) throw malformed(`pool ${pool.name}: size`);
+    if (!isFailureDomain(pool.failureDomain)) throw malformed(`pool ${pool.name}: failure domain`);
+  }
+  for (const pg of delta.pgs) {
+    const seen = new Set<number>();
+    for (const replica of pg.replicas) {
+      if (replica.replicaId < 1 || seen.has(replica.replicaId)) {
+        throw malformed(`group ${String(pg.id)} has replica ${String(replica.replicaId)} twice`);
+      }
+      seen.add(replica.replicaId);
+    }
+  }
+}
+
+function isU32(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= 0xffff_ffff;
+}
+
+function isPowerOfTwo(value: number): boolean {
+  return Number.isInteger(value) && value >= 1 && (value & (value - 1)) === 0;
+}

@@ -1,0 +1,91 @@
+/**
+ * A change of the cluster map as plain data: what travels and what is stored.
+ *
+ * The shape is that of `MapUpdate` in `proto/control.proto`: plain numbers, strings and lists, no
+ * brands. `ClusterMap.apply` checks the values and brands them.
+ *
+ * Lists are mutable for the sake of the generated types alone; nobody changes them.
+ *
+ * A full map is a delta with `full: true`; otherwise rows are upserts, complete as of `epoch`, and
+ * the `removed…` lists name what disappeared after `fromEpoch`.
+ */
+export interface MapDelta {
+  readonly generation: number;
+  /** The epoch that the receiver must have reached; 0 in a full map. */
+  readonly fromEpoch: number;
+  /** The epoch after the change. */
+  readonly epoch: number;
+  readonly full: boolean;
+  readonly osds: OsdRow[];
+  readonly pools: PoolRow[];
+  readonly pgs: PgRow[];
+  readonly removedOsds: number[];
+  readonly removedPools: number[];
+  readonly removedPgs: number[];
+  /** A large delta comes in parts, 0 first; they take effect together with the last one. */
+  readonly part: number;
+  readonly more: boolean;
+}
+
+export interface OsdRow {
+  readonly id: number;
+  /** Random uuid of the store, as text; another one is another disk. */
+  readonly storeUuid: string;
+  readonly host: string;
+  readonly up: boolean;
+  readonly in: boolean;
+  /** Relative share of data; by default the device's size in MiB. */
+  readonly weight: number;
+  /** One data address per shard, by shard index. */
+  readonly addresses: OsdAddressRow[];
+  /** Epoch of the last change of this row. */
+  readonly changeEpoch: number;
+}
+
+export interface OsdAddressRow {
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface PoolRow {
+  readonly id: number;
+  readonly name: string;
+  /** Replicas per group. */
+  readonly size: number;
+  /** A power of two. */
+  readonly pgCount: number;
+  /** 4 KiB blocks per object. */
+  readonly objectBlocks: number;
+  /** `osd` or `host`. */
+  readonly failureDomain: string;
+  readonly changeEpoch: number;
+}
+
+export interface PgRow {
+  readonly id: number;
+  /** Epoch of the last change of the replicas: requests with an older map are refused. */
+  readonly lastChangeEpoch: number;
+  /** Epoch of the last change of anything in this row. */
+  readonly changeEpoch: number;
+  readonly creating: boolean;
+  readonly replicas: ReplicaRow[];
+  /** Reported leader's replica id and term; 0: none known. */
+  readonly leader: number;
+  readonly leaderTerm: number;
+  readonly configuration?: ConfigurationRow | undefined;
+}
+
+export interface ReplicaRow {
+  readonly replicaId: number;
+  readonly osd: number;
+  readonly storeUuid: string;
+  readonly shard: number;
+  readonly leaving: boolean;
+}
+
+export interface ConfigurationRow {
+  readonly index: number;
+  readonly voters: number[];
+  readonly outgoing: number[];
+  readonly learners: number[];
+}
