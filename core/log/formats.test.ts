@@ -1,0 +1,257 @@
+import { describe, expect, test } from "bun:test";
+import { TWO_32 } from "../base/units.ts";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import type { Arena } from "../reactor/world.ts";
+import { Prng } from "../base/prng.ts";
+import {
+  BATCH_HEADER_SIZE,
+  BatchHeader,
+  ControlRecord,
+  Entry,
+  EntryType,
+  encodeControl,
+  encodeEntry,
+  headBlocks,
+  inlineBlocks,
+  peekBatch,
+  RecordType,
+  RecordView,
+  recordSize,
+  sealBatch,
+  verifyBatch,
+  wholeUnits,
+} from "./log.ts";
+
+/** Batches and records as bytes; see `core/store/formats.test.ts` for the golden files. */
+const checksum = new SystemChecksum();
+const SEED = 0x1234_5678;
+
+function dump(bytes: Uint8Array): string {
+  const lines: string[] = [];
+  for (let at = 0; at < bytes.length; at += 16) {
+    const row = bytes.subarray(at, at + 16);
+    if (row.every((byte) => byte === 0)) continue;
+    lines.push(`${at.toString(16).padStart(5, "0")}  ${row.toHex()}`);
+  }
+  return `${bytes.length} bytes\n${lines.join("\n")}\n`;
+}
+
+async function golden(name: string, bytes: Uint8Array): Promise<void> {
+  const path = `${import.meta.dir}/testdata/${name}.golden`;
+  const text = dump(bytes);
+  if (process.env["UPDATE_GOLDEN"] === "1") await Bun.write(path, text);
+  expect(text).toBe(await Bun.file(path).text());
+}
+
+/** An arena over bytes that are there already. */
+function arenaOver(bytes: Uint8Array<ArrayBuffer>): Arena {
+  return {
+    bytes,
+    view: new DataView(bytes.buffer),
+    words: new Int32Array(bytes.buffer),
+    sizeBytes: bytes.length,
+    allocate: () => 0,
+    block: (offset) => bytes.subarray(offset, offset + 4096),
+  };
+}
+
+function writeEntry(): Entry {
+  const entry = new Entry();
+  entry.index = TWO_32 + 7;
+  entry.term = 5;
+  entry.type = EntryType.Write;
+  entry.session = 0x1_0000_0001;
+  entry.number = 12;
+  entry.below = 11;
+  entry.layer = 0x2_0000_0003;
+  entry.firstBlock = 14;
+  entry.blocks = 40;
+  entry.snapSeq = 6;
+  entry.lockEpoch = 7;
+  entry.ifVersion = 9;
+  for (let block = 0; block < 40; block++) entry.crcs[block] = 0x100 + block;
+  entry.units.set([500, 501]);
+  entry.unitCount = 2;
+  entry.truncates = true;
+  return entry;
+}
+
+function entryWith(type: EntryType, data: Uint8Array | null): Entry {
+  const entry = new Entry();
+  entry.index = 3;
+  entry.term = 2;
+  entry.type = type;
+  entry.data = data;
+  return entry;
+}
+
+function encoded(entry: Entry): Uint8Array {
+  const bytes = new Uint8Array(recordSize(entry));
+  const size = encodeEntry(new DataView(bytes.buffer), 0, entry, 65_537, 4, 99, 3);
+  expect(size).toBe(bytes.length);
+  return bytes;
+}
+
+function controlOf(type: RecordType): ControlRecord {
+  const record = new ControlRecord();
+  record.type = type;
+  record.pg = 65_537;
+  record.replicaId = 4;
+  record.term = 5;
+  record.index = 6;
+  record.commit = 7;
+  record.session = 8;
+  record.layer = 9;
+  record.snapSeq = 10;
+  return record;
+}
+
+describe("split of a write into units", () => {
+  test.each([
+    // firstBlock, blocks → head, whole
+    [0, 1, 0, 0],
+    [0, 16, 0, 1],
+    [0, 64, 0, 4],
+    [1, 15, 15, 0],
+    [1, 64, 15, 3],
+    [14, 40, 2, 2],
+    [15, 2, 1, 0],
+    [8, 4, 4, 0],
+  ])("at %d, %d blocks: %d before the first of %d whole units", (first, blocks, head, whole) => {
+    expect(headBlocks(first, blocks)).toBe(head);
+    expect(wholeUnits(first, blocks)).toBe(whole);
+  });
+});
+
+describe("record", () => {
+  test("of a write with direct units is laid out as the golden file says", async () => {
+    const entry = writeEntry();
+    const bytes = encoded(entry);
+    await golden("record-write", bytes);
+    const record = new RecordView(new DataView(bytes.buffer));
+    expect(record.load(new DataView(bytes.buffer), 0, bytes.length)).toBe(true);
+    expect([record.pg, record.replicaId, record.commit]).toEqual([65_537, 4, 99]);
+    expect([record.inlineFirst, record.inlineCount, record.runs]).toEqual([3, 8, 1]);
+    const back = new Entry();
+    record.fill(back);
+    expect(back).toEqual(entry);
+    expect(inlineBlocks(back)).toBe(8);
+  });
+
+  test("of a 4 KiB write takes 112 bytes", () => {
+    const entry = entryWith(EntryType.Write, null);
+    entry.blocks = 1;
+    expect(recordSize(entry)).toBe(112);
+  });
+
+  test("of a configuration carries its body", async () => {
+    const entry = entryWith(EntryType.Conf, new Uint8Array([9, 8, 7]));
+    const bytes = encoded(entry);
+    await golden("record-conf", bytes);
+    const record = new RecordView(new DataView(bytes.buffer));
+    expect(record.load(new DataView(bytes.buffer), 0, bytes.length)).toBe(true);
+    expect(record.copyData()).toEqual(new Uint8Array([9, 8, 7]));
+  });
+
+  test("units that do not follow each other make runs of their own", () => {
+    const entry = writeEntry();
+    entry.units.set([500, 700]);
+    const bytes = encoded(entry);
+    const record = new RecordView(new DataView(bytes.buffer));
+    record.load(new DataView(bytes.buffer), 0, bytes.length);
+    expect(record.runs).toBe(2);
+    expect([record.runUnit(0), record.runLength(0), record.runUnit(1)]).toEqual([500, 1, 700]);
+    expect(record.unitTotal()).toBe(2);
+  });
+
+  const local = [
+    RecordType.HardState,
+    RecordType.LogBase,
+    RecordType.Filling,
+    RecordType.ReplicaCreated,
+    RecordType.ReplicaGone,
+    RecordType.Truncated,
+    RecordType.Distrusted,
+    RecordType.LayerParent,
+  ];
+  test("local ones are laid out as the golden file says", async () => {
+    const parts: number[] = [];
+    for (const type of local) {
+      const control = controlOf(type);
+      if (type === RecordType.ReplicaCreated) control.data = new Uint8Array([1, 2, 3, 4]);
+      const bytes = new Uint8Array(256);
+      const size = encodeControl(new DataView(bytes.buffer), 0, control);
+      parts.push(...bytes.subarray(0, size));
+    }
+    await golden("records-local", new Uint8Array(parts));
+  });
+
+  test("hostile bytes are refused or read within bounds", () => {
+    const random = new Prng(5);
+    const good = encoded(writeEntry());
+    const bytes = new Uint8Array(512);
+    const view = new DataView(bytes.buffer);
+    const record = new RecordView(view);
+    const scratch = new Entry();
+    let refused = 0;
+    for (let round = 0; round < 20_000; round++) {
+      bytes.fill(0);
+      bytes.set(good);
+      for (let flips = 1 + random.below(4); flips > 0; flips--) {
+        bytes[random.below(good.length)] = random.below(256);
+      }
+      if (!record.load(view, 0, good.length)) {
+        refused += 1;
+        continue;
+      }
+      expect(record.at + record.size).toBeLessThanOrEqual(good.length);
+      if (record.unitTotal() >= 0 && record.unitTotal() <= 4) record.fill(scratch);
+    }
+    expect(refused).toBeGreaterThan(100);
+  });
+});
+
+describe("batch", () => {
+  function batch(): { arena: Arena; header: BatchHeader } {
+    const arena = arenaOver(new Uint8Array(260 * 4096));
+    const entry = entryWith(EntryType.Write, null);
+    entry.blocks = 1;
+    entry.crcs[0] = 77;
+    const size = encodeEntry(arena.view, BATCH_HEADER_SIZE, entry, 65_537, 4, 2, 0);
+    const header = new BatchHeader();
+    header.shard = 1;
+    header.incarnation = 9;
+    header.seq = TWO_32 + 3;
+    header.durableSeq = TWO_32 + 1;
+    header.directSeq = TWO_32;
+    header.prevCrc = 0xabcd_ef01;
+    header.headerBlocks = 1;
+    header.payloadBlocks = 1;
+    header.records = 1;
+    header.recordBytes = size;
+    sealBatch(arena, 0, header, SEED, checksum);
+    return { arena, header };
+  }
+
+  test("is laid out as the golden file says, and reads back", async () => {
+    const { arena, header } = batch();
+    await golden("batch", arena.bytes.slice(0, 4096));
+    const back = new BatchHeader();
+    expect(peekBatch(arena, 0, back)).toBe(true);
+    expect(verifyBatch(arena, 0, back, SEED, checksum)).toBe(true);
+    expect(back).toEqual(header);
+  });
+
+  test("with any flipped bit, or of another store, is none", () => {
+    const { arena } = batch();
+    const back = new BatchHeader();
+    peekBatch(arena, 0, back);
+    expect(verifyBatch(arena, 0, back, SEED + 1, checksum)).toBe(false);
+    for (let at = 0; at < 4096; at += at < 200 ? 1 : 97) {
+      arena.bytes[at] = arena.bytes[at]! ^ 4;
+      const good = peekBatch(arena, 0, back) && verifyBatch(arena, 0, back, SEED, checksum);
+      expect([at, good]).toEqual([at, false]);
+      arena.bytes[at] = arena.bytes[at]! ^ 4;
+    }
+  });
+});

@@ -1,0 +1,333 @@
+// data path
+import { assert } from "../base/assert.ts";
+import { BLOCKS_PER_UNIT, PAYLOAD_BLOCKS_MAX } from "../base/units.ts";
+import { getU64, putU64 } from "../store/store.ts";
+import { type Entry, EntryType } from "./entry.ts";
+
+/**
+ * A record: one entry, or one local fact, within the header blocks of a batch.
+ *
+ * ```
+ *   0 type u8 | 1 flags u8 | 2 size u16 (multiple of 8) | 4 pg u32 | 8 replicaId u32 | 12 blocks u32
+ *  16 term u64 | 24 index u64 | 32 commitIndex u64
+ *  40 session u64 | 48 number u64 | 56 below u64
+ *  64 layer u64 | 72 firstBlock u64 | 80 snapSeq u32 | 84 lockEpoch u32 | 88 ifVersion u64
+ *  96 inlineFirst u32 (payload block of the batch) | 100 inlineCount u16 | 102 runs u8 | 103 reserved
+ * 104 crc32 per block u32 (Write: `blocks` of them) | runs: unit u32, count u32 | dataSize u16, data
+ * ```
+ * Everything but inline place and runs is the replicated entry. A 4 KiB write takes 112 bytes: 36 to
+ * a header block.
+ *
+ * hardState: term, session = vote, commitIndex. replicaCreated: index, term = log base, data = conf.
+ * logBase: index, term. truncated: index = first entry that is no more. filling: index = cut X.
+ */
+const RECORD_SIZE_MIN = 104;
+/** Body of Conf and Session entries. */
+export const RECORD_DATA_MAX = 3072;
+
+/** Records that are not entries. Entries carry their `EntryType`. Numbers are disk format. */
+export enum RecordType {
+  HardState = 64,
+  LogBase = 65,
+  Filling = 66,
+  /** Reserved: a unit was copied to another place of the device. */
+  Relocate = 67,
+  ReplicaCreated = 68,
+  ReplicaGone = 69,
+  /** Start-up cut the group's log: entries from `index` on are no more. */
+  Truncated = 70,
+  /** Start-up found damage in the middle of the log: the replica is not to be trusted again. */
+  Distrusted = 71,
+  /** `layer` shows `session` (parent layer) at `snapSeq` where it holds nothing. */
+  LayerParent = 72,
+  /** Blocks copied from a peer by difference; place as an entry, `index` = version. */
+  Fill = 73,
+}
+
+export enum RecordFlag {
+  None = 0,
+  /** The entry replaced a suffix of the group's log: everything from `index` on was cut first. */
+  Truncates = 1,
+  /** The record ends with a body. */
+  Data = 2,
+}
+
+/** Bytes of an entry's record. */
+export function recordSize(entry: Entry): number {
+  let size = RECORD_SIZE_MIN;
+  if (entry.type === EntryType.Write) size += entry.blocks * 4;
+  size += runCount(entry) * 8;
+  if (entry.data !== null) size += 2 + entry.data.length;
+  return (size + 7) & ~7;
+}
+
+/** Payload blocks of an entry that go into the batch: all but the direct units. */
+export function inlineBlocks(entry: Entry): number {
+  if (entry.type !== EntryType.Write) return 0;
+  return entry.blocks - entry.unitCount * BLOCKS_PER_UNIT;
+}
+
+/** Blocks before the first whole unit of a range (all when it holds no whole unit). */
+export function headBlocks(firstBlock: number, blocks: number): number {
+  const within = firstBlock % BLOCKS_PER_UNIT;
+  const head = within === 0 ? 0 : BLOCKS_PER_UNIT - within;
+  return head < blocks ? head : blocks;
+}
+
+/** Whole aligned units of a range. */
+export function wholeUnits(firstBlock: number, blocks: number): number {
+  return Math.floor((blocks - headBlocks(firstBlock, blocks)) / BLOCKS_PER_UNIT);
+}
+
+/** Runs of units that follow each other on the device. */
+function runCount(entry: Entry): number {
+  let runs = 0;
+  for (let at = 0; at < entry.unitCount; at++) {
+    if (at === 0 || entry.units[at] !== entry.units[at - 1]! + 1) runs += 1;
+  }
+  return runs;
+}
+
+/** Write an entry's record at `at` (zeroed memory); answers its size. */
+export function encodeEntry(
+  view: DataView,
+  at: number,
+  entry: Entry,
+  pg: number,
+  replicaId: number,
+  commit: number,
+  inlineFirst: number,
+): number {
+  const size = recordSize(entry);
+  view.setUint8(at, entry.type);
+  let flags: number = entry.truncates ? RecordFlag.Truncates : RecordFlag.None;
+  if (entry.data !== null) flags |= RecordFlag.Data;
+  view.setUint8(at + 1, flags);
+  view.setUint16(at + 2, size, true);
+  view.setUint32(at + 4, pg, true);
+  view.setUint32(at + 8, replicaId, true);
+  view.setUint32(at + 12, entry.blocks, true);
+  putU64(view, at + 16, entry.term);
+  putU64(view, at + 24, entry.index);
+  putU64(view, at + 32, commit);
+  putU64(view, at + 40, entry.session);
+  putU64(view, at + 48, entry.number);
+  putU64(view, at + 56, entry.below);
+  putU64(view, at + 64, entry.layer);
+  putU64(view, at + 72, entry.firstBlock);
+  view.setUint32(at + 80, entry.snapSeq, true);
+  view.setUint32(at + 84, entry.lockEpoch, true);
+  putU64(view, at + 88, entry.ifVersion);
+  view.setUint32(at + 96, inlineFirst, true);
+  view.setUint16(at + 100, inlineBlocks(entry), true);
+  view.setUint8(at + 102, runCount(entry));
+  encodeTail(view, at + RECORD_SIZE_MIN, entry);
+  return size;
+}
+
+function encodeTail(view: DataView, start: number, entry: Entry): void {
+  let at = start;
+  if (entry.type === EntryType.Write) {
+    for (let block = 0; block < entry.blocks; block++) {
+      view.setUint32(at, entry.crcs[block]!, true);
+      at += 4;
+    }
+  }
+  let run = -1;
+  for (let unit = 0; unit < entry.unitCount; unit++) {
+    if (unit > 0 && entry.units[unit] === entry.units[unit - 1]! + 1) {
+      view.setUint32(run + 4, view.getUint32(run + 4, true) + 1, true);
+      continue;
+    }
+    run = at;
+    view.setUint32(at, entry.units[unit]!, true);
+    view.setUint32(at + 4, 1, true);
+    at += 8;
+  }
+  const data = entry.data;
+  if (data === null) return;
+  view.setUint16(at, data.length, true);
+  for (let byte = 0; byte < data.length; byte++) view.setUint8(at + 2 + byte, data[byte]!);
+}
+
+/** A record as it stands in memory; the accessors read it in place. */
+export class RecordView {
+  view: DataView;
+  at = 0;
+  size = 0;
+  type = 0;
+  flags = 0;
+  pg = 0;
+  replicaId = 0;
+  blocks = 0;
+  term = 0;
+  index = 0;
+  commit = 0;
+  inlineFirst = 0;
+  inlineCount = 0;
+  runs = 0;
+
+  constructor(view: DataView) {
+    this.view = view;
+  }
+
+  /** Read the fixed fields; false when the record does not fit into `bytesLeft` or contradicts itself. */
+  load(view: DataView, at: number, bytesLeft: number): boolean {
+    if (bytesLeft < RECORD_SIZE_MIN) return false;
+    this.view = view;
+    this.at = at;
+    this.type = view.getUint8(at);
+    this.flags = view.getUint8(at + 1);
+    this.size = view.getUint16(at + 2, true);
+    this.pg = view.getUint32(at + 4, true);
+    this.replicaId = view.getUint32(at + 8, true);
+    this.blocks = view.getUint32(at + 12, true);
+    this.term = getU64(view, at + 16);
+    this.index = getU64(view, at + 24);
+    this.commit = getU64(view, at + 32);
+    this.inlineFirst = view.getUint32(at + 96, true);
+    this.inlineCount = view.getUint16(at + 100, true);
+    this.runs = view.getUint8(at + 102);
+    if (this.size < RECORD_SIZE_MIN || this.size > bytesLeft || this.size % 8 !== 0) return false;
+    if (this.type === EntryType.Write && this.blocks > PAYLOAD_BLOCKS_MAX) return false;
+    return this.dataAt + (this.hasData ? 2 : 0) <= at + this.size && this.dataFits();
+  }
+
+  get session(): number {
+    return getU64(this.view, this.at + 40);
+  }
+
+  get layer(): number {
+    return getU64(this.view, this.at + 64);
+  }
+
+  get firstBlock(): number {
+    return getU64(this.view, this.at + 72);
+  }
+
+  get snapSeq(): number {
+    return this.view.getUint32(this.at + 80, true);
+  }
+
+  crc(block: number): number {
+    return this.view.getUint32(this.at + RECORD_SIZE_MIN + block * 4, true);
+  }
+
+  private get crcCount(): number {
+    return this.type === EntryType.Write || this.type === RecordType.Fill ? this.blocks : 0;
+  }
+
+  runUnit(run: number): number {
+    return this.view.getUint32(this.at + RECORD_SIZE_MIN + this.crcCount * 4 + run * 8, true);
+  }
+
+  runLength(run: number): number {
+    return this.view.getUint32(this.at + RECORD_SIZE_MIN + this.crcCount * 4 + run * 8 + 4, true);
+  }
+
+  private get dataAt(): number {
+    return this.at + RECORD_SIZE_MIN + this.crcCount * 4 + this.runs * 8;
+  }
+
+  private get hasData(): boolean {
+    return (this.flags & RecordFlag.Data) !== 0;
+  }
+
+  private dataFits(): boolean {
+    if (!this.hasData) return true;
+    const end = this.dataAt + 2 + this.view.getUint16(this.dataAt, true);
+    return end <= this.at + this.size;
+  }
+
+  // cold: Conf and Session entries only.
+  /** A copy of the body; null when the record has none. */
+  copyData(): Uint8Array | null {
+    if (!this.hasData) return null;
+    const length = this.view.getUint16(this.dataAt, true);
+    const bytes = new Uint8Array(length);
+    for (let byte = 0; byte < length; byte++)
+      bytes[byte] = this.view.getUint8(this.dataAt + 2 + byte);
+    return bytes;
+  }
+
+  /** Fill an entry with everything that the record tells; payload stays as it is. */
+  fill(entry: Entry): void {
+    entry.type = this.type;
+    entry.truncates = (this.flags & RecordFlag.Truncates) !== 0;
+    entry.blocks = this.blocks;
+    entry.term = this.term;
+    entry.index = this.index;
+    entry.session = getU64(this.view, this.at + 40);
+    entry.number = getU64(this.view, this.at + 48);
+    entry.below = getU64(this.view, this.at + 56);
+    entry.layer = this.layer;
+    entry.firstBlock = this.firstBlock;
+    entry.snapSeq = this.snapSeq;
+    entry.lockEpoch = this.view.getUint32(this.at + 84, true);
+    entry.ifVersion = getU64(this.view, this.at + 88);
+    for (let block = 0; block < this.crcCount; block++) entry.crcs[block] = this.crc(block);
+    entry.unitCount = 0;
+    for (let run = 0; run < this.runs; run++) {
+      const length = this.runLength(run);
+      for (let unit = 0; unit < length; unit++) {
+        assert(entry.unitCount < entry.units.length, "RecordView.fill: too many units");
+        entry.units[entry.unitCount] = this.runUnit(run) + unit;
+        entry.unitCount += 1;
+      }
+    }
+    entry.data = this.copyData();
+  }
+
+  /** Units that the runs name; -1 when they contradict the range of the record. */
+  unitTotal(): number {
+    let units = 0;
+    for (let run = 0; run < this.runs; run++) units += this.runLength(run);
+    if (units === 0) return 0;
+    return units === wholeUnits(this.firstBlock, this.blocks) ? units : -1;
+  }
+}
+
+/** A local fact on its way into the log. Pooled by the log. */
+export class ControlRecord {
+  type: RecordType = RecordType.HardState;
+  row = 0;
+  pg = 0;
+  replicaId = 0;
+  term = 0;
+  index = 0;
+  commit = 0;
+  session = 0;
+  layer = 0;
+  snapSeq = 0;
+  data: Uint8Array | null = null;
+  controlNext: ControlRecord | null = null;
+}
+
+export function controlSize(record: ControlRecord): number {
+  const data = record.data;
+  return (RECORD_SIZE_MIN + (data === null ? 0 : 2 + data.length) + 7) & ~7;
+}
+
+/** Write a local record at `at` (zeroed memory); answers its size. */
+export function encodeControl(view: DataView, at: number, record: ControlRecord): number {
+  const size = controlSize(record);
+  view.setUint8(at, record.type);
+  view.setUint16(at + 2, size, true);
+  view.setUint32(at + 4, record.pg, true);
+  view.setUint32(at + 8, record.replicaId, true);
+  putU64(view, at + 16, record.term);
+  putU64(view, at + 24, record.index);
+  putU64(view, at + 32, record.commit);
+  putU64(view, at + 40, record.session);
+  putU64(view, at + 64, record.layer);
+  view.setUint32(at + 80, record.snapSeq, true);
+  const data = record.data;
+  if (data !== null) {
+    view.setUint8(at + 1, RecordFlag.Data);
+    view.setUint16(at + RECORD_SIZE_MIN, data.length, true);
+    for (let byte = 0; byte < data.length; byte++) {
+      view.setUint8(at + RECORD_SIZE_MIN + 2 + byte, data[byte]!);
+    }
+  }
+  return size;
+}

@@ -1,0 +1,541 @@
+// data path
+import { assert } from "../base/assert.ts";
+import { BLOCKS_PER_UNIT } from "../base/units.ts";
+import {
+  NONE,
+  type Quarantine,
+  SlotFlag,
+  SlotState,
+  type SlotTable,
+  UNITS_PER_HOLE,
+} from "../store/store.ts";
+import { Overlay, OverlayKind } from "./overlay.ts";
+import { SlotQueue } from "./slot-queue.ts";
+
+/** Where the bytes of a block are. */
+export enum SourceKind {
+  Zero = 0,
+  /** In the log, at `position`. */
+  Log = 1,
+  /** In unit `slot`. */
+  Home = 2,
+  Lost = 3,
+}
+
+/** The head of the log as quarantine needs it; the shard's table of batches. */
+export interface SeqSource {
+  readonly nextSeq: number;
+}
+
+const ALL_BITS = 0xffff;
+const PARENTS_MAX = 16;
+/** Slots that one slice of a background scan looks at. */
+const SCAN_SLICE = 8192;
+
+/** A layer that is deleted in one group: its slots are freed in the background. */
+interface Gone {
+  readonly row: number;
+  readonly layer: number;
+  readonly version: number;
+  next: number;
+}
+
+/**
+ * Layers, units and blocks of one shard, in memory: what applying an entry changes and what a read
+ * asks (`store.md`, write path 5 and 6).
+ *
+ * A unit is complete: each of its blocks is data, zero or lost; a lookup never goes below a Live
+ * slot. Only a Forming slot (the first write to a unit at a new snapSeq, over an older version or a
+ * parent) shows what is below, until the mover has copied it.
+ */
+export class ObjectStore {
+  readonly slots: SlotTable;
+  readonly overlay: Overlay;
+  /** Slots with blocks in the overlay, oldest first: the mover's work. */
+  readonly dirty = new SlotQueue();
+  private readonly quarantine: Quarantine;
+  private readonly seqs: SeqSource;
+  private readonly gone: Gone[] = [];
+
+  /* Answer of `blockAt`. */
+  sourceKind: SourceKind = SourceKind.Zero;
+  sourceSlot: number = NONE;
+  sourcePosition = 0;
+  sourceVersion = 0;
+  sourceCrc = 0;
+
+  /* Set by `openUnit`. */
+  private layer: number = NONE;
+  private unit = 0;
+  private row = 0;
+  private firstSlot: number = NONE;
+  private firstHole = -1;
+
+  constructor(slots: SlotTable, quarantine: Quarantine, seqs: SeqSource, logBlocks: number) {
+    this.slots = slots;
+    this.quarantine = quarantine;
+    this.seqs = seqs;
+    this.overlay = new Overlay(Math.min(logBlocks, 16_384));
+  }
+
+  /* ---------------------------------------------------------------- lookup */
+
+  /** Begin looking at a unit of a layer as of `snapSeq`; then `blockAt`. */
+  openUnit(layer: number, unit: number, snapSeq: number, row: number): void {
+    const handle = this.slots.layers.find(layer);
+    this.layer = handle;
+    this.unit = unit;
+    this.row = row;
+    this.firstSlot = NONE;
+    this.firstHole = -1;
+    if (handle === NONE) return;
+    this.firstSlot = this.slots.newestUpTo(handle, unit, snapSeq);
+    this.firstHole = this.slots.holeUpTo(handle, unit, snapSeq, row);
+  }
+
+  /** Row of the replica that holds the unit, or 0 when nothing of it shows. */
+  rowOfUnit(layer: number, unit: number, snapSeq: number): number {
+    let handle = this.slots.layers.find(layer);
+    let limit = snapSeq;
+    while (handle !== NONE) {
+      const slot = this.slots.newestUpTo(handle, unit, limit);
+      if (slot !== NONE) return this.slots.zoneOf(slot).row[this.slots.indexOf(slot)]!;
+      limit = this.slots.layers.parentSnapSeqOf(handle);
+      handle = this.slots.layers.parentOf(handle);
+    }
+    return 0;
+  }
+
+  /** Find block `bit` of the open unit: fills the `source…` fields. */
+  blockAt(bit: number): void {
+    this.sourceKind = SourceKind.Zero;
+    this.sourceSlot = NONE;
+    this.sourceVersion = 0;
+    this.sourceCrc = 0;
+    let layer = this.layer;
+    let slot = this.firstSlot;
+    let hole = this.firstHole;
+    for (let depth = 0; layer !== NONE; depth++) {
+      assert(depth <= PARENTS_MAX, "ObjectStore: too many parents");
+      while (slot !== NONE) {
+        const snapSeq = this.slots.snapSeqOf(slot);
+        if (hole > snapSeq) return;
+        if (this.blockIn(slot, bit)) return;
+        if (hole === snapSeq) return;
+        slot = this.slots.olderOf(slot);
+      }
+      if (hole >= 0) return;
+      const parent = this.slots.layers.parentOf(layer);
+      if (parent === NONE) return;
+      const snapSeq = this.slots.layers.parentSnapSeqOf(layer);
+      layer = parent;
+      slot = this.slots.newestUpTo(layer, this.unit, snapSeq);
+      hole = this.slots.holeUpTo(layer, this.unit, snapSeq, this.row);
+    }
+  }
+
+  /** True when the slot itself answers for the block. */
+  private blockIn(slot: number, bit: number): boolean {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    if (((zone.overlayBits[index]! >>> bit) & 1) === 1) {
+      const at = this.overlay.find(slot, bit);
+      assert(at >= 0, "ObjectStore: overlay bit without entry");
+      const kind = this.overlay.kind(at);
+      this.sourceSlot = slot;
+      this.sourceVersion = this.overlay.version(at);
+      if (kind === OverlayKind.Data) {
+        this.sourceKind = SourceKind.Log;
+        this.sourcePosition = this.overlay.position(at);
+        this.sourceCrc = this.overlay.crc(at);
+      } else if (kind === OverlayKind.Lost) this.sourceKind = SourceKind.Lost;
+      return true;
+    }
+    if (zone.state[index] === SlotState.Forming) return false;
+    this.sourceSlot = slot;
+    this.sourceVersion = this.slots.versionOfBlock(slot, bit);
+    if (((zone.lostBits[index]! >>> bit) & 1) === 1) this.sourceKind = SourceKind.Lost;
+    else if (((zone.dataBits[index]! >>> bit) & 1) === 1) {
+      this.sourceKind = SourceKind.Home;
+      this.sourceCrc = this.slots.crcOfBlock(slot, bit);
+    }
+    return true;
+  }
+
+  /**
+   * The complete slot that a Forming slot stands upon: NONE when what is below is zero, -1 when it
+   * is not ready to be copied (Forming itself, or with blocks in the overlay).
+   */
+  baseOf(forming: number): number {
+    const zone = this.slots.zoneOf(forming);
+    const index = this.slots.indexOf(forming);
+    let layer = zone.layer[index]!;
+    const unit = zone.unit[index]!;
+    const row = zone.row[index]!;
+    let hole = this.slots.holeUpTo(layer, unit, zone.snapSeq[index]!, row);
+    if (hole === zone.snapSeq[index]) return NONE;
+    let slot = zone.older[index]!;
+    for (;;) {
+      if (slot !== NONE) {
+        if (hole > this.slots.snapSeqOf(slot)) return NONE;
+        const ready =
+          this.slots.stateOf(slot) === SlotState.Live &&
+          this.slots.zoneOf(slot).overlayBits[this.slots.indexOf(slot)] === 0;
+        return ready ? slot : -1;
+      }
+      if (hole >= 0) return NONE;
+      const parent = this.slots.layers.parentOf(layer);
+      if (parent === NONE) return NONE;
+      const snapSeq = this.slots.layers.parentSnapSeqOf(layer);
+      layer = parent;
+      slot = this.slots.newestUpTo(layer, unit, snapSeq);
+      hole = this.slots.holeUpTo(layer, unit, snapSeq, row);
+    }
+  }
+
+  /** True when something older than (layer, snapSeq) may show through: a version, or a parent's. */
+  private showsThrough(handle: number, unit: number, snapSeq: number, row: number): boolean {
+    let layer = handle;
+    let limit = snapSeq;
+    for (;;) {
+      const slot = this.slots.newestUpTo(layer, unit, limit);
+      const hole = this.slots.holeUpTo(layer, unit, limit, row);
+      if (slot !== NONE) return hole <= this.slots.snapSeqOf(slot);
+      if (hole >= 0) return false;
+      const parent = this.slots.layers.parentOf(layer);
+      if (parent === NONE) return false;
+      limit = this.slots.layers.parentSnapSeqOf(layer);
+      layer = parent;
+    }
+  }
+
+  /* ----------------------------------------------------------------- space */
+
+  /**
+   * Units that a write of these blocks may take: whole units always, others when they have none, or
+   * when what they have may be freed before the write is applied (`freeing`).
+   */
+  unitsForWrite(
+    layer: number,
+    firstBlock: number,
+    blocks: number,
+    snapSeq: number,
+    freeing: boolean,
+  ): number {
+    const handle = this.slots.layers.find(layer);
+    let units = 0;
+    let block = firstBlock;
+    const end = firstBlock + blocks;
+    while (block < end) {
+      const unit = Math.floor(block / BLOCKS_PER_UNIT);
+      const next = Math.min(end, (unit + 1) * BLOCKS_PER_UNIT);
+      const sure = freeing || next - block === BLOCKS_PER_UNIT;
+      if (sure || handle === NONE || this.slots.exact(handle, unit, snapSeq) === NONE) units += 1;
+      block = next;
+    }
+    return units;
+  }
+
+  /** Units that zeroing these blocks may take: for holes, and for partly zeroed older versions. */
+  unitsForZero(
+    layer: number,
+    firstBlock: number,
+    blocks: number,
+    snapSeq: number,
+    row: number,
+  ): number {
+    const handle = this.slots.layers.find(layer);
+    if (handle === NONE) return 0;
+    let units = 0;
+    let holeGroup = -1;
+    let block = firstBlock;
+    const end = firstBlock + blocks;
+    while (block < end) {
+      const unit = Math.floor(block / BLOCKS_PER_UNIT);
+      const next = Math.min(end, (unit + 1) * BLOCKS_PER_UNIT);
+      const exact = this.slots.exact(handle, unit, snapSeq) !== NONE;
+      if (next - block === BLOCKS_PER_UNIT || exact) {
+        // Whole units, and units that empty by this zero, may become hole bits.
+        const group = Math.floor(unit / UNITS_PER_HOLE);
+        if (group !== holeGroup && this.mayNeedHole(handle, unit, snapSeq, row)) {
+          holeGroup = group;
+          units += 1;
+        }
+      } else if (this.showsThrough(handle, unit, snapSeq, row)) units += 1;
+      block = next;
+    }
+    return units;
+  }
+
+  private mayNeedHole(handle: number, unit: number, snapSeq: number, row: number): boolean {
+    if (this.slots.exactHole(handle, unit, snapSeq, row) !== NONE) return false;
+    return snapSeq > 0 ? this.showsThrough(handle, unit, snapSeq - 1, row) : this.hasParent(handle);
+  }
+
+  private hasParent(handle: number): boolean {
+    return this.slots.layers.parentOf(handle) !== NONE;
+  }
+
+  /* ----------------------------------------------------------------- apply */
+
+  /** The slot that takes blocks of (layer, unit, snapSeq); made when there is none. */
+  slotForWrite(row: number, layer: number, unit: number, snapSeq: number, version: number): number {
+    const handle = this.slots.layers.obtain(layer);
+    const known = this.slots.exact(handle, unit, snapSeq);
+    if (known !== NONE) return known;
+    const hole = this.slots.holeUpTo(handle, unit, snapSeq, row) === snapSeq;
+    const forming = !hole && this.showsThrough(handle, unit, snapSeq, row);
+    const slot = this.slots.takeUnit();
+    assert(slot !== NONE, "ObjectStore: reserved space is gone");
+    const state = forming ? SlotState.Forming : SlotState.Live;
+    this.slots.insert(slot, state, handle, unit, snapSeq, row);
+    this.resetBlocks(slot, version);
+    if (!forming) this.slots.markDirty(slot);
+    return slot;
+  }
+
+  /** A block whose bytes lie in the log. */
+  putBlock(slot: number, bit: number, position: number, version: number, crc: number): void {
+    this.overlay.put(slot, bit, OverlayKind.Data, position, version, crc);
+    this.addToOverlay(slot, bit);
+  }
+
+  /** A taken, directly written unit becomes the newest; `setBlock` for each block follows. */
+  putDirect(
+    row: number,
+    slot: number,
+    layer: number,
+    unit: number,
+    snapSeq: number,
+    version: number,
+  ): void {
+    const state = this.slots.stateOf(slot);
+    // Redo: a page that was written later than the checkpoint shows the unit in use already.
+    if (state === SlotState.Live) this.detach(slot);
+    else if (state === SlotState.Quarantined) this.slots.unquarantine(slot);
+    const known = this.slots.layers.find(layer);
+    const before = known === NONE ? NONE : this.slots.exact(known, unit, snapSeq);
+    if (before !== NONE) this.free(before, version);
+    // Freeing the last slot of a layer gives its handle away.
+    const handle = this.slots.layers.obtain(layer);
+    this.slots.insert(slot, SlotState.Live, handle, unit, snapSeq, row);
+    this.resetBlocks(slot, version);
+    this.slots.zoneOf(slot).dataBits[this.slots.indexOf(slot)] = ALL_BITS;
+    this.slots.markDirty(slot);
+  }
+
+  /** Blocks `mask` of a unit become zero. `position`: a log block of the batch that says so. */
+  zero(
+    row: number,
+    layer: number,
+    unit: number,
+    mask: number,
+    snapSeq: number,
+    version: number,
+    position: number,
+  ): void {
+    const handle = this.slots.layers.find(layer);
+    if (handle === NONE) return;
+    const slot = this.slots.exact(handle, unit, snapSeq);
+    if (slot === NONE) {
+      const hidden = this.slots.holeUpTo(handle, unit, snapSeq, row) === snapSeq;
+      if (hidden || !this.showsThrough(handle, unit, snapSeq, row)) return;
+      if (mask === ALL_BITS) this.setHole(row, handle, unit, snapSeq, version);
+      else {
+        const forming = this.slotForWrite(row, layer, unit, snapSeq, version);
+        this.zeroInOverlay(forming, mask, version, position);
+      }
+      return;
+    }
+    if (mask === ALL_BITS) {
+      this.free(slot, version);
+      if (this.showsThrough(handle, unit, snapSeq, row)) {
+        this.setHole(row, handle, unit, snapSeq, version);
+      }
+      return;
+    }
+    if (this.slots.stateOf(slot) === SlotState.Forming) {
+      this.zeroInOverlay(slot, mask, version, position);
+    } else this.zeroLive(slot, handle, mask, version);
+  }
+
+  private zeroLive(slot: number, handle: number, mask: number, version: number): void {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    this.dropOverlay(slot, mask);
+    zone.dataBits[index] = zone.dataBits[index]! & ~mask;
+    zone.lostBits[index] = zone.lostBits[index]! & ~mask;
+    for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+      if (((mask >>> bit) & 1) === 1) this.slots.setBlock(slot, bit, version, 0);
+    }
+    this.slots.markDirty(slot);
+    if (zone.dataBits[index] !== 0 || zone.overlayBits[index] !== 0) return;
+    if (zone.lostBits[index] !== 0) return;
+    const unit = zone.unit[index]!;
+    const snapSeq = zone.snapSeq[index]!;
+    const row = zone.row[index]!;
+    this.free(slot, version);
+    if (this.showsThrough(handle, unit, snapSeq, row)) {
+      this.setHole(row, handle, unit, snapSeq, version);
+    }
+  }
+
+  private zeroInOverlay(slot: number, mask: number, version: number, position: number): void {
+    for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+      if (((mask >>> bit) & 1) === 0) continue;
+      this.overlay.put(slot, bit, OverlayKind.Zero, position, version, 0);
+      this.addToOverlay(slot, bit);
+    }
+  }
+
+  private setHole(
+    row: number,
+    handle: number,
+    unit: number,
+    snapSeq: number,
+    version: number,
+  ): void {
+    let slot = this.slots.exactHole(handle, unit, snapSeq, row);
+    const bit = unit % UNITS_PER_HOLE;
+    if (slot === NONE) {
+      slot = this.slots.takeHole();
+      assert(slot !== NONE, "ObjectStore: no slot for a hole");
+      this.slots.insert(slot, SlotState.Hole, handle, unit - bit, snapSeq, row);
+      this.resetBlocks(slot, version);
+    }
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    const at = index * BLOCKS_PER_UNIT + (bit >>> 5);
+    zone.crcs[at] = (zone.crcs[at]! | (1 << (bit & 31))) >>> 0;
+    if (version > zone.version[index]!) zone.version[index] = version;
+    this.slots.markDirty(slot);
+  }
+
+  /** The block is lost on all replicas: refuse it from now on. False when it has another version. */
+  markLost(layer: number, block: number, snapSeq: number, row: number, version: number): boolean {
+    const bit = block % BLOCKS_PER_UNIT;
+    this.openUnit(layer, Math.floor(block / BLOCKS_PER_UNIT), snapSeq, row);
+    this.blockAt(bit);
+    if (this.sourceSlot === NONE || this.sourceVersion !== version) return false;
+    const slot = this.sourceSlot;
+    const at = this.overlay.find(slot, bit);
+    const position = at >= 0 ? this.overlay.position(at) : Number.MAX_SAFE_INTEGER;
+    this.overlay.put(slot, bit, OverlayKind.Lost, position, version, 0);
+    this.addToOverlay(slot, bit);
+    return true;
+  }
+
+  /** Take a slot out of use: its overlay goes, its unit waits in quarantine (R5). */
+  free(slot: number, version: number): void {
+    this.detach(slot);
+    this.quarantine.put(slot, version, this.seqs.nextSeq);
+  }
+
+  private detach(slot: number): void {
+    const zone = this.slots.zoneOf(slot);
+    this.dropOverlay(slot, zone.overlayBits[this.slots.indexOf(slot)]!);
+    this.slots.remove(slot);
+  }
+
+  private dropOverlay(slot: number, mask: number): void {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    const bits = zone.overlayBits[index]! & mask;
+    if (bits === 0) return;
+    for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+      if (((bits >>> bit) & 1) === 1) this.overlay.remove(slot, bit);
+    }
+    zone.overlayBits[index] = zone.overlayBits[index]! & ~mask;
+  }
+
+  private addToOverlay(slot: number, bit: number): void {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    zone.overlayBits[index] = zone.overlayBits[index]! | (1 << bit);
+    this.queue(slot);
+  }
+
+  /** Put a slot with blocks in the overlay into the mover's queue, once. */
+  queue(slot: number): void {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    const flags = zone.flags[index]!;
+    if ((flags & SlotFlag.Queued) !== 0) return;
+    zone.flags[index] = flags | SlotFlag.Queued;
+    this.dirty.push(slot);
+  }
+
+  private resetBlocks(slot: number, version: number): void {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    const from = index * BLOCKS_PER_UNIT;
+    zone.crcs.fill(0, from, from + BLOCKS_PER_UNIT);
+    zone.versionLow.fill(0, from, from + BLOCKS_PER_UNIT);
+    zone.versionHigh.fill(0, from, from + BLOCKS_PER_UNIT);
+    zone.dataBits[index] = 0;
+    zone.lostBits[index] = 0;
+    zone.overlayBits[index] = 0;
+    zone.version[index] = version;
+  }
+
+  /* ------------------------------------------------- deleted layers, rows */
+
+  // cold: once per deleted layer and group.
+  /** A layer was deleted in a group: free its slots in the background (`scanGone`). */
+  layerGone(row: number, layer: number, version: number): void {
+    this.gone.push({ row, layer, version, next: 0 });
+  }
+
+  get goneCount(): number {
+    return this.gone.length;
+  }
+
+  /** One slice of the background freeing. True while there is more to do. */
+  scanGone(): boolean {
+    const task = this.gone[0];
+    if (task === undefined) return false;
+    const handle = this.slots.layers.find(task.layer);
+    const perZone = this.slots.geometry.slotsPerZone;
+    const end = handle === NONE ? 0 : this.slots.zones.length * perZone;
+    const stop = Math.min(end, task.next + SCAN_SLICE);
+    while (task.next < stop) {
+      const zoneNumber = Math.floor(task.next / perZone);
+      const zone = this.slots.zones[zoneNumber]!;
+      if (!zone.opened) {
+        task.next = (zoneNumber + 1) * perZone;
+        continue;
+      }
+      const index = task.next % perZone;
+      task.next += 1;
+      if (!isKeyed(zone.state[index]!) || zone.row[index] !== task.row) continue;
+      if (zone.layer[index] !== handle) continue;
+      this.free(this.slots.slotAt(zoneNumber, index), task.version);
+      // The last slot of a layer gives its handle away: another layer may get it.
+      if (this.slots.layers.find(task.layer) !== handle) task.next = end;
+    }
+    if (task.next >= end) {
+      this.gone.shift();
+      this.slots.layers.dropParent(task.layer);
+    }
+    return this.gone.length > 0;
+  }
+
+  /** Free everything of a removed replica; `row` may be given to another one then. Cold. */
+  freeRow(row: number): void {
+    for (let zoneNumber = 0; zoneNumber < this.slots.zones.length; zoneNumber++) {
+      const zone = this.slots.zones[zoneNumber]!;
+      if (!zone.opened) continue;
+      for (let index = 0; index < this.slots.geometry.slotsPerZone; index++) {
+        if (!isKeyed(zone.state[index]!) || zone.row[index] !== row) continue;
+        this.free(this.slots.slotAt(zoneNumber, index), 0);
+      }
+    }
+    for (let at = this.gone.length - 1; at >= 0; at--) {
+      if (this.gone[at]!.row === row) this.gone.splice(at, 1);
+    }
+  }
+}
+
+function isKeyed(state: SlotState): boolean {
+  return state === SlotState.Live || state === SlotState.Forming || state === SlotState.Hole;
+}

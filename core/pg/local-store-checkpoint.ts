@@ -1,0 +1,404 @@
+// cold path: once per checkpoint; every long step is sliced over turns.
+import { assert } from "../base/assert.ts";
+import { FastblockError } from "../base/errors.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import { DeviceRegion, runOnce, writeOnce } from "../device/device.ts";
+import { type Entry, StoreLoadOp } from "../log/log.ts";
+import { DiskVerb } from "../reactor/world.ts";
+import {
+  type CheckpointGroup,
+  type CheckpointHeader,
+  encodeBody,
+  encodeCheckpointHeader,
+  type LayerParent,
+  NONE,
+} from "../store/store.ts";
+import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
+import { Status } from "../base/status.ts";
+
+/** Groups captured in one turn. */
+const CAPTURE_SLICE = 16;
+/** R4: what is kept for followers, as a share of the log. */
+const RETENTION_SHARE = 0.5;
+/** Log fill from which entries that can not be applied are appended again. */
+const AGAIN_SHARE = 0.5;
+/** Write of the body at a time. */
+const CHUNK_BYTES = 256 * 1024;
+
+interface Captured {
+  readonly row: number;
+  readonly group: CheckpointGroup;
+}
+
+/** What the checkpointer asks of the store: to be woken in every turn while it waits. */
+export interface TurnWaiter {
+  /** Resolve in the first drain in which `ready` answers true; reject when the device has failed. */
+  waitUntil(ready: () => boolean): Promise<void>;
+  /** Keep the mover and the page writer from starting anything new. */
+  holdBackground(hold: boolean): void;
+  /** Move home until nothing is left that lies before log block `position`, or nothing moves. */
+  drainOverlay(position: number): Promise<void>;
+}
+
+/**
+ * Writes checkpoints (`store.md`, R3 to R5).
+ *
+ * capture each group's state at its applied index c → move everything before the head of that moment
+ * home → write the index pages → make the commit index durable up to everything applied → hold
+ * background writes, one flush → checkpoint A or B, body first, header last → wait for the reads that
+ * began before → tail moves, quarantine is released.
+ *
+ * The log goes on all the time: entries behind the captured head stay in the log and are redone.
+ */
+export class Checkpointer {
+  running = false;
+  private readonly parts: StoreParts;
+  private readonly machines: StoreMachines;
+  private readonly state: StoreState;
+  private readonly waiter: TurnWaiter;
+
+  constructor(parts: StoreParts, machines: StoreMachines, state: StoreState, waiter: TurnWaiter) {
+    this.parts = parts;
+    this.machines = machines;
+    this.state = state;
+    this.waiter = waiter;
+  }
+
+  /** One checkpoint. Rejects only when the device has failed. */
+  async run(): Promise<void> {
+    this.running = true;
+    try {
+      await this.steps();
+      this.state.checkpoints += 1;
+    } finally {
+      this.waiter.holdBackground(false);
+      this.running = false;
+    }
+  }
+
+  private async steps(): Promise<void> {
+    const { log, objects } = this.machines;
+    this.state.changed = false;
+    // What start-up found out about groups is durable before pages and checkpoint hide its cause.
+    await this.waiter.waitUntil(() => !log.hasControls);
+    const captured = await this.capture();
+    const headPosition = log.headPosition;
+    const headSeq = this.parts.batches.nextSeq;
+    await this.waiter.drainOverlay(headPosition);
+    await this.waiter.waitUntil(() => objects.goneCount === 0);
+    await this.writePages();
+    await this.commitBarrier();
+    await this.appendAgain(headSeq);
+    this.waiter.holdBackground(true);
+    await this.waiter.waitUntil(() => this.machines.mover.idle && !this.machines.pages.running);
+    // A sweep that was under way may have dirtied pages; they are newer than what is captured.
+    await runOnce(this.parts.device, { verb: DiskVerb.Flush, region: DeviceRegion.Meta });
+    this.state.flushes += 1;
+    const tailSeq = this.tailFor(captured, headSeq);
+    await this.write(captured, tailSeq);
+    this.waiter.holdBackground(false);
+    this.parts.eras.flip();
+    await this.waiter.waitUntil(() => this.parts.eras.quiet);
+    log.moveTail(tailSeq);
+    while (this.parts.quarantine.release(tailSeq, 4096) === 4096) await this.nextTurn();
+    this.state.usedAfter = log.usedBlocks;
+    this.state.quarantinedAfter = this.parts.slots.quarantined;
+  }
+
+  private nextTurn(): Promise<void> {
+    this.parts.world.turns.again();
+    let turns = 0;
+    return this.waiter.waitUntil(() => turns++ > 0);
+  }
+
+  /** State of every group, each at its own applied index. */
+  private async capture(): Promise<Captured[]> {
+    const captured: Captured[] = [];
+    const groups = this.machines.log.groups;
+    for (let row = 0; row < groups.length; row++) {
+      const group = groups[row]!;
+      const facts = this.state.rows[row];
+      if (!group.alive || facts === undefined) continue;
+      const state = this.parts.owner.encodeState(row);
+      if (state.applied !== group.applied) {
+        throw new FastblockError(
+          "FB4006",
+          `The state of pg ${String(group.pg)} does not match its log: applied ${String(state.applied)}, ${String(group.applied)} wanted`,
+        );
+      }
+      captured.push({
+        row,
+        group: {
+          pg: group.pg,
+          replicaId: group.replicaId,
+          health: facts.health,
+          term: group.term,
+          vote: group.vote,
+          commit: group.applied,
+          baseIndex: group.base,
+          baseTerm: group.baseTerm,
+          fillIndex: facts.fillIndex,
+          state,
+        },
+      });
+      if (captured.length % CAPTURE_SLICE === 0) await this.nextTurn();
+    }
+    return captured;
+  }
+
+  /** Write the dirty pages; those whose changes are not durably committed are tried again. */
+  private async writePages(): Promise<void> {
+    const { pages } = this.machines;
+    for (;;) {
+      await this.waiter.waitUntil(() => !pages.running);
+      pages.start();
+      pages.advance();
+      await this.waiter.waitUntil(() => !pages.running);
+      if (pages.postponed === 0) return;
+      await this.commitBarrier();
+    }
+  }
+
+  /**
+   * A block that was overwritten before it was moved is not home at its captured version; redo must
+   * reach the overwriting entry. So every commit index applied by now is made durable first.
+   */
+  private async commitBarrier(): Promise<void> {
+    const { log } = this.machines;
+    const wanted = new Map<number, number>();
+    for (const group of log.groups) {
+      if (group.alive && group.applied > group.commitDurable) wanted.set(group.row, group.applied);
+    }
+    if (wanted.size === 0) return;
+    for (const row of wanted.keys()) log.wantCommit(log.groups[row]!);
+    await this.waiter.waitUntil(() => {
+      for (const [row, index] of wanted) {
+        const group = log.groups[row]!;
+        if (group.alive && group.commitDurable < index) {
+          log.wantCommit(group);
+          return false;
+        }
+        wanted.delete(row);
+      }
+      return true;
+    });
+  }
+
+  /** R4: entries that can not be applied are appended again when they hold the tail. */
+  private async appendAgain(headSeq: number): Promise<void> {
+    const { log } = this.machines;
+    const held = log.usedBlocks / log.space.ringBlocks;
+    if (held < AGAIN_SHARE) return;
+    for (const group of log.groups) {
+      if (!group.alive || group.last <= group.applied) continue;
+      if (!this.holdsTail(group.row, headSeq, group.last)) continue;
+      await this.appendGroupAgain(group.row);
+    }
+  }
+
+  /** Is there an entry up to `last`, not applied, in a batch before `headSeq`? */
+  private holdsTail(row: number, headSeq: number, last: number): boolean {
+    const group = this.machines.log.groups[row]!;
+    for (let index = group.applied + 1; index <= last && index <= group.last; index++) {
+      const seq = group.seqAt(index);
+      if (seq > 0 && seq < headSeq) return true;
+    }
+    return false;
+  }
+
+  private async appendGroupAgain(row: number): Promise<void> {
+    const { log } = this.machines;
+    const group = log.groups[row]!;
+    const last = group.last;
+    const startSeq = this.parts.batches.nextSeq;
+    for (let index = group.applied + 1; index <= last; index++) {
+      const entry = this.parts.entries.take();
+      const status = await this.load(row, index, entry);
+      const holds = group.alive && group.holds(index) && index > group.applied;
+      if (status === Status.Ok && holds && group.termAt(index) === entry.term) {
+        log.appendAgain(row, entry);
+      }
+      this.parts.entries.release(entry);
+      if (status !== Status.Ok) return;
+    }
+    this.parts.world.turns.again();
+    await this.waiter.waitUntil(() => !group.alive || !this.holdsTail(row, startSeq, last));
+    await this.waiter.waitUntil(() => !group.alive || this.isWritten(row, last));
+  }
+
+  private isWritten(row: number, last: number): boolean {
+    const { log } = this.machines;
+    const group = log.groups[row]!;
+    for (let index = group.applied + 1; index <= last && index <= group.last; index++) {
+      if (group.seqAt(index) > log.completedSeq) return false;
+    }
+    return true;
+  }
+
+  private load(row: number, index: number, entry: Entry): Promise<Status> {
+    return new Promise((resolve) => {
+      const op = new AwaitedLoad(resolve);
+      op.row = row;
+      op.index = index;
+      op.entry = entry;
+      this.machines.loader.load(op);
+    });
+  }
+
+  /** R4: the oldest batch that anything still needs. */
+  private tailFor(captured: readonly Captured[], headSeq: number): number {
+    const { log, objects } = this.machines;
+    let tail = headSeq;
+    const keepFrom = log.headPosition - log.space.ringBlocks * RETENTION_SHARE;
+    const crowded = this.quarantineCrowded();
+    for (const { row, group } of captured) {
+      const rows = log.groups[row]!;
+      if (!rows.alive || rows.replicaId !== group.replicaId) continue;
+      for (let index = group.state.applied + 1; index <= rows.last; index++) {
+        const seq = rows.holds(index) ? rows.seqAt(index) : 0;
+        if (seq > 0 && seq < tail) tail = seq;
+      }
+      if (rows.retention === 0 || crowded) continue;
+      for (let index = Math.max(rows.retention, rows.base + 1); index <= rows.last; index++) {
+        const seq = rows.seqAt(index);
+        if (seq === 0 || seq >= tail) break;
+        if (this.parts.batches.positionOf(seq) < keepFrom) continue;
+        tail = seq;
+        break;
+      }
+    }
+    assert(objects.overlay.lowestPosition() >= this.startOf(tail), "Checkpointer: blocks are left");
+    return tail;
+  }
+
+  private startOf(seq: number): number {
+    const { batches } = this.parts;
+    return seq < batches.nextSeq ? batches.positionOf(seq) : this.machines.log.headPosition;
+  }
+
+  /**
+   * R4: what followers keep may hold 1 % of the device in freed units. Another 1 % is what gathers
+   * between two checkpoints (R5).
+   */
+  private quarantineCrowded(): boolean {
+    return this.parts.slots.quarantined > this.parts.slots.unitsTotal / 50;
+  }
+
+  private async write(captured: readonly Captured[], tailSeq: number): Promise<void> {
+    const { batches } = this.parts;
+    const { log, pages } = this.machines;
+    const groups = captured
+      .filter(({ row, group }) => {
+        const rows = log.groups[row]!;
+        return rows.alive && rows.replicaId === group.replicaId;
+      })
+      .map(({ row, group }) => this.withBase(row, group, tailSeq));
+    const parents = this.parents();
+    const pageCrcs = this.pageCrcs();
+    const body = encodeBody({ groups, tombstones: this.parts.tombstones, parents, pageCrcs });
+    const { world, meta, device } = this.parts;
+    const seq = this.state.checkpointSeq + 1;
+    const offset = meta.offset + (seq % 2) * meta.halfBytes;
+    if (BLOCK_SIZE + body.length > meta.halfBytes) {
+      throw new FastblockError(
+        "FB4006",
+        `The checkpoint does not fit: ${String(body.length)} bytes, at most ${String(meta.halfBytes - BLOCK_SIZE)} wanted`,
+      );
+    }
+    const buffer = await this.slot();
+    try {
+      let bodyCrc = this.parts.seed;
+      for (let at = 0; at < body.length; at += CHUNK_BYTES) {
+        const chunk = body.subarray(at, at + CHUNK_BYTES);
+        bodyCrc = world.checksum.crc32(chunk, bodyCrc);
+        const length = Math.ceil(chunk.length / BLOCK_SIZE) * BLOCK_SIZE;
+        world.arena.bytes.fill(0, buffer, buffer + length);
+        world.arena.bytes.set(chunk, buffer);
+        await writeOnce(device, buffer, offset + BLOCK_SIZE + at, length);
+        this.state.checkpointBytes += length;
+      }
+      const hasPrevious = batches.has(tailSeq - 1);
+      const header: CheckpointHeader = {
+        shard: this.parts.shard,
+        incarnation: this.parts.claim.incarnation,
+        seq,
+        bodyBytes: body.length,
+        bodyCrc,
+        groups: groups.length,
+        pages: pageCrcs.length,
+        tombstones: this.parts.tombstones.length,
+        parents: parents.length,
+        tailPosition: this.startOf(tailSeq),
+        tailSeq,
+        tailPrevCrc: hasPrevious ? batches.crcOf(tailSeq - 1) : this.tailCrc,
+        tailIncarnation: hasPrevious ? batches.incarnationOf(tailSeq - 1) : this.tailIncarnation,
+        pageStamp: pages.stamp,
+      };
+      world.arena.bytes.set(
+        encodeCheckpointHeader(header, this.parts.seed, world.checksum),
+        buffer,
+      );
+      await writeOnce(device, buffer, offset, BLOCK_SIZE);
+      this.state.checkpointBytes += BLOCK_SIZE;
+      this.state.checkpointSeq = seq;
+      this.tailCrc = header.tailPrevCrc;
+      this.tailIncarnation = header.tailIncarnation;
+    } finally {
+      world.slots.release(buffer);
+    }
+  }
+
+  /** crc and incarnation of the batch before the tail, as the last checkpoint knew them. */
+  tailCrc = 0;
+  tailIncarnation = 0;
+
+  private async slot(): Promise<number> {
+    let buffer = this.parts.world.slots.take(CHUNK_BYTES);
+    while (buffer < 0) {
+      await this.nextTurn();
+      buffer = this.parts.world.slots.take(CHUNK_BYTES);
+    }
+    return buffer;
+  }
+
+  /** The log base that the group has once the tail stands at `tailSeq`. */
+  private withBase(row: number, group: CheckpointGroup, tailSeq: number): CheckpointGroup {
+    const rows = this.machines.log.groups[row]!;
+    const base = rows.baseFor(tailSeq, group.state.applied);
+    // Home writes went as far as commitDurable: redo must reach it, though its record may be passed.
+    const commit = Math.max(group.state.applied, rows.commitDurable);
+    return { ...group, commit, baseIndex: base, baseTerm: rows.termAt(base) };
+  }
+
+  private parents(): LayerParent[] {
+    const layers = this.parts.slots.layers;
+    const parents: LayerParent[] = [];
+    for (const handle of layers.list()) {
+      const parent = layers.parentOf(handle);
+      if (parent === NONE) continue;
+      const snapSeq = layers.parentSnapSeqOf(handle);
+      parents.push({ layer: layers.idOf(handle), parent: layers.idOf(parent), snapSeq });
+    }
+    return parents;
+  }
+
+  private pageCrcs(): Uint32Array {
+    const perZone = this.parts.geometry.pagesPerZone;
+    const crcs = new Uint32Array(this.parts.slots.zones.length * perZone);
+    this.parts.slots.zones.forEach((zone, number) => crcs.set(zone.pageCrc, number * perZone));
+    return crcs;
+  }
+}
+
+class AwaitedLoad extends StoreLoadOp {
+  private readonly settle: (status: Status) => void;
+
+  constructor(settle: (status: Status) => void) {
+    super();
+    this.settle = settle;
+  }
+
+  onDone(): void {
+    this.settle(this.status);
+  }
+}

@@ -1,0 +1,431 @@
+import { drainMicrotasks } from "bun:jsc";
+import { describe, expect, test } from "bun:test";
+import { Prng } from "../base/prng.ts";
+import { Status } from "../base/status.ts";
+import { EntryType } from "../log/log.ts";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { BlockState, GroupHealth, SNAP_SEQ_HEAD } from "./local-store.ts";
+import { Machine } from "./machine-harness.ts";
+import type { RigEntry, StoreRig } from "./store-harness.ts";
+
+/**
+ * Random histories against a plain model: appends of all types, cuts, commits, applies, reads of head
+ * and snapshots, checkpoints, idle times, power cuts. Whatever was told durable must be there, in
+ * order; whatever was committed must read back as the model says, after any power cut.
+ */
+const RUNTIME = { drainMicrotasks, checksum: new SystemChecksum() };
+const MIB = 1024 * 1024;
+const GROUPS = 3;
+const UNITS = 6;
+const BLOCKS = UNITS * 16;
+
+interface Write {
+  readonly index: number;
+  readonly snapSeq: number;
+  readonly stamp: number;
+}
+
+class GroupModel {
+  readonly pg: number;
+  readonly firstBlock: number;
+  row: number;
+  entries: RigEntry[] = [];
+  base = 0;
+  term = 1;
+  commit = 0;
+  applied = 0;
+  snapSeq = 0;
+  layer: number;
+  readonly layers: number[];
+  /** Without quorum: nothing commits. */
+  stuck = false;
+  readonly known = new Map<string, RigEntry>();
+
+  constructor(pg: number, row: number, number: number) {
+    this.pg = pg;
+    this.row = row;
+    this.firstBlock = number * 64 * 16;
+    this.layer = 100 + number * 10;
+    this.layers = [this.layer];
+  }
+
+  get last(): number {
+    return this.entries.length;
+  }
+
+  at(index: number): RigEntry {
+    return this.entries[index - 1]!;
+  }
+
+  add(entry: RigEntry): void {
+    this.entries.length = entry.index - 1;
+    this.entries.push(entry);
+    this.known.set(`${entry.index}/${entry.term}`, entry);
+  }
+
+  isGone(layer: number): boolean {
+    return this.entries.some(
+      (entry) => entry.type === EntryType.LayerGone && entry.layer === layer,
+    );
+  }
+
+  /** The newest change of a block up to `applied`, as of a snapshot. */
+  expected(layer: number, block: number, snapSeq: number): Write | null {
+    for (let index = this.applied; index > 0; index--) {
+      const entry = this.at(index);
+      if (entry.layer !== layer) continue;
+      if (entry.type === EntryType.LayerGone) return null;
+      if (entry.snapSeq > snapSeq) continue;
+      if (block < entry.firstBlock || block >= entry.firstBlock + entry.blocks) continue;
+      if (entry.type === EntryType.Zero) return null;
+      if (entry.type === EntryType.Write) return entry;
+    }
+    return null;
+  }
+}
+
+class ModelRun {
+  readonly machine: Machine;
+  readonly random: Prng;
+  readonly groups: GroupModel[] = [];
+  rig!: StoreRig;
+  stamp = 0;
+  crashes = 0;
+  reads = 0;
+  checkpoints = 0;
+  moved = 0;
+  copied = 0;
+  again = 0;
+  busy = 0;
+
+  constructor(machine: Machine, seed: number) {
+    this.machine = machine;
+    this.random = new Prng(seed);
+  }
+
+  async open(): Promise<void> {
+    this.rig = await this.machine.open({
+      tuning: {
+        moverStartPercent: this.random.below(30),
+        checkpointStartPercent: 10 + this.random.below(40),
+        idleMs: 5 + this.random.below(100),
+        vouchMs: 1 + this.random.below(50),
+        backgroundDepth: 1 + this.random.below(16),
+      },
+    });
+  }
+
+  async start(): Promise<void> {
+    await this.open();
+    for (let number = 0; number < GROUPS; number++) {
+      const pg = 65_536 + number;
+      this.groups.push(new GroupModel(pg, await this.rig.create(pg), number));
+    }
+    this.rig.store.finishRecovery();
+  }
+
+  pick(): GroupModel {
+    return this.groups[this.random.below(GROUPS)]!;
+  }
+
+  async step(): Promise<void> {
+    const dice = this.random.below(100);
+    if (dice < 45) this.append(this.pick());
+    else if (dice < 60) this.commitSome(this.pick());
+    else if (dice < 75) await this.readSome(this.pick());
+    else if (dice < 80) this.cut(this.pick());
+    else if (dice < 84) this.rig.store.requestCheckpoint();
+    else if (dice < 96) this.pass(this.random.below(this.random.below(8) === 0 ? 60_000 : 1500));
+    else if (dice < 98) await this.loadSome(this.pick());
+    else await this.crash();
+  }
+
+  pass(us: number): void {
+    this.machine.simulation.run(this.machine.simulation.nowUs + us);
+  }
+
+  append(group: GroupModel): void {
+    const kind = this.random.below(100);
+    this.stamp += 1;
+    let type = EntryType.Write;
+    let firstBlock = group.firstBlock + this.random.below(BLOCKS);
+    let blocks = 1 + this.random.below(this.random.below(3) === 0 ? 64 : 6);
+    const layer = group.layer;
+    if (kind < 25) {
+      type = EntryType.Zero;
+      if (this.random.below(2) === 0) {
+        firstBlock -= firstBlock % 16;
+        blocks = 16 * (1 + this.random.below(3));
+      }
+    } else if (kind < 28) type = EntryType.Noop;
+    else if (kind < 30) type = EntryType.LayerGone;
+    else if (kind < 40) {
+      firstBlock -= firstBlock % 16;
+      blocks = 16 * (1 + this.random.below(4));
+    }
+    if (kind >= 97) group.snapSeq += 1;
+    const end = group.firstBlock + BLOCKS;
+    if (firstBlock + blocks > end) blocks = end - firstBlock;
+    if (type === EntryType.Noop || type === EntryType.LayerGone) {
+      firstBlock = 0;
+      blocks = 0;
+    }
+    const entry: RigEntry = {
+      index: group.last + 1,
+      term: group.term,
+      type,
+      layer: type === EntryType.Noop ? 0 : layer,
+      firstBlock,
+      blocks,
+      snapSeq: group.snapSeq,
+      stamp: this.stamp,
+      data: null,
+    };
+    this.put(group, entry);
+    if (type === EntryType.LayerGone && group.at(group.last) === entry) {
+      group.layer += 1;
+      group.layers.push(group.layer);
+    }
+  }
+
+  put(group: GroupModel, entry: RigEntry): void {
+    const status = this.rig.append(group.row, entry);
+    if (status === Status.Ok) {
+      group.add(entry);
+      if (this.random.below(4) === 0) {
+        this.rig.store.putHardState(group.row, group.term, 1, group.commit);
+      }
+      return;
+    }
+    expect(status).toBe(Status.Busy);
+    this.busy += 1;
+    this.pass(3000);
+    if (group.stuck && this.random.below(20) === 0) group.stuck = false;
+    this.commitSome(group);
+  }
+
+  /** A new leader replaces the uncommitted suffix. */
+  cut(group: GroupModel): void {
+    if (group.last <= group.commit) return;
+    const index = group.commit + 1 + this.random.below(group.last - group.commit);
+    const from = group.at(index);
+    group.term += 1;
+    this.stamp += 1;
+    const entry: RigEntry = {
+      ...from,
+      term: group.term,
+      type: EntryType.Write,
+      layer: group.layer,
+      firstBlock: group.firstBlock + this.random.below(BLOCKS - 20),
+      blocks: 1 + this.random.below(20),
+      snapSeq: group.snapSeq,
+      stamp: this.stamp,
+    };
+    this.put(group, entry);
+  }
+
+  commitSome(group: GroupModel): void {
+    const durable = this.rig.store.durableIndex(group.row);
+    if (this.random.below(30) === 0) group.stuck = !group.stuck;
+    if (durable > group.commit && !group.stuck) {
+      group.commit += 1 + this.random.below(durable - group.commit);
+      if (this.random.below(3) > 0) this.rig.store.setCommit(group.row, group.commit);
+    }
+    const upTo = this.random.below(4) === 0 ? group.applied : group.commit;
+    this.applyTo(group, upTo);
+  }
+
+  applyTo(group: GroupModel, upTo: number): void {
+    while (group.applied < upTo) {
+      group.applied += 1;
+      this.rig.apply(group.row, group.at(group.applied));
+    }
+  }
+
+  async readSome(group: GroupModel): Promise<void> {
+    const layer = group.layers[this.random.below(group.layers.length)]!;
+    const at = this.random.below(BLOCKS);
+    const blocks = 1 + this.random.below(Math.min(64, BLOCKS - at));
+    const snapSeq =
+      this.random.below(2) === 0 ? SNAP_SEQ_HEAD : this.random.below(group.snapSeq + 1);
+    await this.check(group, layer, group.firstBlock + at, blocks, snapSeq);
+  }
+
+  async check(
+    group: GroupModel,
+    layer: number,
+    firstBlock: number,
+    blocks: number,
+    snapSeq: number,
+  ): Promise<void> {
+    this.reads += 1;
+    // The scan that frees a deleted layer runs in the background.
+    if (group.isGone(layer)) return;
+    const wanted: (Write | null)[] = [];
+    for (let at = 0; at < blocks; at++)
+      wanted.push(group.expected(layer, firstBlock + at, snapSeq));
+    const found = await this.rig.read(group.row, layer, firstBlock, blocks, snapSeq);
+    found.forEach((block, at) => {
+      const write = wanted[at];
+      const where = `layer ${layer} block ${firstBlock + at} snapSeq ${snapSeq}`;
+      if (write === null || write === undefined) {
+        expect([where, block.state]).toEqual([where, BlockState.Zero]);
+      } else {
+        expect([where, block]).toEqual([
+          where,
+          { state: BlockState.Data, version: write.index, stamp: write.stamp },
+        ]);
+      }
+    });
+  }
+
+  async checkAll(): Promise<void> {
+    for (const group of this.groups) {
+      for (let seq = 0; seq <= group.snapSeq + 1; seq++) {
+        const snapSeq = seq > group.snapSeq ? SNAP_SEQ_HEAD : seq;
+        const half = BLOCKS / 2;
+        await this.check(group, group.layer, group.firstBlock, half, snapSeq);
+        await this.check(group, group.layer, group.firstBlock + half, half, snapSeq);
+      }
+    }
+  }
+
+  async loadSome(group: GroupModel): Promise<void> {
+    const first = this.rig.store.firstIndex(group.row);
+    const durable = this.rig.store.durableIndex(group.row);
+    if (durable < first) return;
+    const index = first + this.random.below(durable - first + 1);
+    const wanted = group.at(index);
+    const { status, entry } = await this.rig.load(group.row, index);
+    expect(status).toBe(Status.Ok);
+    expect([entry.index, entry.term, entry.type]).toEqual([index, wanted.term, wanted.type]);
+    expect([entry.layer, entry.firstBlock, entry.blocks, entry.snapSeq]).toEqual([
+      wanted.layer,
+      wanted.firstBlock,
+      wanted.blocks,
+      wanted.snapSeq,
+    ]);
+    if (entry.type === EntryType.Write) {
+      for (let block = 0; block < entry.blocks; block++) {
+        const at = entry.payload + block * 4096;
+        const stamp = this.rig.world.arena.view.getUint32(at, true);
+        // Direct payload that a later committed entry replaced in place is sent as zeros.
+        expect([wanted.stamp, 0]).toContain(stamp);
+        expect(this.rig.world.checksum.crc32(this.rig.world.arena.block(at), 0)).toBe(
+          entry.crcs[block]!,
+        );
+      }
+    }
+    this.rig.store.entries.release(entry);
+  }
+
+  note(): void {
+    const counters = this.rig.store.counters;
+    this.checkpoints += counters.checkpoints;
+    this.moved += counters.blocksMoved;
+    this.copied += counters.unitsCopied;
+    this.again += counters.entriesAppendedAgain;
+  }
+
+  async crash(): Promise<void> {
+    this.crashes += 1;
+    this.note();
+    const durable = this.groups.map((group) => this.rig.store.durableIndex(group.row));
+    this.machine.crash();
+    await this.open();
+    while (this.random.below(4) === 0) {
+      // The power fails again, while the store starts.
+      this.pass(this.random.below(2000));
+      this.machine.crash();
+      await this.open();
+    }
+    expect(this.rig.store.recovered.length).toBe(GROUPS);
+    for (const recovered of this.rig.store.recovered) {
+      const at = this.groups.findIndex((group) => group.pg === recovered.pg);
+      const group = this.groups[at]!;
+      expect(recovered.health).toBe(GroupHealth.Ok);
+      expect(recovered.lastIndex).toBeGreaterThanOrEqual(durable[at]!);
+      expect(recovered.commit).toBeLessThanOrEqual(group.commit);
+      expect(recovered.faulty).toEqual([]);
+      group.row = recovered.row;
+      this.takeLog(group, recovered.baseIndex, recovered.lastIndex, durable[at]!);
+      this.rig.replay(recovered, recovered.commit);
+      this.rig.replay(recovered, group.commit);
+      group.applied = group.commit;
+    }
+    this.rig.store.finishRecovery();
+    await this.checkAll();
+  }
+
+  /** What was recovered becomes the model's log; what was durable must be in it. */
+  takeLog(group: GroupModel, base: number, last: number, durable: number): void {
+    const entries = group.entries.slice(0, base);
+    for (let index = base + 1; index <= last; index++) {
+      const term = this.rig.store.termAt(group.row, index);
+      const entry = group.known.get(`${index}/${term}`);
+      expect(entry).toBeDefined();
+      if (index <= durable) expect(entry).toBe(group.at(index));
+      entries.push(entry!);
+    }
+    group.entries = entries;
+    group.term = Math.max(group.term, entries.at(-1)?.term ?? 0) + 1;
+    // Layers that a lost entry deleted are in use again.
+    const first = group.layers[0]!;
+    const newest = entries.reduce((most, entry) => Math.max(most, entry.layer), first);
+    group.layer = group.isGone(newest) ? newest + 1 : newest;
+    group.layers.length = 0;
+    for (let layer = first; layer <= group.layer; layer++) group.layers.push(layer);
+    group.snapSeq = Math.max(group.snapSeq, ...entries.map((entry) => entry.snapSeq));
+  }
+}
+
+/** Seeds that failed once, whatever else is run. */
+const SEEDS_FAILED = [
+  // Hole bits of an older snapSeq hid a newer one; a layer's handle was reused between two steps.
+  9, 70,
+  // A torn batch before the end of the ring shadowed its replacement at the ring's beginning.
+  20149,
+];
+
+async function runSeed(seed: number, steps: number): Promise<ModelRun> {
+  const machine = await Machine.make(seed, RUNTIME, 256 * MIB, 4 * MIB);
+  const run = new ModelRun(machine, seed * 31 + 7);
+  await run.start();
+  for (let step = 0; step < steps; step++) await run.step();
+  await run.crash();
+  run.note();
+  expect(run.rig.owner.damaged).toEqual([]);
+  return run;
+}
+
+describe("local store against a model", () => {
+  const seeds = Number(process.env["STORE_SEEDS"] ?? 12);
+  const first = Number(process.env["STORE_SEED"] ?? 1);
+  test("random histories with power cuts read as the model says", async () => {
+    let checkpoints = 0;
+    let moved = 0;
+    let copied = 0;
+    let crashes = 0;
+    let again = 0;
+    const chosen = Array.from({ length: seeds }, (_, at) => first + at);
+    for (const seed of [...SEEDS_FAILED, ...chosen]) {
+      try {
+        const run = await runSeed(seed, 400);
+        checkpoints += run.checkpoints;
+        moved += run.moved;
+        copied += run.copied;
+        crashes += run.crashes;
+        again += run.again;
+      } catch (error) {
+        throw new Error(`seed ${seed}: ${error instanceof Error ? error.message : String(error)}`, {
+          cause: error,
+        });
+      }
+    }
+    expect(checkpoints).toBeGreaterThan(seeds);
+    expect(moved).toBeGreaterThan(seeds * 10);
+    expect(copied).toBeGreaterThan(0);
+    expect(crashes).toBeGreaterThan(seeds);
+    expect(again).toBeGreaterThan(0);
+  }, 60_000);
+});

@@ -1,0 +1,412 @@
+// cold path: once per start.
+import { FastblockError } from "../base/errors.ts";
+import { Device, DeviceRegion, runOnce } from "../device/device.ts";
+import {
+  Entry,
+  EntryPool,
+  LogSpace,
+  RecordType,
+  RecordView,
+  type ScannedGroup,
+  type ScanResult,
+  type ShardLog,
+  scanLog,
+} from "../log/log.ts";
+import { MOVER_BUFFER_BYTES } from "../object/object.ts";
+import { DiskVerb } from "../reactor/world.ts";
+import {
+  type CheckpointBody,
+  Eras,
+  FORMAT_VERSION,
+  GroupHealth,
+  geometryOf,
+  PAGE_BUFFER_BYTES,
+  Quarantine,
+  SlotState,
+  SlotTable,
+  type Superblock,
+  scanIndex,
+  ZoneKind,
+  zoneOffset,
+  zonesOf,
+} from "../store/store.ts";
+import {
+  DeviceEvents,
+  RowState,
+  type StoreParts,
+  StoreState,
+  TUNING_DEFAULT,
+} from "./local-store-parts.ts";
+import type { RecoveredGroup, StoreIdentity, StoreOptions } from "./local-store-types.ts";
+import {
+  type Checkpoint,
+  hex,
+  type MetaPlaces,
+  metaArea,
+  readCheckpoint,
+  readSuperblock,
+  readZoneTable,
+  seedOf,
+  writeSuperblock,
+} from "./store-device.ts";
+
+const BATCH_BUFFER_BYTES = 2 * 1024 * 1024;
+
+/** The store's own memory: offsets from its start. Start-up reads into all of it. */
+export const BUFFERS = {
+  batches: 0,
+  mover: BATCH_BUFFER_BYTES,
+  pages: BATCH_BUFFER_BYTES + MOVER_BUFFER_BYTES,
+  total: BATCH_BUFFER_BYTES + MOVER_BUFFER_BYTES + PAGE_BUFFER_BYTES,
+} as const;
+
+/** Everything that a start found out, before the machines are built. */
+export interface OpenedStore {
+  readonly parts: StoreParts;
+  readonly state: StoreState;
+  readonly headPosition: number;
+  readonly tailPosition: number;
+  readonly lastCrc: number;
+  readonly tailPrevCrc: number;
+  readonly tailIncarnation: number;
+  /** Put the recovered groups into the log; called once, by the store's constructor. */
+  install(log: ShardLog): RecoveredGroup[];
+}
+
+/** Open a formatted store and read everything that a start needs. Throws FB4001…FB4006, FB4009. */
+export async function openStore(options: StoreOptions): Promise<OpenedStore> {
+  const events = new DeviceEvents();
+  const device = new Device(options.world, options.disk, events);
+  const buffers = options.world.arena.allocate(BUFFERS.total);
+  const superblock = await claimSuperblock(options, device, buffers);
+  const seed = seedOf(superblock, options.world);
+  const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
+  const table = await readZoneTable(options.world, device, geometry, seed, buffers, BUFFERS.total);
+  const offsets = (kind: ZoneKind): number[] =>
+    zonesOf(table, kind, options.shard).map((zone) => zoneOffset(geometry, zone));
+  const slots = new SlotTable(geometry, offsets(ZoneKind.Data));
+  const space = new LogSpace(offsets(ZoneKind.Log), geometry.zoneSize);
+  const meta = metaArea(offsets(ZoneKind.Meta), geometry.zoneSize);
+  const places: MetaPlaces = { meta, shard: options.shard, seed, buffer: buffers };
+  const checkpoint = await readCheckpoint(options.world, device, places);
+  const scan = await readLog(
+    options,
+    { device, space, slots, seed, buffers },
+    superblock,
+    checkpoint,
+  );
+  const parts: StoreParts = {
+    world: options.world,
+    device,
+    events,
+    owner: options.owner,
+    logger: options.logger,
+    tuning: { ...TUNING_DEFAULT, ...options.tuning },
+    identity: identityOf(superblock),
+    claim: { incarnation: superblock.incarnation, generation: superblock.generation },
+    claimed: options.claim === undefined,
+    shard: options.shard,
+    seed,
+    geometry,
+    meta,
+    slots,
+    quarantine: new Quarantine(slots),
+    eras: new Eras(),
+    space,
+    batches: scan.batches,
+    entries: new EntryPool(options.world.slots),
+    tombstones: scan.tombstones,
+    buffers,
+  };
+  const state = new StoreState();
+  state.checkpointSeq = checkpoint.header.seq;
+  const rows = rowsOf(scan, checkpoint.body);
+  await readIndex(parts, checkpoint, scan, rows);
+  takePlaces(parts, scan);
+  for (const { layer, parent, snapSeq } of [...checkpoint.body.parents, ...scan.parents]) {
+    slots.layers.setParent(layer, parent, snapSeq);
+  }
+  // What was read may lie in a volatile cache yet: nothing is vouched for before this.
+  await runOnce(device, { verb: DiskVerb.Flush, region: DeviceRegion.Meta });
+  report(options, scan);
+  return {
+    parts,
+    state,
+    headPosition: scan.headPosition,
+    tailPosition: checkpoint.header.tailPosition,
+    lastCrc: scan.lastCrc,
+    tailPrevCrc: checkpoint.header.tailPrevCrc,
+    tailIncarnation: checkpoint.header.tailIncarnation,
+    install: (log) => installGroups(log, parts, state, scan),
+  };
+}
+
+/** Read the log from the checkpoint's tail on. */
+async function readLog(
+  options: StoreOptions,
+  places: {
+    readonly device: Device;
+    readonly space: LogSpace;
+    readonly slots: SlotTable;
+    readonly seed: number;
+    readonly buffers: number;
+  },
+  superblock: Superblock,
+  checkpoint: Checkpoint,
+): Promise<ScanResult> {
+  const { device, space, slots, seed, buffers } = places;
+  return await scanLog({
+    world: options.world,
+    device,
+    space,
+    shard: options.shard,
+    seed,
+    incarnationMax: superblock.incarnation,
+    tailPosition: checkpoint.header.tailPosition,
+    tailSeq: checkpoint.header.tailSeq,
+    tailPrevCrc: checkpoint.header.tailPrevCrc,
+    tailIncarnation: checkpoint.header.tailIncarnation,
+    groups: checkpoint.body.groups,
+    tombstones: checkpoint.body.tombstones,
+    buffer: buffers,
+    bufferBytes: BATCH_BUFFER_BYTES + MOVER_BUFFER_BYTES,
+    isUnit: (slot) => slots.isUnit(slot),
+    unitOffset: (slot) => slots.unitOffset(slot),
+  });
+}
+
+/* ------------------------------------------------------------- superblock */
+
+async function claimSuperblock(
+  options: StoreOptions,
+  device: Device,
+  buffer: number,
+): Promise<Superblock & { wasClean: boolean }> {
+  const found = await readSuperblock(options.world, device, buffer);
+  if (found === undefined) {
+    throw new FastblockError(
+      "FB4001",
+      `No store on ${options.disk.path}: no valid superblock, one of two wanted`,
+    );
+  }
+  judgeSuperblock(options, found);
+  if (options.claim !== undefined) {
+    if (found.incarnation !== options.claim.incarnation) {
+      throw new FastblockError(
+        "FB4006",
+        `The store was claimed by another start: incarnation ${String(found.incarnation)}, ${String(options.claim.incarnation)} wanted`,
+      );
+    }
+    return { ...found, wasClean: found.clean };
+  }
+  const claimed: Superblock = {
+    ...found,
+    generation: found.generation + 1,
+    incarnation: found.incarnation + 1,
+    clean: false,
+  };
+  await writeSuperblock(options.world, device, claimed, buffer);
+  return { ...claimed, wasClean: found.clean };
+}
+
+function judgeSuperblock(options: StoreOptions, found: Superblock): void {
+  if (found.format > FORMAT_VERSION) {
+    throw new FastblockError(
+      "FB4003",
+      `The store's format is newer: version ${String(found.format)}, at most ${String(FORMAT_VERSION)} wanted`,
+    );
+  }
+  if (hex(found.clusterId) !== hex(options.clusterId)) {
+    throw new FastblockError(
+      "FB4002",
+      `The device belongs to another cluster: ${hex(found.clusterId)}, ${hex(options.clusterId)} wanted`,
+    );
+  }
+  if (found.osd !== options.osd) {
+    throw new FastblockError(
+      "FB4002",
+      `The device belongs to another osd: ${String(found.osd)}, ${String(options.osd)} wanted`,
+    );
+  }
+  if (found.shardCount !== options.shardCount) {
+    throw new FastblockError(
+      "FB4006",
+      `The store was formatted for ${String(found.shardCount)} shards, ${String(options.shardCount)} wanted`,
+      { hint: "start the osd with the shard count of its store, or format it again" },
+    );
+  }
+  const remembered = options.incarnationRemembered ?? 0;
+  if (found.incarnation < remembered) {
+    throw new FastblockError(
+      "FB4004",
+      `The store is older than its peers remember: incarnation ${String(found.incarnation)}, at least ${String(remembered)} wanted`,
+    );
+  }
+}
+
+function identityOf(superblock: Superblock & { wasClean: boolean }): StoreIdentity {
+  return {
+    clusterId: superblock.clusterId,
+    osd: superblock.osd,
+    storeUuid: hex(superblock.storeUuid),
+    incarnation: superblock.incarnation,
+    shardCount: superblock.shardCount,
+    wasClean: superblock.wasClean,
+    formatVersion: superblock.format,
+  };
+}
+
+/** Write the clean flag; nothing is written behind it. */
+export async function markClean(parts: StoreParts): Promise<void> {
+  const found = await readSuperblock(parts.world, parts.device, parts.buffers);
+  if (found === undefined || found.incarnation !== parts.claim.incarnation) return;
+  const clean: Superblock = { ...found, generation: found.generation + 1, clean: true };
+  await writeSuperblock(parts.world, parts.device, clean, parts.buffers);
+}
+
+/* ---------------------------------------------------------- index, places */
+
+/** Rows are given in the order of the scan. */
+function rowsOf(scan: ScanResult, body: CheckpointBody): Map<number, number> {
+  const rows = new Map<number, number>();
+  const known = new Set(
+    body.groups.map((group) => `${String(group.pg)}/${String(group.replicaId)}`),
+  );
+  scan.groups.forEach((group, row) => {
+    // A replica made in this log after another one of its pg was removed in it: what the pages hold
+    // is the removed one's, or will be redone.
+    const old = known.has(`${String(group.pg)}/${String(group.replicaId)}`);
+    if (old || !scan.goneGroups.has(group.pg)) rows.set(group.pg, row);
+  });
+  return rows;
+}
+
+async function readIndex(
+  parts: StoreParts,
+  checkpoint: Checkpoint,
+  scan: ScanResult,
+  rows: Map<number, number>,
+): Promise<void> {
+  const found = await scanIndex({
+    world: parts.world,
+    device: parts.device,
+    table: parts.slots,
+    shard: parts.shard,
+    seed: parts.seed,
+    pageStamp: checkpoint.header.pageStamp,
+    pageCrcs: checkpoint.body.pageCrcs,
+    buffer: parts.buffers,
+    bufferBytes: BATCH_BUFFER_BYTES + MOVER_BUFFER_BYTES,
+    rowOf: (pg) => rows.get(pg) ?? -1,
+  });
+  if (found.damage.length === 0) return;
+  for (const { offsetBytes, text } of found.damage) {
+    parts.logger.warn("index page damaged, groups are refilled", { offsetBytes, text });
+  }
+  for (const group of scan.groups) {
+    if (group.health === GroupHealth.Ok) group.health = GroupHealth.Filling;
+  }
+}
+
+/** Units that the log names are taken; those that nothing will apply any more wait in quarantine. */
+function takePlaces(parts: StoreParts, scan: ScanResult): void {
+  const { slots } = parts;
+  const wanted = new Set<number>();
+  const record = new RecordView(parts.world.arena.view);
+  const scratch = new Entry();
+  for (const group of scan.groups) {
+    for (const entry of group.entries) {
+      if (entry.index <= group.state.applied) continue;
+      record.load(entry.record, 0, entry.record.byteLength);
+      if (record.runs === 0) continue;
+      record.fill(scratch);
+      for (let unit = 0; unit < scratch.unitCount; unit++) wanted.add(scratch.units[unit]!);
+    }
+  }
+  for (const slot of scan.namedUnits) {
+    if (slots.stateOf(slot) !== SlotState.Free) continue;
+    slots.takeNamed(slot);
+    if (!wanted.has(slot)) slots.quarantine(slot, 0);
+  }
+}
+
+/* ----------------------------------------------------------------- install */
+
+function installGroups(
+  log: ShardLog,
+  parts: StoreParts,
+  state: StoreState,
+  scan: ScanResult,
+): RecoveredGroup[] {
+  const recovered = scan.groups.map((group) => installGroup(log, parts, state, group));
+  scan.groups.forEach((group, row) => {
+    if (group.truncatedAt > 0) putFact(log, RecordType.Truncated, row, group.truncatedAt);
+    if (group.health === GroupHealth.Distrusted) putFact(log, RecordType.Distrusted, row, 0);
+    // The damaged page is written anew by the next checkpoint: the damage must not be forgotten.
+    if (group.health === GroupHealth.Filling) {
+      putFact(log, RecordType.Filling, row, group.fillIndex);
+    }
+  });
+  return recovered;
+}
+
+/** What start-up found out about a group, durable with the first batch of this start. */
+function putFact(log: ShardLog, type: RecordType, row: number, index: number): void {
+  const group = log.group(row);
+  const record = log.takeControl(type);
+  record.row = row;
+  record.pg = group.pg;
+  record.replicaId = group.replicaId;
+  record.index = index;
+  log.putControl(record);
+}
+
+function installGroup(
+  log: ShardLog,
+  parts: StoreParts,
+  state: StoreState,
+  group: ScannedGroup,
+): RecoveredGroup {
+  const rows = log.openGroup(group.pg, group.replicaId, group.baseIndex, group.baseTerm);
+  const facts = new RowState(group.health, group.fillIndex);
+  facts.recovered = group.entries;
+  state.rows[rows.row] = facts;
+  const record = new RecordView(parts.world.arena.view);
+  const scratch = new Entry();
+  for (const entry of group.entries) {
+    record.load(entry.record, 0, entry.record.byteLength);
+    record.fill(scratch);
+    rows.push(scratch, record.inlineCount, 0);
+    rows.place(entry.index, entry.seq, entry.recordAt, entry.inlineBlock);
+  }
+  rows.durable = rows.last;
+  const applied = Math.max(group.baseIndex, Math.min(group.state.applied, rows.last));
+  rows.installApplied(applied);
+  rows.term = group.term;
+  rows.vote = group.vote;
+  const commit = Math.max(group.commit, applied);
+  rows.commit = commit;
+  rows.commitLogged = commit;
+  rows.commitDurable = commit;
+  return {
+    row: rows.row,
+    pg: group.pg,
+    replicaId: group.replicaId,
+    health: group.health,
+    fillIndex: group.fillIndex,
+    term: group.term,
+    vote: group.vote,
+    commit,
+    baseIndex: group.baseIndex,
+    baseTerm: group.baseTerm,
+    lastIndex: rows.last,
+    state: group.state,
+    faulty: group.faulty,
+  };
+}
+
+function report(options: StoreOptions, scan: ScanResult): void {
+  for (const note of scan.notes) options.logger.warn("store recovery", { note });
+  if (scan.damaged)
+    options.logger.warn("the log is damaged, all replicas of the shard are distrusted");
+}

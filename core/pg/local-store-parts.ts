@@ -1,0 +1,122 @@
+// data path
+import type { StoreClaim, StoreIdentity, StoreOwner, StoreTuning } from "./local-store-types.ts";
+import type { Logger } from "../base/logger.ts";
+import { type Device, type DeviceObserver } from "../device/device.ts";
+import type {
+  BatchTable,
+  EntryPool,
+  Loader,
+  LogSpace,
+  ScannedEntry,
+  ShardLog,
+} from "../log/log.ts";
+import type { Mover, ObjectStore, Reader } from "../object/object.ts";
+import type { World } from "../reactor/world.ts";
+import type {
+  Eras,
+  Geometry,
+  GroupHealth,
+  PageWriter,
+  Quarantine,
+  SlotTable,
+  Tombstone,
+} from "../store/store.ts";
+
+export const TUNING_DEFAULT: StoreTuning = {
+  moverStartPercent: 25,
+  checkpointStartPercent: 40,
+  idleMs: 1000,
+  vouchMs: 50,
+  backgroundDepth: 16,
+};
+
+/** Local facts of one row beside its log. */
+export class RowState {
+  health: GroupHealth;
+  fillIndex: number;
+  /** Entries found at start that are not applied yet; empty when there are none. */
+  recovered: readonly ScannedEntry[] = NO_ENTRIES;
+
+  constructor(health: GroupHealth, fillIndex: number) {
+    this.health = health;
+    this.fillIndex = fillIndex;
+  }
+}
+
+const NO_ENTRIES: readonly ScannedEntry[] = [];
+
+/** Where the shard's checkpoints lie: two halves. */
+export interface MetaArea {
+  readonly offset: number;
+  readonly halfBytes: number;
+}
+
+/** The device's events, passed on to whoever is there by then. */
+export class DeviceEvents implements DeviceObserver {
+  target: DeviceObserver | null = null;
+
+  onDeviceFailed(errno: number): void {
+    this.target?.onDeviceFailed(errno);
+  }
+
+  onDeviceSlow(latencyUs: number): void {
+    this.target?.onDeviceSlow(latencyUs);
+  }
+
+  onDeviceRecovered(): void {
+    this.target?.onDeviceRecovered();
+  }
+}
+
+/** What an opened store is made of. */
+export interface StoreParts {
+  readonly world: World;
+  readonly device: Device;
+  readonly events: DeviceEvents;
+  readonly owner: StoreOwner;
+  readonly logger: Logger;
+  readonly tuning: StoreTuning;
+  readonly identity: StoreIdentity;
+  readonly claim: StoreClaim;
+  /** True when this shard claimed the device, and marks it clean at the end. */
+  readonly claimed: boolean;
+  readonly shard: number;
+  readonly seed: number;
+  readonly geometry: Geometry;
+  readonly meta: MetaArea;
+  readonly slots: SlotTable;
+  readonly quarantine: Quarantine;
+  readonly eras: Eras;
+  readonly space: LogSpace;
+  readonly batches: BatchTable;
+  readonly entries: EntryPool;
+  readonly tombstones: Tombstone[];
+  /** Arena offset of the store's own memory, laid out by `BUFFERS`. */
+  readonly buffers: number;
+}
+
+/** The components that need the store as their owner. */
+export interface StoreMachines {
+  readonly log: ShardLog;
+  readonly objects: ObjectStore;
+  readonly reader: Reader;
+  readonly mover: Mover;
+  readonly pages: PageWriter;
+  readonly loader: Loader;
+}
+
+/** Checkpoint sequence and the rows' facts, shared by the store and its checkpointer. */
+export class StoreState {
+  readonly rows: (RowState | undefined)[] = [];
+  checkpointSeq = 0;
+  checkpoints = 0;
+  flushes = 0;
+  checkpointBytes = 0;
+  /** Log blocks in use and slots in quarantine when the last checkpoint had ended. */
+  usedAfter = 0;
+  quarantinedAfter = 0;
+  /** Something was applied or freed since the last checkpoint began. */
+  changed = false;
+  failed = false;
+  closing = false;
+}

@@ -1,0 +1,144 @@
+// data path
+import type { Logger } from "../base/logger.ts";
+import type { Disk, World } from "../reactor/world.ts";
+import type { GroupHealth, GroupState } from "../store/store.ts";
+
+export { StoreLoadOp } from "../log/log.ts";
+export { BlockState, SNAP_SEQ_HEAD, StoreReadOp, StoreRepairOp } from "../object/object.ts";
+export {
+  GroupHealth,
+  type GroupState,
+} from "../store/store.ts";
+
+/** One replica as found at start: `baseIndex ≤ state.applied ≤ commit ≤ lastIndex`. */
+export interface RecoveredGroup {
+  /** Small handle of the replica on this shard; every call takes it. */
+  readonly row: number;
+  readonly pg: number;
+  readonly replicaId: number;
+  readonly health: GroupHealth;
+  /** With Filling: the cut X of the listing, 0 when none has begun. */
+  readonly fillIndex: number;
+  readonly term: number;
+  /** ReplicaId voted for in `term`, 0: none. */
+  readonly vote: number;
+  /** Highest commit index known durably; entries in (state.applied, commit] are to be replayed. */
+  readonly commit: number;
+  /** The log holds (baseIndex, lastIndex]; the entry at baseIndex had baseTerm. */
+  readonly baseIndex: number;
+  readonly baseTerm: number;
+  readonly lastIndex: number;
+  /** As of the checkpoint. */
+  readonly state: GroupState;
+  /** Indexes whose payload is damaged though it was durable: fetch from a peer, never cut. */
+  readonly faulty: readonly number[];
+}
+
+/** What the owner of a store implements. Calls come in handler or drain phases, in log order. */
+export interface StoreOwner {
+  /** All entries of the group up to `index` (of `term`) are on stable storage. */
+  onDurable(row: number, index: number, term: number): void;
+  /** The newest `putHardState` of the group is on stable storage. */
+  onHardStateDurable(row: number): void;
+  /** `createReplica` is on stable storage: only from here on the replica may vote or acknowledge. */
+  onReplicaCreated(row: number): void;
+  /** `removeReplica` is on stable storage; the row is free for another replica. */
+  onReplicaGone(row: number, pg: number, replicaId: number): void;
+  /** A write or flush failed: nothing is durable any more, every call answers DeviceFailed. Once. */
+  onDeviceFailed(reason: string): void;
+  /** The device's oldest operation or recent average passed a second; and is below half again. */
+  onDeviceSlow(latencyUs: number): void;
+  onDeviceRecovered(): void;
+  /**
+   * Background work met a damaged block: fetch it from a peer and `repair` it, or `markLost` when no
+   * replica has it. Told again until it is right.
+   */
+  onDamaged(row: number, layer: number, block: number, snapSeq: number, version: number): void;
+  /** State of the group as of its last applied entry, for a checkpoint. Cold, synchronous. */
+  encodeState(row: number): GroupState;
+}
+
+export interface StoreOptions {
+  readonly world: World;
+  readonly disk: Disk;
+  readonly clusterId: Uint8Array;
+  readonly osd: number;
+  readonly shard: number;
+  readonly shardCount: number;
+  readonly owner: StoreOwner;
+  readonly logger: Logger;
+  /** The incarnation that peers or the monitor saw last; a store below it is refused (FB4004). */
+  readonly incarnationRemembered?: number;
+  /**
+   * With several shards: shard 0 opens without it and claims the device (incarnation + 1); the
+   * others get `store.claim` of shard 0 (plain numbers, may be posted between threads).
+   */
+  readonly claim?: StoreClaim;
+  readonly tuning?: Partial<StoreTuning>;
+}
+
+/** One start of the store: what shards have to agree on. */
+export interface StoreClaim {
+  readonly incarnation: number;
+  readonly generation: number;
+}
+
+/** Limits of background work; the defaults suit production. */
+export interface StoreTuning {
+  /** Start moving home when the log is this full (percent), or after `idleMs` without appends. */
+  readonly moverStartPercent: number;
+  /** Start a checkpoint when the log is this full (percent). */
+  readonly checkpointStartPercent: number;
+  readonly idleMs: number;
+  /** R7: vouch for the last batch after this long without another. */
+  readonly vouchMs: number;
+  /** Device operations of the mover and of the page writer under way at a time. */
+  readonly backgroundDepth: number;
+}
+
+/** What `LocalStore.open` found out about itself. */
+export interface StoreIdentity {
+  readonly clusterId: Uint8Array;
+  readonly osd: number;
+  /** Random, one per format: 32 hex digits. */
+  readonly storeUuid: string;
+  readonly incarnation: number;
+  readonly shardCount: number;
+  /** True when the last stop was a clean one. */
+  readonly wasClean: boolean;
+  readonly formatVersion: number;
+}
+
+export interface StoreUsage {
+  /** Bytes of units of this shard: total, holding data (with reserved ones), in quarantine. */
+  readonly bytesTotal: number;
+  readonly bytesUsed: number;
+  readonly bytesQuarantined: number;
+  /** Log: ring size, and bytes between tail and head. */
+  readonly logBytesTotal: number;
+  readonly logBytesUsed: number;
+  /** Blocks that live in the log and are not moved home yet. */
+  readonly overlayBlocks: number;
+}
+
+/** Grow for ever, per shard. */
+export interface StoreCounters {
+  /** Bytes written to the device: log batches, whole units beside them, moved and copied home,
+   * index pages, checkpoints. */
+  readonly bytesLog: number;
+  readonly bytesDirect: number;
+  readonly bytesHome: number;
+  readonly bytesIndex: number;
+  readonly bytesCheckpoint: number;
+  /** Bytes read for clients. */
+  readonly bytesRead: number;
+  readonly batches: number;
+  readonly entries: number;
+  readonly entriesAppendedAgain: number;
+  readonly flushes: number;
+  readonly checkpoints: number;
+  readonly checksumFailures: number;
+  readonly blocksHealed: number;
+  readonly blocksMoved: number;
+  readonly unitsCopied: number;
+}

@@ -1,0 +1,195 @@
+// cold path: reading and writing the fixed structures of a device, at start, format and inspection.
+import { FastblockError } from "../base/errors.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import { type Device, DeviceRegion, readOnce, writeOnce } from "../device/device.ts";
+import type { World } from "../reactor/world.ts";
+import {
+  type CheckpointBody,
+  type CheckpointHeader,
+  decodeBody,
+  decodeCheckpointHeader,
+  decodeSuperblock,
+  decodeZoneTable,
+  encodeSuperblock,
+  type Geometry,
+  newestSuperblock,
+  type Superblock,
+  superblockOffset,
+  type ZoneTable,
+} from "../store/store.ts";
+import type { MetaArea } from "./local-store-parts.ts";
+
+export function hex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Seed of every checksum of a store but the superblock's: bytes of another format never pass. */
+export function seedOf(superblock: Superblock, world: World): number {
+  return world.checksum.crc32(superblock.storeUuid, 0);
+}
+
+async function readBlock(
+  world: World,
+  device: Device,
+  buffer: number,
+  offset: number,
+): Promise<Uint8Array> {
+  await readOnce(device, buffer, offset, BLOCK_SIZE, DeviceRegion.Super);
+  return world.arena.bytes.slice(buffer, buffer + BLOCK_SIZE);
+}
+
+/** Both copies, as far as they are valid. */
+export async function readSuperblocks(
+  world: World,
+  device: Device,
+  buffer: number,
+): Promise<{ a: Superblock | undefined; b: Superblock | undefined }> {
+  const a = decodeSuperblock(await readBlock(world, device, buffer, 0), world.checksum);
+  const size = Math.floor(device.sizeBytes / BLOCK_SIZE) * BLOCK_SIZE;
+  const ends = [size - BLOCK_SIZE];
+  if (a !== undefined && a.deviceBytes < size) ends.unshift(a.deviceBytes - BLOCK_SIZE);
+  for (const end of ends) {
+    if (end < BLOCK_SIZE) continue;
+    const b = decodeSuperblock(await readBlock(world, device, buffer, end), world.checksum);
+    if (b !== undefined) return { a, b };
+  }
+  return { a, b: undefined };
+}
+
+/** The valid superblock of the highest generation; FB4006 when its device is larger than this one. */
+export async function readSuperblock(
+  world: World,
+  device: Device,
+  buffer: number,
+): Promise<Superblock | undefined> {
+  const { a, b } = await readSuperblocks(world, device, buffer);
+  const newest = newestSuperblock(a, b);
+  if (newest !== undefined && newest.deviceBytes > device.sizeBytes) {
+    throw new FastblockError(
+      "FB4006",
+      `The device has shrunk: ${String(device.sizeBytes)} bytes, ${String(newest.deviceBytes)} wanted`,
+    );
+  }
+  return newest;
+}
+
+export async function writeSuperblock(
+  world: World,
+  device: Device,
+  superblock: Superblock,
+  buffer: number,
+): Promise<void> {
+  world.arena.bytes.set(encodeSuperblock(superblock, world.checksum), buffer);
+  const offset = superblockOffset(superblock.generation, superblock.deviceBytes);
+  await writeOnce(device, buffer, offset, BLOCK_SIZE, DeviceRegion.Super);
+}
+
+/** Device offsets of the two zone tables. */
+export function zoneTableOffsets(geometry: Geometry): [number, number] {
+  return [BLOCK_SIZE, BLOCK_SIZE + geometry.tableBytes];
+}
+
+/** The valid zone table of the highest generation. Throws FB4006 when both are damaged. */
+export async function readZoneTable(
+  world: World,
+  device: Device,
+  geometry: Geometry,
+  seed: number,
+  buffer: number,
+  bufferBytes: number,
+): Promise<ZoneTable> {
+  let newest: ZoneTable | undefined;
+  for (const offset of zoneTableOffsets(geometry)) {
+    if (geometry.tableBytes > bufferBytes) break;
+    await readOnce(device, buffer, offset, geometry.tableBytes, DeviceRegion.Super);
+    const bytes = world.arena.bytes.slice(buffer, buffer + geometry.tableBytes);
+    const table = decodeZoneTable(bytes, geometry.zoneCount, seed, world.checksum);
+    if (table !== undefined && (newest === undefined || table.generation > newest.generation)) {
+      newest = table;
+    }
+  }
+  if (newest !== undefined) return newest;
+  throw new FastblockError("FB4006", "Both zone tables are damaged: 0 valid, 1 wanted");
+}
+
+/** The meta zones of a shard as two halves. They follow each other on the device. */
+export function metaArea(zoneOffsets: readonly number[], zoneSize: number): MetaArea {
+  const first = zoneOffsets[0];
+  const gap = zoneOffsets.some((offset, at) => offset !== first! + at * zoneSize);
+  if (first === undefined || gap) {
+    throw new FastblockError("FB4006", "The checkpoint zones are scattered: one run wanted");
+  }
+  const half = Math.floor((zoneOffsets.length * zoneSize) / 2 / BLOCK_SIZE) * BLOCK_SIZE;
+  return { offset: first, halfBytes: half };
+}
+
+export interface MetaPlaces {
+  readonly meta: MetaArea;
+  readonly shard: number;
+  readonly seed: number;
+  /** Arena offset of at least 1 MiB. */
+  readonly buffer: number;
+}
+
+export interface Checkpoint {
+  readonly header: CheckpointHeader;
+  readonly body: CheckpointBody;
+}
+
+/** Both halves, as far as they are valid. */
+export async function readCheckpoints(
+  world: World,
+  device: Device,
+  places: MetaPlaces,
+): Promise<(Checkpoint | undefined)[]> {
+  const found: (Checkpoint | undefined)[] = [];
+  for (let half = 0; half < 2; half++) found.push(await readHalf(world, device, places, half));
+  return found;
+}
+
+/** The newest valid checkpoint. Throws FB4006 when there is none. */
+export async function readCheckpoint(
+  world: World,
+  device: Device,
+  places: MetaPlaces,
+): Promise<Checkpoint> {
+  let newest: Checkpoint | undefined;
+  for (const one of await readCheckpoints(world, device, places)) {
+    if (one === undefined) continue;
+    if (newest === undefined || one.header.seq > newest.header.seq) newest = one;
+  }
+  if (newest !== undefined) return newest;
+  throw new FastblockError("FB4006", "Both checkpoints are damaged: 0 valid, 1 wanted");
+}
+
+const CHUNK_BYTES = 1024 * 1024;
+
+async function readHalf(
+  world: World,
+  device: Device,
+  places: MetaPlaces,
+  half: number,
+): Promise<Checkpoint | undefined> {
+  const { meta, shard, seed, buffer } = places;
+  const offset = meta.offset + half * meta.halfBytes;
+  const { checksum, arena } = world;
+  const header = decodeCheckpointHeader(
+    await readBlock(world, device, buffer, offset).catch(() => new Uint8Array(BLOCK_SIZE)),
+    shard,
+    seed,
+    checksum,
+  );
+  if (header === undefined || header.seq % 2 !== half) return undefined;
+  if (header.bodyBytes > meta.halfBytes - BLOCK_SIZE) return undefined;
+  const bytes = new Uint8Array(header.bodyBytes);
+  for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+    const length = Math.min(CHUNK_BYTES, bytes.length - at);
+    const aligned = Math.ceil(length / BLOCK_SIZE) * BLOCK_SIZE;
+    const read = readOnce(device, buffer, offset + BLOCK_SIZE + at, aligned, DeviceRegion.Meta);
+    if (!(await read.then(() => true).catch(() => false))) return undefined;
+    bytes.set(arena.bytes.subarray(buffer, buffer + length), at);
+  }
+  if (checksum.crc32(bytes, seed) !== header.bodyCrc) return undefined;
+  const body = decodeBody(bytes, header);
+  return body === undefined ? undefined : { header, body };
+}

@@ -1,0 +1,459 @@
+// cold path: inspect and fsck run by hand on a stopped store.
+import { FastblockError } from "../base/errors.ts";
+import { BLOCK_SIZE, BLOCKS_PER_UNIT, UNIT_SIZE } from "../base/units.ts";
+import { Device, DeviceRegion, readOnce } from "../device/device.ts";
+import { EntryType, LogSpace, RecordView, type ScanResult, scanLog } from "../log/log.ts";
+import type { Disk, World } from "../reactor/world.ts";
+import {
+  GroupHealth,
+  type Geometry,
+  geometryOf,
+  type IndexScanResult,
+  newestSuperblock,
+  SlotState,
+  SlotTable,
+  type SlotZone,
+  type Superblock,
+  scanIndex,
+  stampText,
+  ZoneKind,
+  type ZoneTable,
+  zoneOffset,
+  zonesOf,
+} from "../store/store.ts";
+import { DeviceEvents } from "./local-store-parts.ts";
+import {
+  type Checkpoint,
+  hex,
+  type MetaPlaces,
+  metaArea,
+  readCheckpoints,
+  readSuperblocks,
+  readZoneTable,
+  seedOf,
+} from "./store-device.ts";
+
+export interface StoreFinding {
+  /** superblock, zone-table, checkpoint, log, index, data */
+  readonly region: string;
+  readonly offsetBytes: number;
+  readonly text: string;
+}
+
+export interface FsckReport {
+  /** True when nothing is damaged. */
+  readonly clean: boolean;
+  readonly findings: readonly StoreFinding[];
+  /** What is not damage but worth knowing: torn ends of a power cut, copies that are one behind. */
+  readonly notes: readonly string[];
+  readonly blocksChecked: number;
+  readonly batchesChecked: number;
+  readonly slotsChecked: number;
+}
+
+/** Memory for reading: a window of the log, pages, units. */
+const BUFFER_BYTES = 4 * 1024 * 1024;
+const READS_PARALLEL = 8;
+
+/** Everything that is read of one shard. */
+interface ShardView {
+  readonly shard: number;
+  readonly halves: readonly (Checkpoint | undefined)[];
+  readonly checkpoint: Checkpoint | undefined;
+  readonly space: LogSpace;
+  readonly slots: SlotTable;
+  readonly scan: ScanResult | undefined;
+  readonly index: IndexScanResult | undefined;
+}
+
+interface StoreView {
+  readonly superblock: Superblock;
+  readonly copies: { readonly a: boolean; readonly b: boolean };
+  readonly geometry: Geometry;
+  readonly table: ZoneTable;
+  readonly seed: number;
+  readonly shards: readonly ShardView[];
+}
+
+class StoreReader {
+  readonly world: World;
+  readonly device: Device;
+  readonly buffer: number;
+
+  constructor(world: World, disk: Disk) {
+    this.world = world;
+    this.device = new Device(world, disk, new DeviceEvents());
+    this.buffer = world.arena.allocate(BUFFER_BYTES);
+  }
+
+  async view(): Promise<StoreView> {
+    const { world, device, buffer } = this;
+    const { a, b } = await readSuperblocks(world, device, buffer);
+    const superblock = newestSuperblock(a, b);
+    if (superblock === undefined) {
+      throw new FastblockError(
+        "FB4001",
+        `No store on ${device.disk.path}: no valid superblock, one of two wanted`,
+      );
+    }
+    const seed = seedOf(superblock, world);
+    const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
+    const table = await readZoneTable(world, device, geometry, seed, buffer, BUFFER_BYTES);
+    const shards: ShardView[] = [];
+    for (let shard = 0; shard < superblock.shardCount; shard++) {
+      shards.push(await this.shard(superblock, geometry, table, seed, shard));
+    }
+    const copies = { a: a !== undefined, b: b !== undefined };
+    return { superblock, copies, geometry, table, seed, shards };
+  }
+
+  private async shard(
+    superblock: Superblock,
+    geometry: Geometry,
+    table: ZoneTable,
+    seed: number,
+    shard: number,
+  ): Promise<ShardView> {
+    const { world, device, buffer } = this;
+    const offsets = (kind: ZoneKind): number[] =>
+      zonesOf(table, kind, shard).map((zone) => zoneOffset(geometry, zone));
+    const meta = metaArea(offsets(ZoneKind.Meta), geometry.zoneSize);
+    const places: MetaPlaces = { meta, shard, seed, buffer };
+    const halves = await readCheckpoints(world, device, places);
+    const slots = new SlotTable(geometry, offsets(ZoneKind.Data));
+    const space = new LogSpace(offsets(ZoneKind.Log), geometry.zoneSize);
+    let checkpoint: Checkpoint | undefined;
+    for (const half of halves) {
+      if (half === undefined) continue;
+      if (checkpoint === undefined || half.header.seq > checkpoint.header.seq) checkpoint = half;
+    }
+    const none = { shard, halves, checkpoint, space, slots, scan: undefined, index: undefined };
+    if (checkpoint === undefined) return none;
+    const { header, body } = checkpoint;
+    const scan = await scanLog({
+      world,
+      device,
+      space,
+      shard,
+      seed,
+      incarnationMax: superblock.incarnation,
+      tailPosition: header.tailPosition,
+      tailSeq: header.tailSeq,
+      tailPrevCrc: header.tailPrevCrc,
+      tailIncarnation: header.tailIncarnation,
+      groups: body.groups,
+      tombstones: body.tombstones,
+      buffer,
+      bufferBytes: BUFFER_BYTES,
+      isUnit: (slot) => slots.isUnit(slot),
+      unitOffset: (slot) => slots.unitOffset(slot),
+    });
+    const index = await scanIndex({
+      world,
+      device,
+      table: slots,
+      shard,
+      seed,
+      pageStamp: header.pageStamp,
+      pageCrcs: body.pageCrcs,
+      buffer,
+      bufferBytes: BUFFER_BYTES,
+      rowOf: (pg) => scan.groups.findIndex((group) => group.pg === pg),
+    });
+    return { ...none, scan, index };
+  }
+}
+
+/* ------------------------------------------------------------------- fsck */
+
+class Checker {
+  readonly findings: StoreFinding[] = [];
+  readonly notes: string[] = [];
+  blocksChecked = 0;
+  batchesChecked = 0;
+  slotsChecked = 0;
+  private readonly reader: StoreReader;
+
+  constructor(reader: StoreReader) {
+    this.reader = reader;
+  }
+
+  find(region: string, offsetBytes: number, text: string): void {
+    this.findings.push({ region, offsetBytes, text });
+  }
+
+  async check(view: StoreView): Promise<void> {
+    if (!view.copies.a || !view.copies.b) {
+      this.notes.push(`superblock: copy ${view.copies.a ? "B" : "A"} is not valid`);
+    }
+    for (const shard of view.shards) await this.checkShard(shard);
+  }
+
+  private async checkShard(view: ShardView): Promise<void> {
+    const name = `shard ${String(view.shard)}`;
+    if (view.checkpoint === undefined || view.scan === undefined || view.index === undefined) {
+      this.find("checkpoint", 0, `${name}: both checkpoints are damaged`);
+      return;
+    }
+    if (view.halves.some((half) => half === undefined) && view.checkpoint.header.seq > 1) {
+      this.notes.push(`${name}: one checkpoint half is not valid`);
+    }
+    const { scan, index } = view;
+    for (const note of scan.notes) this.notes.push(`${name}: ${note}`);
+    this.batchesChecked += scan.batches.nextSeq - scan.batches.tailSeq;
+    if (scan.damaged) {
+      const offset = view.space.deviceOffset(scan.headPosition);
+      this.find("log", offset, `${name}: a batch in the middle of the log is damaged`);
+    }
+    this.slotsChecked += index.slotsChecked;
+    for (const { offsetBytes, text } of index.damage) this.find("index", offsetBytes, text);
+    this.checkGroups(view, scan);
+    await this.checkUnits(view, this.redone(scan));
+  }
+
+  private checkGroups(view: ShardView, scan: ScanResult): void {
+    for (const group of scan.groups) {
+      for (const index of group.faulty) {
+        const entry = group.entries.find((one) => one.index === index);
+        const block = entry === undefined ? 0 : entry.inlineBlock;
+        const offset = view.space.deviceOffset(Math.max(0, block));
+        const text = `pg ${String(group.pg)}: the payload of entry ${String(index)} is damaged`;
+        this.find("log", offset, text);
+      }
+      if (group.health === GroupHealth.Ok || scan.damaged) continue;
+      this.notes.push(`pg ${String(group.pg)}: ${GroupHealth[group.health]}`);
+    }
+  }
+
+  /** Blocks that redo writes again: their homes may hold anything. Keyed layer/block. */
+  private redone(scan: ScanResult): Set<string> {
+    const blocks = new Set<string>();
+    const record = new RecordView(this.reader.world.arena.view);
+    for (const group of scan.groups) {
+      for (const entry of group.entries) {
+        if (entry.index <= group.state.applied) continue;
+        if (entry.type !== EntryType.Write && entry.type !== EntryType.Zero) continue;
+        record.load(entry.record, 0, entry.record.byteLength);
+        for (let block = 0; block < record.blocks; block++) {
+          blocks.add(`${String(record.layer)}/${String(record.firstBlock + block)}`);
+        }
+      }
+    }
+    return blocks;
+  }
+
+  private async checkUnits(view: ShardView, redone: Set<string>): Promise<void> {
+    const { slots } = view;
+    const units: number[] = [];
+    slots.zones.forEach((zone, number) => {
+      if (!zone.opened) return;
+      for (let index = 0; index < slots.geometry.unitsPerZone; index++) {
+        if (zone.state[index] !== SlotState.Live || zone.dataBits[index] === 0) continue;
+        units.push(slots.slotAt(number, index));
+      }
+    });
+    for (let from = 0; from < units.length; from += READS_PARALLEL) {
+      const group = units.slice(from, from + READS_PARALLEL);
+      const done = await Promise.allSettled(
+        group.map((slot, at) =>
+          readOnce(
+            this.reader.device,
+            this.reader.buffer + at * UNIT_SIZE,
+            slots.unitOffset(slot),
+            UNIT_SIZE,
+            DeviceRegion.Data,
+          ),
+        ),
+      );
+      group.forEach((slot, at) => {
+        const good = done[at]!.status === "fulfilled";
+        this.checkUnit(slots, slot, this.reader.buffer + at * UNIT_SIZE, good, redone);
+      });
+    }
+  }
+
+  private checkUnit(
+    slots: SlotTable,
+    slot: number,
+    buffer: number,
+    readable: boolean,
+    redone: Set<string>,
+  ): void {
+    const zone = slots.zoneOf(slot);
+    const index = slots.indexOf(slot);
+    const layer = slots.layers.idOf(zone.layer[index]!);
+    for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+      if (((zone.dataBits[index]! >>> bit) & 1) === 0) continue;
+      const block = zone.unit[index]! * BLOCKS_PER_UNIT + bit;
+      if (redone.has(`${String(layer)}/${String(block)}`)) continue;
+      this.blocksChecked += 1;
+      const bytes = this.reader.world.arena.block(buffer + bit * BLOCK_SIZE);
+      const crc = this.reader.world.checksum.crc32(bytes, 0);
+      if (readable && crc === slots.crcOfBlock(slot, bit)) continue;
+      const offset = slots.unitOffset(slot) + bit * BLOCK_SIZE;
+      const what = readable ? "does not match its checksum" : "can not be read";
+      const version = String(slots.versionOfBlock(slot, bit));
+      const text = `layer ${String(layer)} block ${String(block)} version ${version} ${what}`;
+      this.find("data", offset, text);
+    }
+  }
+}
+
+/**
+ * Check a stopped store read-only: every structure, every checksum, every block. What a power cut
+ * may leave (a torn end of the log, blocks and pages that redo writes again) is no damage.
+ * Throws FB4001 when there is no store.
+ */
+export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
+  const reader = new StoreReader(world, disk);
+  const checker = new Checker(reader);
+  try {
+    await checker.check(await reader.view());
+  } catch (error) {
+    if (!(error instanceof FastblockError) || error.code !== "FB4006") throw error;
+    checker.find("zone-table", BLOCK_SIZE, error.message);
+  }
+  return {
+    clean: checker.findings.length === 0,
+    findings: checker.findings,
+    notes: checker.notes,
+    blocksChecked: checker.blocksChecked,
+    batchesChecked: checker.batchesChecked,
+    slotsChecked: checker.slotsChecked,
+  };
+}
+
+/* ---------------------------------------------------------------- inspect */
+
+/**
+ * Everything about a store that can be told without its data, as plain JSON-able values: superblock,
+ * zones, checkpoint, log, groups, objects. Throws FB4001, FB4006.
+ */
+export async function inspectStore(world: World, disk: Disk): Promise<Record<string, unknown>> {
+  const view = await new StoreReader(world, disk).view();
+  const { superblock, geometry } = view;
+  return {
+    superblock: {
+      clusterId: hex(superblock.clusterId),
+      storeUuid: hex(superblock.storeUuid),
+      osd: superblock.osd,
+      shards: superblock.shardCount,
+      format: superblock.format,
+      generation: superblock.generation,
+      incarnation: superblock.incarnation,
+      clean: superblock.clean,
+      deviceBytes: superblock.deviceBytes,
+      copyA: view.copies.a,
+      copyB: view.copies.b,
+    },
+    zones: {
+      sizeBytes: geometry.zoneSize,
+      count: geometry.zoneCount,
+      unitsPerZone: geometry.unitsPerZone,
+      slotsPerZone: geometry.slotsPerZone,
+      log: countZones(view.table, ZoneKind.Log),
+      meta: countZones(view.table, ZoneKind.Meta),
+      data: countZones(view.table, ZoneKind.Data),
+      free: countZones(view.table, ZoneKind.Free),
+    },
+    checkpoint: view.shards.map(inspectCheckpoint),
+    log: view.shards.map(inspectLog),
+    groups: view.shards.flatMap(inspectGroups),
+    objects: view.shards.map(inspectObjects),
+  };
+}
+
+function countZones(table: ZoneTable, kind: ZoneKind): number {
+  return table.zones.filter((zone) => zone.kind === kind).length;
+}
+
+function inspectCheckpoint(view: ShardView): Record<string, unknown> {
+  const { checkpoint, shard } = view;
+  if (checkpoint === undefined) return { shard, valid: false };
+  const { header, body } = checkpoint;
+  return {
+    shard,
+    valid: true,
+    validHalves: view.halves.filter((half) => half !== undefined).length,
+    seq: header.seq,
+    incarnation: header.incarnation,
+    bodyBytes: header.bodyBytes,
+    pageStamp: stampText(header.pageStamp),
+    tailSeq: header.tailSeq,
+    groups: header.groups,
+    pagesWritten: body.pageCrcs.reduce((count, crc) => count + (crc === 0 ? 0 : 1), 0),
+    tombstones: body.tombstones,
+    parents: body.parents,
+  };
+}
+
+function inspectLog(view: ShardView): Record<string, unknown> {
+  const { scan, space, shard, checkpoint } = view;
+  const sizeBytes = space.ringBlocks * BLOCK_SIZE;
+  if (scan === undefined || checkpoint === undefined) return { shard, sizeBytes, valid: false };
+  const usedBlocks = scan.headPosition - checkpoint.header.tailPosition;
+  return {
+    shard,
+    sizeBytes,
+    usedBytes: usedBlocks * BLOCK_SIZE,
+    tailSeq: scan.batches.tailSeq,
+    nextSeq: scan.batches.nextSeq,
+    damaged: scan.damaged,
+    notes: scan.notes,
+  };
+}
+
+function inspectGroups(view: ShardView): Record<string, unknown>[] {
+  if (view.scan === undefined) return [];
+  return view.scan.groups.map((group) => ({
+    shard: view.shard,
+    pg: group.pg,
+    replica: group.replicaId,
+    health: GroupHealth[group.health],
+    term: group.term,
+    vote: group.vote,
+    base: group.baseIndex,
+    last: group.baseIndex + group.entries.length,
+    commit: group.commit,
+    appliedAtCheckpoint: group.state.applied,
+    faulty: group.faulty,
+    sessions: group.state.sessions.length,
+    fences: group.state.fences.length,
+  }));
+}
+
+function inspectObjects(view: ShardView): Record<string, unknown> {
+  const { slots } = view;
+  const layers = new Map<number, { units: number; blocks: number; holes: number }>();
+  let units = 0;
+  for (const zone of slots.zones) {
+    if (!zone.opened) continue;
+    for (let index = 0; index < slots.geometry.slotsPerZone; index++) {
+      const state = zone.state[index]!;
+      if (state !== SlotState.Live && state !== SlotState.Hole) continue;
+      const layer = slots.layers.idOf(zone.layer[index]!);
+      const sum = layers.get(layer) ?? { units: 0, blocks: 0, holes: 0 };
+      if (state === SlotState.Hole) sum.holes += 1;
+      else {
+        units += 1;
+        sum.units += 1;
+        sum.blocks += bitsOf(zone, index);
+      }
+      layers.set(layer, sum);
+    }
+  }
+  return {
+    shard: view.shard,
+    unitsTotal: slots.unitsTotal,
+    unitsUsed: units,
+    damagedPages: view.index?.damage ?? [],
+    layers: Array.from(layers, ([layer, sum]) => ({ layer, ...sum })),
+  };
+}
+
+function bitsOf(zone: SlotZone, index: number): number {
+  let bits = zone.dataBits[index]!;
+  let count = 0;
+  for (; bits !== 0; bits &= bits - 1) count += 1;
+  return count;
+}

@@ -1,0 +1,14 @@
+// data path
+/** Face of the store's structures: superblock, zones, index slots, quarantine, checkpoint. */
+export * from "./checkpoint-codec.ts";
+export { getU64, putU64 } from "./fixed.ts";
+export * from "./geometry.ts";
+export { NONE } from "./layer-table.ts";
+export { type IndexScanResult, scanIndex } from "./index-scan.ts";
+export { PAGE_BUFFER_BYTES, PageWriter, type PageWriterOwner } from "./page-writer.ts";
+export { Eras, Quarantine } from "./quarantine.ts";
+export * from "./slot-codec.ts";
+export { SlotTable, UNITS_PER_HOLE } from "./slot-table.ts";
+export { SlotFlag, SlotState, SlotZone } from "./slot-zone.ts";
+export * from "./superblock.ts";
+export * from "./zone-table.ts";
