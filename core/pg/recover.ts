@@ -1,0 +1,51 @@
+// cold path: runs once per group at start.
+import { assert } from "../base/assert.ts";
+import { decodeConfiguration } from "../raft/raft.ts";
+import { Group } from "./group.ts";
+import type { RecoveredGroup } from "./local-store.ts";
+import type { PgShard } from "./pg.ts";
+
+/**
+ * Rebuild a group as its store holds it, and apply what is known as committed.
+ *
+ * A new process holds no lease and no promise: `PgShard.voteBlocked` answers true for 400 ms.
+ */
+export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
+  const group = new Group(shard, recovered.pg, recovered.replicaId, recovered.row);
+  const state = recovered.state;
+  const conf = decodeConfiguration(state.conf);
+  assert(conf !== null, "recoverGroup: the checkpoint's configuration can not be read");
+  group.sessions.expiredBelow = state.expiredBelow;
+  for (const one of state.sessions) {
+    group.sessions.restore(one.session, one.base, one.bits, one.lastIndex);
+  }
+  for (const one of state.fences) group.layers.apply(one.layer, one.lockEpoch, one.snapSeq);
+  group.confIndex = state.confIndex;
+  shard.makeNode(group, {
+    term: recovered.term,
+    vote: recovered.vote,
+    commitIndex: recovered.commit,
+    appliedIndex: state.applied,
+    conf,
+    baseIndex: recovered.baseIndex,
+    baseTerm: recovered.baseTerm,
+  });
+  const scratch = shard.store.entries.take();
+  for (let index = recovered.baseIndex + 1; index <= recovered.lastIndex; index++) {
+    assert(
+      shard.store.recoveredEntry(recovered.row, index, scratch),
+      "recoverGroup: an entry of the log is missing",
+    );
+    group.node.restoreEntry(scratch.term, scratch.type);
+  }
+  shard.store.entries.release(scratch);
+  group.node.restored();
+  group.appliedIndex = state.applied;
+  group.appendedIndex = recovered.lastIndex;
+  group.ring.first = recovered.lastIndex + 1;
+  group.ring.last = recovered.lastIndex;
+  group.commitIndex = group.node.commitIndex;
+  group.marks.reach(recovered.lastIndex, group.node.log.lastTerm);
+  group.applyCommitted();
+  return group;
+}

@@ -1,0 +1,102 @@
+import { describe, expect, test } from "bun:test";
+import { Prng } from "../base/prng.ts";
+import {
+  NumberState,
+  SESSIONS_MAX,
+  SessionTable,
+  SessionWindow,
+  WINDOW_SIZE,
+} from "./session-window.ts";
+
+describe("SessionWindow", () => {
+  test("a number is fresh once, applied afterwards, in any order", () => {
+    const window = new SessionWindow(7);
+    expect(window.stateOf(0, 0)).toBe(NumberState.Fresh);
+    window.mark(3, 0);
+    expect(window.stateOf(3, 0)).toBe(NumberState.Applied);
+    expect(window.stateOf(2, 0)).toBe(NumberState.Fresh);
+    window.mark(2, 0);
+    expect(window.stateOf(2, 0)).toBe(NumberState.Applied);
+  });
+
+  test("numbers past the window wait until below moves it", () => {
+    const window = new SessionWindow(7);
+    expect(window.stateOf(WINDOW_SIZE - 1, 0)).toBe(NumberState.Fresh);
+    expect(window.stateOf(WINDOW_SIZE, 0)).toBe(NumberState.TooFar);
+    window.mark(9, 5);
+    expect(window.base).toBe(5);
+    expect(window.stateOf(4, 0)).toBe(NumberState.Applied);
+    expect(window.stateOf(WINDOW_SIZE + 4, 0)).toBe(NumberState.Fresh);
+    expect(window.stateOf(WINDOW_SIZE + 5, 0)).toBe(NumberState.TooFar);
+  });
+
+  test("moving the base clears what its bits meant before", () => {
+    const window = new SessionWindow(7);
+    for (let number = 0; number < WINDOW_SIZE; number++) window.mark(number, 0);
+    window.mark(WINDOW_SIZE + 10, WINDOW_SIZE + 5);
+    expect(window.stateOf(WINDOW_SIZE + 6, 0)).toBe(NumberState.Fresh);
+    expect(window.stateOf(WINDOW_SIZE + 10, 0)).toBe(NumberState.Applied);
+    window.mark(5 * WINDOW_SIZE, 5 * WINDOW_SIZE);
+    expect(window.stateOf(5 * WINDOW_SIZE + 10, 0)).toBe(NumberState.Fresh);
+  });
+
+  test("agrees with a set of all applied numbers", () => {
+    const random = new Prng(20_261_121);
+    for (let round = 0; round < 50; round++) {
+      const window = new SessionWindow(1);
+      const applied = new Set<number>();
+      let below = 0;
+      for (let step = 0; step < 400; step++) {
+        const number = window.base + random.below(WINDOW_SIZE);
+        const wanted = applied.has(number) ? NumberState.Applied : NumberState.Fresh;
+        expect(window.stateOf(number, 0)).toBe(wanted);
+        if (wanted === NumberState.Applied) continue;
+        applied.add(number);
+        window.mark(number, Math.min(below, number));
+        while (applied.has(below) && random.below(3) > 0) below++;
+      }
+    }
+  });
+});
+
+test("numbers whose requests were given up do not close the window", () => {
+  const window = new SessionWindow(7);
+  expect(window.stateOf(300, 0)).toBe(NumberState.TooFar);
+  expect(window.stateOf(300, 290)).toBe(NumberState.Fresh);
+  window.mark(300, 290);
+  expect(window.stateOf(300, 290)).toBe(NumberState.Applied);
+});
+
+describe("SessionTable", () => {
+  test("an ended session's late request is refused, a newer session is not", () => {
+    const table = new SessionTable();
+    table.apply(10, 0, 0, 1);
+    table.apply(12, 0, 0, 2);
+    table.end(12);
+    expect(table.accepts(10)).toBe(true);
+    expect(table.accepts(12)).toBe(false);
+    expect(table.accepts(13)).toBe(true);
+  });
+
+  test("the session used longest ago is forgotten, and refused from then on", () => {
+    const table = new SessionTable();
+    for (let session = 1; session <= SESSIONS_MAX; session++) table.apply(session, 0, 0, session);
+    table.apply(1, 1, 1, SESSIONS_MAX + 1);
+    table.apply(SESSIONS_MAX + 1, 0, 0, SESSIONS_MAX + 2);
+    expect(table.size).toBe(SESSIONS_MAX);
+    expect(table.find(2)).toBeUndefined();
+    expect(table.accepts(2)).toBe(false);
+    expect(table.accepts(1)).toBe(true);
+  });
+
+  test("what is restored classifies as before", () => {
+    const table = new SessionTable();
+    table.apply(5, 300, 290, 1);
+    const window = table.find(5)!;
+    const copy = new SessionTable();
+    copy.restore(5, window.base, window.bits, window.lastIndex);
+    for (let number = 0; number < 700; number++) {
+      expect(copy.find(5)!.stateOf(number, 0)).toBe(window.stateOf(number, 0));
+    }
+  });
+});

@@ -1,0 +1,149 @@
+// data path
+import { assert } from "../base/assert.ts";
+
+/** How many requests of one session may be open in one group. */
+export const WINDOW_SIZE = 256;
+const WINDOW_WORDS = WINDOW_SIZE / 32;
+/** Sessions that one group remembers; beyond, the one used longest ago is forgotten for good. */
+export const SESSIONS_MAX = 1024;
+
+/** What a window knows of a request number. */
+export enum NumberState {
+  /** Not applied: propose it. */
+  Fresh = 0,
+  /** Applied already: answer again, apply nothing. */
+  Applied = 1,
+  /** Past the window: the client sends it later. */
+  TooFar = 2,
+}
+
+/**
+ * Which requests of one session this group has applied (exactly-once, `core/README.md`).
+ *
+ * Numbers are dense per (session, group). Everything below `base` is answered; bit
+ * `number mod 256` tells of the 256 numbers from `base` on. Part of the replicated state: changes
+ * only by applying entries, so that all replicas agree.
+ *
+ * Invariant: only bits of numbers in [base, base + 256) may be set.
+ */
+export class SessionWindow {
+  readonly session: number;
+  base = 0;
+  readonly bits: Uint32Array = new Uint32Array(WINDOW_WORDS);
+  /** Index of the last entry of this session, for forgetting the oldest. */
+  lastIndex = 0;
+
+  constructor(session: number) {
+    this.session = session;
+  }
+
+  /** Classify a request number; `below` comes with it and will move the window. */
+  stateOf(number: number, below: number): NumberState {
+    if (number < this.base) return NumberState.Applied;
+    if (number >= Math.max(this.base, below) + WINDOW_SIZE) return NumberState.TooFar;
+    if (number >= this.base + WINDOW_SIZE) return NumberState.Fresh;
+    const bit = number % WINDOW_SIZE;
+    const set = (this.bits[bit >>> 5]! >>> (bit & 31)) & 1;
+    return set === 1 ? NumberState.Applied : NumberState.Fresh;
+  }
+
+  /** Record an applied request and what the client no longer waits for. */
+  mark(number: number, below: number): void {
+    assert(below <= number, "SessionWindow.mark: below passes the number");
+    if (below > this.base) this.advance(below);
+    if (number < this.base) return;
+    assert(number < this.base + WINDOW_SIZE, "SessionWindow.mark: number past the window");
+    const bit = number % WINDOW_SIZE;
+    this.bits[bit >>> 5] = this.bits[bit >>> 5]! | (1 << (bit & 31));
+  }
+
+  private advance(below: number): void {
+    if (below - this.base >= WINDOW_SIZE) {
+      this.bits.fill(0);
+    } else {
+      for (let number = this.base; number < below; number++) {
+        const bit = number % WINDOW_SIZE;
+        this.bits[bit >>> 5] = this.bits[bit >>> 5]! & ~(1 << (bit & 31));
+      }
+    }
+    this.base = below;
+  }
+}
+
+/**
+ * All session windows of one group.
+ *
+ * Bounded: when a session too many comes, the one used longest ago is forgotten, and from then on
+ * an unknown session with an id up to the forgotten one's is refused (`SessionExpired`): it may be
+ * the forgotten one, whose open writes have an unknown outcome. Ids grow, so new sessions pass.
+ */
+export class SessionTable {
+  private readonly windows = new Map<number, SessionWindow>();
+  /** Unknown sessions below this id are refused. */
+  expiredBelow = 0;
+
+  get size(): number {
+    return this.windows.size;
+  }
+
+  find(session: number): SessionWindow | undefined {
+    return this.windows.get(session);
+  }
+
+  /** True when requests of this session may be applied. */
+  accepts(session: number): boolean {
+    return session >= this.expiredBelow || this.windows.has(session);
+  }
+
+  // cold: makes a window once per session and group.
+  /** Record an applied entry. Requires what `accepts` and `stateOf` allowed when it was proposed. */
+  apply(session: number, number: number, below: number, index: number): void {
+    let window = this.windows.get(session);
+    if (window === undefined) {
+      if (this.windows.size >= SESSIONS_MAX) this.forgetOldest();
+      window = new SessionWindow(session);
+      this.windows.set(session, window);
+    }
+    window.mark(number, below);
+    window.lastIndex = index;
+  }
+
+  /** Forget a session that ended; its late requests are refused. */
+  end(session: number): void {
+    if (this.windows.delete(session) && session >= this.expiredBelow) {
+      // Later sessions stay open: only an id that is gone and lower than this one is refused.
+      this.expiredBelow = session + 1;
+    }
+  }
+
+  // cold: at start.
+  /** Put a window back as a checkpoint holds it. */
+  restore(session: number, base: number, bits: Uint32Array, lastIndex: number): void {
+    const window = new SessionWindow(session);
+    window.base = base;
+    window.bits.set(bits);
+    window.lastIndex = lastIndex;
+    this.windows.set(session, window);
+  }
+
+  // cold: for checkpoints.
+  /** Every window, in order of session ids (the order of checkpoints and digests). */
+  list(): SessionWindow[] {
+    return [...this.windows.values()].sort((a, b) => a.session - b.session);
+  }
+
+  private forgetOldest(): void {
+    let oldest: SessionWindow | null = null;
+    for (const window of this.windows.values()) {
+      if (
+        oldest === null ||
+        window.lastIndex < oldest.lastIndex ||
+        (window.lastIndex === oldest.lastIndex && window.session < oldest.session)
+      ) {
+        oldest = window;
+      }
+    }
+    assert(oldest !== null, "SessionTable.forgetOldest: there is a window");
+    this.end(oldest.session);
+  }
+}
