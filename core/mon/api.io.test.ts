@@ -1,0 +1,343 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { MonHarness, until } from "./bun-mon-harness.ts";
+
+let mon: MonHarness;
+beforeEach(async () => {
+  mon = new MonHarness();
+  await mon.start();
+});
+afterEach(async () => {
+  const { errors } = mon;
+  await mon.close();
+  expect(errors).toEqual([]);
+});
+
+async function poolActive(name: string): Promise<void> {
+  await until(`pool ${name} is active`, async () => {
+    const { body } = await mon.get(`/pools/${name}`);
+    return body.pgs.other === 0;
+  });
+}
+
+describe("pools", () => {
+  test("a pool on too few osds is refused with what to do", async () => {
+    await mon.addOsds(2);
+    const { status, type, body } = await mon.post("/pools", { name: "p", size: 3 });
+    expect(status).toBe(409);
+    expect(type).toContain("application/problem+json");
+    expect(body).toMatchObject({
+      code: "FB2003",
+      detail: "creating pool p: 2 osds can take replicas, wanted 3",
+      hint: "add osds, or create the pool with --size 2",
+    });
+    expect((await mon.get("/pools")).body.items).toEqual([]);
+  });
+
+  test("a pool is created, established, shown, and not created twice", async () => {
+    await mon.addOsds(3);
+    const created = await mon.post("/pools", { name: "p", size: 3 });
+    expect(created.status).toBe(201);
+    expect(created.body).toMatchObject({ name: "p", size: 3, pgCount: 32, failureDomain: "osd" });
+    expect(created.body.objectBytes).toBe(4_194_304);
+    await poolActive("p");
+    const again = await mon.post("/pools", { name: "p", size: 3 });
+    expect([again.status, again.body.code]).toEqual([409, "FB2002"]);
+    const { body } = await mon.get("/pgs?pool=p");
+    expect(body.items.length).toBe(32);
+    expect(body.items[0]).toMatchObject({ id: "1.0", pool: "p", state: "active", term: 1 });
+    const leaders = body.items.map((pg: { leaderOsd: number }) => pg.leaderOsd);
+    for (const osd of [0, 1, 2]) {
+      expect([10, 11]).toContain(leaders.filter((one: number) => one === osd).length);
+    }
+    const explained = await mon.get("/pools/p:explain");
+    expect(explained.body).toMatchObject({ pool: "p", ok: true, domainsUsable: 3, rejected: [] });
+    expect((await mon.get("/status")).body).toMatchObject({
+      backend: "file",
+      health: { status: "ok" },
+      osds: { total: 3, up: 3, in: 3 },
+      pgs: { total: 32, byState: { active: 32 } },
+    });
+  });
+
+  test("sizes 1 and 2 come with a warning; malformed ones are refused", async () => {
+    await mon.addOsds(3);
+    const two = await mon.post("/pools", { name: "two", size: 2 });
+    expect(two.body.notes.join()).toContain("one failure stops writes");
+    const one = await mon.post("/pools", { name: "one", size: 1 });
+    expect(one.body.notes.join()).toContain("nothing to heal from");
+    for (const [body, code] of [
+      [{ name: "x", size: 0 }, "FB1001"],
+      [{ name: "x", size: 7 }, "FB1001"],
+      [{ name: "x", size: 1.5 }, "FB1001"],
+      [{ name: "x", size: 1, pgCount: 33 }, "FB1001"],
+      [{ name: "x", size: 1, pgCount: 131_072 }, "FB1001"],
+      [{ name: "x", size: 1, objectBytes: 4097 }, "FB1001"],
+      [{ name: "x", size: 1, failureDomain: "rack" }, "FB1001"],
+      [{ name: "x", size: 1, colour: "red" }, "FB1001"],
+      [{ name: "../x", size: 1 }, "FB1002"],
+      [{ name: "x".repeat(64), size: 1 }, "FB1002"],
+      [{ size: 1 }, "FB1001"],
+      ["not json", "FB1001"],
+    ] as const) {
+      const answer = await mon.post("/pools", body);
+      expect([answer.status, answer.body.code]).toEqual([400, code]);
+    }
+    expect((await mon.get("/pools")).body.items.length).toBe(2);
+  });
+
+  test("a dry run checks and changes nothing", async () => {
+    await mon.addOsds(3);
+    const { body: before } = await mon.get("/status");
+    const dry = await mon.post("/pools?dryRun=true", { name: "p", size: 3 });
+    expect([dry.status, dry.body.name]).toEqual([201, "p"]);
+    expect((await mon.post("/pools?dryRun=true", { name: "p", size: 4 })).body.code).toBe("FB2003");
+    expect((await mon.get("/status")).body.map).toEqual(before.map);
+    expect((await mon.get("/pools/p")).body.code).toBe("FB2001");
+  });
+
+  test("a pool with images is not removed, an empty one is", async () => {
+    const [osd] = await mon.addOsds(1);
+    await mon.post("/pools", { name: "p", size: 1, pgCount: 4 });
+    await poolActive("p");
+    await mon.post("/pools/p/images", { name: "i", sizeBytes: 4096 });
+    const refused = await mon.ask("DELETE", "/api/v1/pools/p");
+    expect(refused.body).toMatchObject({ code: "FB2004", why: "there are i" });
+    await mon.ask("DELETE", "/api/v1/pools/p/images/i");
+    expect((await mon.ask("DELETE", "/api/v1/pools/p")).status).toBe(200);
+    expect((await mon.get("/pools/p")).body).toMatchObject({
+      code: "FB2001",
+      why: "there are no pools",
+    });
+    await until("the osd drops the groups", () => osd!.map.pgs.size === 0);
+    // Ids are not used again: neither the pool's, nor its groups'.
+    expect((await mon.post("/pools", { name: "p", size: 1 })).body.id).toBe(2);
+  });
+});
+
+describe("images", () => {
+  beforeEach(async () => {
+    await mon.addOsds(3);
+    await mon.post("/pools", { name: "p", size: 3, pgCount: 8 });
+    await poolActive("p");
+  });
+
+  test("are created, listed, renamed; names and ids as promised", async () => {
+    const first = await mon.post("/pools/p/images", { name: "a", sizeBytes: 1_048_576 });
+    expect(first.status).toBe(201);
+    expect(first.body).toMatchObject({ path: "p/a", sizeBytes: 1_048_576, sessions: [] });
+    expect(first.body.created).toMatch(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
+    const twice = await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 });
+    expect([twice.status, twice.body.code]).toEqual([409, "FB3002"]);
+    const missing = await mon.post("/pools/q/images", { name: "a", sizeBytes: 4096 });
+    expect([missing.status, missing.body.code, missing.body.why]).toEqual([
+      404,
+      "FB2001",
+      "there are p",
+    ]);
+    const big = await mon.post("/pools/p/images", { name: "b", sizeBytes: "17592186044416" });
+    expect(big.body.sizeBytes).toBe(17_592_186_044_416);
+    for (const sizeBytes of [0, 1, 4095, "17592186048512", -4096]) {
+      const { body } = await mon.post("/pools/p/images", { name: "c", sizeBytes });
+      expect(["FB3003", "FB1001"]).toContain(body.code);
+    }
+    expect((await mon.post("/pools/p/images", { name: "a/b", sizeBytes: 4096 })).body.code).toBe(
+      "FB1002",
+    );
+    const renamed = await mon.ask("PATCH", "/api/v1/pools/p/images/a", { name: "z" });
+    expect(renamed.body).toMatchObject({ id: first.body.id, path: "p/z" });
+    expect((await mon.ask("PATCH", "/api/v1/pools/p/images/z", { name: "b" })).body.code).toBe(
+      "FB3002",
+    );
+    expect((await mon.get("/pools/p/images/a")).body.code).toBe("FB3001");
+    const names = (await mon.get("/images?pool=p")).body.items.map(
+      (one: { name: string }) => one.name,
+    );
+    expect(names).toEqual(["b", "z"]);
+  });
+
+  test("a removed image's name is free at once, its ids never", async () => {
+    const first = await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 });
+    const removed = await mon.ask("DELETE", "/api/v1/pools/p/images/a");
+    expect(removed.status).toBe(202);
+    const second = await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 });
+    expect(second.status).toBe(201);
+    expect(second.body.id).toBeGreaterThan(first.body.id);
+    expect(second.body.layer).toBeGreaterThan(first.body.layer);
+    const done = await mon.get(`/operations/${String(removed.body.id)}?waitMs=5000`);
+    expect(done.body).toMatchObject({ state: "done", done: 8, total: 8, error: null });
+  });
+
+  test("growing is immediate", async () => {
+    await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 });
+    const grown = await mon.post("/pools/p/images/a:resize", { sizeBytes: 8192 });
+    expect([grown.status, grown.body.image.sizeBytes, grown.body.operation]).toEqual([
+      200,
+      8192,
+      null,
+    ]);
+    expect((await mon.post("/pools/p/images/a:resize", { sizeBytes: 1 })).body.code).toBe("FB3003");
+    expect((await mon.post("/pools/p/images/b:resize", { sizeBytes: 4096 })).body.code).toBe(
+      "FB3001",
+    );
+  });
+});
+
+describe("osds and groups", () => {
+  test("out stops new placement, in allows it again", async () => {
+    await mon.addOsds(3);
+    expect((await mon.post("/osds/1:out")).body).toMatchObject({ id: 1, in: false, up: true });
+    const refused = await mon.post("/pools", { name: "p", size: 3 });
+    expect(refused.body).toMatchObject({ code: "FB2003", why: "osd 1 is out" });
+    expect((await mon.post("/osds/1:in?dryRun=true")).status).toBe(200);
+    expect((await mon.get("/osds/1")).body.in).toBe(false);
+    expect((await mon.post("/osds/1:in")).body.in).toBe(true);
+    expect((await mon.post("/pools", { name: "p", size: 3 })).status).toBe(201);
+    expect((await mon.post("/osds/9:in")).body.code).toBe("FB2101");
+    expect((await mon.post("/osds/x:in")).body.code).toBe("FB1001");
+  });
+
+  test("a leader is moved by a command to the osd that leads", async () => {
+    const osds = await mon.addOsds(3);
+    await mon.post("/pools", { name: "p", size: 3, pgCount: 1 });
+    await poolActive("p");
+    const { body: pg } = await mon.get("/pgs/1.0");
+    const [from, to] = [osds[pg.leaderOsd]!, osds[pg.osds[1]]!];
+    const answer = mon.post("/pgs/1.0:transferLeader", { osd: to.options.id });
+    await until("the command arrives", () => from.commands.length === 1);
+    expect(from.commands[0]!.command).toMatchObject({
+      case: "transferLeader",
+      value: { pg: 65_536, toReplica: pg.replicas[1].replicaId },
+    });
+    from.leads.clear();
+    to.leads.set(65_536, 2);
+    await to.report();
+    const { status, body } = await answer;
+    expect([status, body.leaderOsd, body.term]).toEqual([200, to.options.id, 2]);
+    expect((await mon.post("/pgs/1.0:transferLeader", { osd: 9 })).body.code).toBe("FB1001");
+    expect((await mon.get("/pgs/1.7")).body.code).toBe("FB2201");
+    expect((await mon.get("/pgs/nonsense")).body.code).toBe("FB2201");
+  });
+
+  test("a replaced replica leaves the map when a configuration without it is applied", async () => {
+    const osds = await mon.addOsds(4);
+    await mon.post("/pools", { name: "p", size: 3, pgCount: 1 });
+    await poolActive("p");
+    const { body: pg } = await mon.get("/pgs/1.0");
+    const spare = [0, 1, 2, 3].find((id) => !pg.osds.includes(id))!;
+    const same = { fromOsd: pg.osds[2], toOsd: pg.osds[1] };
+    expect((await mon.post("/pgs/1.0:replaceReplica", same)).body.code).toBe("FB2003");
+    const leader = osds[pg.leaderOsd]!;
+    leader.isReporting = false;
+    const answer = await mon.post("/pgs/1.0:replaceReplica", { fromOsd: pg.osds[2], toOsd: spare });
+    expect(answer.status).toBe(202);
+    expect(answer.body.osds).toEqual([pg.osds[0], pg.osds[1], spare]);
+    expect(answer.body.replicas.map((one: { replicaId: number }) => one.replicaId)).toEqual([
+      1, 2, 4, 3,
+    ]);
+    expect(answer.body.replicas[3].leaving).toBe(true);
+    await until(
+      "the leader has the map",
+      () => leader.map.pgs.get(65_536 as never)!.replicas.length === 4,
+    );
+    leader.isReporting = true;
+    await leader.report();
+    await until("the old replica is gone", async () => {
+      const { body } = await mon.get("/pgs/1.0");
+      return body.replicas.length === 3;
+    });
+    expect((await mon.get("/pgs/1.0")).body.configuration.voters).toEqual([1, 2, 4]);
+  });
+});
+
+describe("the rest", () => {
+  test("every route is in the document, with problems for its errors", async () => {
+    const { body } = await mon.ask("GET", "/openapi.json");
+    expect(body.openapi).toBe("3.1.0");
+    expect(Object.keys(body.paths).sort()).toEqual(
+      [
+        "/api/v1/health",
+        "/api/v1/images",
+        "/api/v1/operations",
+        "/api/v1/operations/{operation}",
+        "/api/v1/osds",
+        "/api/v1/osds/{osd}",
+        "/api/v1/osds/{osd}:in",
+        "/api/v1/osds/{osd}:out",
+        "/api/v1/pgs",
+        "/api/v1/pgs/{pg}",
+        "/api/v1/pgs/{pg}:replaceReplica",
+        "/api/v1/pgs/{pg}:transferLeader",
+        "/api/v1/pools",
+        "/api/v1/pools/{pool}",
+        "/api/v1/pools/{pool}/images",
+        "/api/v1/pools/{pool}/images/{image}",
+        "/api/v1/pools/{pool}/images/{image}:resize",
+        "/api/v1/pools/{pool}:explain",
+        "/api/v1/status",
+        "/api/v1/version",
+      ].sort(),
+    );
+  });
+
+  test("metrics have own names, one block a family, osds' counters labelled", async () => {
+    await mon.addOsds(2);
+    await mon.get("/status");
+    await until("reports arrive", async () => {
+      const { body } = await mon.ask("GET", "/metrics");
+      return body.includes('fastblock_osd_ops_total{osd="1",op="write"} 7');
+    });
+    const { body, type } = await mon.ask("GET", "/metrics");
+    expect(type).toContain("text/plain");
+    expect(body).toContain("fastblock_process_cpu_seconds_total 1.5");
+    expect(body).toContain('fastblock_osd_up{osd="0",host="this-host"} 1');
+    expect(body).toContain("fastblock_health_status 0");
+    const types = body.split("\n").filter((line: string) => line.startsWith("# TYPE"));
+    expect(new Set(types).size).toBe(types.length);
+    for (const line of types) expect(line).toMatch(/^# TYPE fastblock_/);
+    for (const line of body.split("\n")) {
+      expect(line).toMatch(/^(#.*|[a-z_]+(\{.*\})? [-+.\deInfNa]+)?$/);
+    }
+  });
+
+  test("pages of other origins and names that point here are refused", async () => {
+    const evil = await mon.ask(
+      "POST",
+      "/api/v1/pools",
+      { name: "p" },
+      { origin: "http://evil.example" },
+    );
+    expect([evil.status, evil.body.code]).toEqual([403, "FB1007"]);
+    const rebound = await mon.ask("GET", "/api/v1/status", undefined, { host: "evil.example" });
+    expect([rebound.status, rebound.body.code]).toEqual([403, "FB1007"]);
+    expect((await mon.ask("GET", "/")).body).toContain("page");
+    expect((await mon.ask("GET", "/healthz")).body).toBe("ok\n");
+    expect((await mon.ask("GET", "/api/v1/nothing")).body).toMatchObject({
+      status: 404,
+      code: "FB1001",
+    });
+    const large = await mon.post("/pools", { name: "x".repeat(100_000), size: 1 });
+    expect([large.status, large.body.code]).toEqual([400, "FB1001"]);
+  });
+
+  test("what was answered is there after a restart of the monitor", async () => {
+    const osds = await mon.addOsds(3);
+    await mon.post("/pools", { name: "p", size: 3, pgCount: 4 });
+    await poolActive("p");
+    const { body: image } = await mon.post("/pools/p/images", { name: "a", sizeBytes: 8192 });
+    const before = (await mon.get("/status")).body;
+    await mon.stopMonitor();
+    await mon.start();
+    const after = (await mon.get("/status")).body;
+    expect(after.map.generation).toBe(before.map.generation);
+    expect(after.map.epoch).toBeGreaterThanOrEqual(before.map.epoch);
+    expect(after.osds).toEqual(before.osds);
+    expect((await mon.get("/pools/p/images/a")).body).toEqual(image);
+    await until("the osds are back", () => osds.every((osd) => osd.map.epoch >= before.map.epoch));
+    await until("the groups are reported again", async () => {
+      const { body } = await mon.get("/pgs/1.0");
+      return body.replicas.every((one: { role: string }) => one.role !== "unknown");
+    });
+    const next = await mon.post("/pools/p/images", { name: "b", sizeBytes: 8192 });
+    expect(next.body.id).toBeGreaterThan(image.id);
+  });
+});

@@ -1,0 +1,376 @@
+import { assert } from "../base/assert.ts";
+import { FastblockError } from "../base/errors.ts";
+import type { ImageId, OsdId, PgId, PoolId, SessionId } from "../base/ids.ts";
+import { type MapChange, type MapDelta, ClusterMap } from "../cluster/cluster.ts";
+import type { OsdRow, PgRow, PoolRow } from "../cluster/cluster.ts";
+import type { MetaCompare, MetaRow, MetaStore, MetaWrite } from "./meta-store.ts";
+import type {
+  Allocators,
+  ClusterRecord,
+  ImageRecord,
+  OperationRecord,
+  OsdRecord,
+  PgRecord,
+  SessionRecord,
+} from "./records.ts";
+
+/**
+ * Everything that the monitor knows for good, in memory, with the store behind it.
+ *
+ * ```
+ * cluster            ClusterRecord                   ids                Allocators
+ * map                {epoch}
+ * map/osd/ID         OsdRow                          osd/ID             OsdRecord
+ * map/pool/ID        PoolRow
+ * map/pg/ID          PgRow                           pg/ID              PgRecord
+ * image/ID           ImageRecord                     session/ID         SessionRecord
+ * operation/ID       OperationRecord
+ * ```
+ *
+ * Every change is one transaction: `change` runs a function that checks the state as it is and
+ * stages writes, commits them durably, and only then lets memory (and with it every reader and
+ * subscriber) see them. Changes queue behind each other, so a check can not be overtaken. Each
+ * commit compares the leader's election key: a monitor that lost it changes nothing any more.
+ *
+ * Ids come from allocators whose rows are written in the same transaction as what uses the id. A
+ * catalogue that was restored from a backup jumps (`raiseGeneration`): what was handed out after
+ * the backup is never handed out again.
+ */
+export class Catalogue {
+  readonly map: ClusterMap = new ClusterMap();
+  readonly images: Map<ImageId, ImageRecord> = new Map();
+  readonly sessions: Map<SessionId, SessionRecord> = new Map();
+  readonly osds: Map<OsdId, OsdRecord> = new Map();
+  readonly pgs: Map<PgId, PgRecord> = new Map();
+  readonly operations: Map<number, OperationRecord> = new Map();
+  private readonly store: MetaStore;
+  private readonly fence: () => MetaCompare;
+  private readonly onMap: (delta: MapDelta) => void;
+  private readonly imageNames = new Map<string, ImageId>();
+  private ids: Allocators = { pool: 0, image: 0, layer: 0, session: 0, operation: 0 };
+  private queue: Promise<void> = Promise.resolve();
+  private failed: Error | undefined;
+
+  /** `fence`: the compare on the leader's election key. `onMap`: called after each new epoch. */
+  constructor(store: MetaStore, fence: () => MetaCompare, onMap: (delta: MapDelta) => void) {
+    this.store = store;
+    this.fence = fence;
+    this.onMap = onMap;
+  }
+
+  /** Read everything; the first start writes the cluster's identity. */
+  async load(clusterId: string): Promise<void> {
+    const { rows } = await this.store.range("");
+    const byKey = new Map(rows.map((row) => [row.key, row]));
+    const cluster = parse<ClusterRecord>(byKey.get("cluster"));
+    if (cluster === undefined) {
+      await this.create(clusterId);
+      return;
+    }
+    checkCluster(cluster, clusterId);
+    this.ids = parse<Allocators>(byKey.get("ids")) ?? this.ids;
+    this.map.apply(mapOf(rows, cluster.generation, parse<{ epoch: number }>(byKey.get("map"))));
+    for (const row of rows) this.loadRow(row);
+  }
+
+  /**
+   * Make a change. `build` runs synchronously against the present state and stages writes; what
+   * it throws changes nothing. Answers its result once everything is durable and visible.
+   *
+   * With `dryRun` everything is checked and nothing written.
+   */
+  change<T>(build: (change: Change) => T, dryRun = false): Promise<T> {
+    const result = this.queue.then(() => this.changeNow(build, dryRun));
+    this.queue = result.then(
+      () => undefined,
+      () => undefined,
+    );
+    return result;
+  }
+
+  /** Why nothing can be changed any more: the monitor must start again. */
+  get failure(): Error | undefined {
+    return this.failed;
+  }
+
+  /** Wait until every change begun so far is done. */
+  idle(): Promise<void> {
+    return this.queue;
+  }
+
+  /** Find an image by pool and name. */
+  imageByName(pool: PoolId, name: string): ImageRecord | undefined {
+    const id = this.imageNames.get(nameKey(pool, name));
+    return id === undefined ? undefined : this.images.get(id);
+  }
+
+  /**
+   * After a restore from a backup: raise the generation, so that the maps of this monitor pass for
+   * newer than any that were handed out before, and jump every allocator.
+   */
+  async raiseGeneration(seen: number): Promise<void> {
+    const generation = Math.max(this.map.generation, seen) + 1;
+    const ids: Allocators = {
+      pool: this.ids.pool + POOL_JUMP,
+      image: this.ids.image + ID_JUMP,
+      layer: this.ids.layer + ID_JUMP,
+      session: this.ids.session + SESSION_JUMP,
+      operation: this.ids.operation + ID_JUMP,
+    };
+    const cluster = parse<ClusterRecord>(await this.store.get("cluster"));
+    assert(cluster !== undefined, "raiseGeneration: no cluster record");
+    await this.commit([
+      { key: "cluster", value: JSON.stringify({ ...cluster, generation }) },
+      { key: "ids", value: JSON.stringify(ids) },
+    ]);
+    this.ids = ids;
+    const full = this.map.deltaFrom(0, 0);
+    assert(full !== undefined, "raiseGeneration: no map");
+    const delta = { ...full, generation };
+    this.map.apply(delta);
+    this.onMap(delta);
+  }
+
+  private async create(clusterId: string): Promise<void> {
+    const cluster: ClusterRecord = {
+      clusterId,
+      generation: 1 as ClusterRecord["generation"],
+      format: FORMAT,
+    };
+    await this.commit([
+      { key: "cluster", value: JSON.stringify(cluster) },
+      { key: "map", value: JSON.stringify({ epoch: 1 }) },
+    ]);
+    this.map.apply(mapOf([], 1, { epoch: 1 }));
+  }
+
+  private async changeNow<T>(build: (change: Change) => T, dryRun: boolean): Promise<T> {
+    if (this.failed !== undefined) throw this.failed;
+    const change = new Change(this, this.ids);
+    const result = build(change);
+    if (dryRun) return result;
+    const delta = change.delta();
+    const writes = change.writes(delta);
+    if (writes.length === 0) return result;
+    await this.commit(writes);
+    this.ids = change.ids;
+    change.applyTo(this);
+    if (delta !== undefined) {
+      this.map.apply(delta);
+      this.onMap(delta);
+    }
+    return result;
+  }
+
+  /** Any doubt about a commit makes memory and store differ: the monitor must start again. */
+  private async commit(writes: MetaWrite[]): Promise<void> {
+    let ok: boolean;
+    try {
+      ok = (await this.store.commit({ compares: [this.fence()], writes })).ok;
+    } catch (error) {
+      this.failed = new FastblockError("FB1003", "the catalogue failed", {
+        why: error instanceof Error ? error.message : String(error),
+      });
+      throw this.failed;
+    }
+    if (ok) return;
+    this.failed = new FastblockError("FB1004", "this monitor no longer leads");
+    throw this.failed;
+  }
+
+  private loadRow(row: MetaRow): void {
+    const [kind, id] = row.key.split("/");
+    if (id === undefined) return;
+    if (kind === "image") this.putImage(must<ImageRecord>(row));
+    else if (kind === "session") put(this.sessions, must<SessionRecord>(row));
+    else if (kind === "osd") put(this.osds, must<OsdRecord>(row));
+    else if (kind === "pg") put(this.pgs, must<PgRecord>(row));
+    else if (kind === "operation") put(this.operations, must<OperationRecord>(row));
+  }
+
+  /** For `Change` and `load` alone. */
+  putImage(image: ImageRecord): void {
+    this.dropImage(image.id);
+    this.images.set(image.id, image);
+    this.imageNames.set(nameKey(image.pool, image.name), image.id);
+  }
+
+  /** For `Change` and `load` alone. */
+  dropImage(id: ImageId): void {
+    const before = this.images.get(id);
+    if (before === undefined) return;
+    this.images.delete(id);
+    this.imageNames.delete(nameKey(before.pool, before.name));
+  }
+}
+
+const FORMAT = 1;
+const POOL_JUMP = 64;
+const ID_JUMP = 1_048_576;
+/** Sessions are handed out fastest: one per attachment. */
+const SESSION_JUMP = 4_294_967_296;
+
+/** The writes of one transaction, staged. Use it within `build` only. */
+export class Change {
+  ids: Allocators;
+  private readonly catalogue: Catalogue;
+  private readonly staged = new Map<string, string | undefined>();
+  private readonly applies: ((catalogue: Catalogue) => void)[] = [];
+  private mapChange: MapChange | undefined;
+  private hasIds = false;
+
+  constructor(catalogue: Catalogue, ids: Allocators) {
+    this.catalogue = catalogue;
+    this.ids = ids;
+  }
+
+  /** Take the next id of a kind. */
+  allocate(kind: keyof Allocators): number {
+    const id = this.ids[kind] + 1;
+    this.ids = { ...this.ids, [kind]: id };
+    this.hasIds = true;
+    return id;
+  }
+
+  /** Make the next epoch of the map. Once a transaction. */
+  changeMap(change: MapChange): void {
+    assert(this.mapChange === undefined, "Change.changeMap: called twice");
+    this.mapChange = change;
+  }
+
+  putImage(image: ImageRecord): void {
+    this.stage(`image/${String(image.id)}`, image);
+    this.applies.push((catalogue) => catalogue.putImage(image));
+  }
+
+  removeImage(id: ImageId): void {
+    this.stage(`image/${String(id)}`, undefined);
+    this.applies.push((catalogue) => catalogue.dropImage(id));
+  }
+
+  putSession(session: SessionRecord): void {
+    this.stage(`session/${String(session.id)}`, session);
+    this.applies.push((catalogue) => put(catalogue.sessions, session));
+  }
+
+  removeSession(id: SessionId): void {
+    this.stage(`session/${String(id)}`, undefined);
+    this.applies.push((catalogue) => catalogue.sessions.delete(id));
+  }
+
+  putOsd(osd: OsdRecord): void {
+    this.stage(`osd/${String(osd.id)}`, osd);
+    this.applies.push((catalogue) => put(catalogue.osds, osd));
+  }
+
+  putPg(pg: PgRecord): void {
+    this.stage(`pg/${String(pg.id)}`, pg);
+    this.applies.push((catalogue) => put(catalogue.pgs, pg));
+  }
+
+  putOperation(operation: OperationRecord): void {
+    this.stage(`operation/${String(operation.id)}`, operation);
+    this.applies.push((catalogue) => put(catalogue.operations, operation));
+  }
+
+  removeOperation(id: number): void {
+    this.stage(`operation/${String(id)}`, undefined);
+    this.applies.push((catalogue) => catalogue.operations.delete(id));
+  }
+
+  /** For the catalogue: the map's delta, if the change makes one. */
+  delta(): MapDelta | undefined {
+    return this.mapChange === undefined ? undefined : this.catalogue.map.next(this.mapChange);
+  }
+
+  /** For the catalogue: everything staged, as rows of the store. */
+  writes(delta: MapDelta | undefined): MetaWrite[] {
+    const all = new Map(this.staged);
+    if (this.hasIds) all.set("ids", JSON.stringify(this.ids));
+    if (delta !== undefined) stageDelta(all, delta);
+    for (const id of delta?.removedPgs ?? []) {
+      all.set(`pg/${String(id)}`, undefined);
+      this.applies.push((catalogue) => catalogue.pgs.delete(id as PgId));
+    }
+    return [...all].map(([key, value]) => ({ key, value }));
+  }
+
+  /** For the catalogue: let memory see the change. */
+  applyTo(catalogue: Catalogue): void {
+    for (const apply of this.applies) apply(catalogue);
+  }
+
+  private stage(key: string, value: object | undefined): void {
+    this.staged.set(key, value === undefined ? undefined : JSON.stringify(value));
+  }
+}
+
+function stageDelta(all: Map<string, string | undefined>, delta: MapDelta): void {
+  all.set("map", JSON.stringify({ epoch: delta.epoch }));
+  for (const row of delta.osds) all.set(`map/osd/${String(row.id)}`, JSON.stringify(row));
+  for (const row of delta.pools) all.set(`map/pool/${String(row.id)}`, JSON.stringify(row));
+  for (const row of delta.pgs) all.set(`map/pg/${String(row.id)}`, JSON.stringify(row));
+  for (const id of delta.removedOsds) all.set(`map/osd/${String(id)}`, undefined);
+  for (const id of delta.removedPools) all.set(`map/pool/${String(id)}`, undefined);
+  for (const id of delta.removedPgs) all.set(`map/pg/${String(id)}`, undefined);
+}
+
+function mapOf(
+  rows: readonly MetaRow[],
+  generation: number,
+  identity: { readonly epoch: number } | undefined,
+): MapDelta {
+  const of = <T>(kind: string): T[] =>
+    rows.filter((row) => row.key.startsWith(`map/${kind}/`)).map((row) => must<T>(row));
+  return {
+    generation,
+    fromEpoch: 0,
+    epoch: identity?.epoch ?? 1,
+    full: true,
+    osds: of<OsdRow>("osd"),
+    pools: of<PoolRow>("pool"),
+    pgs: of<PgRow>("pg"),
+    removedOsds: [],
+    removedPools: [],
+    removedPgs: [],
+    part: 0,
+    more: false,
+  };
+}
+
+function checkCluster(cluster: ClusterRecord, clusterId: string): void {
+  if (cluster.format > FORMAT) {
+    throw new FastblockError(
+      "FB4003",
+      `opening the catalogue: layout ${String(cluster.format)}, this program knows ${String(FORMAT)}`,
+    );
+  }
+  if (cluster.clusterId !== clusterId) {
+    throw new FastblockError(
+      "FB4002",
+      `opening the catalogue: it belongs to cluster ${cluster.clusterId}, this one is ${clusterId}`,
+      { hint: "give the monitor the data directory of its own cluster" },
+    );
+  }
+}
+
+function parse<T>(row: MetaRow | undefined): T | undefined {
+  return row === undefined ? undefined : must<T>(row);
+}
+
+/** Rows are written by this file alone; a row that is not JSON means a damaged store. */
+function must<T>(row: MetaRow): T {
+  try {
+    return JSON.parse(row.value) as T;
+  } catch {
+    throw new FastblockError("FB4006", `reading the catalogue: ${row.key} is not JSON`);
+  }
+}
+
+function put<K extends number, V extends { readonly id: K }>(map: Map<K, V>, value: V): void {
+  map.set(value.id, value);
+}
+
+function nameKey(pool: PoolId, name: string): string {
+  return `${String(pool)}/${name}`;
+}

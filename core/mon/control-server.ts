@@ -1,0 +1,309 @@
+import { create } from "@bufbuild/protobuf";
+import {
+  ImageChangedSchema,
+  ImageCloseReplySchema,
+  ImageCloseRequestSchema,
+  ImageListReplySchema,
+  ImageListRequestSchema,
+  ImageOpenMode,
+  ImageOpenReplySchema,
+  ImageOpenRequestSchema,
+  ImageRefreshReplySchema,
+  ImageRefreshRequestSchema,
+  MapGetReplySchema,
+  MapGetRequestSchema,
+  MapSubscribeReplySchema,
+  MapSubscribeRequestSchema,
+  MapUpdateSchema,
+  type OsdCommand,
+  OsdCommandSchema,
+  OsdRegisterReplySchema,
+  OsdRegisterRequestSchema,
+  OsdReportReplySchema,
+  OsdReportRequestSchema,
+} from "../../proto/gen/control_pb.ts";
+import { FastblockError } from "../base/errors.ts";
+import type { OsdId, SessionId } from "../base/ids.ts";
+import {
+  type ClusterMap,
+  compareMapIdentity,
+  type MapDelta,
+  splitDelta,
+} from "../cluster/cluster.ts";
+import type { World } from "../reactor/world.ts";
+import { type Connection, ControlService, Method, Role } from "../rpc/rpc.ts";
+import type { Catalogue } from "./catalogue.ts";
+import type { ImageService } from "./image-service.ts";
+import { type OsdService, REPORT_INTERVAL_MS } from "./osd-service.ts";
+import type { PoolService } from "./pool-service.ts";
+import type { SessionMode } from "./records.ts";
+import { headerOf, type SessionHolder, type SessionService } from "./session-service.ts";
+
+export interface ControlServerOptions {
+  readonly world: World;
+  readonly catalogue: Catalogue;
+  readonly osds: OsdService;
+  readonly pools: PoolService;
+  readonly images: ImageService;
+  readonly sessions: SessionService;
+}
+
+/**
+ * Control RPC: what osds, gateways and clients ask of the monitor, and what it pushes to them.
+ *
+ * A subscriber's map advances without gaps: what it lacks is pushed before the reply to its
+ * request, everything later after it, all in order. Carrying the update in the reply was not
+ * enough: whoever awaits the reply takes the pushes that arrive with it first.
+ */
+export class ControlServer {
+  readonly service: ControlService;
+  private readonly options: ControlServerOptions;
+  private readonly peers = new Map<Connection, ControlPeer>();
+
+  constructor(options: ControlServerOptions) {
+    this.options = options;
+    this.service = new ControlService(options.world, {
+      onClose: (connection) => this.onClose(connection),
+    });
+    this.serveOsds();
+    this.serveMaps();
+    this.serveImages();
+  }
+
+  /** The map moved: push the change to everybody who follows. */
+  onMap(delta: MapDelta): void {
+    let parts: MapDelta[] | undefined;
+    for (const peer of this.peers.values()) {
+      if (!peer.follows(delta)) continue;
+      parts ??= splitDelta(delta);
+      peer.send(parts);
+    }
+  }
+
+  /** Tell the process of an osd something. False when it is not connected. */
+  command(osd: OsdId, command: OsdCommand["command"]): boolean {
+    for (const peer of this.peers.values()) {
+      if (peer.osd !== osd) continue;
+      const message = create(OsdCommandSchema, { command });
+      return this.service.push(peer.connection, Method.OsdCommand, OsdCommandSchema, message);
+    }
+    return false;
+  }
+
+  /** Connected peers, for status. */
+  get peerCount(): number {
+    return this.peers.size;
+  }
+
+  private serveOsds(): void {
+    const { osds, catalogue } = this.options;
+    this.service.serve(
+      Method.OsdRegister,
+      OsdRegisterRequestSchema,
+      OsdRegisterReplySchema,
+      async (request, connection) => {
+        checkOsd(connection, request.osd, request.storeUuid);
+        const { incarnation } = await osds.register(request);
+        // A connection that died with the osd's host may still stand here.
+        for (const other of this.peers.values()) {
+          if (other.osd === (request.osd as OsdId)) other.osd = undefined;
+        }
+        const peer = this.peerOf(connection);
+        peer.osd = request.osd as OsdId;
+        peer.subscribe(request.generation, request.epoch);
+        return create(OsdRegisterReplySchema, {
+          incarnation: BigInt(incarnation),
+          reportIntervalMs: REPORT_INTERVAL_MS,
+        });
+      },
+    );
+    this.service.serve(
+      Method.OsdReport,
+      OsdReportRequestSchema,
+      OsdReportReplySchema,
+      (request, connection) => {
+        checkOsd(connection, request.osd, undefined);
+        const isKnown =
+          this.peerOf(connection).osd === (request.osd as OsdId) && osds.report(request);
+        return create(OsdReportReplySchema, {
+          generation: catalogue.map.generation,
+          epoch: catalogue.map.epoch,
+          register: !isKnown,
+        });
+      },
+    );
+  }
+
+  private serveMaps(): void {
+    this.service.serve(
+      Method.MapSubscribe,
+      MapSubscribeRequestSchema,
+      MapSubscribeReplySchema,
+      (request, connection) => {
+        this.peerOf(connection).subscribe(request.generation, request.epoch);
+        return create(MapSubscribeReplySchema);
+      },
+    );
+    this.service.serve(
+      Method.MapGet,
+      MapGetRequestSchema,
+      MapGetReplySchema,
+      (request, connection) => {
+        this.peerOf(connection).catchUp(request.generation, request.epoch);
+        return create(MapGetReplySchema);
+      },
+    );
+  }
+
+  private serveImages(): void {
+    const { images, sessions, pools, catalogue } = this.options;
+    this.service.serve(
+      Method.ImageOpen,
+      ImageOpenRequestSchema,
+      ImageOpenReplySchema,
+      async (request, connection) => {
+        const signed = await sessions.open(
+          () => images.imageOf(request.pool, request.image),
+          modeOf(request.mode),
+          request.client === "" ? (connection.peer?.name ?? "?") : request.client,
+          request.takeOver,
+          this.peerOf(connection),
+        );
+        return create(ImageOpenReplySchema, signed);
+      },
+    );
+    this.service.serve(
+      Method.ImageRefresh,
+      ImageRefreshRequestSchema,
+      ImageRefreshReplySchema,
+      async (request, connection) => {
+        const id = Number(request.session) as SessionId;
+        const signed = await sessions.refresh(id, this.peerOf(connection));
+        return create(ImageRefreshReplySchema, signed);
+      },
+    );
+    this.service.serve(
+      Method.ImageClose,
+      ImageCloseRequestSchema,
+      ImageCloseReplySchema,
+      async (request) => {
+        await sessions.close(Number(request.session) as SessionId);
+        return create(ImageCloseReplySchema);
+      },
+    );
+    this.service.serve(
+      Method.ImageList,
+      ImageListRequestSchema,
+      ImageListReplySchema,
+      (request) => {
+        const pool = request.pool === "" ? undefined : pools.poolOf(request.pool).id;
+        return create(ImageListReplySchema, {
+          images: images.list(pool).map((image) => ({
+            pool: catalogue.map.pools.get(image.pool)?.name ?? "",
+            header: headerOf(image),
+          })),
+        });
+      },
+    );
+  }
+
+  private peerOf(connection: Connection): ControlPeer {
+    const known = this.peers.get(connection);
+    if (known !== undefined) return known;
+    // An answer that took long may find its connection gone: such a peer holds nothing.
+    const peer = new ControlPeer(this.options, this.service, connection);
+    if (connection.isOpen) this.peers.set(connection, peer);
+    return peer;
+  }
+
+  private onClose(connection: Connection): void {
+    const peer = this.peers.get(connection);
+    if (peer === undefined) return;
+    this.peers.delete(connection);
+    peer.end();
+    this.options.sessions.unbind(peer);
+  }
+}
+
+/** One connected osd, gateway or client. */
+class ControlPeer implements SessionHolder {
+  readonly connection: Connection;
+  osd: OsdId | undefined;
+  private readonly map: ClusterMap;
+  private readonly service: ControlService;
+  private isSubscribed = false;
+  /** The map that the peer has once everything sent has arrived. */
+  private sentGeneration = 0;
+  private sentEpoch = 0;
+
+  constructor(options: ControlServerOptions, service: ControlService, connection: Connection) {
+    this.map = options.catalogue.map;
+    this.service = service;
+    this.connection = connection;
+  }
+
+  /** Bring the peer from what it has to the present map, and keep it there. */
+  subscribe(generation: number, epoch: number): void {
+    this.catchUp(generation, epoch);
+    // A peer that is ahead (this monitor was restored) hears of what comes, and refuses it.
+    this.sentGeneration = this.map.generation;
+    this.sentEpoch = this.map.epoch;
+    this.isSubscribed = true;
+  }
+
+  /** Push what the peer lacks now. */
+  catchUp(generation: number, epoch: number): void {
+    if (compareMapIdentity({ generation, epoch }, this.map) >= 0) return;
+    const delta = this.map.deltaFrom(generation, epoch);
+    if (delta !== undefined) this.send(splitDelta(delta));
+  }
+
+  /** True when the peer follows and has everything before `delta`. */
+  follows(delta: MapDelta): boolean {
+    if (!this.isSubscribed) return false;
+    if (delta.full) return true;
+    return delta.fromEpoch === this.sentEpoch && delta.generation === this.sentGeneration;
+  }
+
+  send(parts: readonly MapDelta[]): void {
+    for (const part of parts) {
+      this.sentGeneration = part.generation;
+      this.sentEpoch = part.epoch;
+      const message = create(MapUpdateSchema, part);
+      this.service.push(this.connection, Method.MapUpdate, MapUpdateSchema, message);
+    }
+  }
+
+  notifyImage(session: SessionId, removed: boolean): void {
+    const message = create(ImageChangedSchema, { session: BigInt(session), removed });
+    this.service.push(this.connection, Method.ImageChanged, ImageChangedSchema, message);
+  }
+
+  end(): void {
+    this.isSubscribed = false;
+  }
+}
+
+/** An osd speaks for itself alone. */
+function checkOsd(connection: Connection, osd: number, storeUuid: string | undefined): void {
+  const peer = connection.peer;
+  if (peer?.role === Role.Osd && peer.id === osd) {
+    if (storeUuid === undefined || peer.storeUuid === "" || peer.storeUuid === storeUuid) return;
+  }
+  throw new FastblockError("FB1007", `a peer speaks as osd ${String(osd)} and is not`, {
+    why: `it proved to be ${peer?.name ?? "nobody"}`,
+  });
+}
+
+function modeOf(mode: ImageOpenMode): SessionMode {
+  switch (mode) {
+    case ImageOpenMode.SHARED:
+      return "shared";
+    case ImageOpenMode.READ_ONLY:
+      return "read-only";
+    case ImageOpenMode.EXCLUSIVE:
+      return "exclusive";
+    case ImageOpenMode.UNSPECIFIED:
+      throw new FastblockError("FB1001", "opening an image: no mode given");
+  }
+}

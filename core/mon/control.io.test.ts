@@ -1,0 +1,480 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { create, fromBinary } from "@bufbuild/protobuf";
+import { createHmac } from "node:crypto";
+import {
+  ImageCloseReplySchema,
+  ImageCloseRequestSchema,
+  ImageListReplySchema,
+  ImageListRequestSchema,
+  ImageOpenMode,
+  ImageOpenReplySchema,
+  type ImageOpenReply,
+  ImageOpenRequestSchema,
+  ImageRefreshReplySchema,
+  type ImageRefreshReply,
+  ImageRefreshRequestSchema,
+  MapGetReplySchema,
+  MapGetRequestSchema,
+  MapSubscribeReplySchema,
+  MapSubscribeRequestSchema,
+  type SessionGrant,
+  SessionGrantSchema,
+} from "../../proto/gen/control_pb.ts";
+import { Status } from "../base/status.ts";
+import { ApplyResult, checkGrant, ImageRights, splitDelta } from "../cluster/cluster.ts";
+import { EntryType } from "../log/log.ts";
+import { Method } from "../rpc/rpc.ts";
+import {
+  CLUSTER_KEY,
+  type FakeClient,
+  type FakeOsd,
+  MonHarness,
+  until,
+  uuidOf,
+} from "./bun-mon-harness.ts";
+
+let mon: MonHarness;
+beforeEach(async () => {
+  mon = new MonHarness();
+  await mon.start();
+});
+afterEach(async () => {
+  const { errors } = mon;
+  await mon.close();
+  expect(errors).toEqual([]);
+});
+
+async function newPool(size = 3, pgCount = 4): Promise<void> {
+  const { status } = await mon.post("/pools", { name: "p", size, pgCount });
+  expect(status).toBe(201);
+  await until("the pool is active", async () => (await mon.get("/pools/p")).body.pgs.other === 0);
+}
+
+/** What a call was rejected with; undefined when it was not. */
+function failureOf(call: Promise<unknown>): Promise<unknown> {
+  return call.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+}
+
+describe("osds", () => {
+  test("registration is believed from the osd itself alone", async () => {
+    const osd = await mon.addOsd(0);
+    expect(osd.reply).toMatchObject({ incarnation: 0n, reportIntervalMs: 1000 });
+    expect(osd.map.osds.get(0 as never)).toMatchObject({ up: true, storeUuid: uuidOf(0) });
+    expect(await failureOf(osd.register({ osd: 1 }))).toMatchObject({ code: "FB1007" });
+    expect(await failureOf(osd.register({ storeUuid: uuidOf(5) }))).toMatchObject({
+      code: "FB1007",
+    });
+    const client = await mon.addClient().connected();
+    const request = create(ImageListRequestSchema, { pool: "none" });
+    const call = client.control.call(
+      client.connection,
+      Method.ImageList,
+      ImageListRequestSchema,
+      request,
+      ImageListReplySchema,
+    );
+    expect(await failureOf(call)).toMatchObject({ code: "FB2001", why: "there are no pools" });
+  });
+
+  test("a store that was restored from a copy is refused, a reconnect is not", async () => {
+    const osd = await mon.addOsd(0, { incarnation: 5 });
+    osd.reconnect();
+    await until("it registers again", () => osd.reply !== undefined);
+    expect(osd.reply!.incarnation).toBe(0n);
+    await osd.close();
+    // Another process start of the same store must be one further.
+    const copy = await mon.addOsd(0, { incarnation: 5, registers: false });
+    await until("connected", async () => {
+      try {
+        await copy.register();
+        return false;
+      } catch (error) {
+        return (error as { code: string }).code === "FB4004";
+      }
+    });
+    await copy.close();
+    const next = await mon.addOsd(0, { incarnation: 6 });
+    expect(next.reply!.incarnation).toBe(5n);
+    // The monitor remembers over a restart of its own.
+    await mon.stopMonitor();
+    await mon.start();
+    next.reply = undefined;
+    await until("it registers with the new monitor", () => next.reply !== undefined);
+    expect(next.reply!.incarnation).toBe(5n);
+  });
+
+  test("a store is one osd: another id, or another store under a living id, is refused", async () => {
+    const first = await mon.addOsd(0);
+    const twin = await mon.addOsd(1, { storeUuid: uuidOf(0), registers: false });
+    const other = await mon.addOsd(0, { storeUuid: uuidOf(77), registers: false });
+    for (const osd of [twin, other]) {
+      await until("refused", async () => {
+        try {
+          await osd.register();
+          return false;
+        } catch (error) {
+          return (error as { code: string }).code === "FB2103";
+        }
+      });
+    }
+    await first.report({ stopping: true });
+    await until("osd 0 is down", async () => !(await mon.get("/osds/0")).body.up);
+    await other.register();
+    expect((await mon.get("/osds/0")).body).toMatchObject({ up: true, storeUuid: uuidOf(77) });
+  });
+
+  test("a clean stop is down at once; silence after the lease; both come back", async () => {
+    const [first, second] = (await mon.addOsds(2)) as [FakeOsd, FakeOsd];
+    await mon.post("/pools", { name: "p", size: 2, pgCount: 4 });
+    first.isReporting = false;
+    const startMs = performance.now();
+    await first.report({ stopping: true });
+    await until("osd 0 is down", async () => !(await mon.get("/osds/0")).body.up);
+    expect(performance.now() - startMs).toBeLessThan(2000);
+    await until("the other hears of it", () => second.map.osds.get(0 as never)?.up === false);
+    const { body } = await mon.get("/health");
+    expect(body.checks.map((one: { code: string }) => one.code)).toContain("OSD_DOWN");
+    second.isReporting = false;
+    await until("osd 1 is down by its lease", async () => !(await mon.get("/osds/1")).body.up);
+    expect((await mon.get("/health")).body.status).toBe("error");
+    for (const osd of [first, second]) {
+      osd.reconnect();
+      osd.isReporting = true;
+    }
+    await until("both are up", async () => (await mon.get("/status")).body.osds.up === 2);
+  });
+
+  test("an osd is down when enough hosts miss it, though it reports", async () => {
+    const osds: FakeOsd[] = [];
+    for (let id = 0; id < 4; id++) osds.push(await mon.addOsd(id, { host: `host-${String(id)}` }));
+    for (const osd of osds) osd.isReporting = false;
+    const beat = async (complaining: readonly number[]): Promise<void> => {
+      for (const osd of osds) {
+        await osd.report({ unreachable: complaining.includes(osd.options.id) ? [0] : [] });
+      }
+    };
+    const isUp = async (): Promise<boolean> => (await mon.get("/osds/0")).body.up;
+    await beat([1]);
+    await mon.monitor.flushNow();
+    expect(await isUp()).toBe(true);
+    await beat([1, 2]);
+    await until("two hosts suffice", async () => !(await isUp()));
+    await until("it is up when nobody complains any more", async () => {
+      await beat([]);
+      return isUp();
+    });
+  });
+
+  test("a long absence takes an osd out, its return in again; people's out stays", async () => {
+    await mon.stopMonitor();
+    await mon.start({ outAfterUs: 300_000 });
+    const osds = await mon.addOsds(2);
+    await mon.post("/osds/1:out");
+    for (const osd of osds) {
+      osd.isReporting = false;
+      await osd.report({ stopping: true });
+    }
+    await until("osd 0 is out", async () => !(await mon.get("/osds/0")).body.in);
+    for (const osd of osds) {
+      osd.reconnect();
+      osd.isReporting = true;
+    }
+    await until("both are up", async () => (await mon.get("/status")).body.osds.up === 2);
+    expect((await mon.get("/osds/0")).body.in).toBe(true);
+    expect((await mon.get("/osds/1")).body.in).toBe(false);
+  });
+
+  test("an unknown boot is told to register", async () => {
+    const osd = await mon.addOsd(0);
+    expect((await osd.report()).register).toBe(false);
+    expect((await osd.report({ boot: 1n })).register).toBe(true);
+  });
+
+  test("an osd with a newer map tells that the monitor is from a backup", async () => {
+    const osd = await mon.addOsd(0);
+    await osd.report({ epoch: 999 });
+    const { body } = await mon.get("/health");
+    expect(body.checks[0]).toMatchObject({ code: "MAP_BEHIND", severity: "error" });
+    await newPool(1, 1);
+    const image = (await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 })).body;
+    await mon.stopMonitor();
+    await mon.start({ restored: true });
+    await until("the osd follows the new generation", () => osd.map.generation === (2 as never));
+    expect(osd.map.pgs.size).toBe(1);
+    const later = (await mon.post("/pools/p/images", { name: "b", sizeBytes: 4096 })).body;
+    expect(later.id - image.id).toBeGreaterThan(1_000_000);
+    expect(later.layer - image.layer).toBeGreaterThan(1_000_000);
+    await osd.report();
+    expect((await mon.get("/health")).body.status).toBe("ok");
+  });
+});
+
+describe("maps", () => {
+  test("a subscriber gets what it lacks and then every epoch, without a gap", async () => {
+    await mon.addOsds(3);
+    const client = await mon.addClient().connected();
+    // Changes run while it subscribes: none may overtake the reply.
+    const changes = Array.from({ length: 10 }, (_, at) =>
+      mon.post("/pools", { name: `p${String(at)}`, size: 3, pgCount: 2 }),
+    );
+    await client.control.call(
+      client.connection,
+      Method.MapSubscribe,
+      MapSubscribeRequestSchema,
+      create(MapSubscribeRequestSchema, { generation: 0, epoch: 0 }),
+      MapSubscribeReplySchema,
+    );
+    expect(client.map.epoch).toBeGreaterThan(0);
+    await Promise.all(changes);
+    await until("the client has the newest map", () => {
+      return client.map.epoch === mon.monitor.catalogue.map.epoch && client.map.pools.size === 10;
+    });
+    expect(client.results).not.toContain(ApplyResult.Gap);
+    expect(client.map.deltaFrom(0, 0)!.pgs.length).toBe(20);
+  });
+
+  test("one that has the map gets nothing, nor does one that is ahead", async () => {
+    await mon.addOsds(1);
+    const client = await mon.addClient().connected();
+    const get = async (generation: number, epoch: number): Promise<readonly ApplyResult[]> => {
+      await client.control.call(
+        client.connection,
+        Method.MapGet,
+        MapGetRequestSchema,
+        create(MapGetRequestSchema, { generation, epoch }),
+        MapGetReplySchema,
+      );
+      return client.results.splice(0);
+    };
+    const { epoch } = mon.monitor.catalogue.map;
+    expect(await get(1, epoch)).toEqual([]);
+    expect(await get(1, epoch + 5)).toEqual([]);
+    expect(await get(2, 1)).toEqual([]);
+    // What was missing stands there when the answer is.
+    expect(await get(0, 0)).toEqual([ApplyResult.Applied]);
+    expect(client.map.epoch).toBe(epoch);
+    expect(await get(1, epoch - 1)).toEqual([ApplyResult.Current]);
+  });
+
+  test("a map larger than a message arrives in parts", async () => {
+    const groups = 8192;
+    const osd = await mon.addOsd(0);
+    osd.isReporting = false;
+    expect(splitDelta(mon.monitor.catalogue.map.deltaFrom(0, 0)!).length).toBe(1);
+    expect((await mon.post("/pools", { name: "p", size: 1, pgCount: groups })).status).toBe(201);
+    expect(splitDelta(mon.monitor.catalogue.map.deltaFrom(0, 0)!).length).toBeGreaterThan(2);
+    await until("all groups arrive", () => osd.map.pgs.size === groups);
+    expect(osd.gaps).toEqual([]);
+    const late = await mon.addOsd(1);
+    await until("a late one gets them too", () => late.map.pgs.size === groups);
+    expect(late.gaps).toEqual([]);
+  });
+});
+
+const call = {
+  open: (client: FakeClient, mode: ImageOpenMode, takeOver = false): Promise<ImageOpenReply> =>
+    client.control.call(
+      client.connection,
+      Method.ImageOpen,
+      ImageOpenRequestSchema,
+      create(ImageOpenRequestSchema, { pool: "p", image: "a", mode, client: "nbd.0", takeOver }),
+      ImageOpenReplySchema,
+    ),
+  refresh: (client: FakeClient, session: bigint): Promise<ImageRefreshReply> =>
+    client.control.call(
+      client.connection,
+      Method.ImageRefresh,
+      ImageRefreshRequestSchema,
+      create(ImageRefreshRequestSchema, { session }),
+      ImageRefreshReplySchema,
+    ),
+  close: (client: FakeClient, session: bigint): Promise<unknown> =>
+    client.control.call(
+      client.connection,
+      Method.ImageClose,
+      ImageCloseRequestSchema,
+      create(ImageCloseRequestSchema, { session }),
+      ImageCloseReplySchema,
+    ),
+};
+
+const checksum = {
+  crc32: () => 0,
+  hmacSha256: (key: Uint8Array, data: Uint8Array) =>
+    new Uint8Array(createHmac("sha256", key).update(data).digest()),
+};
+
+function grantOf(reply: ImageOpenReply | ImageRefreshReply): SessionGrant {
+  expect(checkGrant(checksum, CLUSTER_KEY, reply.grant, reply.mac)).toBe(true);
+  return fromBinary(SessionGrantSchema, reply.grant);
+}
+
+describe("sessions", () => {
+  let osds: FakeOsd[];
+  let client: FakeClient;
+  beforeEach(async () => {
+    osds = await mon.addOsds(3);
+    await newPool();
+    await mon.post("/pools/p/images", { name: "a", sizeBytes: 1_048_576 });
+    client = await mon.addClient().connected();
+  });
+
+  test("each open is a session of its own, never used again", async () => {
+    const first = grantOf(await call.open(client, ImageOpenMode.SHARED));
+    const second = grantOf(await call.open(client, ImageOpenMode.READ_ONLY));
+    expect(first.rights).toBe(ImageRights.Read | ImageRights.Write);
+    expect(second.rights).toBe(ImageRights.Read);
+    expect(first).toMatchObject({ sizeBytes: 1_048_576n, lockEpoch: 0, serial: 1 });
+    expect(second.session).toBeGreaterThan(first.session);
+    expect((await mon.get("/pools/p/images/a")).body.sessions.length).toBe(2);
+    await call.close(client, first.session);
+    await call.close(client, second.session);
+    expect((await mon.get("/pools/p/images/a")).body.sessions).toEqual([]);
+    expect(await failureOf(call.refresh(client, first.session))).toMatchObject({ code: "FB3007" });
+    await mon.stopMonitor();
+    await mon.start();
+    let opened: ImageOpenReply | undefined;
+    await until("reconnected", async () => {
+      opened = await call.open(client, ImageOpenMode.SHARED).catch(() => undefined);
+      return opened !== undefined;
+    });
+    const third = grantOf(opened!);
+    expect(third.session).toBeGreaterThan(second.session);
+    const refreshed = grantOf(await call.refresh(client, third.session));
+    expect(refreshed).toMatchObject({ session: third.session, serial: 2 });
+  });
+
+  test("an exclusive open fences the others; a second one waits for the first to go", async () => {
+    const shared = grantOf(await call.open(client, ImageOpenMode.SHARED));
+    const other = await mon.addClient().connected();
+    const exclusive = grantOf(await call.open(other, ImageOpenMode.EXCLUSIVE));
+    expect(exclusive.lockEpoch).toBe(shared.lockEpoch + 1);
+    await until("the shared one is told", () => client.changes.length > 0);
+    expect(client.changes[0]).toMatchObject({ session: shared.session, removed: true });
+    expect(await failureOf(call.refresh(client, shared.session))).toMatchObject({ code: "FB3007" });
+    for (const mode of [ImageOpenMode.SHARED, ImageOpenMode.EXCLUSIVE]) {
+      expect(await failureOf(call.open(client, mode))).toMatchObject({ code: "FB3005" });
+    }
+    const taken = grantOf(await call.open(client, ImageOpenMode.EXCLUSIVE, true));
+    expect(taken.lockEpoch).toBe(exclusive.lockEpoch + 1);
+    // The holder dies: its connection ends, and the lock is free at once.
+    await client.close();
+    await until("the monitor sees it", async () => {
+      try {
+        grantOf(await call.open(other, ImageOpenMode.EXCLUSIVE));
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  });
+
+  test("an image in use is not removed, unless forced; holders are told", async () => {
+    const grant = grantOf(await call.open(client, ImageOpenMode.SHARED));
+    const refused = await mon.ask("DELETE", "/api/v1/pools/p/images/a");
+    expect(refused.body).toMatchObject({ code: "FB3005", detail: "image p/a is in use by nbd.0" });
+    const forced = await mon.ask("DELETE", "/api/v1/pools/p/images/a?force=FB3005");
+    expect(forced.status).toBe(202);
+    await until("the holder is told", () => client.changes.length > 0);
+    expect(client.changes[0]).toMatchObject({ session: grant.session, removed: true });
+    expect(await failureOf(call.open(client, ImageOpenMode.SHARED))).toMatchObject({
+      code: "FB3001",
+    });
+  });
+
+  test("removing writes one LayerGone to the leader of every group", async () => {
+    const image = (await mon.get("/pools/p/images/a")).body;
+    const { body } = await mon.ask("DELETE", "/api/v1/pools/p/images/a");
+    await mon.get(`/operations/${String(body.id)}?waitMs=5000`);
+    const writes = osds.flatMap((osd) => osd.writes).sort();
+    expect(writes.length).toBe(4);
+    for (const [at, write] of writes.entries()) {
+      expect(write).toMatch(
+        new RegExp(
+          `^${String(65_536 + at)} ${String(EntryType.LayerGone)} \\d+:0 ${String(image.layer)} 0\\+0 lock1 Ok$`,
+        ),
+      );
+    }
+  });
+
+  test("shrinking zeroes past the new end in every group, under a higher lock epoch", async () => {
+    const grant = grantOf(await call.open(client, ImageOpenMode.SHARED));
+    // The first answers are of every kind that a retry cures.
+    const moods = [Status.Busy, Status.Unknown, Status.MapStale, Status.Fenced, Status.Denied];
+    for (const osd of osds) {
+      osd.answer = (_, attempt) => ({ status: moods[attempt - 1] ?? Status.Ok });
+    }
+    const { status, body } = await mon.post("/pools/p/images/a:resize", { sizeBytes: 4096 });
+    expect([status, body.image.sizeBytes, body.image.lockEpoch]).toEqual([202, 4096, 1]);
+    await until("the holder is told", () => client.changes.length > 0);
+    const busy = await mon.post("/pools/p/images/a:resize", { sizeBytes: 8192 });
+    expect([busy.status, busy.body.code]).toEqual([409, "FB3006"]);
+    const done = await mon.get(`/operations/${String(body.operation.id)}?waitMs=20000`);
+    expect(done.body).toMatchObject({ state: "done", done: 4, total: 4 });
+    const good = osds.flatMap((osd) => osd.writes).filter((write) => write.endsWith("Ok"));
+    expect(good.length).toBe(4);
+    for (const write of good) expect(write).toContain(` ${String(EntryType.Zero)} `);
+    for (const write of good) expect(write).toMatch(/:0 \d+ 1\+255 lock1 Ok$/);
+    const renewed = grantOf(await call.refresh(client, grant.session));
+    expect(renewed).toMatchObject({ sizeBytes: 4096n, lockEpoch: 1, serial: 2 });
+    expect((await mon.post("/pools/p/images/a:resize", { sizeBytes: 8192 })).status).toBe(200);
+  });
+
+  test("a redirect is followed", async () => {
+    osds[0]!.answer = () => ({ status: Status.NotLeader, leaderOsd: 1 });
+    const { body } = await mon.post("/pools/p/images/a:resize", { sizeBytes: 4096 });
+    const done = await mon.get(`/operations/${String(body.operation.id)}?waitMs=5000`);
+    expect(done.body).toMatchObject({ state: "done" });
+    const redirected = new Set(osds[0]!.writes.map((write) => write.split(" ")[0]!));
+    expect(redirected.size).toBeGreaterThan(0);
+    for (const pg of redirected) {
+      expect(osds[1]!.writes.some((write) => write.startsWith(`${pg} `))).toBe(true);
+    }
+  });
+
+  test("an answer that is final fails the operation, and health says so", async () => {
+    for (const osd of osds) osd.answer = () => ({ status: Status.Invalid });
+    const { body } = await mon.post("/pools/p/images/a:resize", { sizeBytes: 4096 });
+    const done = await mon.get(`/operations/${String(body.operation.id)}?waitMs=5000`);
+    expect(done.body).toMatchObject({ state: "failed" });
+    expect(done.body.error).toMatch(/^group 1\.\d answered Invalid$/);
+    expect((await mon.get("/health")).body.checks[0].code).toBe("OPERATION_STUCK");
+    expect((await mon.get("/operations/99")).body.code).toBe("FB6001");
+  });
+
+  test("a group that forgot the session gets a new one", async () => {
+    for (const osd of osds) {
+      osd.answer = (_, attempt) => ({ status: attempt > 1 ? Status.Ok : Status.SessionExpired });
+    }
+    const { body } = await mon.ask("DELETE", "/api/v1/pools/p/images/a");
+    await until("it ends", async () => {
+      return (await mon.get(`/operations/${String(body.id)}`)).body.state === "done";
+    });
+    const sessions = osds.flatMap((osd) => osd.writes).map((write) => write.split(" ")[2]);
+    expect(new Set(sessions).size).toBe(2);
+  });
+
+  test("an operation goes on after a restart of the monitor, under the same session", async () => {
+    for (const osd of osds) osd.answer = () => ({ status: Status.Busy });
+    const { body } = await mon.ask("DELETE", "/api/v1/pools/p/images/a");
+    await until("it was tried", () => osds.some((osd) => osd.writes.length > 0));
+    await mon.stopMonitor();
+    for (const osd of osds) osd.answer = () => ({ status: Status.Ok });
+    await mon.start();
+    const done = await mon.get(`/operations/${String(body.id)}?waitMs=20000`);
+    expect(done.body).toMatchObject({ state: "done", done: 4 });
+    const sessions = osds.flatMap((osd) => osd.writes).map((write) => write.split(" ")[2]);
+    expect(new Set(sessions).size).toBe(1);
+    expect((await mon.get("/images")).body.items).toEqual([]);
+  });
+});
+
+test("a peer with another key gets nowhere", async () => {
+  const stranger = await mon.addOsd(0, { key: new Uint8Array(32).fill(1), registers: false });
+  expect(await failureOf(stranger.register())).toMatchObject({ code: "FB1004" });
+  await mon.addOsd(1);
+  expect((await mon.get("/osds")).body.items.length).toBe(1);
+});

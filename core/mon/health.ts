@@ -1,0 +1,179 @@
+import { formatPgId, poolOfPg } from "../base/ids.ts";
+import { type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
+import type { Catalogue } from "./catalogue.ts";
+import type { OperationEngine } from "./operation-engine.ts";
+import type { OsdService } from "./osd-service.ts";
+import type { Health } from "./schema.ts";
+
+type Check = Health["checks"][number];
+
+/** Details of a check that are shown; the summary counts all. */
+const DETAILS_MAX = 20;
+const NEAR_FULL = 0.8;
+const FULL = 0.95;
+
+/** Judge the cluster. Every check says what is wrong, where, and what to do. */
+export function judgeHealth(
+  catalogue: Catalogue,
+  osds: OsdService,
+  operations: OperationEngine,
+): Health {
+  const checks = [
+    checkAhead(catalogue, osds),
+    checkDown(catalogue),
+    ...checkGroups(catalogue),
+    ...checkSpace(osds),
+    checkStores(catalogue),
+    checkOperations(catalogue, operations),
+  ].filter((check) => check !== undefined);
+  const isError = checks.some((check) => check.severity === "error");
+  return { status: isError ? "error" : checks.length > 0 ? "warn" : "ok", checks };
+}
+
+function newCheck(
+  code: string,
+  severity: Check["severity"],
+  summary: string,
+  details: readonly string[],
+  hint: string,
+): Check {
+  const shown = details.slice(0, DETAILS_MAX);
+  const more = details.length - shown.length;
+  if (more > 0) shown.push(`and ${String(more)} more`);
+  return { code, severity, summary, details: shown, hint };
+}
+
+function checkAhead(catalogue: Catalogue, osds: OsdService): Check | undefined {
+  if (osds.ahead === undefined) return undefined;
+  const own = `${String(catalogue.map.generation)}:${String(catalogue.map.epoch)}`;
+  const seen = `${String(osds.ahead.generation)}:${String(osds.ahead.epoch)}`;
+  return newCheck(
+    "MAP_BEHIND",
+    "error",
+    `osds have a newer map (${seen}) than this monitor (${own})`,
+    ["attached images go on; no change of the map takes effect"],
+    "the monitor was restored from a backup: start it once with --restored",
+  );
+}
+
+function checkDown(catalogue: Catalogue): Check | undefined {
+  const down = [...catalogue.map.osds.values()].filter((osd) => !osd.up);
+  if (down.length === 0) return undefined;
+  return newCheck(
+    "OSD_DOWN",
+    "warn",
+    `${String(down.length)} of ${String(catalogue.map.osds.size)} osds are down`,
+    down.map((osd) => `osd.${String(osd.id)} on ${osd.host}`),
+    "look at the process and its log, then start it again",
+  );
+}
+
+const GROUP_CHECKS: readonly (readonly [PgState, string, Check["severity"], string, string])[] = [
+  [PgState.Down, "PG_DOWN", "error", "have no majority: writes wait", "start their osds"],
+  [
+    PgState.Leaderless,
+    "PG_LEADERLESS",
+    "error",
+    "have no leader: requests wait",
+    "this ends by itself within seconds of an election; otherwise look into the osds' logs",
+  ],
+  [
+    PgState.Degraded,
+    "PG_DEGRADED",
+    "warn",
+    "serve with fewer replicas than wanted",
+    "start the osds that are down, or replace their replicas",
+  ],
+  [
+    PgState.Creating,
+    "PG_CREATING",
+    "warn",
+    "are not established yet",
+    "this ends by itself once a majority of their osds is up",
+  ],
+];
+
+function checkGroups(catalogue: Catalogue): Check[] {
+  const byState = new Map<PgState, PgInfo[]>();
+  for (const pg of catalogue.map.pgs.values()) {
+    const state = pgStateOf(pg, catalogue.map.osds);
+    const list = byState.get(state);
+    if (list === undefined) byState.set(state, [pg]);
+    else list.push(pg);
+  }
+  const checks: Check[] = [];
+  for (const [state, code, severity, text, hint] of GROUP_CHECKS) {
+    const pgs = byState.get(state);
+    if (pgs === undefined) continue;
+    const summary = `${String(pgs.length)} placement groups ${text}`;
+    const details = pgs.map((pg) => {
+      const name = catalogue.map.pools.get(poolOfPg(pg.id))?.name ?? "?";
+      return `${formatPgId(pg.id)} of ${name} on ${osdsOf(pg)}`;
+    });
+    checks.push(newCheck(code, severity, summary, details, hint));
+  }
+  return checks;
+}
+
+function osdsOf(pg: PgInfo): string {
+  return pg.replicas.map((replica) => `osd.${String(replica.osd)}`).join(", ");
+}
+
+function checkSpace(osds: OsdService): Check[] {
+  const near: string[] = [];
+  const full: string[] = [];
+  for (const live of osds.live.values()) {
+    if (live.usage === undefined || live.usage.capacityBytes === 0n) continue;
+    const share = Number(live.usage.usedBytes) / Number(live.usage.capacityBytes);
+    const text = `osd.${String(live.id)} is ${String(Math.floor(share * 100))} % full`;
+    if (share >= FULL) full.push(text);
+    else if (share >= NEAR_FULL) near.push(text);
+  }
+  const hint = "add osds, or remove images: fastblock image ls";
+  const checks: Check[] = [];
+  if (full.length > 0) {
+    checks.push(newCheck("OSD_FULL", "error", `${String(full.length)} osds are full`, full, hint));
+  }
+  if (near.length > 0) {
+    const summary = `${String(near.length)} osds are nearly full`;
+    checks.push(newCheck("OSD_NEAR_FULL", "warn", summary, near, hint));
+  }
+  return checks;
+}
+
+/** Replicas of a store that no longer answers under its osd's id: a disk was replaced. */
+function checkStores(catalogue: Catalogue): Check | undefined {
+  const details: string[] = [];
+  for (const pg of catalogue.map.pgs.values()) {
+    for (const replica of pg.replicas) {
+      const osd = catalogue.map.osds.get(replica.osd);
+      if (osd === undefined || osd.storeUuid === replica.storeUuid) continue;
+      details.push(`${formatPgId(pg.id)} on osd.${String(replica.osd)}`);
+    }
+  }
+  if (details.length === 0) return undefined;
+  return newCheck(
+    "STORE_REPLACED",
+    "warn",
+    `${String(details.length)} replicas are on stores that were replaced`,
+    details,
+    "give each group a new replica: fastblock pg replace PG --from OSD --to OSD",
+  );
+}
+
+function checkOperations(catalogue: Catalogue, operations: OperationEngine): Check | undefined {
+  const details: string[] = [];
+  for (const operation of catalogue.operations.values()) {
+    if (operation.state === "failed") {
+      details.push(`${operation.title} failed: ${operation.error ?? "?"}`);
+      continue;
+    }
+    if (operation.state !== "running") continue;
+    const { waitingFor } = operations.progressOf(operation);
+    if (waitingFor.length > 0)
+      details.push(`${operation.title} waits for ${waitingFor.join(", ")}`);
+  }
+  if (details.length === 0) return undefined;
+  const summary = `${String(details.length)} operations wait or failed`;
+  return newCheck("OPERATION_STUCK", "warn", summary, details, "fastblock op ls");
+}

@@ -1,0 +1,313 @@
+import { FastblockError } from "../base/errors.ts";
+import { formatPgId, type OsdId } from "../base/ids.ts";
+import type { Logger } from "../base/logger.ts";
+import { type MapDelta, type PgInfo, replicaOnOsd } from "../cluster/cluster.ts";
+import { type Address, type Listener, Timer, type World } from "../reactor/world.ts";
+import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
+import { Catalogue } from "./catalogue.ts";
+import { ControlServer } from "./control-server.ts";
+import { type GroupWriter, RpcGroupWriter } from "./group-writer.ts";
+import { ImageService } from "./image-service.ts";
+import { Leadership } from "./leadership.ts";
+import type { MetaStore } from "./meta-store.ts";
+import { OperationEngine } from "./operation-engine.ts";
+import { leaderOf, OsdService } from "./osd-service.ts";
+import { PoolService } from "./pool-service.ts";
+import { SessionService } from "./session-service.ts";
+import { sleep } from "./sleep.ts";
+import { Views } from "./views.ts";
+
+export interface MonitorOptions {
+  readonly world: World;
+  readonly logger: Logger;
+  readonly store: MetaStore;
+  readonly clusterId: string;
+  readonly clusterName: string;
+  /** 32 bytes. */
+  readonly clusterKey: Uint8Array;
+  /** `mon.a`, and its index among the monitors. */
+  readonly name: string;
+  readonly index: number;
+  readonly monCount: number;
+  readonly version: string;
+  /** Where control RPC listens; port 0: the system chooses. */
+  readonly control: Extract<Address, { kind: "tcp" }>;
+  /** Raise the generation: the catalogue comes from a backup. */
+  readonly restored: boolean;
+  /** How long an osd may be down before it is taken out. Default 10 min. */
+  readonly outAfterUs?: number;
+  /** Milliseconds since 1970 as RFC 3339. */
+  readonly formatTime: (ms: number) => string;
+  /** The monitor can not go on: it lost its leadership or its catalogue. */
+  readonly onFatal: (error: Error) => void;
+  /** Default: over the data ports of the osds. */
+  readonly writer?: GroupWriter;
+}
+
+/** The largest message and some more; 256 connections take 640 MiB of address space at most. */
+const CONTROL_BUFFER_BYTES = 1_310_720;
+const CONNECTIONS_MAX = 256;
+/** Leases are looked at when reports come, too: this is for a cluster that has gone quiet. */
+const TICK_US = 1_000_000;
+/** Reports of one moment become one epoch. */
+const FLUSH_US = 20_000;
+const CAMPAIGN_US = 500_000;
+const PRUNE_TICKS = 600;
+const OUT_AFTER_US = 600_000_000;
+const TRANSFER_POLL_US = 20_000;
+const TRANSFER_US = 3_000_000;
+
+/**
+ * One monitor: the catalogue, the services on it, control RPC, and the tick that watches osds.
+ *
+ * `start` returns when it leads and serves. REST stands on `views` and the services (`api.ts`).
+ */
+export class Monitor {
+  readonly options: MonitorOptions;
+  readonly catalogue: Catalogue;
+  readonly osds: OsdService;
+  readonly pools: PoolService;
+  readonly images: ImageService;
+  readonly sessions: SessionService;
+  readonly operations: OperationEngine;
+  readonly views: Views;
+  private readonly leadership: Leadership;
+  private readonly control: ControlServer;
+  private readonly tick: Tick;
+  private readonly flushTimer: Tick;
+  private endpoint: RpcEndpoint | undefined;
+  private dataEndpoint: RpcEndpoint | undefined;
+  private listener: Listener | undefined;
+  private ticks = 0;
+  private isFlushing = false;
+  private isStopped = false;
+
+  constructor(options: MonitorOptions) {
+    this.options = options;
+    const { world, store, logger } = options;
+    const nowUs = (): number => world.clock.nowUs();
+    const wallMs = (): number => world.clock.wallMs();
+    this.leadership = new Leadership(store, options.name);
+    this.catalogue = new Catalogue(
+      store,
+      () => this.leadership.fence(),
+      (delta) => this.onMap(delta),
+    );
+    const catalogue = this.catalogue;
+    this.pools = new PoolService(catalogue);
+    this.sessions = new SessionService({
+      catalogue,
+      checksum: world.checksum,
+      clusterKey: options.clusterKey,
+      nowUs,
+      wallMs,
+    });
+    this.osds = new OsdService({
+      catalogue,
+      logger,
+      nowUs,
+      wallMs,
+      outAfterUs: options.outAfterUs ?? OUT_AFTER_US,
+      onDirty: () => this.flushSoon(),
+    });
+    this.operations = new OperationEngine({
+      catalogue,
+      pools: this.pools,
+      sessions: this.sessions,
+      writer: options.writer ?? new RpcGroupWriter(world, () => this.dial()),
+      timers: world.timers,
+      logger,
+      wallMs,
+    });
+    this.images = new ImageService({
+      catalogue,
+      pools: this.pools,
+      sessions: this.sessions,
+      wallMs,
+      onOperation: (operation) => this.operations.start(operation),
+    });
+    this.control = new ControlServer({
+      world,
+      catalogue,
+      osds: this.osds,
+      pools: this.pools,
+      images: this.images,
+      sessions: this.sessions,
+    });
+    this.views = new Views({
+      catalogue,
+      osds: this.osds,
+      pools: this.pools,
+      sessions: this.sessions,
+      operations: this.operations,
+      identity: options,
+      nowUs,
+      formatTime: options.formatTime,
+    });
+    this.tick = new Tick(() => this.onTick());
+    this.flushTimer = new Tick(() => this.flush());
+  }
+
+  /** Become the leader, load, listen. Throws FB4002, FB4003, FB4005, FB4006. Answers the control port. */
+  async start(): Promise<number> {
+    const { world, logger, clusterId, clusterKey, name, index } = this.options;
+    while (!(await this.leadership.campaign())) {
+      logger.info("another monitor leads", { leader: (await this.leadership.leader()) ?? "?" });
+      await sleep(world.timers, CAMPAIGN_US);
+    }
+    await this.catalogue.load(clusterId);
+    if (this.options.restored) {
+      await this.catalogue.raiseGeneration(0);
+      logger.warn("generation raised", { generation: this.catalogue.map.generation });
+    }
+    const identity = { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name };
+    const { control } = this.options;
+    this.endpoint = new RpcEndpoint(world, identity, clusterKey, {
+      control: true,
+      bind: control.host,
+      receiveBytes: CONTROL_BUFFER_BYTES,
+      sendBytes: CONTROL_BUFFER_BYTES,
+      connectionsMax: CONNECTIONS_MAX,
+    });
+    this.listener = this.endpoint.listen(control, (connection) => this.admit(connection));
+    this.operations.resume();
+    world.timers.arm(this.tick, TICK_US);
+    const { address } = this.listener;
+    return address.kind === "tcp" ? address.port : 0;
+  }
+
+  /** Stop serving and give the office up. The store is closed by its owner. */
+  async stop(): Promise<void> {
+    if (this.isStopped) return;
+    this.isStopped = true;
+    const { timers } = this.options.world;
+    timers.disarm(this.tick);
+    timers.disarm(this.flushTimer);
+    this.operations.stop();
+    this.listener?.close();
+    this.endpoint?.close("the monitor stops");
+    this.dataEndpoint?.close("the monitor stops");
+    await this.catalogue.idle();
+    await this.leadership.resign();
+  }
+
+  /**
+   * Move the leadership of a group to its replica on `osd`, and wait a moment for it. Throws
+   * FB2201, FB2202, FB1001, FB1006.
+   */
+  async transferLeader(text: string, osd: OsdId, dryRun: boolean): Promise<PgInfo> {
+    const pg = this.pools.pgOf(text);
+    const target = replicaOnOsd(pg, osd);
+    if (target === undefined) {
+      throw new FastblockError("FB1001", `group ${text} has no replica on osd ${String(osd)}`);
+    }
+    const leader = leaderOf(this.catalogue, pg);
+    if (leader === undefined) throw new FastblockError("FB2202", `group ${text} has no leader`);
+    if (leader.replicaId === target.replicaId || dryRun) return pg;
+    const value = { pg: pg.id, toReplica: target.replicaId };
+    const command = {
+      case: "transferLeader" as const,
+      value: { $typeName: "fastblock.control.TransferLeader" as const, ...value },
+    };
+    if (!this.control.command(leader.osd, command)) {
+      throw new FastblockError(
+        "FB2202",
+        `group ${text} is led by osd ${String(leader.osd)}, which is not connected`,
+      );
+    }
+    for (let waitedUs = 0; waitedUs < TRANSFER_US; waitedUs += TRANSFER_POLL_US) {
+      await sleep(this.options.world.timers, TRANSFER_POLL_US);
+      const now = this.catalogue.map.pgs.get(pg.id);
+      if (now?.leader === target.replicaId) return now;
+    }
+    throw new FastblockError(
+      "FB1006",
+      `group ${formatPgId(pg.id)} is not led by osd ${String(osd)} yet`,
+      { hint: `look at it: fastblock pg info ${formatPgId(pg.id)}` },
+    );
+  }
+
+  /** Turn what reports changed into an epoch now (tests; otherwise it happens by itself). */
+  async flushNow(): Promise<void> {
+    await this.osds.flush();
+  }
+
+  private admit(connection: Connection): ControlServer["service"] {
+    this.options.logger.debug("peer connected", { peer: connection.peer?.name ?? "?" });
+    return this.control.service;
+  }
+
+  private dial(): RpcEndpoint {
+    const { world, clusterId, clusterKey, name, index, control } = this.options;
+    this.dataEndpoint ??= new RpcEndpoint(
+      world,
+      { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name },
+      clusterKey,
+      { bind: control.host },
+    );
+    return this.dataEndpoint;
+  }
+
+  private onMap(delta: MapDelta): void {
+    this.options.logger.debug("map", { epoch: delta.epoch, pgs: delta.pgs.length });
+    this.control.onMap(delta);
+  }
+
+  private flushSoon(): void {
+    if (this.isStopped || this.flushTimer.timerDueUs >= 0) return;
+    this.options.world.timers.arm(this.flushTimer, FLUSH_US);
+  }
+
+  private onTick(): void {
+    if (this.isStopped) return;
+    if (this.catalogue.failure !== undefined) {
+      this.fail(this.catalogue.failure);
+      return;
+    }
+    this.options.world.timers.arm(this.tick, TICK_US);
+    this.ticks++;
+    this.flush();
+    this.leadership.keepAlive().then(
+      (holds) => {
+        if (!holds) this.fail(new FastblockError("FB1004", "this monitor no longer leads"));
+      },
+      (error: unknown) => this.fail(error),
+    );
+    if (this.ticks % PRUNE_TICKS !== 0) return;
+    this.sessions.prune().catch((error: unknown) => this.fail(error));
+  }
+
+  /** One flush at a time; what comes meanwhile is taken by the next tick at the latest. */
+  private flush(): void {
+    if (this.isStopped) return;
+    if (this.isFlushing) {
+      this.flushSoon();
+      return;
+    }
+    this.isFlushing = true;
+    this.osds.flush().then(
+      () => {
+        this.isFlushing = false;
+      },
+      (error: unknown) => this.fail(error),
+    );
+  }
+
+  private fail(error: unknown): void {
+    if (this.isStopped) return;
+    this.options.onFatal(error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
+class Tick extends Timer {
+  private readonly run: () => void;
+
+  constructor(run: () => void) {
+    super();
+    this.run = run;
+  }
+
+  onTimer(): void {
+    this.run();
+  }
+}

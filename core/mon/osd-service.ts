@@ -1,0 +1,462 @@
+import { FastblockError } from "../base/errors.ts";
+import type { Logger } from "../base/logger.ts";
+import type { Epoch, LogIndex, OsdId, PgId, ReplicaId, Term } from "../base/ids.ts";
+import {
+  compareMapIdentity,
+  osdWeightOf,
+  replicaOf,
+  type MapChange,
+  type OsdAddress,
+  type OsdInfo,
+  type PgConfiguration,
+  type PgInfo,
+} from "../cluster/cluster.ts";
+import {
+  PgRole,
+  type OsdRegisterRequest,
+  type OsdReportRequest,
+  type OsdUsage,
+  type PgReport,
+} from "../../proto/gen/control_pb.ts";
+import type { Catalogue, Change } from "./catalogue.ts";
+import type { OsdRecord } from "./records.ts";
+
+/** How long after its last report an osd counts as down. */
+const OSD_LEASE_US = 2_500_000;
+export const REPORT_INTERVAL_MS = 1000;
+/** How often leases are looked at between ticks, on the occasion of a report. */
+const CHECK_US = 250_000;
+/** A peer's complaint about an osd counts this long. */
+const COMPLAINT_US = 3_000_000;
+/** Complaints from this many hosts mark an osd down before its lease ends. */
+const COMPLAINING_HOSTS = 2;
+
+/** What the monitor heard of an osd since it runs. */
+export interface OsdLive {
+  readonly id: OsdId;
+  boot: bigint;
+  lastReportUs: number;
+  stopping: boolean;
+  /** The map that it has. */
+  generation: number;
+  epoch: number;
+  usage: OsdUsage | undefined;
+  /** Counters and gauges for `/metrics`, as last reported. */
+  counters: OsdReportRequest["counters"];
+  readonly pgs: Map<PgId, PgReport>;
+  /** When each peer that can not reach it said so last. */
+  readonly complaints: Map<OsdId, number>;
+}
+
+export interface OsdServiceOptions {
+  readonly catalogue: Catalogue;
+  readonly logger: Logger;
+  readonly nowUs: () => number;
+  readonly wallMs: () => number;
+  /** How long an osd may be down before it is taken out. */
+  readonly outAfterUs: number;
+  /** Something changed that `flush` turns into an epoch. */
+  readonly onDirty: () => void;
+}
+
+/**
+ * Registration, liveness and reports of osds, and what follows from them for the map.
+ *
+ * Registrations are durable before they are answered. Reports only change memory; `flush` turns
+ * everything that they changed into one epoch. An osd is up while its lease runs and not enough of
+ * its peers complain; after `outAfterUs` of being down it goes out. Nothing here moves data.
+ */
+export class OsdService {
+  readonly live: Map<OsdId, OsdLive> = new Map();
+  private readonly options: OsdServiceOptions;
+  private readonly catalogue: Catalogue;
+  private readonly dirtyPgs = new Set<PgId>();
+  private readonly downSinceUs = new Map<OsdId, number>();
+  private readonly startedUs: number;
+  private checkedUs = 0;
+  /** The highest map identity that an osd showed beyond this monitor's: it was restored. */
+  ahead: { readonly generation: number; readonly epoch: number } | undefined;
+
+  constructor(options: OsdServiceOptions) {
+    this.options = options;
+    this.catalogue = options.catalogue;
+    this.startedUs = options.nowUs();
+  }
+
+  /** Take an osd in. Answers the highest incarnation of earlier starts. Throws FB2103, FB4004, FB1001. */
+  async register(request: OsdRegisterRequest): Promise<{ readonly incarnation: number }> {
+    checkRegistration(request);
+    const id = request.osd as OsdId;
+    const incarnation = await this.catalogue.change((change) => this.stageOsd(change, request));
+    const now = this.options.nowUs();
+    const old = this.live.get(id);
+    for (const pg of old?.pgs.keys() ?? []) this.dirtyPgs.add(pg);
+    this.live.set(id, {
+      id,
+      boot: request.boot,
+      lastReportUs: now,
+      stopping: false,
+      generation: request.generation,
+      epoch: request.epoch,
+      usage: undefined,
+      counters: [],
+      pgs: new Map(),
+      complaints: new Map(),
+    });
+    this.noteIdentity(request);
+    this.options.logger.info("osd registered", {
+      osd: id,
+      storeUuid: request.storeUuid,
+      incarnation: Number(request.incarnation),
+      shards: request.addresses.length,
+    });
+    return { incarnation };
+  }
+
+  /** Take a report. False: register first. */
+  report(request: OsdReportRequest): boolean {
+    const id = request.osd as OsdId;
+    const live = this.live.get(id);
+    if (live === undefined || live.boot !== request.boot) return false;
+    const now = this.options.nowUs();
+    live.lastReportUs = now;
+    live.generation = request.generation;
+    live.epoch = request.epoch;
+    live.counters = request.counters;
+    if (request.usage !== undefined) live.usage = request.usage;
+    if (request.stopping) live.stopping = true;
+    if (request.complete) {
+      for (const pg of live.pgs.keys()) this.dirtyPgs.add(pg);
+      live.pgs.clear();
+    }
+    for (const report of request.pgs) this.notePg(live, report);
+    for (const peer of request.unreachable) {
+      this.live.get(peer as OsdId)?.complaints.set(id, now);
+    }
+    this.noteIdentity(request);
+    if (this.dirtyPgs.size > 0 || request.unreachable.length > 0 || request.stopping) {
+      this.options.onDirty();
+    } else if (now - this.checkedUs >= CHECK_US) {
+      this.checkedUs = now;
+      if (this.osdChanges().length > 0) this.options.onDirty();
+    }
+    return true;
+  }
+
+  /** Once per tick, and after `onDirty`: turn what changed into the next epoch. */
+  async flush(): Promise<void> {
+    if (this.osdChanges().length === 0 && this.dirtyPgs.size === 0) return;
+    const dirty = [...this.dirtyPgs];
+    this.dirtyPgs.clear();
+    await this.catalogue.change((change) => {
+      const osds = this.osdChanges();
+      for (const osd of osds) this.noteAutoOut(change, osd);
+      const pgs: PgInfo[] = [];
+      for (const id of dirty) {
+        const row = this.pgChange(id);
+        if (row !== undefined) pgs.push(row);
+      }
+      const mapChange: MapChange = { osds, pgs };
+      if (osds.length + pgs.length > 0) change.changeMap(mapChange);
+    });
+  }
+
+  /** People take an osd in or out. `out` stops new placement only. Throws FB2101. */
+  async setIn(id: OsdId, isIn: boolean, dryRun: boolean): Promise<OsdInfo> {
+    return this.catalogue.change((change) => {
+      const osd = this.osdOf(id);
+      const record = this.catalogue.osds.get(id);
+      if (record !== undefined) change.putOsd({ ...record, autoOut: false });
+      const next = { ...osd, in: isIn };
+      if (osd.in !== isIn) change.changeMap({ osds: [next] });
+      return next;
+    }, dryRun);
+  }
+
+  /** Find an osd. Throws FB2101. */
+  osdOf(id: OsdId): OsdInfo {
+    const osd = this.catalogue.map.osds.get(id);
+    if (osd !== undefined) return osd;
+    const known = [...this.catalogue.map.osds.keys()].sort((a, b) => a - b);
+    throw new FastblockError("FB2101", `osd ${String(id)} does not exist`, {
+      why: known.length === 0 ? "no osd has registered" : `there are osds ${known.join(", ")}`,
+    });
+  }
+
+  /** The newest report of each replica of a group, by replica id. */
+  reportsOf(pg: PgInfo): Map<ReplicaId, PgReport> {
+    const reports = new Map<ReplicaId, PgReport>();
+    for (const replica of pg.replicas) {
+      const report = this.live.get(replica.osd)?.pgs.get(pg.id);
+      if (report !== undefined && report.replica === replica.replicaId) {
+        reports.set(replica.replicaId, report);
+      }
+    }
+    return reports;
+  }
+
+  private stageOsd(change: Change, request: OsdRegisterRequest): number {
+    const id = request.osd as OsdId;
+    const known = this.catalogue.map.osds.get(id);
+    const record = this.catalogue.osds.get(id);
+    this.checkIdentity(request, known);
+    const isSameStore = known?.storeUuid === request.storeUuid;
+    const remembered = isSameStore ? rememberedOf(record, request) : 0;
+    const incarnation = Number(request.incarnation);
+    if (incarnation <= remembered) {
+      throw new FastblockError(
+        "FB4004",
+        `registering osd ${String(id)}: its store is at start ${String(incarnation)}, wanted above ${String(remembered)}`,
+        {
+          why: "this store has been started more often than it knows: it was restored from a copy",
+        },
+      );
+    }
+    const capacityBytes = Number(request.capacityBytes);
+    const next: OsdRecord = {
+      id,
+      capacityBytes,
+      incarnation,
+      boot: String(request.boot),
+      incarnationBefore: remembered,
+      version: request.version,
+      backend: request.backend,
+      autoOut: false,
+      firstSeenMs: record?.firstSeenMs ?? this.options.wallMs(),
+    };
+    change.putOsd(next);
+    const row: OsdInfo = {
+      id,
+      storeUuid: request.storeUuid,
+      host: request.host,
+      up: true,
+      in: known === undefined || known.in || record?.autoOut === true,
+      weight:
+        known === undefined || !isSameStore || record?.capacityBytes !== capacityBytes
+          ? osdWeightOf(capacityBytes)
+          : known.weight,
+      addresses: request.addresses.map(({ host, port }) => ({ host, port })),
+      changeEpoch: 0 as Epoch,
+    };
+    if (known === undefined || !sameOsd(known, row)) change.changeMap({ osds: [row] });
+    return remembered;
+  }
+
+  private checkIdentity(request: OsdRegisterRequest, known: OsdInfo | undefined): void {
+    for (const other of this.catalogue.map.osds.values()) {
+      if (other.id === request.osd || other.storeUuid !== request.storeUuid) continue;
+      throw new FastblockError(
+        "FB2103",
+        `registering osd ${String(request.osd)}: its store ${request.storeUuid} is known as osd ${String(other.id)}`,
+        { hint: `start it as osd ${String(other.id)}, or format the device` },
+      );
+    }
+    if (known === undefined || known.storeUuid === request.storeUuid || !known.up) return;
+    throw new FastblockError(
+      "FB2103",
+      `registering osd ${String(request.osd)}: another store, ${known.storeUuid}, is up under this id`,
+    );
+  }
+
+  private notePg(live: OsdLive, report: PgReport): void {
+    const id = report.pg as PgId;
+    if (report.role === PgRole.REMOVED) live.pgs.delete(id);
+    else live.pgs.set(id, report);
+    this.dirtyPgs.add(id);
+  }
+
+  private noteIdentity(seen: { readonly generation: number; readonly epoch: number }): void {
+    if (compareMapIdentity(seen, this.catalogue.map) <= 0) return;
+    if (this.ahead !== undefined && compareMapIdentity(seen, this.ahead) <= 0) return;
+    this.ahead = { generation: seen.generation, epoch: seen.epoch };
+    this.options.logger.error("an osd has a newer map than this monitor: restored from a backup?", {
+      generation: seen.generation,
+      epoch: seen.epoch,
+      ownGeneration: this.catalogue.map.generation,
+      ownEpoch: this.catalogue.map.epoch,
+    });
+  }
+
+  /** Rows of osds whose condition differs from the map. Also starts and ends the out timers. */
+  private osdChanges(): OsdInfo[] {
+    const now = this.options.nowUs();
+    const changes: OsdInfo[] = [];
+    for (const osd of this.catalogue.map.osds.values()) {
+      const isUp = this.isUp(osd, now);
+      if (isUp) this.downSinceUs.delete(osd.id);
+      else if (!this.downSinceUs.has(osd.id)) this.downSinceUs.set(osd.id, now);
+      const downUs = isUp ? 0 : now - this.downSinceUs.get(osd.id)!;
+      const isOut = osd.in && downUs >= this.options.outAfterUs;
+      if (isUp !== osd.up || isOut) changes.push({ ...osd, up: isUp, in: osd.in && !isOut });
+    }
+    return changes;
+  }
+
+  private isUp(osd: OsdInfo, now: number): boolean {
+    const live = this.live.get(osd.id);
+    // A monitor that has just started has heard of nobody yet: believe the map for one lease.
+    if (live === undefined) return osd.up && now - this.startedUs < OSD_LEASE_US * 2;
+    if (live.stopping || now - live.lastReportUs >= OSD_LEASE_US) return false;
+    return !this.isShunned(osd, live, now);
+  }
+
+  /** Enough of its peers, on different hosts, miss its heartbeats. */
+  private isShunned(osd: OsdInfo, live: OsdLive, now: number): boolean {
+    const hosts = new Set<string>();
+    const osds = new Set<OsdId>();
+    for (const [id, atUs] of live.complaints) {
+      if (now - atUs >= COMPLAINT_US) {
+        live.complaints.delete(id);
+        continue;
+      }
+      const peer = this.catalogue.map.osds.get(id);
+      if (peer === undefined || !peer.up) continue;
+      osds.add(id);
+      hosts.add(peer.host);
+    }
+    if (hosts.size >= COMPLAINING_HOSTS) return true;
+    // With fewer hosts to ask, at least two osds must agree, and be all but this one.
+    let peers = 0;
+    for (const peer of this.catalogue.map.osds.values()) {
+      if (peer.up && peer.id !== osd.id) peers++;
+    }
+    return osds.size >= 2 && osds.size === peers && !this.hasManyHosts(osd);
+  }
+
+  private hasManyHosts(osd: OsdInfo): boolean {
+    const hosts = new Set<string>();
+    for (const peer of this.catalogue.map.osds.values()) {
+      if (peer.up && peer.host !== osd.host) hosts.add(peer.host);
+    }
+    return hosts.size >= COMPLAINING_HOSTS;
+  }
+
+  private noteAutoOut(change: Change, osd: OsdInfo): void {
+    const before = this.catalogue.map.osds.get(osd.id);
+    const record = this.catalogue.osds.get(osd.id);
+    if (before?.up !== osd.up) {
+      this.options.logger.warn(osd.up ? "osd is up" : "osd is down", { osd: osd.id });
+    }
+    if (before?.in !== true || osd.in || record === undefined) return;
+    change.putOsd({ ...record, autoOut: true });
+    this.options.logger.warn("osd is out after a long absence", { osd: osd.id });
+  }
+
+  /** The row of a group after its leader's newest report; undefined when nothing changes. */
+  private pgChange(id: PgId): PgInfo | undefined {
+    const pg = this.catalogue.map.pgs.get(id);
+    if (pg === undefined) return undefined;
+    let best: PgReport | undefined;
+    for (const report of this.reportsOf(pg).values()) {
+      if (report.role !== PgRole.LEADER || !report.established) continue;
+      if (best === undefined || report.term > best.term) best = report;
+    }
+    if (best === undefined || Number(best.term) < pg.leaderTerm) return undefined;
+    const configuration = newerConfiguration(pg, best);
+    const next: PgInfo = {
+      ...pg,
+      creating: false,
+      leader: best.replica as ReplicaId,
+      leaderTerm: Number(best.term) as Term,
+      configuration,
+      replicas: withoutLeft(pg, configuration),
+    };
+    return samePg(pg, next) ? undefined : next;
+  }
+}
+
+function newerConfiguration(pg: PgInfo, report: PgReport): PgConfiguration | undefined {
+  const reported = report.configuration;
+  if (reported === undefined) return pg.configuration;
+  if (pg.configuration !== undefined && reported.index < pg.configuration.index) {
+    return pg.configuration;
+  }
+  return {
+    index: reported.index as LogIndex,
+    voters: reported.voters.map((id) => id as ReplicaId),
+    outgoing: reported.outgoing.map((id) => id as ReplicaId),
+    learners: reported.learners.map((id) => id as ReplicaId),
+  };
+}
+
+/** Replicas that were to leave and that the applied configuration no longer names are gone. */
+function withoutLeft(pg: PgInfo, configuration: PgConfiguration | undefined): PgInfo["replicas"] {
+  if (configuration === undefined) return pg.replicas;
+  const named = new Set([
+    ...configuration.voters,
+    ...configuration.outgoing,
+    ...configuration.learners,
+  ]);
+  const kept = pg.replicas.filter((replica) => !replica.leaving || named.has(replica.replicaId));
+  return kept.length === pg.replicas.length ? pg.replicas : kept;
+}
+
+function samePg(a: PgInfo, b: PgInfo): boolean {
+  return (
+    a.creating === b.creating &&
+    a.leader === b.leader &&
+    a.leaderTerm === b.leaderTerm &&
+    a.replicas === b.replicas &&
+    sameConfiguration(a.configuration, b.configuration)
+  );
+}
+
+function sameConfiguration(
+  a: PgConfiguration | undefined,
+  b: PgConfiguration | undefined,
+): boolean {
+  if (a === undefined || b === undefined) return a === b;
+  return (
+    a.index === b.index &&
+    String(a.voters) === String(b.voters) &&
+    String(a.outgoing) === String(b.outgoing) &&
+    String(a.learners) === String(b.learners)
+  );
+}
+
+function sameOsd(a: OsdInfo, b: OsdInfo): boolean {
+  return (
+    a.storeUuid === b.storeUuid &&
+    a.host === b.host &&
+    a.up === b.up &&
+    a.in === b.in &&
+    a.weight === b.weight &&
+    sameAddresses(a.addresses, b.addresses)
+  );
+}
+
+function sameAddresses(a: readonly OsdAddress[], b: readonly OsdAddress[]): boolean {
+  if (a.length !== b.length) return false;
+  return a.every((one, at) => one.host === b[at]!.host && one.port === b[at]!.port);
+}
+
+/** The highest incarnation of the store before this process start, 0 for a new one. */
+function rememberedOf(record: OsdRecord | undefined, request: OsdRegisterRequest): number {
+  if (record === undefined) return 0;
+  return record.boot === String(request.boot) ? record.incarnationBefore : record.incarnation;
+}
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+const SHARDS_MAX = 1024;
+
+function checkRegistration(request: OsdRegisterRequest): void {
+  const refuse = (what: string): FastblockError =>
+    new FastblockError("FB1001", `registering osd ${String(request.osd)}: ${what}`);
+  if (!UUID.test(request.storeUuid)) throw refuse("its storeUuid is not a uuid");
+  if (request.addresses.length < 1 || request.addresses.length > SHARDS_MAX) {
+    throw refuse(
+      `it has ${String(request.addresses.length)} shards, wanted 1 to ${String(SHARDS_MAX)}`,
+    );
+  }
+  for (const { host, port } of request.addresses) {
+    if (host === "" || port < 1 || port > 65_535) throw refuse("an address is malformed");
+  }
+  if (request.host === "") throw refuse("its host has no name");
+}
+
+/** The replica of a group that leads it by the map, if its osd is up. */
+export function leaderOf(catalogue: Catalogue, pg: PgInfo): PgInfo["replicas"][number] | undefined {
+  const leader = replicaOf(pg, pg.leader);
+  if (leader === undefined) return undefined;
+  return catalogue.map.osds.get(leader.osd)?.up === true ? leader : undefined;
+}

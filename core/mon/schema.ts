@@ -1,0 +1,255 @@
+import { z } from "@hono/zod-openapi";
+
+/**
+ * The data of REST `/api/v1`. The command line and the dashboard use these types; `/openapi.json`
+ * is generated from these schemas.
+ *
+ * Bytes are numbers, above 2^53 decimal strings; times are RFC 3339; ids are numbers; states are
+ * enumerations. Fields are added, never renamed or given another meaning.
+ */
+
+/** Bytes in answers. */
+const bytes = z.union([z.int().min(0), z.string().regex(/^\d+$/)]).openapi({ example: 1073741824 });
+const time = z.iso.datetime().openapi({ example: "2026-01-31T12:00:00.000Z" });
+
+/** Bytes in requests: a number, or decimal text. */
+const bytesWanted = z
+  .union([
+    z.number(),
+    z
+      .string()
+      .regex(/^\d{1,16}$/)
+      .transform(Number),
+  ])
+  .openapi({ type: "integer", example: 1073741824 });
+
+export const ProblemSchema = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string().openapi({ description: "what failed: the value seen, the value wanted" }),
+    code: z.string().openapi({ example: "FB2001" }),
+    why: z.string().optional(),
+    hint: z.string().optional(),
+  })
+  .openapi("Problem");
+
+export const HealthSchema = z
+  .object({
+    status: z.enum(["ok", "warn", "error"]),
+    checks: z.array(
+      z.object({
+        code: z.string().openapi({ example: "OSD_DOWN" }),
+        severity: z.enum(["warn", "error"]),
+        summary: z.string(),
+        details: z.array(z.string()),
+        hint: z.string(),
+      }),
+    ),
+  })
+  .openapi("Health");
+
+const PgStateSchema = z.enum(["creating", "active", "degraded", "down", "leaderless"]);
+
+const UsageSchema = z.object({ totalBytes: bytes, usedBytes: bytes });
+
+export const StatusSchema = z
+  .object({
+    cluster: z.object({ id: z.string(), name: z.string() }),
+    health: HealthSchema,
+    version: z.string(),
+    backend: z.string().openapi({
+      description: "what carries disk and network of the osds: uring, file, memory, mixed or none",
+    }),
+    map: z.object({ generation: z.int(), epoch: z.int() }),
+    mons: z.object({ total: z.int(), leader: z.string() }),
+    osds: z.object({ total: z.int(), up: z.int(), in: z.int() }),
+    pgs: z.object({
+      total: z.int(),
+      byState: z.object({
+        creating: z.int(),
+        active: z.int(),
+        degraded: z.int(),
+        down: z.int(),
+        leaderless: z.int(),
+      }),
+    }),
+    pools: z.int(),
+    images: z.int(),
+    sessions: z.int(),
+    operations: z.int().openapi({ description: "running ones" }),
+    capacity: UsageSchema,
+  })
+  .openapi("Status");
+
+export const PoolSchema = z
+  .object({
+    id: z.int(),
+    name: z.string(),
+    size: z.int().openapi({ description: "replicas" }),
+    pgCount: z.int(),
+    objectBytes: z.int(),
+    failureDomain: z.enum(["osd", "host"]),
+    images: z.int(),
+    provisionedBytes: bytes.openapi({ description: "sum of the sizes of its images" }),
+    usedBytes: bytes.openapi({ description: "on all replicas together, as last reported" }),
+    pgs: z.object({ active: z.int(), other: z.int() }),
+    notes: z.array(z.string()).openapi({ description: "what its creator should know" }),
+  })
+  .openapi("Pool");
+
+export const PoolCreateSchema = z
+  .strictObject({
+    name: z.string(),
+    size: z.int().default(3),
+    pgCount: z.int().optional(),
+    objectBytes: bytesWanted.optional(),
+    failureDomain: z.enum(["osd", "host"]).optional(),
+  })
+  .openapi("PoolCreate");
+
+export const PlacementSchema = z
+  .object({
+    pool: z.string(),
+    ok: z.boolean(),
+    failureDomain: z.enum(["osd", "host"]),
+    domainsUsable: z.int(),
+    domainsWanted: z.int(),
+    rejected: z.array(z.object({ osd: z.int(), rule: z.string() })),
+    shares: z.array(
+      z.object({ osd: z.int(), replicas: z.int(), leaders: z.int(), target: z.number() }),
+    ),
+  })
+  .openapi("Placement");
+
+const SessionSchema = z.object({
+  id: z.int(),
+  client: z.string(),
+  mode: z.enum(["shared", "read-only", "exclusive"]),
+  alive: z.boolean(),
+  since: time,
+});
+
+export const ImageSchema = z
+  .object({
+    id: z.int(),
+    name: z.string(),
+    pool: z.string(),
+    path: z.string().openapi({ example: "demo/disk1" }),
+    sizeBytes: bytes,
+    objectBytes: z.int(),
+    layer: z.int(),
+    family: z.int(),
+    snapSeq: z.int(),
+    lockEpoch: z.int(),
+    created: time,
+    sessions: z.array(SessionSchema),
+  })
+  .openapi("Image");
+
+export const ImageCreateSchema = z
+  .strictObject({ name: z.string(), sizeBytes: bytesWanted })
+  .openapi("ImageCreate");
+export const ImageResizeSchema = z.strictObject({ sizeBytes: bytesWanted }).openapi("ImageResize");
+export const ImageRenameSchema = z.strictObject({ name: z.string() }).openapi("ImageRename");
+
+export const OsdSchema = z
+  .object({
+    id: z.int(),
+    host: z.string(),
+    up: z.boolean(),
+    in: z.boolean(),
+    weight: z.int(),
+    storeUuid: z.string(),
+    shards: z.array(z.object({ host: z.string(), port: z.int() })),
+    backend: z.string(),
+    version: z.string(),
+    incarnation: z.int(),
+    capacityBytes: bytes,
+    usedBytes: bytes,
+    logCapacityBytes: bytes,
+    logUsedBytes: bytes,
+    pgs: z.int().openapi({ description: "replicas by the map" }),
+    leaders: z.int(),
+    epoch: z.int().openapi({ description: "of the map that it has" }),
+    reportAgeMs: z.int().nullable().openapi({ description: "null: not heard since the mon runs" }),
+  })
+  .openapi("Osd");
+
+const ReplicaSchema = z.object({
+  replicaId: z.int(),
+  osd: z.int(),
+  shard: z.int(),
+  storeUuid: z.string(),
+  leaving: z.boolean(),
+  role: z
+    .enum(["unknown", "follower", "candidate", "leader", "learner", "filling"])
+    .openapi({ description: "as last reported" }),
+  term: z.int(),
+  commitIndex: z.int(),
+  appliedIndex: z.int(),
+  usedBytes: bytes,
+});
+
+export const PgSchema = z
+  .object({
+    id: z.string().openapi({ example: "1.17" }),
+    pool: z.string(),
+    state: PgStateSchema,
+    leaderOsd: z.int().nullable(),
+    leaderReplica: z.int(),
+    term: z.int(),
+    lastChangeEpoch: z.int(),
+    osds: z.array(z.int()).openapi({ description: "desired, the preferred leader first" }),
+    replicas: z.array(ReplicaSchema),
+    configuration: z
+      .object({
+        index: z.int(),
+        voters: z.array(z.int()),
+        outgoing: z.array(z.int()),
+        learners: z.array(z.int()),
+      })
+      .nullable(),
+  })
+  .openapi("Pg");
+
+export const PgTransferSchema = z
+  .strictObject({ osd: z.int().openapi({ description: "holder of the replica that shall lead" }) })
+  .openapi("PgTransfer");
+export const PgReplaceSchema = z
+  .strictObject({ fromOsd: z.int(), toOsd: z.int() })
+  .openapi("PgReplace");
+
+export const OperationSchema = z
+  .object({
+    id: z.int(),
+    kind: z.enum(["image.shrink", "image.remove"]),
+    title: z.string(),
+    state: z.enum(["running", "done", "failed", "cancelled"]),
+    done: z.int().openapi({ description: "steps" }),
+    total: z.int(),
+    waitingFor: z.array(z.string()).openapi({ description: "groups that do not answer, and why" }),
+    started: time,
+    ended: time.nullable(),
+    error: z.string().nullable(),
+  })
+  .openapi("Operation");
+
+export const VersionSchema = z
+  .object({ version: z.string(), api: z.literal("v1"), name: z.string() })
+  .openapi("Version");
+
+export const ImageResizedSchema = z
+  .object({ image: ImageSchema, operation: OperationSchema.nullable() })
+  .openapi("ImageResized");
+
+export type Problem = z.infer<typeof ProblemSchema>;
+export type Health = z.infer<typeof HealthSchema>;
+export type StatusView = z.infer<typeof StatusSchema>;
+export type PoolView = z.infer<typeof PoolSchema>;
+export type PlacementView = z.infer<typeof PlacementSchema>;
+export type ImageView = z.infer<typeof ImageSchema>;
+export type OsdView = z.infer<typeof OsdSchema>;
+export type PgView = z.infer<typeof PgSchema>;
+export type OperationView = z.infer<typeof OperationSchema>;

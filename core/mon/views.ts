@@ -1,0 +1,293 @@
+import { formatPgId, type OsdId, poolOfPg } from "../base/ids.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import {
+  type PgInfo,
+  pgStateOf,
+  PgState,
+  type PlacementResult,
+  type PoolInfo,
+} from "../cluster/cluster.ts";
+import { PgRole } from "../../proto/gen/control_pb.ts";
+import type { Catalogue } from "./catalogue.ts";
+import { judgeHealth } from "./health.ts";
+import type { OperationEngine } from "./operation-engine.ts";
+import { leaderOf, type OsdService } from "./osd-service.ts";
+import type { PoolService } from "./pool-service.ts";
+import type { ImageRecord, OperationRecord } from "./records.ts";
+import type { ImageView, OperationView, OsdView, PgView, PlacementView } from "./schema.ts";
+import type { PoolView, StatusView } from "./schema.ts";
+import type { SessionService } from "./session-service.ts";
+
+export interface ViewSources {
+  readonly catalogue: Catalogue;
+  readonly osds: OsdService;
+  readonly pools: PoolService;
+  readonly sessions: SessionService;
+  readonly operations: OperationEngine;
+  readonly identity: {
+    readonly clusterId: string;
+    readonly clusterName: string;
+    readonly name: string;
+    readonly version: string;
+    readonly monCount: number;
+  };
+  readonly nowUs: () => number;
+  /** Milliseconds since 1970 as RFC 3339. */
+  readonly formatTime: (ms: number) => string;
+}
+
+const STATE_NAMES = {
+  [PgState.Creating]: "creating",
+  [PgState.Active]: "active",
+  [PgState.Degraded]: "degraded",
+  [PgState.Down]: "down",
+  [PgState.Leaderless]: "leaderless",
+} as const;
+
+const ROLE_NAMES = {
+  [PgRole.UNSPECIFIED]: "unknown",
+  [PgRole.FOLLOWER]: "follower",
+  [PgRole.CANDIDATE]: "candidate",
+  [PgRole.LEADER]: "leader",
+  [PgRole.LEARNER]: "learner",
+  [PgRole.FILLING]: "filling",
+  [PgRole.REMOVED]: "unknown",
+} as const;
+
+/** What REST shows, made from the catalogue and the newest reports. */
+export class Views {
+  private readonly from: ViewSources;
+
+  constructor(sources: ViewSources) {
+    this.from = sources;
+  }
+
+  status(): StatusView {
+    const { catalogue, osds, operations, identity } = this.from;
+    const map = catalogue.map;
+    const byState = { creating: 0, active: 0, degraded: 0, down: 0, leaderless: 0 };
+    for (const pg of map.pgs.values()) byState[STATE_NAMES[pgStateOf(pg, map.osds)]]++;
+    const all = [...map.osds.values()];
+    const running = [...catalogue.operations.values()].filter((one) => one.state === "running");
+    const alive = [...catalogue.sessions.keys()].filter((id) => this.from.sessions.isAlive(id));
+    return {
+      cluster: { id: identity.clusterId, name: identity.clusterName },
+      health: judgeHealth(catalogue, osds, operations),
+      version: identity.version,
+      backend: this.backend(),
+      map: { generation: map.generation, epoch: map.epoch },
+      mons: { total: identity.monCount, leader: identity.name },
+      osds: {
+        total: all.length,
+        up: all.filter((osd) => osd.up).length,
+        in: all.filter((osd) => osd.in).length,
+      },
+      pgs: { total: map.pgs.size, byState },
+      pools: map.pools.size,
+      images: catalogue.images.size,
+      sessions: alive.length,
+      operations: running.length,
+      capacity: this.capacity(),
+    };
+  }
+
+  pool(pool: PoolInfo, notes: readonly string[] = []): PoolView {
+    const { catalogue, pools, osds } = this.from;
+    let images = 0;
+    let provisioned = 0;
+    for (const image of catalogue.images.values()) {
+      if (image.pool !== pool.id) continue;
+      images++;
+      provisioned += image.sizeBytes;
+    }
+    let used = 0;
+    let active = 0;
+    const pgs = pools.pgsOf(pool.id);
+    for (const pg of pgs) {
+      if (pgStateOf(pg, catalogue.map.osds) === PgState.Active) active++;
+      for (const report of osds.reportsOf(pg).values()) used += Number(report.usedBytes);
+    }
+    return {
+      id: pool.id,
+      name: pool.name,
+      size: pool.size,
+      pgCount: pool.pgCount,
+      objectBytes: pool.objectBlocks * BLOCK_SIZE,
+      failureDomain: pool.failureDomain,
+      images,
+      provisionedBytes: bytesView(provisioned),
+      usedBytes: bytesView(used),
+      pgs: { active, other: pgs.length - active },
+      notes: [...notes],
+    };
+  }
+
+  placement(pool: PoolInfo, result: PlacementResult): PlacementView {
+    return {
+      pool: pool.name,
+      ok: result.ok,
+      failureDomain: pool.failureDomain,
+      domainsUsable: result.domainsUsable,
+      domainsWanted: result.domainsWanted,
+      rejected: result.rejected.map((one) => ({ osd: one.osd, rule: one.rule })),
+      shares: result.shares.map((one) => ({ ...one, osd: one.osd })),
+    };
+  }
+
+  image(image: ImageRecord): ImageView {
+    const { catalogue, sessions } = this.from;
+    const pool = catalogue.map.pools.get(image.pool)?.name ?? "?";
+    return {
+      id: image.id,
+      name: image.name,
+      pool,
+      path: `${pool}/${image.name}`,
+      sizeBytes: bytesView(image.sizeBytes),
+      objectBytes: image.objectBlocks * BLOCK_SIZE,
+      layer: image.layer,
+      family: image.family,
+      snapSeq: image.snapSeq,
+      lockEpoch: image.lockEpoch,
+      created: this.from.formatTime(image.createdMs),
+      sessions: sessions.sessionsOf(image.id).map((session) => ({
+        id: session.id,
+        client: session.client,
+        mode: session.mode,
+        alive: sessions.isAlive(session.id),
+        since: this.from.formatTime(session.openedMs),
+      })),
+    };
+  }
+
+  osds(): OsdView[] {
+    const ids = [...this.from.catalogue.map.osds.keys()].sort((a, b) => a - b);
+    const counts = this.replicaCounts();
+    return ids.map((id) => this.osd(id, counts));
+  }
+
+  osd(id: OsdId, counts: ReplicaCounts = this.replicaCounts()): OsdView {
+    const { catalogue, osds, nowUs } = this.from;
+    const osd = osds.osdOf(id);
+    const record = catalogue.osds.get(id);
+    const live = osds.live.get(id);
+    const usage = live?.usage;
+    return {
+      id,
+      host: osd.host,
+      up: osd.up,
+      in: osd.in,
+      weight: osd.weight,
+      storeUuid: osd.storeUuid,
+      shards: osd.addresses.map(({ host, port }) => ({ host, port })),
+      backend: record?.backend ?? "",
+      version: record?.version ?? "",
+      incarnation: record?.incarnation ?? 0,
+      capacityBytes: bytesView(record?.capacityBytes ?? 0),
+      usedBytes: bytesView(Number(usage?.usedBytes ?? 0n)),
+      logCapacityBytes: bytesView(Number(usage?.logCapacityBytes ?? 0n)),
+      logUsedBytes: bytesView(Number(usage?.logUsedBytes ?? 0n)),
+      pgs: counts.replicas.get(id) ?? 0,
+      leaders: counts.leaders.get(id) ?? 0,
+      epoch: live?.epoch ?? 0,
+      reportAgeMs: live === undefined ? null : Math.round((nowUs() - live.lastReportUs) / 1000),
+    };
+  }
+
+  pg(pg: PgInfo): PgView {
+    const { catalogue, osds } = this.from;
+    const reports = osds.reportsOf(pg);
+    const leader = leaderOf(catalogue, pg);
+    return {
+      id: formatPgId(pg.id),
+      pool: catalogue.map.pools.get(poolOfPg(pg.id))?.name ?? "?",
+      state: STATE_NAMES[pgStateOf(pg, catalogue.map.osds)],
+      leaderOsd: leader?.osd ?? null,
+      leaderReplica: pg.leader,
+      term: pg.leaderTerm,
+      lastChangeEpoch: pg.lastChangeEpoch,
+      osds: pg.replicas.filter((one) => !one.leaving).map((one) => one.osd),
+      replicas: pg.replicas.map((replica) => {
+        const report = reports.get(replica.replicaId);
+        return {
+          replicaId: replica.replicaId,
+          osd: replica.osd,
+          shard: replica.shard,
+          storeUuid: replica.storeUuid,
+          leaving: replica.leaving,
+          role: ROLE_NAMES[report?.role ?? PgRole.UNSPECIFIED],
+          term: Number(report?.term ?? 0n),
+          commitIndex: Number(report?.commitIndex ?? 0n),
+          appliedIndex: Number(report?.appliedIndex ?? 0n),
+          usedBytes: bytesView(Number(report?.usedBytes ?? 0n)),
+        };
+      }),
+      configuration:
+        pg.configuration === undefined
+          ? null
+          : {
+              index: pg.configuration.index,
+              voters: [...pg.configuration.voters],
+              outgoing: [...pg.configuration.outgoing],
+              learners: [...pg.configuration.learners],
+            },
+    };
+  }
+
+  operation(operation: OperationRecord): OperationView {
+    const progress = this.from.operations.progressOf(operation);
+    return {
+      id: operation.id,
+      kind: operation.kind,
+      title: operation.title,
+      state: operation.state,
+      done: progress.done,
+      total: progress.total,
+      waitingFor: [...progress.waitingFor],
+      started: this.from.formatTime(operation.startedMs),
+      ended: operation.endedMs === undefined ? null : this.from.formatTime(operation.endedMs),
+      error: operation.error ?? null,
+    };
+  }
+
+  private backend(): string {
+    const kinds = new Set<string>();
+    for (const osd of this.from.catalogue.osds.values()) kinds.add(osd.backend);
+    if (kinds.size === 0) return "none";
+    return kinds.size === 1 ? [...kinds][0]! : "mixed";
+  }
+
+  private capacity(): StatusView["capacity"] {
+    let total = 0;
+    let used = 0;
+    for (const osd of this.from.catalogue.map.osds.values()) {
+      if (!osd.in) continue;
+      total += this.from.catalogue.osds.get(osd.id)?.capacityBytes ?? 0;
+      used += Number(this.from.osds.live.get(osd.id)?.usage?.usedBytes ?? 0n);
+    }
+    return { totalBytes: bytesView(total), usedBytes: bytesView(used) };
+  }
+
+  private replicaCounts(): ReplicaCounts {
+    const counts: ReplicaCounts = { replicas: new Map(), leaders: new Map() };
+    for (const pg of this.from.catalogue.map.pgs.values()) {
+      for (const { osd } of pg.replicas) {
+        counts.replicas.set(osd, (counts.replicas.get(osd) ?? 0) + 1);
+      }
+      const leader = leaderOf(this.from.catalogue, pg);
+      if (leader !== undefined) {
+        counts.leaders.set(leader.osd, (counts.leaders.get(leader.osd) ?? 0) + 1);
+      }
+    }
+    return counts;
+  }
+}
+
+interface ReplicaCounts {
+  readonly replicas: Map<OsdId, number>;
+  readonly leaders: Map<OsdId, number>;
+}
+
+/** A number while it is exact, decimal text above. */
+function bytesView(bytes: number): number | string {
+  return Number.isSafeInteger(bytes) ? bytes : BigInt(bytes).toString();
+}
