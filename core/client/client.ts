@@ -1,0 +1,396 @@
+/**
+ * The library that attaches images: gateways, load generator and CLI are its users.
+ *
+ * `Client` finds the cluster, `Image` is one attachment. The data path is `Image.submit(op)` with
+ * pooled `ImageOp`s; the promise methods of `Image` are for those who do a few requests.
+ */
+import { create, fromBinary } from "@bufbuild/protobuf";
+import { FastblockError } from "../base/errors.ts";
+import type { ImageId, LayerId, PoolId, SessionId } from "../base/ids.ts";
+import { Status } from "../base/status.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import {
+  ImageCloseReplySchema,
+  ImageCloseRequestSchema,
+  type ImageHeader as HeaderMessage,
+  ImageListReplySchema,
+  ImageListRequestSchema,
+  ImageOpenMode,
+  type ImageOpenReply,
+  ImageOpenReplySchema,
+  ImageOpenRequestSchema,
+  ImageRefreshReplySchema,
+  ImageRefreshRequestSchema,
+  SessionAttachReplySchema,
+  SessionAttachRequestSchema,
+  SessionGrantSchema,
+} from "../../proto/gen/control_pb.ts";
+import { ClusterMap, type ImageHeader, isName, type PoolInfo } from "../cluster/cluster.ts";
+import type { World } from "../reactor/world.ts";
+import {
+  ControlService,
+  Method,
+  Role,
+  RpcEndpoint,
+  type RpcIdentity,
+  SHARD_NONE,
+} from "../rpc/rpc.ts";
+import { ClientCore, type ClientServices } from "./client-core.ts";
+import type { ImageCore } from "./image.ts";
+import type { Link } from "./link.ts";
+import { type MapCache, type MonAddress, MonSession, pause } from "./mon-session.ts";
+import { Image, type ImageKeeper, type OpenOptions } from "./open-image.ts";
+import type { RouterCounts } from "./router.ts";
+import { ImageSession } from "./session.ts";
+
+export { BlockState, ImageOp, LEADER, OpKind, STATE_BYTES } from "./image-op.ts";
+export type { ImageTarget } from "./image-op.ts";
+export type { MapCache, MonAddress } from "./mon-session.ts";
+export { Image, PromisedOp } from "./open-image.ts";
+export type { OpenOptions, ReplicaPlace } from "./open-image.ts";
+export type { RouterCounts } from "./router.ts";
+
+export interface ClientOptions {
+  readonly world: World;
+  /** Of this process, for logs of its peers: `nbd.0`, `cli`. */
+  readonly name: string;
+  /** The cluster's uuid as text. */
+  readonly clusterId: string;
+  /** The 32-byte key of the cluster. */
+  readonly psk: Uint8Array;
+  readonly mons: readonly MonAddress[];
+  /** Local address of outgoing connections. */
+  readonly bind?: string;
+  readonly cache?: MapCache;
+}
+
+const CALL_MS = 10_000;
+/** Pause between two tries to renew a session while no monitor answers. */
+const RENEW_PAUSE_MS = 250;
+const ATTACH_MS = 5000;
+
+/**
+ * A client of one cluster. One per thread: all images share its connections, one per (osd, shard).
+ *
+ * Open images go on being served with every mon down; opening one needs a mon.
+ */
+export class Client {
+  private readonly inner: ClientSide;
+
+  constructor(options: ClientOptions) {
+    this.inner = new ClientSide(options);
+  }
+
+  /** The newest map. Read only. */
+  get map(): ClusterMap {
+    return this.inner.map;
+  }
+
+  /** Counters of the data path. */
+  get counts(): RouterCounts {
+    return this.inner.core.router.counts;
+  }
+
+  /**
+   * Connect to the mon and wait for the first map; with a cached map, answer at once. After a
+   * failure it goes on trying: call it again to wait again.
+   * Throws FB1004 when no mon answers within `timeoutMs` and nothing is cached.
+   */
+  start(timeoutMs: number = CALL_MS): Promise<void> {
+    return this.inner.start(timeoutMs);
+  }
+
+  /** Open `POOL/IMAGE`. Throws FB1001, FB1004, FB2001, FB3001, FB3005. */
+  openImage(path: string, options: OpenOptions = {}): Promise<Image> {
+    return this.inner.openImage(path, options);
+  }
+
+  /** The paths (`POOL/IMAGE`) of all images, sorted. Throws FB1004. */
+  listImages(): Promise<string[]> {
+    return this.inner.listImages();
+  }
+
+  /** Close all images and connections. */
+  stop(): Promise<void> {
+    return this.inner.stop();
+  }
+}
+
+class ClientSide implements ClientServices, ImageKeeper {
+  readonly map: ClusterMap = new ClusterMap();
+  readonly core: ClientCore;
+  private readonly options: ClientOptions;
+  private readonly world: World;
+  private readonly identity: RpcIdentity;
+  private readonly endpoint: RpcEndpoint;
+  private readonly control: ControlService;
+  private readonly mon: MonSession;
+  private readonly images = new Set<Image>();
+  /** Blocks to merge in, given back by closed images. */
+  private readonly scratches: number[] = [];
+  private isStarted = false;
+  private isStopped = false;
+
+  constructor(options: ClientOptions) {
+    this.options = options;
+    this.world = options.world;
+    this.identity = {
+      clusterId: options.clusterId,
+      role: Role.Client,
+      id: options.world.random.below(0xffff_ffff),
+      shard: SHARD_NONE,
+      name: options.name,
+    };
+    const bind = options.bind === undefined ? {} : { bind: options.bind };
+    this.endpoint = new RpcEndpoint(options.world, this.identity, options.psk, bind);
+    this.control = new ControlService(options.world);
+    this.core = new ClientCore(options.world, this.map, this);
+    this.mon = new MonSession({
+      world: options.world,
+      identity: this.identity,
+      psk: options.psk,
+      mons: options.mons,
+      bind: options.bind,
+      cache: options.cache,
+      map: this.map,
+      events: {
+        onMap: () => this.core.router.onMapChanged(),
+        onMonReady: () => this.refreshAll(),
+        onImageChanged: (session, removed) => this.onImageChanged(session, removed),
+      },
+    });
+  }
+
+  async start(timeoutMs: number): Promise<void> {
+    if (!this.isStarted) this.mon.start();
+    this.isStarted = true;
+    this.world.turns.again();
+    if (this.map.epoch === 0) await this.mon.whenReady(timeoutMs);
+  }
+
+  async stop(): Promise<void> {
+    if (this.isStopped) return;
+    await Promise.all([...this.images].map((image) => image.close()));
+    this.isStopped = true;
+    this.mon.stop();
+    this.core.router.stop();
+    this.endpoint.close("the client stops");
+  }
+
+  async listImages(): Promise<string[]> {
+    const request = create(ImageListRequestSchema, { pool: "" });
+    const reply = await this.mon.call(
+      Method.ImageList,
+      ImageListRequestSchema,
+      request,
+      ImageListReplySchema,
+      CALL_MS,
+    );
+    return reply.images.map((item) => `${item.pool}/${item.header?.name ?? ""}`).sort();
+  }
+
+  async openImage(path: string, options: OpenOptions): Promise<Image> {
+    const reply = await this.callOpen(path, options);
+    const session = sessionOf(reply);
+    const pool = await this.poolOf(session.header.pool);
+    const scratch = this.scratches.pop() ?? this.world.arena.allocate(BLOCK_SIZE);
+    const image = new Image(this.core, this, path, session, pool, scratch, options);
+    this.images.add(image);
+    return image;
+  }
+
+  private async callOpen(path: string, options: OpenOptions): Promise<ImageOpenReply> {
+    const { pool, image } = parsePath(path);
+    const request = create(ImageOpenRequestSchema, {
+      pool,
+      image,
+      mode: modeOf(options),
+      client: this.options.name,
+      takeOver: options.takeOver === true,
+    });
+    return this.mon.call(
+      Method.ImageOpen,
+      ImageOpenRequestSchema,
+      request,
+      ImageOpenReplySchema,
+      CALL_MS,
+    );
+  }
+
+  /** The pool of an image that was just opened; its map may still be on the way. */
+  private async poolOf(id: PoolId): Promise<PoolInfo> {
+    for (let waited = 0; waited < CALL_MS; waited += 10) {
+      const pool = this.map.pools.get(id);
+      if (pool !== undefined) return pool;
+      this.mon.wantMap();
+      await pause(this.world, 10);
+    }
+    throw new FastblockError("FB2001", `opening an image: pool ${id} is not in the map`);
+  }
+
+  /* ------------------------------------------------------------- for images */
+
+  async refresh(image: Image, timeoutMs: number): Promise<void> {
+    const session = image.session;
+    const request = create(ImageRefreshRequestSchema, { session: BigInt(session.id) });
+    const reply = await this.mon.call(
+      Method.ImageRefresh,
+      ImageRefreshRequestSchema,
+      request,
+      ImageRefreshReplySchema,
+      timeoutMs,
+    );
+    session.renew(headerOf(reply.header), reply.grant, reply.mac);
+  }
+
+  async forget(image: Image): Promise<void> {
+    if (!this.images.delete(image)) return;
+    const session = image.session;
+    this.scratches.push(image.scratch);
+    const request = create(ImageCloseRequestSchema, { session: BigInt(session.id) });
+    try {
+      await this.mon.call(
+        Method.ImageClose,
+        ImageCloseRequestSchema,
+        request,
+        ImageCloseReplySchema,
+        this.mon.isReady ? 2000 : 0,
+      );
+    } catch (error) {
+      // The mon forgets sessions whose connection is gone.
+      this.warn("a session was not given back", error);
+    }
+  }
+
+  renew(image: ImageCore, isExpired: boolean): void {
+    this.renewing(image as Image, isExpired).then(
+      (session) => image.onRenewed(session),
+      (error: unknown) => {
+        this.warn("a session is over", error);
+        image.onRenewed(null);
+      },
+    );
+  }
+
+  /** The renewed session; rejects when the monitor says that it is over. */
+  private async renewing(image: Image, isExpired: boolean): Promise<ImageSession> {
+    for (;;) {
+      try {
+        if (isExpired) return sessionOf(await this.callOpen(image.path, image.options));
+        await this.refresh(image, CALL_MS);
+        return image.session;
+      } catch (error) {
+        const isPassing =
+          error instanceof FastblockError && (error.code === "FB1004" || error.code === "FB1006");
+        if (!isPassing || image.isClosed) throw error;
+      }
+      await pause(this.world, RENEW_PAUSE_MS);
+    }
+  }
+
+  /** Sessions belong to connections: tell the new one of ours. */
+  private refreshAll(): void {
+    for (const image of this.images) this.refreshQuietly(image);
+  }
+
+  private onImageChanged(session: SessionId, removed: boolean): void {
+    for (const image of this.images) {
+      if (image.session.id !== session) continue;
+      if (removed) this.world.logger.warn("the session of an image is over", { image: image.path });
+      else this.refreshQuietly(image);
+    }
+  }
+
+  private refreshQuietly(image: Image): void {
+    this.refresh(image, CALL_MS).catch((error: unknown) =>
+      this.warn("a session was not refreshed", error),
+    );
+  }
+
+  /* ------------------------------------------------------------- for links */
+
+  wantMap(): void {
+    this.mon.wantMap();
+  }
+
+  dial(link: Link): void {
+    link.connection = this.endpoint.dial(
+      { kind: "tcp", host: link.host, port: link.port },
+      { role: Role.Osd, id: link.osd, shard: link.shard, storeUuid: link.storeUuid },
+      link,
+    );
+  }
+
+  attach(link: Link, session: ImageSession): void {
+    const connection = link.connection;
+    if (connection === null) return;
+    const { generation } = connection;
+    const { grantVersion } = session;
+    const router = this.core.router;
+    const request = create(SessionAttachRequestSchema, { grant: session.grant, mac: session.mac });
+    this.control
+      .call(
+        connection,
+        Method.SessionAttach,
+        SessionAttachRequestSchema,
+        request,
+        SessionAttachReplySchema,
+        { timeoutMs: ATTACH_MS },
+      )
+      .then(
+        (reply) => {
+          const status: Status = reply.status;
+          if (status === Status.Ok) router.onAttached(link, session, generation, grantVersion);
+          else router.onAttachFailed(link, session, status === Status.Denied);
+          this.world.turns.again();
+        },
+        () => {
+          router.onAttachFailed(link, session, false);
+          this.world.turns.again();
+        },
+      );
+  }
+
+  private warn(text: string, error: unknown): void {
+    if (this.isStopped) return;
+    const reason = error instanceof Error ? error.message : String(error);
+    this.world.logger.warn(text, { reason });
+  }
+}
+
+/** Split `POOL/IMAGE`. Throws FB1001. */
+function parsePath(path: string): { readonly pool: string; readonly image: string } {
+  const at = path.indexOf("/");
+  const pool = path.slice(0, at);
+  const image = path.slice(at + 1);
+  if (at < 0 || !isName(pool) || !isName(image)) {
+    throw new FastblockError("FB1001", `image path: ${JSON.stringify(path)}, wanted POOL/IMAGE`);
+  }
+  return { pool, image };
+}
+
+function modeOf(options: OpenOptions): ImageOpenMode {
+  if (options.exclusive === true) return ImageOpenMode.EXCLUSIVE;
+  return options.readOnly === true ? ImageOpenMode.READ_ONLY : ImageOpenMode.SHARED;
+}
+
+function sessionOf(reply: ImageOpenReply): ImageSession {
+  const grant = fromBinary(SessionGrantSchema, reply.grant);
+  const id = Number(grant.session) as SessionId;
+  return new ImageSession(id, headerOf(reply.header), reply.grant, reply.mac);
+}
+
+function headerOf(message: HeaderMessage | undefined): ImageHeader {
+  if (message === undefined) throw new FastblockError("FB1001", "image header: absent, wanted one");
+  return {
+    id: Number(message.image) as ImageId,
+    name: message.name,
+    pool: message.pool as PoolId,
+    familyId: Number(message.family) as ImageId,
+    layer: Number(message.layer) as LayerId,
+    sizeBytes: Number(message.sizeBytes),
+    objectBlocks: message.objectBlocks,
+    snapSeq: message.snapSeq,
+    lockEpoch: message.lockEpoch,
+  };
+}

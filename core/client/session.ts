@@ -1,0 +1,140 @@
+// data path
+import { assert } from "../base/assert.ts";
+import type { ImageId, LayerId, PgId, SessionId } from "../base/ids.ts";
+import type { ImageHeader } from "../cluster/cluster.ts";
+import { type Part, PartList } from "./part.ts";
+
+/**
+ * Changes of one (session, pg) that may be open.
+ *
+ * The groups remember 256 numbers from `base` on, and `base` follows the `below` of what was
+ * applied last, not the newest one sent. With at most 128 open: a number N goes out when all
+ * numbers below N − 127 are answered, so N − 128 was applied with a `below` of at least N − 255;
+ * hence `base ≥ N − 255` and N fits the window even where the group looks at nothing newer.
+ */
+export const WINDOW_OPEN_MAX = 128;
+
+/**
+ * The numbers of one (session, pg): dense, from 1 on.
+ *
+ * Invariants: `below ≤ next ≤ below + WINDOW_OPEN_MAX`; all numbers before `below` are answered;
+ * `below` is open or equal to `next`.
+ */
+export class PgNumbers {
+  readonly pg: PgId;
+  next = 1;
+  below = 1;
+  /** Changes that wait for a number. */
+  readonly waiting: PartList = new PartList();
+  private readonly answered: Uint8Array = new Uint8Array(WINDOW_OPEN_MAX);
+
+  constructor(pg: PgId) {
+    this.pg = pg;
+  }
+
+  /** Give the part a number; false when too many are open. */
+  take(part: Part): boolean {
+    assert(part.number === -1, "PgNumbers.take: the part has a number");
+    if (!this.hasRoom) return false;
+    part.number = this.next;
+    part.numbers = this;
+    part.sends = 0;
+    this.answered[this.next % WINDOW_OPEN_MAX] = 0;
+    this.next++;
+    return true;
+  }
+
+  get hasRoom(): boolean {
+    return this.next - this.below < WINDOW_OPEN_MAX;
+  }
+
+  /** The part's outcome is known, or nobody asks for it any more. */
+  end(part: Part): void {
+    const number = part.number;
+    assert(number >= this.below && number < this.next, "PgNumbers.end: the number is not open");
+    this.answered[number % WINDOW_OPEN_MAX] = 1;
+    part.number = -1;
+    while (this.below < this.next && this.answered[this.below % WINDOW_OPEN_MAX] === 1) {
+      this.below++;
+    }
+  }
+}
+
+/**
+ * One attachment of an image: what each request says of itself, and its numbers.
+ *
+ * `grant` and `mac` are what the mon signed; a link presents them once a connection (`isAttached`).
+ * A renewed session (the cluster forgot the old one) is a new object with numbers of its own.
+ */
+export class ImageSession {
+  readonly id: SessionId;
+  readonly imageId: ImageId;
+  /** Changes with a rollback of the image. */
+  layer: LayerId;
+  header: ImageHeader;
+  snapSeq: number;
+  lockEpoch: number;
+  grant: Uint8Array;
+  mac: Uint8Array;
+  /** Raised by each new grant. */
+  grantVersion = 1;
+  private readonly numbers = new Map<PgId, PgNumbers>();
+  /** By link: generation of the connection that has the grant, and which grant. */
+  private readonly attachedGeneration: number[] = [];
+  private readonly attachedVersion: number[] = [];
+
+  constructor(id: SessionId, header: ImageHeader, grant: Uint8Array, mac: Uint8Array) {
+    this.id = id;
+    this.imageId = header.id;
+    this.layer = header.layer;
+    this.header = header;
+    this.snapSeq = header.snapSeq;
+    this.lockEpoch = header.lockEpoch;
+    this.grant = grant;
+    this.mac = mac;
+  }
+
+  /** Take a newer grant of the same session; links present it before the next request. */
+  renew(header: ImageHeader, grant: Uint8Array, mac: Uint8Array): void {
+    this.header = header;
+    this.layer = header.layer;
+    this.snapSeq = header.snapSeq;
+    this.lockEpoch = header.lockEpoch;
+    this.grant = grant;
+    this.mac = mac;
+    this.grantVersion++;
+  }
+
+  numbersOf(pg: PgId): PgNumbers {
+    return this.numbers.get(pg) ?? this.newNumbers(pg);
+  }
+
+  // cold: once per session and group
+  private newNumbers(pg: PgId): PgNumbers {
+    const numbers = new PgNumbers(pg);
+    this.numbers.set(pg, numbers);
+    return numbers;
+  }
+
+  /** True when this connection of the link has the newest grant. */
+  isAttached(linkIndex: number, generation: number): boolean {
+    return (
+      this.attachedGeneration[linkIndex] === generation &&
+      this.attachedVersion[linkIndex] === this.grantVersion
+    );
+  }
+
+  setAttached(linkIndex: number, generation: number, grantVersion: number): void {
+    while (this.attachedGeneration.length <= linkIndex) {
+      this.attachedGeneration.push(-1);
+      this.attachedVersion.push(-1);
+    }
+    this.attachedGeneration[linkIndex] = generation;
+    this.attachedVersion[linkIndex] = grantVersion;
+  }
+
+  /** The osd does not know the session (any more). */
+  clearAttached(linkIndex: number): void {
+    if (linkIndex < this.attachedGeneration.length) this.attachedGeneration[linkIndex] = -1;
+  }
+}

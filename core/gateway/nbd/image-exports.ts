@@ -1,0 +1,105 @@
+// cold: once per connection
+import { FastblockError } from "../../base/errors.ts";
+import type { Client, Image, OpenOptions } from "../../client/client.ts";
+import type { ExportSource, OpenExport } from "./export-source.ts";
+
+export interface ImageExportsOptions {
+  readonly client: Client;
+  readonly exclusive: boolean;
+  readonly readOnly: boolean;
+  /** `POOL/IMAGE`; empty: every image of the cluster. */
+  readonly names: readonly string[];
+}
+
+/** One attachment, shared by the connections of an export. */
+class Attachment {
+  users = 0;
+  readonly image: Promise<Image>;
+
+  constructor(image: Promise<Image>) {
+    this.image = image;
+  }
+}
+
+/**
+ * The images of a cluster as exports.
+ *
+ * An image is attached when its first connection comes and given back when the last one is gone;
+ * an exclusive one is kept until the gateway stops, so that its lock does not change hands between
+ * two connections. Each new connection fetches the image's size anew, if a mon answers.
+ */
+export class ImageExports implements ExportSource {
+  private readonly options: ImageExportsOptions;
+  private readonly attached = new Map<string, Attachment>();
+  /** Images that are being given back: opening them again waits for it. */
+  private readonly closing = new Map<string, Promise<void>>();
+
+  constructor(options: ImageExportsOptions) {
+    this.options = options;
+  }
+
+  async list(): Promise<readonly string[]> {
+    const { names, client } = this.options;
+    return names.length > 0 ? names : client.listImages();
+  }
+
+  async open(name: string): Promise<OpenExport | null> {
+    const { names } = this.options;
+    if (names.length > 0 && !names.includes(name)) return null;
+    const known = this.attached.get(name);
+    const attachment = known ?? this.attach(name);
+    attachment.users++;
+    try {
+      const image = await attachment.image;
+      if (known !== undefined) await refresh(image);
+      return { target: image, release: () => this.release(name, attachment) };
+    } catch (error) {
+      this.drop(name, attachment);
+      if (error instanceof FastblockError && MISSING.includes(error.code)) return null;
+      throw error;
+    }
+  }
+
+  private attach(name: string): Attachment {
+    const { client, exclusive, readOnly } = this.options;
+    const options: OpenOptions = { exclusive, readOnly };
+    const before = this.closing.get(name) ?? Promise.resolve();
+    const attachment = new Attachment(before.then(() => client.openImage(name, options)));
+    this.attached.set(name, attachment);
+    return attachment;
+  }
+
+  /** Opening failed: the next connection tries anew. */
+  private drop(name: string, attachment: Attachment): void {
+    attachment.users--;
+    if (this.attached.get(name) === attachment) this.attached.delete(name);
+  }
+
+  private release(name: string, attachment: Attachment): void {
+    attachment.users--;
+    if (attachment.users > 0 || this.options.exclusive) return;
+    if (this.attached.get(name) === attachment) this.attached.delete(name);
+    const closed = attachment.image
+      .then((image) => image.close())
+      .finally(() => {
+        if (this.closing.get(name) === closed) this.closing.delete(name);
+      });
+    this.closing.set(name, closed);
+  }
+}
+
+/** Errors that say: there is no such export. */
+const MISSING: readonly string[] = ["FB1001", "FB2001", "FB3001"];
+
+/** Learn of a new size. What is known goes on being served while no mon answers. */
+async function refresh(image: Image): Promise<void> {
+  try {
+    await image.refresh(REFRESH_MS);
+  } catch (error) {
+    if (error instanceof FastblockError && PASSING.includes(error.code)) return;
+    throw error;
+  }
+}
+
+const REFRESH_MS = 1000;
+const PASSING: readonly string[] = ["FB1004", "FB1006"];
