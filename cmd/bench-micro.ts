@@ -1,0 +1,239 @@
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { FastblockError } from "../core/base/errors.ts";
+import type {
+  DiskBenchOptions,
+  MicroRow,
+  ReactorBenchOptions,
+  RpcBenchOptions,
+} from "../core/bench/bench.ts";
+import {
+  type BenchRow,
+  type CpuClock,
+  type DiskBenchCase,
+  fillDisk,
+  runDiskBench,
+  runEchoBench,
+  runRpcBench,
+  runTurnBench,
+  serveEcho,
+  serveRpcBench,
+} from "../core/bench/bench.ts";
+import { runFio } from "../core/bench/bun-fio.ts";
+import { cpuUsOf } from "../core/bench/bun-meter.ts";
+import type { RunnableWorld } from "../core/reactor/reactor.ts";
+import type { Address, Disk } from "../core/reactor/world.ts";
+import { cpuTimes } from "../ffi/libc/libc.ts";
+import { openLogger } from "./daemon.ts";
+import { createWorld } from "./world.ts";
+
+/** `bench disk | reactor | rpc`: one layer at a time, the same load by fio beside the disk's. */
+const ARENA_BYTES = 512 * 1_048_576;
+const CPU: CpuClock = { read: () => cpuTimes("process") };
+const KEY_VARIABLE = "FASTBLOCK_BENCH_KEY";
+const BENCH_CLUSTER = "00000000-0000-0000-0000-000000000001";
+
+/** Throws FB4005, FB4008, FB4009. */
+export async function diskBench(options: DiskBenchOptions): Promise<readonly MicroRow[]> {
+  const isRead = options.rw === "randread" || options.rw === "read";
+  const given = options.path !== "";
+  if (given && !isRead && existsSync(options.path) && !options.force) {
+    const message = `driving ${options.path}: it exists, and its content would be lost`;
+    throw new FastblockError("FB4008", message);
+  }
+  const folder = given ? "" : mkdtempSync(join(process.cwd(), "fastblock-bench-"));
+  const path = given ? options.path : join(folder, "disk");
+  try {
+    return await diskRows(path, options, isRead);
+  } finally {
+    if (folder !== "") rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function diskRows(
+  path: string,
+  options: DiskBenchOptions,
+  isRead: boolean,
+): Promise<readonly MicroRow[]> {
+  const rows: MicroRow[] = [];
+  const fresh = !existsSync(path);
+  const verbs = isRead ? (["read"] as const) : (["write", "writeDurable"] as const);
+  const cases = verbs.map(
+    (verb): DiskBenchCase => ({
+      verb,
+      depth: options.depth,
+      blockBytes: options.blockBytes,
+      durationMs: options.timeMs,
+      sequential: options.rw === "write" || options.rw === "read",
+    }),
+  );
+  let place = { sizeBytes: 0, direct: true };
+  await inWorld(options.backend, async (world) => {
+    const disk: Disk = world.disks.open(path, fresh ? { createBytes: options.sizeBytes } : {});
+    if (fresh) await fillDisk(world, disk);
+    for (const one of cases) {
+      rows.push(microRow(await runDiskBench(world, disk, one, CPU), one.blockBytes, disk.backend));
+    }
+    place = { sizeBytes: disk.sizeBytes, direct: disk.direct };
+    disk.close();
+  });
+  for (const one of options.fio ? cases : []) {
+    const row = await runFio(path, place.sizeBytes, place.direct, one);
+    if (row !== undefined) rows.push(microRow(row, one.blockBytes, "fio"));
+  }
+  return rows;
+}
+
+/** Turns that do nothing, then messages to a server in a process of its own. */
+export async function reactorBench(
+  options: ReactorBenchOptions,
+  program: readonly string[],
+): Promise<readonly MicroRow[]> {
+  return await inWorld(options.backend, async (world) => {
+    const rows = [microRow(await runTurnBench(world, options.timeMs, CPU), 0, world.backend)];
+    const server = await startServer(program, "echo", options.backend, "");
+    try {
+      for (const [depth, payloadBytes] of [
+        [1, 0],
+        [32, 0],
+        [1, 4096],
+        [32, 4096],
+      ] as const) {
+        const load = { depth, payloadBytes, durationMs: options.timeMs };
+        const row = await runEchoBench(world, server.address, load, CPU);
+        rows.push(microRow(row, payloadBytes, world.backend));
+      }
+    } finally {
+      server.stop();
+    }
+    return rows;
+  });
+}
+
+/** Requests with payload to a server in a process of its own. Throws FB5001. */
+export async function rpcBench(
+  options: RpcBenchOptions,
+  program: readonly string[],
+): Promise<readonly MicroRow[]> {
+  const psk = crypto.getRandomValues(new Uint8Array(32));
+  return await inWorld(options.backend, async (world) => {
+    const server = await startServer(program, "rpc", options.backend, psk.toHex());
+    try {
+      const depths = options.depth === 1 ? [1] : [1, options.depth];
+      const rows: MicroRow[] = [];
+      for (const depth of depths) {
+        rows.push(
+          await runRpcBench({
+            world,
+            target: server.address,
+            secret: { clusterId: BENCH_CLUSTER, psk },
+            blockBytes: options.blockBytes,
+            depth,
+            timeMs: options.timeMs,
+            cpuUs: () => ownCpuUs() + server.cpuUs(),
+          }),
+        );
+      }
+      return rows;
+    } finally {
+      server.stop();
+    }
+  });
+}
+
+/* ---------------------------------------------------------------- the server */
+
+/** The other end of `bench reactor` and `bench rpc`; ends with its standard input. */
+export async function benchServe(
+  kind: string,
+  backend: "auto" | "uring" | "file",
+): Promise<number> {
+  const world = createWorld({
+    arenaBytes: ARENA_BYTES,
+    logger: openLogger("-", "bench", "warn"),
+    prefer: backend,
+  });
+  world.start();
+  world.holdGuest();
+  const address = { kind: "tcp", host: "127.0.0.1", port: 0 } as const;
+  const psk = Uint8Array.fromHex(process.env[KEY_VARIABLE] ?? "");
+  const listener =
+    kind === "echo"
+      ? serveEcho(world, address)
+      : serveRpcBench(world, address, { clusterId: BENCH_CLUSTER, psk }).listener;
+  const port = listener.address.kind === "tcp" ? listener.address.port : 0;
+  process.stdout.write(`${port}\n`);
+  await new Promise<void>((resolve) => {
+    process.stdin.on("end", resolve);
+    process.stdin.on("close", resolve);
+    process.stdin.resume();
+  });
+  await world.stop();
+  return 0;
+}
+
+interface BenchServer {
+  readonly address: Address;
+  cpuUs(): number;
+  stop(): void;
+}
+
+function startServer(
+  program: readonly string[],
+  kind: "echo" | "rpc",
+  backend: string,
+  key: string,
+): Promise<BenchServer> {
+  const [executable, ...words] = program;
+  const child = spawn(executable!, [...words, "__bench-serve", kind, "--backend", backend], {
+    stdio: ["pipe", "pipe", "inherit"],
+    env: { ...process.env, [KEY_VARIABLE]: key },
+  });
+  return new Promise((resolve, reject) => {
+    child.on("error", reject);
+    child.on("exit", (code) => {
+      reject(new FastblockError("FB5001", `starting the bench's server: exit code ${code}`));
+    });
+    child.stdout.once("data", (bytes: Buffer) => {
+      const { pid } = child;
+      resolve({
+        address: { kind: "tcp", host: "127.0.0.1", port: Number(bytes.toString()) },
+        cpuUs: () => cpuUsOf(pid ?? 0) ?? 0,
+        stop: () => child.stdin.end(),
+      });
+    });
+  });
+}
+
+function ownCpuUs(): number {
+  const { userUs, systemUs } = CPU.read();
+  return userUs + systemUs;
+}
+
+/* -------------------------------------------------------------------- helpers */
+
+async function inWorld<T>(
+  backend: "auto" | "uring" | "file",
+  body: (world: RunnableWorld) => Promise<T>,
+): Promise<T> {
+  const logger = openLogger("-", "bench", "warn");
+  const world = createWorld({ arenaBytes: ARENA_BYTES, logger, prefer: backend });
+  world.start();
+  try {
+    return await body(world);
+  } finally {
+    await world.stop();
+  }
+}
+
+function microRow(row: BenchRow, blockBytes: number, backend: string): MicroRow {
+  return {
+    name: row.name,
+    iops: Math.round(row.opsPerSecond),
+    bytesPerSec: Math.round(row.opsPerSecond * blockBytes),
+    latencyUs: row.latencyUs,
+    cpuUsPerIo: Math.round((row.cpuUsPerOp.user + row.cpuUsPerOp.system) * 1000) / 1000,
+    backend,
+  };
+}

@@ -1,0 +1,112 @@
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { FastblockError } from "../core/base/errors.ts";
+import {
+  type BenchPrograms,
+  type BenchProgress,
+  checkShape,
+  type ImageBenchOptions,
+  type ImageBenchReport,
+  runImageBench,
+} from "../core/bench/bench.ts";
+import { BunMeter } from "../core/bench/bun-meter.ts";
+import { BunOpLog } from "../core/bench/bun-op-log.ts";
+import type { CliContext } from "../core/cli/cli.ts";
+import { withImages } from "./attach.ts";
+import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
+import { readClusterFile } from "./daemon.ts";
+
+/** The programs of `fastblock bench`, wired to this machine. */
+export function benchPrograms(cli: CliContext, program: readonly string[]): BenchPrograms {
+  return {
+    image: (options) => imageBench(cli, options),
+    disk: diskBench,
+    reactor: (options) => reactorBench(options, program),
+    rpc: (options) => rpcBench(options, program),
+    readReport: (path) => Promise.resolve(readReport(path)),
+  };
+}
+
+async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<ImageBenchReport> {
+  const directory = resolve(options.cluster);
+  const mon = readClusterFile(directory).mons[0];
+  const meter = new BunMeter(
+    directory,
+    mon === undefined ? "" : `http://${mon.http.host}:${mon.http.port}`,
+  );
+  const attach = {
+    cluster: directory,
+    paths: [options.path],
+    readOnly: false,
+    backend: options.backend,
+    // A disk that pauses is waited for: the pause is what a bench has to show.
+    timeoutMs: 0,
+  };
+  return await withImages(attach, async ([image], world) => {
+    if (image === undefined) throw new Error("no image was opened");
+    const { rangeBytes } = options;
+    checkShape({
+      rw: options.rw,
+      blockBytes: options.blockBytes,
+      depth: options.depth,
+      jobs: options.jobs,
+      verify: options.verify,
+      history: options.historyPath !== "",
+      rangeBytes: rangeBytes === 0 ? image.sizeBytes : Math.min(rangeBytes, image.sizeBytes),
+    });
+    const log = options.historyPath === "" ? null : new BunOpLog(options.historyPath);
+    const progress = new BarProgress(cli);
+    try {
+      return await runImageBench(
+        { world, image, imageId: image.id, meter, progress, log },
+        options,
+      );
+    } finally {
+      progress.end();
+      log?.close();
+    }
+  });
+}
+
+/** One bar per phase. */
+class BarProgress implements BenchProgress {
+  private readonly cli: CliContext;
+  private bar: Awaited<ReturnType<CliContext["bar"]>> | undefined;
+  private phase = 0;
+  private total = 1;
+
+  constructor(cli: CliContext) {
+    this.cli = cli;
+  }
+
+  begin(phase: string, total: number): void {
+    this.end();
+    this.total = Math.max(1, total);
+    const wanted = this.phase;
+    this.cli.bar(phase).then(
+      (bar) => {
+        if (this.phase === wanted) this.bar = bar;
+      },
+      () => undefined,
+    );
+  }
+
+  at(done: number, note: string): void {
+    this.bar?.at(done, this.total, note);
+  }
+
+  end(): void {
+    this.phase++;
+    this.bar?.end();
+    this.bar = undefined;
+  }
+}
+
+function readReport(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new FastblockError("FB1001", `reading ${path}: ${why}, wanted JSON of bench -o json`);
+  }
+}

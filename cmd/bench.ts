@@ -1,0 +1,287 @@
+import { type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
+import { FastblockError } from "../core/base/errors.ts";
+import type { BenchPrograms, ImageBenchReport, LoadShape, MicroRow } from "../core/bench/bench.ts";
+import {
+  backendOf,
+  type CliContext,
+  type Column,
+  formatCount,
+  formatDurationUs,
+  formatSize,
+  parseDurationMs,
+  parseImagePath,
+  parseSize,
+  parseWhole,
+  type Row,
+} from "../core/cli/cli.ts";
+
+const SHAPES = [
+  "randwrite",
+  "randread",
+  "write",
+  "read",
+  "rw",
+  "randrw",
+] as const satisfies readonly LoadShape[];
+
+const IMAGE_HELP = `
+CPU per I/O counts every process of the cluster directory and this one. Device bytes per client
+byte count the run and the drain after it.
+
+Example:
+  fastblock bench image demo/disk1 --rw randwrite --bs 4KiB --depth 32 --time 8s -o json`;
+
+const RAMP_MS_DEFAULT = 3000;
+
+type Load = () => Promise<BenchPrograms>;
+
+/** `fastblock bench …`; the programs are loaded when one is called. */
+export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  const bench = root.command("bench").description("Measure every layer").helpGroup("Measure:");
+  imageBench(bench, cli, load);
+  microBenches(bench, cli, load);
+  bench
+    .command("compare")
+    .description("compare two reports that `-o json` gave")
+    .argument("<A>", "JSON file")
+    .argument("<B>", "JSON file")
+    .action((a, b) =>
+      cli.rows(
+        async () => {
+          const { compareReports } = await import("../core/bench/bench.ts");
+          const programs = await load();
+          const [first, second] = [await programs.readReport(a), await programs.readReport(b)];
+          return compareReports(first, second).map((row) => ({ ...row }));
+        },
+        COMPARE_COLUMNS,
+        (row) => String(row["figure"]),
+      ),
+    );
+}
+
+function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  bench
+    .command("image")
+    .description("drive an image: I/O per second, latencies, CPU, bytes on the devices")
+    .argument("<POOL/IMAGE>")
+    .addOption(
+      new Option("--rw <shape>", "what to do").choices(SHAPES).default("randwrite" as const),
+    )
+    .option("--bs <size>", "bytes of each operation", "4KiB")
+    .option("--depth <count>", "operations open at a time, of each job", count("--depth"), 32)
+    .option("--jobs <count>", "jobs", count("--jobs"), 1)
+    .option("--time <time>", "measured time", "8s")
+    .option("--ramp <time>", "time before it (default 3s, at most half of --time)", parseDurationMs)
+    .option(
+      "--read-percent <share>",
+      "reads among `rw`",
+      (text) => parseWhole(text, "--read-percent", 0, 100),
+      50,
+    )
+    .option("--range <size>", "touch only the first bytes of the image", parseSize)
+    .option(
+      "--seed <number>",
+      "of places and content",
+      (text) => parseWhole(text, "--seed", 0, 2 ** 48),
+      1,
+    )
+    .option("--verify", "stamp each block, and check every block that is read")
+    .option("--fill", "write the range in full with random data first")
+    .option("--no-drain", "do not wait until the osds' logs are moved home")
+    .option("--history <file>", "one JSON line per operation and 4 KiB block")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", IMAGE_HELP)
+    .action(async (path, options) => {
+      parseImagePath(path);
+      const report = await (await load()).image({
+        cluster: cli.directory(),
+        path,
+        rw: options.rw,
+        blockBytes: parseSize(options.bs),
+        depth: options.depth,
+        jobs: options.jobs,
+        timeMs: parseDurationMs(options.time),
+        rampMs: options.ramp ?? Math.min(RAMP_MS_DEFAULT, parseDurationMs(options.time) / 2),
+        readPercent: options.readPercent,
+        verify: options.verify === true,
+        fill: options.fill === true,
+        drain: options.drain,
+        rangeBytes: options.range ?? 0,
+        seed: options.seed,
+        historyPath: options.history ?? "",
+        backend: backendOf(options.backend),
+        timeoutMs: cli.globals.timeoutMs,
+        progress: cli.progress,
+      });
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (people) cli.ports.out(imageText(report));
+      else
+        await cli.object(
+          () => Promise.resolve({ ...report }),
+          () => path,
+        );
+      refuseErrors(report);
+    });
+}
+
+/** A run with wrong blocks or failed operations has failed, whatever its figures say. */
+function refuseErrors(report: ImageBenchReport): void {
+  const wrong = report.verifyErrors[0];
+  if (wrong !== undefined) {
+    throw new FastblockError("FB5001", `verifying ${report.path}: ${wrong}`, {
+      hint: "keep the cluster as it is: a read was wrong",
+    });
+  }
+  const failed = report.errorTexts[0];
+  if (failed !== undefined) {
+    throw new FastblockError(
+      "FB5001",
+      `driving ${report.path}: ${report.errors} errors: ${failed}`,
+    );
+  }
+}
+
+function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  const show = (run: (programs: BenchPrograms) => Promise<readonly MicroRow[]>): Promise<void> =>
+    cli.rows(
+      async () => (await run(await load())).map((row) => ({ ...row })),
+      MICRO_COLUMNS,
+      nameOf,
+    );
+  bench
+    .command("disk")
+    .description("drive the reactor's disk seam; the same load by fio beside it when it is there")
+    .argument("[PATH]", "file or block device, WRITTEN TO (default: a temporary file here)", "")
+    .option("--size <size>", "of a new file", "256MiB")
+    .addOption(
+      new Option("--rw <shape>", "what to do")
+        .choices(["randwrite", "randread", "write", "read"] as const)
+        .default("randwrite" as const),
+    )
+    .option("--bs <size>", "bytes of each operation", "4KiB")
+    .option("--depth <count>", "operations open at a time", count("--depth"), 32)
+    .option("--time <time>", "measured time", "4s")
+    .option("--no-fio", "leave fio out")
+    .option("--force", "write over what is there")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .action((path, options) =>
+      show((programs) =>
+        programs.disk({
+          path,
+          sizeBytes: parseSize(options.size),
+          blockBytes: parseSize(options.bs),
+          depth: options.depth,
+          timeMs: parseDurationMs(options.time),
+          rw: options.rw,
+          fio: options.fio,
+          force: options.force === true,
+          backend: backendOf(options.backend),
+        }),
+      ),
+    );
+  bench
+    .command("reactor")
+    .description("drive an empty reactor: turns, timers, messages")
+    .option("--time <time>", "measured time of each case", "2s")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .action((options) =>
+      show((programs) =>
+        programs.reactor({
+          timeMs: parseDurationMs(options.time),
+          backend: backendOf(options.backend),
+        }),
+      ),
+    );
+  bench
+    .command("rpc")
+    .description("drive frames between two reactors over loopback")
+    .option("--bs <size>", "payload of each request", "4KiB")
+    .option("--depth <count>", "requests open at a time", count("--depth"), 32)
+    .option("--time <time>", "measured time of each case", "2s")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .action((options) =>
+      show((programs) =>
+        programs.rpc({
+          blockBytes: parseSize(options.bs),
+          depth: options.depth,
+          timeMs: parseDurationMs(options.time),
+          backend: backendOf(options.backend),
+        }),
+      ),
+    );
+}
+
+/** A report of `bench image` for people. */
+function imageText(report: ImageBenchReport): string {
+  const { latencyUs } = report;
+  const lines: [string, string][] = [
+    [
+      "load",
+      `${report.rw} ${formatSize(report.blockBytes)}, depth ${report.depth} × ${report.jobs}, ${report.seconds} s`,
+    ],
+    ["rate", `${formatCount(report.iops)} I/O per s, ${formatSize(report.bytesPerSec)}/s`],
+    [
+      "latency",
+      `mean ${us(latencyUs.mean)}, p50 ${us(latencyUs.p50)}, p99 ${us(latencyUs.p99)}, p99.9 ${us(latencyUs.p999)}, max ${us(latencyUs.max)}`,
+    ],
+    ["longest pause", us(report.pauseUsMax)],
+    [
+      "cpu",
+      report.cpuUsPerIo === null ? "unknown" : `${us(report.cpuUsPerIo)} per I/O, all processes`,
+    ],
+  ];
+  if (report.deviceBytesPerClientByte !== null) {
+    lines.push([
+      "written",
+      `${report.deviceBytesPerClientByte} bytes to devices per client byte, drained in ${report.drainSeconds} s`,
+    ]);
+  }
+  lines.push(["backend", report.backend], ["errors", String(report.errors)]);
+  if (report.verifiedBlocks > 0) lines.push(["verified", `${report.verifiedBlocks} blocks`]);
+  return lines.map(([key, value]) => `${key.padEnd(14)} ${value}\n`).join("");
+}
+
+const COMPARE_COLUMNS: readonly Column[] = [
+  { name: "figure" },
+  { name: "a", right: true, show: figureText },
+  { name: "b", right: true, show: figureText },
+  { name: "ratio", right: true },
+  { name: "verdict" },
+];
+
+const MICRO_COLUMNS: readonly Column[] = [
+  { name: "name" },
+  { name: "iops", right: true, show: figureText },
+  {
+    name: "rate",
+    path: "bytesPerSec",
+    right: true,
+    show: (value) => `${formatSize(Number(value))}/s`,
+  },
+  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
+  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
+  { name: "p99.9", path: "latencyUs.p999", right: true, show: usText },
+  { name: "max", path: "latencyUs.max", right: true, show: usText, wide: true },
+  { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
+  { name: "backend" },
+];
+
+function nameOf(row: Row): string {
+  return String(row["name"]);
+}
+
+function figureText(value: unknown): string {
+  return formatCount(Number(value));
+}
+
+function usText(value: unknown): string {
+  return typeof value === "number" ? us(value) : "-";
+}
+
+function us(value: number): string {
+  return formatDurationUs(value);
+}
+
+function count(flag: string): (text: string) => number {
+  return (text) => parseWhole(text, flag, 1, 65_536);
+}

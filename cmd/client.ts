@@ -1,0 +1,91 @@
+import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { FastblockError } from "../core/base/errors.ts";
+import type { NbdServeOptions } from "../core/cli/cli.ts";
+import { Client, type MapCache } from "../core/client/client.ts";
+import { ImageExports, NbdServer } from "../core/gateway/nbd/nbd.ts";
+import { type Daemon, openDaemon } from "./daemon.ts";
+import { createWorld } from "./world.ts";
+
+const MIB = 1_048_576;
+/** Address space: stream buffers of 256 connections and of the links to osds, and the slots. */
+const ARENA_BYTES = 3072 * MIB;
+const SLOTS_BYTES = 256 * MIB;
+const START_MS = 10_000;
+
+/** Serve images over NBD: one reactor on this thread, no Worker. */
+export async function nbdServe(options: NbdServeOptions): Promise<"serving"> {
+  const daemon = openDaemon(options);
+  const { cluster, logger } = daemon;
+  const world = createWorld({
+    arenaBytes: ARENA_BYTES,
+    slotsBytes: SLOTS_BYTES,
+    logger,
+    prefer: options.backend,
+    onFatal: (error) => daemon.fail(error),
+  });
+  world.start();
+  const client = new Client({
+    world,
+    name: options.name,
+    clusterId: cluster.clusterId,
+    psk: daemon.key,
+    mons: cluster.mons.map(({ control }) => control),
+    bind: options.bind,
+    cache: fileCache(join(daemon.directory, `${options.name}.map`)),
+  });
+  const exports = new ImageExports({
+    client,
+    exclusive: options.exclusive,
+    readOnly: options.readOnly,
+    names: options.exports,
+  });
+  const server = new NbdServer(world, exports);
+  const bound = server.listen({ kind: "tcp", host: options.bind, port: options.port });
+  if (options.socket !== "") {
+    // Left over from a killed process: the name is ours, the cluster directory's lock is the port.
+    rmSync(options.socket, { force: true });
+    server.listen({ kind: "unix", path: options.socket });
+  }
+  daemon.onStop(async () => {
+    await server.stop();
+    await client.stop();
+    await world.stop();
+    if (options.socket !== "") rmSync(options.socket, { force: true });
+  });
+  await connect(client, daemon);
+  const port = bound.kind === "tcp" ? bound.port : options.port;
+  daemon.ready({ nbd: port, ...(options.socket === "" ? {} : { unix: options.socket }) });
+  return "serving";
+}
+
+/** Without a mon and a kept map there is nothing to serve: wait for one, and say so. */
+async function connect(client: Client, daemon: Daemon): Promise<void> {
+  for (;;) {
+    try {
+      await client.start(START_MS);
+      return;
+    } catch (error) {
+      if (!(error instanceof FastblockError) || error.code !== "FB1004") throw error;
+      daemon.logger.warn("waiting for a monitor", { reason: error.message });
+    }
+  }
+}
+
+/** The last map in the cluster directory: old or new, never a part. */
+function fileCache(path: string): MapCache {
+  return {
+    load() {
+      try {
+        return readFileSync(path);
+      } catch {
+        return null;
+      }
+    },
+    save(bytes) {
+      const temporary = `${path}.new`;
+      writeFileSync(temporary, bytes);
+      renameSync(temporary, path);
+    },
+  };
+}

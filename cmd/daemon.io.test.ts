@@ -1,0 +1,138 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Subprocess, spawn } from "bun";
+
+const DAEMON = join(import.meta.dir, "daemon.ts");
+
+let folder = "";
+let children: Subprocess[] = [];
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "fastblock daemon "));
+  writeFileSync(
+    join(folder, "cluster.json"),
+    JSON.stringify({
+      clusterId: "01234567-89ab-cdef-0123-456789abcdef",
+      name: "t",
+      mons: [
+        {
+          name: "mon.a",
+          control: { host: "127.0.0.1", port: 1 },
+          http: { host: "127.0.0.1", port: 2 },
+        },
+      ],
+    }),
+  );
+  writeFileSync(join(folder, "cluster.key"), `${"0a".repeat(32)}\n`);
+});
+
+afterEach(async () => {
+  for (const child of children) child.kill("SIGKILL");
+  for (const child of children) await child.exited;
+  children = [];
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** A process whose body may use `daemon`. */
+function start(body: string, env: Readonly<Record<string, string>> = {}) {
+  const path = join(folder, "role.ts");
+  writeFileSync(
+    path,
+    `import { openDaemon } from ${JSON.stringify(DAEMON)};
+const daemon = openDaemon({ cluster: ${JSON.stringify(folder)}, name: "osd.7", bind: "127.0.0.9",
+  data: "", logLevel: "info" });
+setInterval(() => {}, 1000);
+${body}`,
+  );
+  const child = spawn([process.execPath, path], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+    env: { ...process.env, ...env },
+  });
+  children.push(child);
+  return child;
+}
+
+async function firstLine(child: Subprocess<"ignore", "pipe", "pipe">): Promise<string> {
+  let text = "";
+  const decoder = new TextDecoder();
+  for await (const bytes of child.stdout) {
+    text += decoder.decode(bytes);
+    if (text.includes("\n")) break;
+  }
+  return text;
+}
+
+function file(suffix: string): string {
+  return readFileSync(join(folder, `osd.7.${suffix}`), "utf8");
+}
+
+test("a ready process has published itself, and stops cleanly at SIGTERM", async () => {
+  const child = start(`
+daemon.onStop(() => daemon.logger.info("second"));
+daemon.onStop(async () => { await Bun.sleep(1); daemon.logger.info("first", { a: 1 }); });
+daemon.ready({ data: 4711, "data.1": 4712, unix: "/x/y.sock" });`);
+  expect(await firstLine(child)).toBe(
+    "ready osd.7 127.0.0.9 data=4711 data.1=4712 unix=/x/y.sock\n",
+  );
+  expect(file("pid")).toBe(`${child.pid}\n`);
+  expect(file("ports")).toBe("data=4711\ndata.1=4712\nunix=/x/y.sock\n");
+  expect(file("addr")).toBe("127.0.0.9\n");
+  child.kill("SIGTERM");
+  expect(await child.exited).toBe(0);
+  const messages = file("log")
+    .trimEnd()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { msg: string }).msg);
+  expect(messages).toEqual(["starting", "ready", "stopping", "first", "second", "stopped"]);
+});
+
+test.each([
+  ["an exception nobody catches", `setTimeout(() => { throw new Error("boom"); }, 1);`],
+  ["a rejection nobody handles", `Promise.reject(new Error("boom"));`],
+  ["a failed stop", `daemon.onStop(() => { throw new Error("boom"); }); daemon.stop("test");`],
+  ["a told failure", `daemon.fail(new Error("boom"));`],
+])("%s is logged and ends the process with 1", async (_name, body) => {
+  const child = start(body);
+  expect(await child.exited).toBe(1);
+  expect(await new Response(child.stderr).text()).toContain("osd.7: fatal: Error: boom");
+  expect(file("log")).toContain("boom");
+  expect(existsSync(join(folder, "osd.7.ports"))).toBe(false);
+});
+
+test("a directory without a cluster, or with a bad key, is refused", async () => {
+  writeFileSync(join(folder, "cluster.key"), "short\n");
+  const bad = start("");
+  expect(await bad.exited).toBe(1);
+  expect(await new Response(bad.stderr).text()).toContain("not 64 hexadecimal digits");
+  rmSync(join(folder, "cluster.json"));
+  const none = start("");
+  expect(await none.exited).toBe(1);
+  expect(await new Response(none.stderr).text()).toContain("opening the cluster directory");
+});
+
+test.skipIf(Bun.which("python3") === null)("systemd is told about ready and stopping", async () => {
+  const socket = join(folder, "notify");
+  const listener = spawn(
+    [
+      "python3",
+      "-c",
+      `import socket,sys
+s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM); s.bind(sys.argv[1]); print("bound",flush=True)
+for _ in range(2): print(s.recv(100).decode(),flush=True)`,
+      socket,
+    ],
+    { stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+  );
+  children.push(listener);
+  const lines = listener.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  expect((await lines.read()).value).toBe("bound\n");
+  const child = start("daemon.ready({ data: 1 });", { NOTIFY_SOCKET: socket });
+  expect((await lines.read()).value).toBe("READY=1\n");
+  child.kill("SIGTERM");
+  expect((await lines.read()).value).toBe("STOPPING=1\n");
+  expect(await child.exited).toBe(0);
+});

@@ -1,0 +1,259 @@
+import { closeSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import pino from "pino";
+import { FastblockError } from "../core/base/errors.ts";
+import type { LogFields, Logger } from "../core/base/logger.ts";
+import {
+  CLUSTER_FILE,
+  type ClusterFile,
+  KEY_FILE,
+  parseClusterFile,
+  parseKeyFile,
+} from "../core/dev/dev.ts";
+
+/**
+ * What every long-running role (`mon run`, `osd run`, `client nbd serve`) shares.
+ *
+ * The life of a process NAME in the cluster directory DIR:
+ * `openDaemon` reads DIR/cluster.json and DIR/cluster.key, opens DIR/NAME.log, writes DIR/NAME.pid
+ * → the role listens → `ready(ports)` writes DIR/NAME.ports and DIR/NAME.addr, prints one `ready`
+ * line and tells systemd → SIGTERM or SIGINT runs the stop handlers, newest first, and exits 0.
+ * What nobody catches is logged and ends the process with 1: a violated invariant never goes on.
+ * Nothing here starts a process again; that is systemd's work, or nobody's.
+ */
+
+/** Flags that each role takes besides its own; the command tree of `core/cli` declares them. */
+export interface DaemonFlags {
+  /** The cluster directory. */
+  readonly cluster: string;
+  /** `mon.a`, `osd.0`, `nbd.0` … */
+  readonly name: string;
+  /** Address to listen on and to connect from. */
+  readonly bind: string;
+  /** Directory, regular file or block device; empty when the role keeps nothing. */
+  readonly data: string;
+  readonly logLevel: LogLevel;
+  /** Where the log goes: a file, or `-` for standard error. Default DIR/NAME.log. */
+  readonly log?: string | undefined;
+  /** `auto` takes io_uring when the kernel allows it. */
+  readonly backend?: "auto" | "uring" | "file" | undefined;
+}
+
+export type LogLevel = "debug" | "info" | "warn" | "error";
+
+export interface Daemon {
+  readonly flags: DaemonFlags;
+  /** Absolute path of the cluster directory. */
+  readonly directory: string;
+  readonly cluster: ClusterFile;
+  /** The 32-byte pre-shared key of the cluster. */
+  readonly key: Uint8Array;
+  readonly logger: Logger;
+  /** Where the log goes, for the loggers of Workers (`openLogger`). */
+  readonly logPath: string;
+  /** The role serves: publish its ports (role → port, or a path for a unix socket). Once. */
+  ready(ports: Readonly<Record<string, number | string>>): void;
+  /** Run `stop` on SIGTERM or SIGINT; the newest first, each awaited. */
+  onStop(stop: () => void | Promise<void>): void;
+  /** Begin the clean stop from inside (the exit code is 0). */
+  stop(reason: string): void;
+  /** Log the error and end the process with 1 (for errors noticed outside of an exception). */
+  fail(error: unknown): never;
+}
+
+/** The longest a clean stop may take before the process ends with 1. */
+const STOP_MS_MAX = 30_000;
+
+/** Open the process's place in its cluster directory. Throws FB1005 when there is no cluster. */
+export function openDaemon(flags: DaemonFlags): Daemon {
+  const directory = resolve(flags.cluster);
+  const cluster = readClusterFile(directory);
+  const key = readKeyFile(directory);
+  const logPath = flags.log ?? join(directory, `${flags.name}.log`);
+  const logger = openLogger(logPath, flags.name, flags.logLevel);
+  const daemon = new RunningDaemon(flags, directory, cluster, key, logPath, logger);
+  daemon.begin();
+  return daemon;
+}
+
+/** Read DIR/cluster.json. Throws FB1005. */
+export function readClusterFile(directory: string): ClusterFile {
+  const path = join(directory, CLUSTER_FILE);
+  return parseClusterFile(readText(path, directory), path);
+}
+
+/** Read DIR/cluster.key. Throws FB1005. */
+export function readKeyFile(directory: string): Uint8Array {
+  const path = join(directory, KEY_FILE);
+  return parseKeyFile(readText(path, directory), path);
+}
+
+function readText(path: string, directory: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new FastblockError("FB1005", `opening the cluster directory ${directory}: ${why}`);
+  }
+}
+
+/**
+ * A logger that appends JSON lines to a file (`-`: standard error), written before the call
+ * returns. Works in Workers too: each opens its own.
+ */
+export function openLogger(path: string, name: string, level: LogLevel): Logger {
+  const destination = pino.destination({ dest: path === "-" ? 2 : path, sync: true, append: true });
+  // A full disk must not stop an osd: what can not be logged is lost.
+  destination.on("error", () => undefined);
+  return new PinoLogger(
+    pino(
+      {
+        base: { name },
+        level,
+        timestamp: pino.stdTimeFunctions.isoTime,
+        formatters: { level: (label) => ({ level: label }) },
+      },
+      destination,
+    ),
+  );
+}
+
+class PinoLogger implements Logger {
+  private readonly inner: pino.Logger;
+
+  constructor(inner: pino.Logger) {
+    this.inner = inner;
+  }
+
+  debug(message: string, fields?: LogFields): void {
+    if (fields === undefined) this.inner.debug(message);
+    else this.inner.debug(fields, message);
+  }
+
+  info(message: string, fields?: LogFields): void {
+    if (fields === undefined) this.inner.info(message);
+    else this.inner.info(fields, message);
+  }
+
+  warn(message: string, fields?: LogFields): void {
+    if (fields === undefined) this.inner.warn(message);
+    else this.inner.warn(fields, message);
+  }
+
+  error(message: string, fields?: LogFields): void {
+    if (fields === undefined) this.inner.error(message);
+    else this.inner.error(fields, message);
+  }
+
+  child(fields: LogFields): Logger {
+    return new PinoLogger(this.inner.child(fields));
+  }
+}
+
+class RunningDaemon implements Daemon {
+  readonly flags: DaemonFlags;
+  readonly directory: string;
+  readonly cluster: ClusterFile;
+  readonly key: Uint8Array;
+  readonly logPath: string;
+  readonly logger: Logger;
+  private readonly stops: (() => void | Promise<void>)[] = [];
+  private isReady = false;
+  private isStopping = false;
+
+  constructor(
+    flags: DaemonFlags,
+    directory: string,
+    cluster: ClusterFile,
+    key: Uint8Array,
+    logPath: string,
+    logger: Logger,
+  ) {
+    this.flags = flags;
+    this.directory = directory;
+    this.cluster = cluster;
+    this.key = key;
+    this.logPath = logPath;
+    this.logger = logger;
+  }
+
+  begin(): void {
+    process.on("uncaughtException", (error) => this.fail(error));
+    process.on("unhandledRejection", (error) => this.fail(error));
+    process.on("SIGTERM", () => this.stop("SIGTERM"));
+    process.on("SIGINT", () => this.stop("SIGINT"));
+    // The terminal may close under a foreground cluster; the processes go on until told to stop.
+    process.on("SIGHUP", () => undefined);
+    this.publish("pid", `${process.pid}\n`);
+    this.logger.info("starting", { pid: process.pid, bind: this.flags.bind });
+  }
+
+  ready(ports: Readonly<Record<string, number | string>>): void {
+    if (this.isReady || this.isStopping) return;
+    this.isReady = true;
+    const lines = Object.entries(ports).map(([role, port]) => `${role}=${port}`);
+    this.publish("addr", `${this.flags.bind}\n`);
+    this.publish("ports", `${lines.join("\n")}\n`);
+    this.logger.info("ready", { ports: lines.join(" ") });
+    process.stdout.write(`ready ${this.flags.name} ${this.flags.bind} ${lines.join(" ")}\n`);
+    this.notify("READY=1");
+  }
+
+  onStop(stop: () => void | Promise<void>): void {
+    this.stops.push(stop);
+  }
+
+  stop(reason: string): void {
+    if (this.isStopping) return;
+    this.isStopping = true;
+    this.logger.info("stopping", { reason });
+    this.notify("STOPPING=1");
+    setTimeout(() => {
+      this.fail(new Error(`the clean stop took longer than ${STOP_MS_MAX} ms`));
+    }, STOP_MS_MAX).unref();
+    this.runStops().then(
+      () => this.exit(0),
+      (error: unknown) => this.fail(error),
+    );
+  }
+
+  fail(error: unknown): never {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    this.logger.error("fatal", { error: text });
+    if (this.logPath !== "-") process.stderr.write(`${this.flags.name}: fatal: ${text}\n`);
+    return this.exit(1);
+  }
+
+  private async runStops(): Promise<void> {
+    for (let stop = this.stops.pop(); stop !== undefined; stop = this.stops.pop()) await stop();
+  }
+
+  private exit(code: number): never {
+    if (code === 0) this.logger.info("stopped");
+    process.exit(code);
+  }
+
+  /** Write DIR/NAME.suffix so that a reader sees the old or the new text, never a part. */
+  private publish(suffix: string, text: string): void {
+    const path = join(this.directory, `${this.flags.name}.${suffix}`);
+    const temporary = `${path}.${process.pid}.new`;
+    const file = openSync(temporary, "w", 0o644);
+    try {
+      writeFileSync(file, text);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, path);
+  }
+
+  private notify(state: string): void {
+    const socket = process.env["NOTIFY_SOCKET"];
+    if (socket === undefined || socket === "") return;
+    import("../ffi/libc/notify.ts").then(
+      ({ notifySystemd }) => {
+        if (!notifySystemd(socket, state)) this.logger.warn("systemd not told", { socket, state });
+      },
+      (error: unknown) => this.logger.warn("systemd not told", { error: String(error) }),
+    );
+  }
+}

@@ -1,0 +1,216 @@
+import { createReadStream, createWriteStream, readFileSync, writeSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { isAbsolute, join, relative, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { styleText } from "node:util";
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { FastblockError } from "../core/base/errors.ts";
+import {
+  backendOf,
+  type ByteSink,
+  type CliContext,
+  type CliPorts,
+  type HttpReply,
+  type HttpRequest,
+  type Programs,
+  runCli,
+} from "../core/cli/cli.ts";
+import { CLUSTER_FILE, parseClusterFile } from "../core/dev/dev.ts";
+import { benchCommands } from "./bench.ts";
+import { devCommands } from "./dev.ts";
+import { simCommand } from "./sim.ts";
+
+/** The one executable: reads the subcommand and hands over. Heavy parts are loaded when used. */
+
+declare const FASTBLOCK_VERSION: string | undefined;
+declare const FASTBLOCK_BUILD: string | undefined;
+
+const VERSION = typeof FASTBLOCK_VERSION === "string" ? FASTBLOCK_VERSION : "0.1.0";
+const BUILD = typeof FASTBLOCK_BUILD === "string" ? FASTBLOCK_BUILD : "source";
+/** How long to wait when the reader of a pipe is slow. */
+const PIPE_PAUSE_MS = 1;
+const READ_BYTES = 1_048_576;
+
+const isCompiled = Bun.main.startsWith("/$bunfs/");
+/** The words that start this same program. */
+const program = isCompiled ? [process.execPath] : [process.execPath, resolve(Bun.main)];
+
+/** Write all of it before going on; a reader that went away (`| head`) ends us quietly. */
+function writeAll(file: number, data: Uint8Array): void {
+  for (let at = 0; at < data.length; ) {
+    try {
+      at += writeSync(file, data, at);
+    } catch (error) {
+      const code = error instanceof Error && "code" in error ? error.code : "";
+      if (code === "EPIPE") process.exit(0);
+      if (code !== "EAGAIN") throw error;
+      Bun.sleepSync(PIPE_PAUSE_MS);
+    }
+  }
+}
+
+function writeText(file: number, text: string): void {
+  writeAll(file, new TextEncoder().encode(text));
+}
+
+/** Where `dev` keeps its cluster when nobody says otherwise. */
+function directoryDefault(): string {
+  const { CLUSTER_DIR, XDG_STATE_HOME, HOME } = process.env;
+  if (CLUSTER_DIR) return CLUSTER_DIR;
+  if (XDG_STATE_HOME && isAbsolute(XDG_STATE_HOME)) return join(XDG_STATE_HOME, "fastblock", "dev");
+  const home = HOME || homedir();
+  if (home && home !== "/") return join(home, ".local", "state", "fastblock", "dev");
+  return join(tmpdir(), `fastblock-${process.getuid?.() ?? 0}`, "dev");
+}
+
+async function http(request: HttpRequest): Promise<HttpReply> {
+  try {
+    const reply = await fetch(request.url, {
+      method: request.method,
+      headers: request.headers,
+      signal: AbortSignal.timeout(request.timeoutMs),
+      ...(request.body === undefined ? {} : { body: request.body }),
+    });
+    return { status: reply.status, body: await reply.text() };
+  } catch (error) {
+    const late = error instanceof Error && error.name === "TimeoutError";
+    if (!late) throw error;
+    const message = `asking ${request.url}: no answer in ${request.timeoutMs} ms`;
+    throw new FastblockError("FB1006", message);
+  }
+}
+
+function ask(question: string): Promise<string> {
+  return new Promise((answered) => {
+    const terminal = createInterface({ input: process.stdin, output: process.stderr });
+    terminal.question(question, (answer) => {
+      terminal.close();
+      answered(answer);
+    });
+  });
+}
+
+async function* readBytes(path: string): AsyncGenerator<Uint8Array> {
+  const stream =
+    path === "-" ? process.stdin : createReadStream(path, { highWaterMark: READ_BYTES });
+  for await (const bytes of stream) yield bytes as Uint8Array;
+}
+
+async function writeBytes(path: string): Promise<ByteSink> {
+  if (path === "-") {
+    return {
+      write: (bytes) => Promise.resolve(writeAll(1, bytes)),
+      close: () => Promise.resolve(),
+    };
+  }
+  const stream = createWriteStream(path);
+  return {
+    write: (bytes) =>
+      new Promise((done, refuse) => {
+        stream.write(bytes, (error) => (error ? refuse(error) : done()));
+      }),
+    close: () =>
+      new Promise((done, refuse) => {
+        stream.once("error", refuse);
+        stream.end(() => done());
+      }),
+  };
+}
+
+const programs: Programs = {
+  monRun: async (options) => (await import("./mon.ts")).monRun(options),
+  osdRun: async (options) => (await import("./osd.ts")).osdRun(options),
+  nbdServe: async (options) => (await import("./client.ts")).nbdServe(options),
+  osdFormat: async (options) => (await import("./store-tools.ts")).osdFormat(options),
+  osdInspect: async (options) => (await import("./store-tools.ts")).osdInspect(options),
+  osdFsck: async (options) => (await import("./store-tools.ts")).osdFsck(options),
+  withImages: async (options, body) => (await import("./attach.ts")).withImages(options, body),
+  readBytes,
+  writeBytes,
+};
+
+const colours = process.stderr.isTTY === true && !process.argv.includes("--no-color");
+
+const ports: CliPorts = {
+  out: (text) => writeText(1, text),
+  err: (text) => writeText(2, text),
+  outIsTty: process.stdout.isTTY === true,
+  errIsTty: process.stderr.isTTY === true,
+  environment: process.env,
+  directoryDefault: directoryDefault(),
+  versions: {
+    fastblock: VERSION,
+    build: BUILD,
+    bun: Bun.version,
+    platform: `${process.platform} ${process.arch}`,
+  },
+  readMons: (directory) => readMons(directory),
+  http,
+  yaml: (value) => Bun.YAML.stringify(value, undefined, 2),
+  style: (kind, text) => (colours && !process.env["NO_COLOR"] ? styleText(kind, text) : text),
+  ask,
+  sleep: (ms) => Bun.sleep(ms),
+  nowMs: () => performance.now(),
+  programs,
+};
+
+function readMons(directory: string): { host: string; port: number }[] {
+  const path = join(directory, CLUSTER_FILE);
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch {
+    throw new FastblockError("FB1005", `looking for a cluster: ${directory} holds none`);
+  }
+  return parseClusterFile(text, path).mons.map(({ http: at }) => at);
+}
+
+/** How a person would call this program again. */
+function shownProgram(): string {
+  if (!isCompiled) return "fastblock";
+  const near = relative(process.cwd(), process.execPath);
+  return near.startsWith("..") || near === "" ? process.execPath : near;
+}
+
+function devNouns(root: CommandUnknownOpts, cli: CliContext): void {
+  devCommands(root, cli, async () => {
+    const { BunDev } = await import("../core/dev/bun-dev.ts");
+    return new BunDev({
+      program,
+      programShown: shownProgram(),
+      directoryDefault: ports.directoryDefault,
+      out: (text) => ports.out(text),
+      err: (text) => ports.err(text),
+    });
+  });
+}
+
+function benchNouns(root: CommandUnknownOpts, cli: CliContext): void {
+  benchCommands(root, cli, async () => {
+    const { benchPrograms } = await import("./bench-run.ts");
+    return benchPrograms(cli, program);
+  });
+  simNoun(root, cli);
+  root
+    .command("__bench-serve", { hidden: true })
+    .argument("<KIND>")
+    .option("--backend <backend>", "", "auto")
+    .action(async (kind, options) => {
+      const { benchServe } = await import("./bench-micro.ts");
+      cli.exitCode = await benchServe(kind, backendOf(options.backend));
+    });
+}
+
+/** Loaded when used: the simulator brings every role with it. */
+function simNoun(root: CommandUnknownOpts, cli: CliContext): void {
+  simCommand(root, cli, async (first, last) => {
+    const { simulate } = await import("./sim-run.ts");
+    return simulate(cli, first, last);
+  });
+}
+
+const outcome = await runCli(process.argv.slice(2), ports, {
+  first: devNouns,
+  last: benchNouns,
+});
+if (outcome !== "serving") process.exit(outcome);

@@ -1,0 +1,91 @@
+import { join } from "node:path";
+import { heapStats } from "bun:jsc";
+import { FastblockError } from "../core/base/errors.ts";
+import type { MonRunOptions } from "../core/cli/cli.ts";
+import { openBunSqlite } from "../core/mon/bun-sqlite.ts";
+import { createApi, Monitor } from "../core/mon/mon.ts";
+import page from "../web/status.html" with { type: "text" };
+import { openDaemon } from "./daemon.ts";
+import { createWorld } from "./world.ts";
+
+const MIB = 1_048_576;
+/** Address space only: what connections do not touch costs nothing. */
+const ARENA_BYTES = 1024 * MIB;
+const SLOTS_BYTES = 4 * MIB;
+/** Requests are small; a waiting `operations/{id}?waitMs=` must not be cut off. */
+const HTTP_BODY_BYTES_MAX = 65_536;
+const HTTP_IDLE_S = 60;
+
+/** Run a monitor: control RPC, REST, and the catalogue below `--data`. */
+export async function monRun(options: MonRunOptions): Promise<"serving"> {
+  const daemon = openDaemon(options);
+  const { cluster, logger, key } = daemon;
+  const index = cluster.mons.findIndex((mon) => mon.name === options.name);
+  if (index < 0) {
+    const names = cluster.mons.map((mon) => mon.name).join(", ");
+    throw new FastblockError(
+      "FB1001",
+      `the cluster has no monitor ${options.name}, wanted ${names}`,
+    );
+  }
+  // The runtime's own loop: a monitor has hardly any I/O, and HTTP lives there anyway.
+  const world = createWorld({
+    arenaBytes: ARENA_BYTES,
+    slotsBytes: SLOTS_BYTES,
+    logger,
+    prefer: "file",
+    onFatal: (error) => daemon.fail(error),
+  });
+  world.start();
+  const store = openBunSqlite(join(options.data, "catalogue.db"));
+  const monitor = new Monitor({
+    world,
+    logger,
+    store,
+    clusterId: cluster.clusterId,
+    clusterName: cluster.name,
+    clusterKey: key,
+    name: options.name,
+    index,
+    monCount: cluster.mons.length,
+    version: "0.1.0",
+    control: { kind: "tcp", host: options.bind, port: options.controlPort },
+    restored: options.restored,
+    formatTime: (ms) => new Date(ms).toISOString(),
+    onFatal: (error) => daemon.fail(error),
+  });
+  daemon.onStop(async () => {
+    await monitor.stop();
+    await world.stop();
+    await store.close();
+  });
+  const controlPort = await monitor.start();
+  // The import's type is that of a page for the bundler; as text it is a string.
+  const text = page as unknown as string;
+  const api = createApi({ monitor, page: text, usage: processUsage });
+  const server = Bun.serve({
+    hostname: loopbackOf(options.bind),
+    port: options.httpPort,
+    maxRequestBodySize: HTTP_BODY_BYTES_MAX,
+    idleTimeout: HTTP_IDLE_S,
+    development: false,
+    fetch: (request) => api.fetch(request),
+  });
+  daemon.onStop(() => server.stop(true));
+  daemon.ready({ control: controlPort, http: server.port ?? options.httpPort });
+  return "serving";
+}
+
+/** HTTP has no login yet: it never listens beyond this machine. */
+function loopbackOf(bind: string): string {
+  return bind.startsWith("127.") || bind === "::1" ? bind : "127.0.0.1";
+}
+
+function processUsage(): { cpuSeconds: number; residentBytes: number; heapBytes: number } {
+  const { user, system } = process.cpuUsage();
+  return {
+    cpuSeconds: (user + system) / 1e6,
+    residentBytes: process.memoryUsage.rss(),
+    heapBytes: heapStats().heapSize,
+  };
+}

@@ -1,0 +1,248 @@
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { availableParallelism, hostname } from "node:os";
+import { join } from "node:path";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { type ErrorCode, ERRORS, FastblockError } from "../core/base/errors.ts";
+import type { OsdRunOptions } from "../core/cli/cli.ts";
+import { ApplyResult, ClusterMap } from "../core/cluster/cluster.ts";
+import { MonSession, type ShardReport } from "../core/osd/osd.ts";
+import type { StoreClaim } from "../core/pg/pg.ts";
+import { type MapUpdate, MapUpdateSchema } from "../proto/gen/control_pb.ts";
+import { type Daemon, openDaemon } from "./daemon.ts";
+import type { ShardCommand, ShardEvent } from "./shard.ts";
+import { createWorld } from "./world.ts";
+
+type Ready = Extract<ShardEvent, { kind: "ready" }>;
+
+/** How long a shard may take for its part of a report. */
+const COLLECT_MS = 1500;
+
+/** Run an osd: one Worker per shard, and the session with the monitor on this thread. */
+export async function osdRun(options: OsdRunOptions): Promise<"serving"> {
+  const daemon = openDaemon(options);
+  const osd = new Osd(daemon, options);
+  await osd.start();
+  return "serving";
+}
+
+class Osd {
+  private readonly daemon: Daemon;
+  private readonly options: OsdRunOptions;
+  private readonly shards: ShardWorker[] = [];
+  private readonly mapPath: string;
+  private readonly map = new ClusterMap();
+
+  constructor(daemon: Daemon, options: OsdRunOptions) {
+    this.daemon = daemon;
+    this.options = options;
+    this.mapPath = join(daemon.directory, `${options.name}.map`);
+  }
+
+  async start(): Promise<void> {
+    const { daemon, options } = this;
+    const first = await this.startShard(0, undefined);
+    const ready: Ready[] = [first];
+    for (let shard = 1; shard < options.shards; shard++) {
+      ready.push(await this.startShard(shard, first.claim));
+    }
+    if (first.identity.osd !== options.osd) {
+      const text = `the store is of osd ${first.identity.osd}, wanted ${options.osd}`;
+      throw new FastblockError("FB2103", `starting ${options.name}: ${text}`);
+    }
+    this.loadMap();
+    const world = createWorld({
+      arenaBytes: 64 * 1_048_576,
+      logger: daemon.logger,
+      prefer: "file",
+    });
+    world.start();
+    const session = new MonSession({
+      world,
+      logger: daemon.logger,
+      clusterId: daemon.cluster.clusterId,
+      clusterKey: daemon.key,
+      bind: options.bind,
+      mons: daemon.cluster.mons.map((mon) => mon.control),
+      identity: {
+        osd: options.osd,
+        storeUuid: first.identity.storeUuid,
+        incarnation: first.identity.incarnation,
+        hostName: hostname(),
+        addresses: ready.map(({ port }) => ({ host: options.bind, port })),
+        capacityBytes: first.capacityBytes,
+        version: "0.1.0",
+        backend: first.backend,
+      },
+      map: this.map,
+      host: {
+        onMap: (update, map) => this.onMap(update, map),
+        collect: (complete) => this.collect(complete),
+        transferLeader: (pg, to) => this.tellAll({ kind: "transfer", pg, to }),
+        onRefused: (error) => daemon.fail(error),
+      },
+    });
+    daemon.onStop(async () => {
+      await Promise.all(this.shards.map((shard) => shard.stop()));
+      await session.stop();
+      await world.stop();
+    });
+    session.start();
+    daemon.ready(portsOf(ready));
+  }
+
+  private async startShard(shard: number, claim: StoreClaim | undefined): Promise<Ready> {
+    const { daemon, options } = this;
+    const worker = new ShardWorker(
+      (error) => daemon.fail(error),
+      () => this.onGap(),
+    );
+    this.shards.push(worker);
+    const cpus = availableParallelism();
+    return worker.start({
+      name: options.name,
+      clusterId: daemon.cluster.clusterId,
+      clusterKey: daemon.key,
+      osd: options.osd,
+      shard,
+      shardCount: options.shards,
+      bind: options.bind,
+      port: options.dataPorts[shard] ?? 0,
+      data: options.data,
+      logPath: daemon.logPath,
+      logLevel: options.logLevel,
+      backend: options.backend,
+      // Cores of their own only where the machine has them for every shard and some more.
+      pinCpu:
+        options.shards > 1 && cpus > options.shards * 2
+          ? options.osd * options.shards + shard
+          : undefined,
+      claim,
+    });
+  }
+
+  private tellAll(command: ShardCommand): void {
+    for (const shard of this.shards) shard.tell(command);
+  }
+
+  /* ------------------------------------------------------------------ map */
+
+  private onMap(update: MapUpdate, map: ClusterMap): void {
+    this.tellAll({ kind: "map", update: toBinary(MapUpdateSchema, update) });
+    const full = map.deltaFrom(0, 0);
+    if (full === undefined) return;
+    const temporary = `${this.mapPath}.new`;
+    writeFileSync(temporary, toBinary(MapUpdateSchema, create(MapUpdateSchema, full)));
+    renameSync(temporary, this.mapPath);
+  }
+
+  /** A shard missed a delta: give it everything. */
+  private onGap(): void {
+    const full = this.map.deltaFrom(0, 0);
+    if (full === undefined) return;
+    const update = toBinary(MapUpdateSchema, create(MapUpdateSchema, full));
+    this.tellAll({ kind: "map", update });
+  }
+
+  /** The map of the last run lets the osd serve before, and without, a monitor. */
+  private loadMap(): void {
+    let bytes: Uint8Array;
+    try {
+      bytes = readFileSync(this.mapPath);
+    } catch {
+      return;
+    }
+    try {
+      const update = fromBinary(MapUpdateSchema, bytes);
+      if (this.map.apply(update) !== ApplyResult.Applied) return;
+      this.tellAll({ kind: "map", update: bytes });
+    } catch (error) {
+      this.daemon.logger.warn("the kept map can not be read", { reason: String(error) });
+    }
+  }
+
+  private async collect(complete: boolean): Promise<readonly ShardReport[]> {
+    return Promise.all(this.shards.map((shard) => shard.report(complete)));
+  }
+}
+
+function portsOf(ready: readonly Ready[]): Record<string, number> {
+  const ports: Record<string, number> = {};
+  ready.forEach(({ port }, shard) => {
+    ports[shard === 0 ? "data" : `data.${shard}`] = port;
+  });
+  return ports;
+}
+
+/** The main thread's side of one shard. */
+class ShardWorker {
+  private readonly worker: Worker;
+  private readonly onFailed: (error: Error) => void;
+  private readonly onGap: () => void;
+  private onReady: ((ready: Ready) => void) | undefined;
+  private onStopped: (() => void) | undefined;
+  private readonly reports: ((report: ShardReport) => void)[] = [];
+
+  constructor(onFailed: (error: Error) => void, onGap: () => void) {
+    this.onFailed = onFailed;
+    this.onGap = onGap;
+    this.worker = new Worker(new URL("./shard.ts", import.meta.url).href);
+    this.worker.onmessage = (event: MessageEvent<ShardEvent>) => this.onEvent(event.data);
+    this.worker.onerror = (event) => this.onFailed(new Error(event.message));
+  }
+
+  tell(command: ShardCommand): void {
+    this.worker.postMessage(command);
+  }
+
+  start(start: Extract<ShardCommand, { kind: "start" }>["start"]): Promise<Ready> {
+    return new Promise((resolve) => {
+      this.onReady = resolve;
+      this.tell({ kind: "start", start });
+    });
+  }
+
+  report(complete: boolean): Promise<ShardReport> {
+    return new Promise((resolve, reject) => {
+      const late = setTimeout(() => {
+        reject(new Error(`a shard did not report within ${COLLECT_MS} ms`));
+      }, COLLECT_MS);
+      this.reports.push((report) => {
+        clearTimeout(late);
+        resolve(report);
+      });
+      this.tell({ kind: "report", complete });
+    });
+  }
+
+  stop(): Promise<void> {
+    return new Promise((resolve) => {
+      this.onStopped = resolve;
+      this.tell({ kind: "stop" });
+    });
+  }
+
+  private onEvent(event: ShardEvent): void {
+    switch (event.kind) {
+      case "ready":
+        this.onReady?.(event);
+        break;
+      case "report":
+        this.reports.shift()?.(event.report);
+        break;
+      case "gap":
+        this.onGap();
+        break;
+      case "stopped":
+        this.onStopped?.();
+        break;
+      case "failed":
+        this.onFailed(errorOf(event.code, event.reason));
+        break;
+    }
+  }
+}
+
+function errorOf(code: string, reason: string): Error {
+  if (Object.hasOwn(ERRORS, code)) return new FastblockError(code as ErrorCode, reason);
+  return new Error(reason);
+}

@@ -1,0 +1,138 @@
+import { type ShardReport, OsdShard } from "../core/osd/osd.ts";
+import type { StoreClaim, StoreIdentity } from "../core/pg/pg.ts";
+import type { RunnableWorld } from "../core/reactor/reactor.ts";
+import type { LogLevel } from "./daemon.ts";
+import { openLogger } from "./daemon.ts";
+import { createWorld } from "./world.ts";
+
+/**
+ * One shard of an osd: a Worker with a reactor of its own.
+ *
+ * Lies beside `main.ts`, or the executable does not find it. The main thread (`osd.ts`) sends
+ * `ShardCommand`s and receives `ShardEvent`s; nothing of a request passes between the threads.
+ */
+
+/** What a Worker is started with: plain values. */
+export interface ShardStart {
+  readonly name: string;
+  readonly clusterId: string;
+  readonly clusterKey: Uint8Array;
+  readonly osd: number;
+  readonly shard: number;
+  readonly shardCount: number;
+  readonly bind: string;
+  readonly port: number;
+  readonly data: string;
+  readonly logPath: string;
+  readonly logLevel: LogLevel;
+  readonly backend: "auto" | "uring" | "file";
+  readonly pinCpu: number | undefined;
+  readonly claim: StoreClaim | undefined;
+}
+
+export type ShardCommand =
+  | { readonly kind: "start"; readonly start: ShardStart }
+  /** An encoded MapUpdate. */
+  | { readonly kind: "map"; readonly update: Uint8Array }
+  | { readonly kind: "report"; readonly complete: boolean }
+  | { readonly kind: "transfer"; readonly pg: number; readonly to: number }
+  | { readonly kind: "stop" };
+
+export type ShardEvent =
+  | {
+      readonly kind: "ready";
+      readonly port: number;
+      readonly identity: StoreIdentity;
+      readonly claim: StoreClaim;
+      readonly backend: string;
+      readonly capacityBytes: number;
+    }
+  | { readonly kind: "gap"; readonly shard: number }
+  | { readonly kind: "report"; readonly report: ShardReport }
+  | { readonly kind: "failed"; readonly code: string; readonly reason: string }
+  | { readonly kind: "stopped" };
+
+/** Slots, and the rest for connections (`core/osd/osd.ts`); untouched memory costs nothing. */
+const ARENA_BYTES = 1024 * 1_048_576;
+const SLOTS_BYTES = 384 * 1_048_576;
+
+declare const self: Worker;
+
+let shard: OsdShard | undefined;
+let world: RunnableWorld | undefined;
+
+function tell(event: ShardEvent): void {
+  self.postMessage(event);
+}
+
+function fail(error: unknown): void {
+  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  tell({ kind: "failed", code, reason: code === "" ? reason : (error as Error).message });
+}
+
+async function start(options: ShardStart): Promise<void> {
+  const logger = openLogger(options.logPath, `${options.name}/${options.shard}`, options.logLevel);
+  world = createWorld({
+    arenaBytes: ARENA_BYTES,
+    slotsBytes: SLOTS_BYTES,
+    logger,
+    prefer: options.backend,
+    ...(options.pinCpu === undefined ? {} : { cpu: options.pinCpu }),
+    onFatal: fail,
+  });
+  const disk = world.disks.open(options.data, options.shard === 0 ? {} : { lockHeld: true });
+  shard = new OsdShard({
+    world,
+    logger,
+    disk,
+    clusterId: options.clusterId,
+    clusterKey: options.clusterKey,
+    osd: options.osd,
+    shard: options.shard,
+    shardCount: options.shardCount,
+    bind: options.bind,
+    port: options.port,
+    ...(options.claim === undefined ? {} : { claim: options.claim }),
+    host: { onFatal: (reason) => fail(new Error(reason)) },
+  });
+  world.start();
+  await shard.open();
+  const port = shard.listen();
+  tell({
+    kind: "ready",
+    port,
+    identity: shard.identity,
+    claim: shard.claim,
+    backend: world.backend,
+    capacityBytes: disk.sizeBytes,
+  });
+}
+
+async function obey(command: ShardCommand): Promise<void> {
+  switch (command.kind) {
+    case "start":
+      await start(command.start);
+      break;
+    case "map":
+      if (shard !== undefined && !shard.onMap(command.update)) {
+        tell({ kind: "gap", shard: shard.options.shard });
+      }
+      break;
+    case "report":
+      if (shard !== undefined) tell({ kind: "report", report: shard.report(command.complete) });
+      break;
+    case "transfer":
+      shard?.transferLeader(command.pg, command.to);
+      break;
+    case "stop":
+      await shard?.stop();
+      tell({ kind: "stopped" });
+      await world?.stop();
+      break;
+  }
+}
+
+self.onmessage = (event: MessageEvent<ShardCommand>) => {
+  obey(event.data).catch(fail);
+};

@@ -1,0 +1,125 @@
+/**
+ * The face of `core/bench`: load shapes, latency histograms, reports, comparison.
+ *
+ * `fastblock bench image` drives an image through `core/client` in its own reactor;
+ * `bench disk|reactor|rpc` drive one layer each. All speak `-o json` with the same words.
+ */
+import type { LatencyReport } from "./latency.ts";
+import type { LoadShape } from "./shape.ts";
+
+export type { BenchRow, CpuClock } from "./bench-row.ts";
+export { compareReports } from "./compare.ts";
+export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
+export { type BenchProgress, runImageBench } from "./image-bench.ts";
+export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
+export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
+export { checkShape, type LoadShape } from "./shape.ts";
+
+/** What to do with an image, and for how long. */
+export interface ImageBenchOptions {
+  readonly cluster: string;
+  /** `POOL/IMAGE` */
+  readonly path: string;
+  readonly rw: LoadShape;
+  readonly blockBytes: number;
+  /** Operations kept open per job. */
+  readonly depth: number;
+  readonly jobs: number;
+  readonly timeMs: number;
+  /** Not counted; before `timeMs`. */
+  readonly rampMs: number;
+  /** Share of reads of `rw`, in percent. */
+  readonly readPercent: number;
+  /** Stamp blocks and check what is read. */
+  readonly verify: boolean;
+  /** Write the range in full with random data first. */
+  readonly fill: boolean;
+  /** Wait until the osds' logs are drained, and count it. */
+  readonly drain: boolean;
+  /** Only the first bytes of the image; 0: all of it. */
+  readonly rangeBytes: number;
+  readonly seed: number;
+  /** One JSON line per operation goes there; empty: none. */
+  readonly historyPath: string;
+  readonly backend: "auto" | "uring" | "file";
+  readonly timeoutMs: number;
+  readonly progress: boolean;
+}
+
+/** The answer of `bench image -o json`. */
+export interface ImageBenchReport {
+  readonly kind: "image";
+  readonly path: string;
+  readonly rw: string;
+  readonly blockBytes: number;
+  readonly depth: number;
+  readonly jobs: number;
+  readonly seconds: number;
+  readonly ops: number;
+  readonly iops: number;
+  readonly bytesPerSec: number;
+  readonly latencyUs: LatencyReport;
+  readonly readLatencyUs: LatencyReport | null;
+  readonly writeLatencyUs: LatencyReport | null;
+  /** µs of all processes of the cluster directory and of this one per I/O; null: unknown. */
+  readonly cpuUsPerIo: number | null;
+  /** Written to all devices per byte that clients wrote; null: nothing written, or unknown. */
+  readonly deviceBytesPerClientByte: number | null;
+  readonly drainSeconds: number;
+  readonly backend: string;
+  /** Operations that failed and blocks that were wrong. */
+  readonly errors: number;
+  readonly errorTexts: readonly string[];
+  readonly verifiedBlocks: number;
+  readonly verifyErrors: readonly string[];
+  readonly seed: number;
+  /** µs during which no operation was done, at its longest. */
+  readonly pauseUsMax: number;
+}
+
+export interface DiskBenchOptions {
+  /** A file or block device; empty: a temporary file in the working directory. */
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly blockBytes: number;
+  readonly depth: number;
+  readonly timeMs: number;
+  readonly rw: "randwrite" | "randread" | "write" | "read";
+  readonly backend: "auto" | "uring" | "file";
+  readonly fio: boolean;
+  /** Write over what is there. */
+  readonly force: boolean;
+}
+
+export interface ReactorBenchOptions {
+  readonly timeMs: number;
+  readonly backend: "auto" | "uring" | "file";
+}
+
+export interface RpcBenchOptions {
+  readonly blockBytes: number;
+  readonly depth: number;
+  readonly timeMs: number;
+  readonly backend: "auto" | "uring" | "file";
+}
+
+/** One line of `bench disk|reactor|rpc`. */
+export interface MicroRow {
+  readonly name: string;
+  readonly iops: number;
+  readonly bytesPerSec: number;
+  readonly latencyUs: Omit<LatencyReport, "mean"> | null;
+  readonly cpuUsPerIo: number | null;
+  readonly backend: string;
+  readonly [key: string]: unknown;
+}
+
+/** What `fastblock bench` calls. */
+export interface BenchPrograms {
+  image(options: ImageBenchOptions): Promise<ImageBenchReport>;
+  disk(options: DiskBenchOptions): Promise<readonly MicroRow[]>;
+  reactor(options: ReactorBenchOptions): Promise<readonly MicroRow[]>;
+  rpc(options: RpcBenchOptions): Promise<readonly MicroRow[]>;
+  /** The parsed JSON of a report that was kept. Throws FB1001. */
+  readReport(path: string): Promise<unknown>;
+}

@@ -1,0 +1,268 @@
+import { FastblockError } from "../base/errors.ts";
+import type { ImageTarget } from "../client/client.ts";
+import { LatencyHistogram } from "../metrics/metrics.ts";
+import { Timer, type World } from "../reactor/world.ts";
+import type { ImageBenchOptions, ImageBenchReport } from "./bench.ts";
+import type { OpLog } from "./history.ts";
+import { ImageLoad, type LoadOptions } from "./image-load.ts";
+import { latencyReport } from "./latency.ts";
+import { StampBook } from "./stamp.ts";
+
+/**
+ * One run of `fastblock bench image`: fill → ramp → measured window → end of the open operations
+ * → drain of the osds' logs.
+ *
+ * What the figures count. Latency and I/O per second: the window alone. Device bytes per client
+ * byte: everything from the start of the ramp to the end of the drain over everything written in
+ * that time, because the log of the ramp is moved home during the window. CPU per I/O: the
+ * window's, plus the drain's share of all I/O since the start of the ramp.
+ */
+export interface BenchOutside {
+  readonly world: World;
+  readonly image: ImageTarget;
+  /** The image's id. */
+  readonly imageId: number;
+  readonly meter: ClusterMeter;
+  readonly progress: BenchProgress;
+  readonly log: OpLog | null;
+}
+
+/** Reads what the cluster spends. */
+export interface ClusterMeter {
+  /** µs of CPU of all processes of the cluster directory and of this one; null: unknown. */
+  cpuUs(): number | null;
+  /** Bytes written to all devices since some moment; null: unknown. */
+  deviceBytes(): Promise<number | null>;
+  /** Bytes in all logs that are not yet moved home; null: unknown. */
+  logBytes(): Promise<number | null>;
+}
+
+/** Shows how far a run is; `phase` is a word like `fill`. */
+export interface BenchProgress {
+  begin(phase: string, total: number): void;
+  at(done: number, note: string): void;
+  end(): void;
+}
+
+const FILL_BLOCK_BYTES = 262_144;
+const FILL_DEPTH = 8;
+const TICK_MS = 250;
+/** Between two looks at the devices during the drain: longer than the osds' report interval. */
+const DRAIN_LOOK_MS = 1200;
+const DRAIN_LOOKS_MAX = 100;
+/** So many looks in a row without traffic end the drain. */
+const DRAIN_QUIET_LOOKS = 2;
+const DRAIN_QUIET_BYTES = 262_144;
+const FINISH_MS_MAX = 30_000;
+const FINISH_LOOK_MS = 10;
+
+/** Run it. The image stays open. Throws FB5001 when a fill failed. */
+export async function runImageBench(
+  outside: BenchOutside,
+  options: ImageBenchOptions,
+): Promise<ImageBenchReport> {
+  const { world, meter } = outside;
+  const common = baseOf(outside, options);
+  if (options.fill) await fill(outside, common);
+  // Without the drain, what the logs still hold would be missing from the devices' bytes.
+  const counts = options.drain && options.rw !== "read" && options.rw !== "randread";
+  if (options.fill && options.drain) await drain(outside);
+  const load = new ImageLoad({
+    ...common,
+    rw: options.rw,
+    blockBytes: options.blockBytes,
+    depth: options.depth,
+    jobs: options.jobs,
+    once: false,
+  });
+  const bytesBefore = counts ? await meter.deviceBytes() : null;
+  load.start();
+  await tickThrough(outside, load, "ramp", options.rampMs);
+  load.resetWindow();
+  const cpuAtStart = meter.cpuUs();
+  const startUs = world.clock.nowUs();
+  await tickThrough(outside, load, "run", options.timeMs);
+  const window = windowOf(load, world.clock.nowUs() - startUs);
+  const cpuAtEnd = meter.cpuUs();
+  await finish(outside, load);
+  const drainSeconds = counts ? await drain(outside) : 0;
+  const cpuAfter = meter.cpuUs();
+  const bytesAfter = counts ? await meter.deviceBytes() : null;
+  const cpuUsPerIo =
+    cpuAtStart === null || cpuAtEnd === null || cpuAfter === null || window.ops === 0
+      ? null
+      : round((cpuAtEnd - cpuAtStart) / window.ops + (cpuAfter - cpuAtEnd) / load.opsTotal);
+  const deviceBytesPerClientByte =
+    bytesBefore === null || bytesAfter === null || load.writtenBytesTotal === 0
+      ? null
+      : round((bytesAfter - bytesBefore) / load.writtenBytesTotal);
+  return {
+    kind: "image",
+    path: options.path,
+    rw: options.rw,
+    blockBytes: options.blockBytes,
+    depth: options.depth,
+    jobs: options.jobs,
+    ...window,
+    cpuUsPerIo,
+    deviceBytesPerClientByte,
+    drainSeconds,
+    backend: world.backend,
+    errors: load.errorsTotal,
+    errorTexts: load.failures.statusTexts,
+    verifiedBlocks: load.verifiedBlocks,
+    verifyErrors: load.failures.blockTexts,
+    seed: options.seed,
+  };
+}
+
+type LoadBase = Omit<LoadOptions, "rw" | "blockBytes" | "depth" | "jobs" | "once">;
+
+/** What the fill and the load itself share. */
+function baseOf(outside: BenchOutside, options: ImageBenchOptions): LoadBase {
+  const { world, image, log } = outside;
+  const rangeBytes =
+    options.rangeBytes === 0 ? image.sizeBytes : Math.min(options.rangeBytes, image.sizeBytes);
+  const stamped = options.verify || log !== null;
+  return {
+    image,
+    arena: world.arena,
+    clock: world.clock,
+    checksum: world.checksum,
+    rangeBytes,
+    readPercent: options.readPercent,
+    seed: options.seed,
+    verify: options.verify,
+    run: world.random.u32(),
+    imageTag: outside.imageId >>> 0,
+    book: stamped ? new StampBook(Math.ceil(rangeBytes / 4096)) : null,
+    log,
+  };
+}
+
+/** Write the whole range once, with random or stamped content. */
+async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
+  const blockBytes = Math.min(FILL_BLOCK_BYTES, Math.floor(common.rangeBytes / 4096) * 4096);
+  if (blockBytes === 0) return;
+  const load = new ImageLoad({
+    ...common,
+    rw: "write",
+    blockBytes,
+    depth: FILL_DEPTH,
+    jobs: 1,
+    once: true,
+  });
+  let isIdle = false;
+  load.onIdle = () => {
+    isIdle = true;
+  };
+  outside.progress.begin("fill", common.rangeBytes);
+  load.start();
+  while (!isIdle) {
+    await sleep(outside.world, TICK_MS);
+    outside.progress.at(load.writtenBytesTotal, "");
+  }
+  outside.progress.end();
+  const failure = load.failures.statusTexts[0];
+  if (failure !== undefined) throw new FastblockError("FB5001", `filling the image: ${failure}`);
+}
+
+/** Let a phase pass; ends early when the load stopped by itself. */
+async function tickThrough(
+  outside: BenchOutside,
+  load: ImageLoad,
+  phase: string,
+  lengthMs: number,
+): Promise<void> {
+  const { world, meter, progress } = outside;
+  const endUs = world.clock.nowUs() + lengthMs * 1000;
+  progress.begin(phase, lengthMs);
+  let opsBefore = load.ops;
+  for (let leftMs = lengthMs; leftMs > 0 && load.open > 0; ) {
+    await sleep(world, Math.min(TICK_MS, leftMs));
+    leftMs = Math.round((endUs - world.clock.nowUs()) / 1000);
+    // Processes may die and come back during a run: the meter looks often.
+    meter.cpuUs();
+    const rate = Math.round(((load.ops - opsBefore) * 1000) / TICK_MS);
+    opsBefore = load.ops;
+    progress.at(Math.min(lengthMs, lengthMs - leftMs), `${rate} I/O per s`);
+  }
+  progress.end();
+}
+
+/** Wait until the devices are quiet. Answers the seconds that it took, the quiet looks left out. */
+async function drain(outside: BenchOutside): Promise<number> {
+  const { world, meter, progress } = outside;
+  const startUs = world.clock.nowUs();
+  let quiet = 0;
+  let lastTrafficUs = startUs;
+  let before = await meter.deviceBytes();
+  if (before === null) return 0;
+  progress.begin("drain", 0);
+  for (let look = 0; look < DRAIN_LOOKS_MAX && quiet < DRAIN_QUIET_LOOKS; look++) {
+    await sleep(world, DRAIN_LOOK_MS);
+    const now = await meter.deviceBytes();
+    if (now === null) break;
+    const log = await meter.logBytes();
+    progress.at(0, log === null ? "" : `${Math.round(log / 1_048_576)} MiB of log left`);
+    if (now - before <= DRAIN_QUIET_BYTES) {
+      quiet++;
+    } else {
+      quiet = 0;
+      lastTrafficUs = world.clock.nowUs();
+    }
+    before = now;
+  }
+  progress.end();
+  return round((lastTrafficUs - startUs) / 1_000_000);
+}
+
+function windowOf(load: ImageLoad, lengthUs: number) {
+  const seconds = lengthUs / 1_000_000;
+  const all = new LatencyHistogram();
+  all.merge(load.reads);
+  all.merge(load.writes);
+  return {
+    seconds: round(seconds),
+    ops: all.count,
+    iops: round(all.count / seconds),
+    bytesPerSec: Math.round(load.bytesOf(all.count) / seconds),
+    latencyUs: latencyReport(all),
+    readLatencyUs: load.reads.count === 0 ? null : latencyReport(load.reads),
+    writeLatencyUs: load.writes.count === 0 ? null : latencyReport(load.writes),
+    pauseUsMax: load.pauseUsNow(),
+  };
+}
+
+/** Let the open operations end; those that do not are told as errors, their outcome is unknown. */
+async function finish(outside: BenchOutside, load: ImageLoad): Promise<void> {
+  load.stop();
+  for (let waitedMs = 0; load.open > 0 && waitedMs < FINISH_MS_MAX; waitedMs += FINISH_LOOK_MS) {
+    await sleep(outside.world, FINISH_LOOK_MS);
+  }
+  if (load.open > 0) load.abandon();
+}
+
+class Sleep extends Timer {
+  private readonly wake: () => void;
+
+  constructor(wake: () => void) {
+    super();
+    this.wake = wake;
+  }
+
+  override onTimer(): void {
+    this.wake();
+  }
+}
+
+/** Wait on the reactor's own clock. */
+function sleep(world: World, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    world.timers.arm(new Sleep(resolve), Math.max(1, ms) * 1000);
+  });
+}
+
+function round(value: number): number {
+  return Math.round(value * 1000) / 1000;
+}

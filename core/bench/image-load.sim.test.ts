@@ -1,0 +1,236 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { drainMicrotasks } from "bun:jsc";
+import { assert } from "../base/assert.ts";
+import { Prng } from "../base/prng.ts";
+import { Status } from "../base/status.ts";
+import { type ImageOp, type ImageTarget, OpKind } from "../client/client.ts";
+import { Simulation, type SimWorld } from "../reactor/reactor.ts";
+import { type Drain, DrainOrder } from "../reactor/world.ts";
+import { runImageBench } from "./image-bench.ts";
+import type { ImageBenchOptions } from "./bench.ts";
+
+const IMAGE_BYTES = 1_048_576;
+const SEED = 42;
+
+/** What a broken store does to some operations. */
+type Fault = "none" | "stale" | "torn" | "misplaced" | "lost" | "fails";
+
+/** An image in memory that answers in any order, and cheats in one way. */
+class MemoryImage implements ImageTarget, Drain {
+  readonly sizeBytes = IMAGE_BYTES;
+  readonly readOnly = false;
+  writtenBytes = 0;
+  depthMax = 0;
+  readonly written = new Uint8Array(IMAGE_BYTES / 4096);
+  private readonly bytes = new Uint8Array(IMAGE_BYTES);
+  private readonly older = new Uint8Array(IMAGE_BYTES);
+  private readonly queue: ImageOp[] = [];
+  private readonly random = new Prng(SEED);
+  private readonly world: SimWorld;
+  private readonly fault: Fault;
+
+  constructor(world: SimWorld, fault: Fault) {
+    this.world = world;
+    this.fault = fault;
+    world.turns.addDrain(DrainOrder.Apply, this);
+  }
+
+  submit(op: ImageOp): void {
+    assert(op.offsetBytes + op.lengthBytes <= IMAGE_BYTES, "past the end of the image");
+    assert(op.arenaOffset % 4096 === op.offsetBytes % 4096, "memory and offset do not agree");
+    this.queue.push(op);
+    this.depthMax = Math.max(this.depthMax, this.queue.length);
+    this.world.turns.again();
+  }
+
+  drain(): void {
+    for (let left = this.queue.length; left > 0 && this.random.below(4) !== 0; left--) {
+      const at = this.random.below(this.queue.length);
+      const op = this.queue[at]!;
+      this.queue.splice(at, 1);
+      this.perform(op);
+      op.onDone();
+    }
+    if (this.queue.length > 0) this.world.turns.again();
+  }
+
+  private perform(op: ImageOp): void {
+    const memory = this.world.arena.bytes.subarray(op.arenaOffset, op.arenaOffset + op.lengthBytes);
+    const cheats = this.random.below(20) === 0;
+    op.status = cheats && this.fault === "fails" ? Status.NoSpace : Status.Ok;
+    if (op.status !== Status.Ok) return;
+    const place = this.bytes.subarray(op.offsetBytes, op.offsetBytes + op.lengthBytes);
+    if (op.kind === OpKind.Write) {
+      this.writtenBytes += op.lengthBytes;
+      this.written.fill(1, op.offsetBytes / 4096, (op.offsetBytes + op.lengthBytes) / 4096);
+      this.older.set(place, op.offsetBytes);
+      if (cheats && this.fault === "lost") return;
+      place.set(cheats && this.fault === "torn" ? memory.subarray(0, 2048) : memory);
+      return;
+    }
+    memory.set(place);
+    if (!cheats) return;
+    if (this.fault === "stale") {
+      memory.set(this.older.subarray(op.offsetBytes, op.offsetBytes + op.lengthBytes));
+    }
+    if (this.fault === "misplaced") memory.set(this.bytes.subarray(0, op.lengthBytes));
+  }
+}
+
+const OPTIONS: ImageBenchOptions = {
+  cluster: "",
+  path: "p/a",
+  rw: "rw",
+  blockBytes: 4096,
+  depth: 16,
+  jobs: 2,
+  timeMs: 20,
+  rampMs: 5,
+  readPercent: 50,
+  verify: true,
+  fill: false,
+  drain: true,
+  rangeBytes: 0,
+  seed: SEED,
+  historyPath: "",
+  backend: "auto",
+  timeoutMs: 1000,
+  progress: false,
+};
+
+let simulation: Simulation | undefined;
+afterEach(() => {
+  simulation = undefined;
+});
+
+async function bench(change: Partial<ImageBenchOptions>, fault: Fault = "none") {
+  simulation = new Simulation(SEED, { drainMicrotasks });
+  const world = simulation.createWorld("bench", "10.0.0.1");
+  const image = new MemoryImage(world, fault);
+  const lines: string[] = [];
+  let cpuUs = 0;
+  const running = runImageBench(
+    {
+      world,
+      image,
+      imageId: 5,
+      meter: {
+        cpuUs: () => (cpuUs += 10),
+        // Written once to the log and once home.
+        deviceBytes: () => Promise.resolve(image.writtenBytes * 2),
+        logBytes: () => Promise.resolve(0),
+      },
+      progress: { begin() {}, at() {}, end() {} },
+      log: change.historyPath === "h" ? { add: (line) => lines.push(line) } : null,
+    },
+    { ...OPTIONS, ...change },
+  );
+  world.start();
+  let report: Awaited<typeof running> | undefined;
+  let failure: unknown;
+  running.then(
+    (value) => {
+      report = value;
+    },
+    (error: unknown) => {
+      failure = error;
+    },
+  );
+  simulation.run(() => report !== undefined || failure !== undefined);
+  if (failure !== undefined) throw failure as Error;
+  return { report: report!, image, lines };
+}
+
+describe("a load on an honest image", () => {
+  test("counts what it did, and finds nothing", async () => {
+    const { report, image } = await bench({});
+    expect(report.errors).toBe(0);
+    expect(report.verifyErrors).toEqual([]);
+    expect(report.verifiedBlocks).toBeGreaterThan(100);
+    expect(report.ops).toBeGreaterThan(200);
+    expect(report.iops / (report.ops / report.seconds)).toBeCloseTo(1, 1);
+    expect(report.bytesPerSec / (report.iops * 4096)).toBeCloseTo(1, 3);
+    expect(report.readLatencyUs!.p50).toBeLessThanOrEqual(report.readLatencyUs!.max);
+    expect(report.latencyUs.p99).toBeLessThanOrEqual(report.latencyUs.p999);
+    expect(image.depthMax).toBe(32);
+    expect(report.backend).toBe("memory");
+    expect(report.cpuUsPerIo).toBeGreaterThan(0);
+  });
+
+  test("device bytes count everything from the ramp to the drain", async () => {
+    const { report } = await bench({ rw: "randwrite" });
+    expect(report.deviceBytesPerClientByte).toBe(2);
+    expect((await bench({ rw: "randread" })).report.deviceBytesPerClientByte).toBeNull();
+  });
+
+  test("a fill writes every block once before the load", async () => {
+    const { image } = await bench({ fill: true, rw: "randread", timeMs: 10, rampMs: 1 });
+    expect(image.writtenBytes).toBe(IMAGE_BYTES);
+    expect(image.written.every((one) => one === 1)).toBe(true);
+  });
+
+  test("a sequential load walks over the whole range and stays in it", async () => {
+    const range = 262_144;
+    const { image } = await bench({ rw: "write", rangeBytes: range, depth: 1, jobs: 3 });
+    expect(image.written.subarray(0, range / 4096).every((one) => one === 1)).toBe(true);
+    expect(image.written.subarray(range / 4096).every((one) => one === 0)).toBe(true);
+  });
+
+  test("blocks of any size are driven", async () => {
+    for (const blockBytes of [512, 1536, 65_536]) {
+      const { report } = await bench({ blockBytes, verify: false, timeMs: 5, rampMs: 1 });
+      expect(report.errors).toBe(0);
+      expect(report.ops).toBeGreaterThan(10);
+    }
+  });
+
+  test("a history holds every operation, blocks by blocks, in the order of completion", async () => {
+    const { report, lines } = await bench({
+      historyPath: "h",
+      verify: false,
+      rampMs: 1,
+      rangeBytes: 32_768,
+      blockBytes: 8192,
+    });
+    expect(lines.length).toBeGreaterThanOrEqual(report.ops * 2);
+    const written = new Map<number, Set<number>>();
+    let before = 0;
+    for (const line of lines) {
+      const op = JSON.parse(line) as Record<string, number> & { kind: string; ok: boolean };
+      expect(op["return"]!).toBeGreaterThanOrEqual(op["call"]!);
+      expect(op["return"]!).toBeGreaterThanOrEqual(before);
+      before = op["return"]!;
+      expect(op.ok).toBe(true);
+      const values = written.get(op["key"]!) ?? new Set([0]);
+      written.set(op["key"]!, values);
+      if (op.kind === "write") {
+        expect(values.has(op["value"]!)).toBe(false);
+        values.add(op["value"]!);
+      }
+    }
+    expect(written.size).toBe(8);
+  });
+});
+
+describe("a load on a broken image", () => {
+  test.each<[Fault, RegExp]>([
+    ["stale", /is stale/],
+    ["lost", /is stale/],
+    ["torn", /is torn/],
+    ["misplaced", /is misplaced/],
+  ])("%s blocks are found", async (fault, what) => {
+    const { report } = await bench({ rangeBytes: 65_536 }, fault);
+    expect(report.errors).toBeGreaterThan(0);
+    expect(report.verifyErrors[0]).toMatch(what);
+  });
+
+  test("failed operations are counted and told, and end the run when there are many", async () => {
+    const { report } = await bench({ rw: "randwrite", timeMs: 1000 }, "fails");
+    expect(report.errors).toBeGreaterThanOrEqual(100);
+    expect(report.errorTexts[0]).toMatch(/^writing at \d+: NoSpace, wanted Ok$/);
+  });
+
+  test("a fill that fails ends the run", async () => {
+    expect(bench({ fill: true }, "fails")).rejects.toThrow("filling the image");
+  });
+});

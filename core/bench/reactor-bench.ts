@@ -1,0 +1,218 @@
+import { LatencyHistogram } from "../metrics/metrics.ts";
+import {
+  type Acceptor,
+  type Address,
+  type Drain,
+  DrainOrder,
+  type Listener,
+  type Stream,
+  type StreamHandler,
+  Timer,
+  type World,
+} from "../reactor/world.ts";
+import { type BenchRow, type CpuClock, rowOf } from "./bench-row.ts";
+
+/**
+ * Micro-benchmarks of the reactor: an empty turn, and messages of the shape of a replicated write
+ * (64-byte header and payload one way, 64 bytes back) over a stream.
+ *
+ * Header of a message, 64 bytes: word 0 payload length, word 1 place in the sender's window.
+ */
+export interface EchoBenchOptions {
+  /** Messages on their way at once. */
+  readonly depth: number;
+  /** Payload behind each header, a multiple of 8. */
+  readonly payloadBytes: number;
+  readonly durationMs: number;
+  /** Local address of the connection. */
+  readonly bind?: string;
+}
+
+const HEADER_BYTES = 64;
+const RAMP_US = 300_000;
+
+/** Answer every message of every connection with 64 bytes, until the listener is closed. */
+export function serveEcho(world: World, address: Address): Listener {
+  const acceptor: Acceptor = { onAccept: () => new EchoServer(world) };
+  return world.network.listen(address, acceptor);
+}
+
+/** Send messages to an echo server for a while and measure the round trips. */
+export function runEchoBench(
+  world: World,
+  target: Address,
+  options: EchoBenchOptions,
+  cpu: CpuClock,
+): Promise<BenchRow> {
+  return new Promise((resolve, reject) => {
+    new EchoClient(world, options, cpu, resolve, reject).begin(target);
+  });
+}
+
+/** Measure turns that do nothing, one behind the other. */
+export function runTurnBench(world: World, durationMs: number, cpu: CpuClock): Promise<BenchRow> {
+  return new Promise((resolve) => {
+    const load = new TurnLoad(world, durationMs, cpu, resolve);
+    world.turns.addDrain(DrainOrder.Receive, load);
+    world.turns.again();
+  });
+}
+
+class TurnLoad implements Drain {
+  private readonly world: World;
+  private readonly durationUs: number;
+  private readonly cpu: CpuClock;
+  private readonly resolve: (row: BenchRow) => void;
+  private readonly histogram = new LatencyHistogram();
+  private startUs = -1;
+  private lastUs = 0;
+  private cpuBefore = { userUs: 0, systemUs: 0 };
+  private over = false;
+
+  constructor(world: World, durationMs: number, cpu: CpuClock, resolve: (row: BenchRow) => void) {
+    this.world = world;
+    this.durationUs = durationMs * 1000;
+    this.cpu = cpu;
+    this.resolve = resolve;
+  }
+
+  drain(): void {
+    if (this.over) return;
+    const nowUs = this.world.clock.turnUs;
+    if (this.startUs < 0) {
+      this.startUs = nowUs;
+      this.cpuBefore = this.cpu.read();
+    } else this.histogram.record(nowUs - this.lastUs);
+    this.lastUs = nowUs;
+    if (nowUs - this.startUs < this.durationUs) {
+      this.world.turns.again();
+      return;
+    }
+    this.over = true;
+    const { startUs, cpuBefore } = this;
+    const cpuAfter = this.cpu.read();
+    const span = { startUs, endUs: nowUs, cpuBefore, cpuAfter };
+    this.resolve(rowOf("empty turn", this.histogram, span));
+  }
+}
+
+class EchoServer implements StreamHandler {
+  private readonly world: World;
+
+  constructor(world: World) {
+    this.world = world;
+  }
+
+  onOpen(): void {}
+
+  onReceive(stream: Stream): void {
+    const { words, bytes } = this.world.arena;
+    while (stream.receiveLength >= HEADER_BYTES) {
+      const at = stream.receiveOffset;
+      const length = HEADER_BYTES + words[at >>> 2]!;
+      if (stream.receiveLength < length) return;
+      const reply = stream.reserve(HEADER_BYTES);
+      // No space: go on when the peer has read some.
+      if (reply < 0) return;
+      bytes.copyWithin(reply, at, at + HEADER_BYTES);
+      stream.commit(HEADER_BYTES);
+      stream.consume(length);
+    }
+  }
+
+  onWritable(stream: Stream): void {
+    this.onReceive(stream);
+  }
+
+  onClose(): void {}
+}
+
+class EchoClient extends Timer implements StreamHandler {
+  private readonly world: World;
+  private readonly options: EchoBenchOptions;
+  private readonly cpu: CpuClock;
+  private readonly resolve: (row: BenchRow) => void;
+  private readonly reject: (error: unknown) => void;
+  private readonly histogram = new LatencyHistogram();
+  private readonly sentUs: Float64Array;
+  private stream: Stream | null = null;
+  private measured = false;
+  private startUs = 0;
+  private cpuBefore = { userUs: 0, systemUs: 0 };
+  private row: BenchRow | null = null;
+
+  constructor(
+    world: World,
+    options: EchoBenchOptions,
+    cpu: CpuClock,
+    resolve: (row: BenchRow) => void,
+    reject: (error: unknown) => void,
+  ) {
+    super();
+    this.world = world;
+    this.options = options;
+    this.cpu = cpu;
+    this.resolve = resolve;
+    this.reject = reject;
+    this.sentUs = new Float64Array(options.depth);
+  }
+
+  begin(target: Address): void {
+    const { bind } = this.options;
+    this.world.network.connect(target, this, bind === undefined ? {} : { bind });
+    this.world.turns.again();
+  }
+
+  onOpen(stream: Stream): void {
+    this.stream = stream;
+    for (let place = 0; place < this.options.depth; place++) this.send(stream, place);
+    this.world.timers.arm(this, RAMP_US);
+  }
+
+  onReceive(stream: Stream): void {
+    const { words } = this.world.arena;
+    while (stream.receiveLength >= HEADER_BYTES) {
+      const place = words[(stream.receiveOffset >>> 2) + 1]!;
+      stream.consume(HEADER_BYTES);
+      this.histogram.record(this.world.clock.turnUs - this.sentUs[place]!);
+      this.send(stream, place);
+    }
+  }
+
+  onTimer(): void {
+    if (!this.measured) {
+      this.measured = true;
+      this.histogram.reset();
+      this.cpuBefore = this.cpu.read();
+      this.startUs = this.world.clock.nowUs();
+      this.world.timers.arm(this, this.options.durationMs * 1000);
+      return;
+    }
+    const { startUs, cpuBefore } = this;
+    const endUs = this.world.clock.nowUs();
+    const cpuAfter = this.cpu.read();
+    const { depth, payloadBytes } = this.options;
+    const name = `message of ${payloadBytes} bytes depth ${depth}`;
+    this.row = rowOf(name, this.histogram, { startUs, endUs, cpuBefore, cpuAfter });
+    this.stream?.close("measured");
+  }
+
+  onWritable(): void {}
+
+  onClose(_stream: Stream, reason: string): void {
+    this.world.timers.disarm(this);
+    if (this.row !== null) this.resolve(this.row);
+    else this.reject(new Error(`bench reactor: connection ended early: ${reason}`));
+  }
+
+  private send(stream: Stream, place: number): void {
+    const { payloadBytes } = this.options;
+    const at = stream.reserve(HEADER_BYTES + payloadBytes);
+    if (at < 0) return;
+    const { words } = this.world.arena;
+    words[at >>> 2] = payloadBytes;
+    words[(at >>> 2) + 1] = place;
+    this.sentUs[place] = this.world.clock.turnUs;
+    stream.commit(HEADER_BYTES + payloadBytes);
+  }
+}

@@ -1,0 +1,112 @@
+import { describe, expect, test } from "bun:test";
+import { parseStat } from "./bun-meter.ts";
+import { compareReports } from "./compare.ts";
+import { formatHistoryLine } from "./history.ts";
+import { CounterSum, samplesOf } from "./metrics-text.ts";
+import { checkShape, type ShapeLimits } from "./shape.ts";
+
+describe("comparison", () => {
+  const a = { iops: 1000, latencyUs: { p50: 100, p99: 0 }, cpuUsPerIo: 50, backend: "uring" };
+
+  test("each figure has a ratio and a verdict by its own direction", () => {
+    const b = { ...a, iops: 2000, latencyUs: { p50: 200, p99: 1 }, cpuUsPerIo: 50.5 };
+    expect(compareReports(a, b)).toEqual([
+      { figure: "iops", a: 1000, b: 2000, ratio: 2, verdict: "better" },
+      { figure: "latencyUs.p50", a: 100, b: 200, ratio: 2, verdict: "worse" },
+      { figure: "latencyUs.p99", a: 0, b: 1, ratio: null, verdict: "worse" },
+      { figure: "cpuUsPerIo", a: 50, b: 50.5, ratio: 1.01, verdict: "same" },
+    ]);
+  });
+
+  test("a figure that one report lacks is left out, nothing in common is refused", () => {
+    expect(compareReports(a, { iops: 500, cpuUsPerIo: null })).toHaveLength(1);
+    for (const other of [{}, null, "x", [], { iops: "1" }]) {
+      expect(() => compareReports(a, other)).toThrow("no figure stands in both");
+    }
+  });
+});
+
+test("a history line is JSON with nanoseconds; what never ended has no return", () => {
+  expect(JSON.parse(formatHistoryLine(7, true, 3, 10.5, 20, true))).toEqual({
+    key: 7,
+    kind: "write",
+    value: 3,
+    call: 10_500,
+    return: 20_000,
+    ok: true,
+  });
+  const open: unknown = JSON.parse(formatHistoryLine(7, false, null, 10, -1, false));
+  expect(open).toEqual({
+    key: 7,
+    kind: "read",
+    value: null,
+    call: 10_000,
+    return: null,
+    ok: false,
+  });
+});
+
+describe("metrics", () => {
+  const page = `# HELP fastblock_device_write_bytes_total x
+# TYPE fastblock_device_write_bytes_total counter
+fastblock_device_write_bytes_total{osd="0",shard="0",region="log"} 4096
+fastblock_device_write_bytes_total{osd="1",shard="0",region="log"} 1.5e6
+fastblock_device_write_bytes_total_more 7
+fastblock_up 1
+`;
+
+  test("samples of one name are read, and none of a longer one", () => {
+    const samples = samplesOf(page, "fastblock_device_write_bytes_total");
+    expect(samples.map(({ value }) => value)).toEqual([4096, 1_500_000]);
+    expect(samples[0]!.labels).toBe('{osd="0",shard="0",region="log"}');
+    expect(samplesOf(page, "fastblock_up").map(({ value }) => value)).toEqual([1]);
+    expect(samplesOf("", "x")).toEqual([]);
+  });
+
+  test("a counter that begins again counts on; what came before the first look does not count", () => {
+    const sum = new CounterSum();
+    expect(sum.take([{ labels: "a", value: 100 }])).toBe(0);
+    expect(sum.take([{ labels: "a", value: 150 }])).toBe(50);
+    expect(sum.take([{ labels: "a", value: 30 }])).toBe(80);
+    expect(sum.take([{ labels: "b", value: 1000 }])).toBe(80);
+    expect(sum.take([])).toBe(80);
+    expect(sum.take([{ labels: "b", value: 1001 }])).toBe(81);
+  });
+
+  test("a process's CPU is read, whatever its name holds", () => {
+    const tail = "S 1 1 1 0 -1 4194304 1 0 0 0 120 30 0 0 20 0 8 0 777 0 0";
+    expect(parseStat(`42 (a) b (c d) ${tail}`)).toEqual({ cpuTicks: 150, startTicks: 777 });
+    expect(parseStat("")).toBeUndefined();
+    expect(parseStat("42 (x) S 1")).toBeUndefined();
+  });
+});
+
+describe("loads that are refused", () => {
+  const good: ShapeLimits = {
+    rw: "randwrite",
+    blockBytes: 4096,
+    depth: 32,
+    jobs: 1,
+    verify: true,
+    history: false,
+    rangeBytes: 1_048_576,
+  };
+
+  test("a good one passes", () => {
+    expect(() => checkShape(good)).not.toThrow();
+    expect(() => checkShape({ ...good, verify: false, blockBytes: 512 })).not.toThrow();
+  });
+
+  test.each<[Partial<ShapeLimits>, string]>([
+    [{ blockBytes: 0 }, "--bs is 0"],
+    [{ blockBytes: 1000 }, "--bs is 1000"],
+    [{ blockBytes: 2_097_152 }, "--bs is 2097152"],
+    [{ blockBytes: 512 }, "a multiple of 4 KiB with --verify"],
+    [{ depth: 0 }, "--depth × --jobs is 0"],
+    [{ depth: 4096, jobs: 2 }, "--depth × --jobs is 8192"],
+    [{ rangeBytes: 2048 }, "range is 2048"],
+    [{ rangeBytes: 2 ** 40 }, "at most 256 GiB"],
+  ])("%p", (change, why) => {
+    expect(() => checkShape({ ...good, ...change })).toThrow(why);
+  });
+});

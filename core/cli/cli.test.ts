@@ -1,0 +1,288 @@
+import { describe, expect, test } from "bun:test";
+import { Command } from "@commander-js/extra-typings";
+import { FastblockError } from "../base/errors.ts";
+import { buildTree, CliContext, type CliPorts, type HttpRequest, runCli } from "./cli.ts";
+import { complete, completionScript } from "./completion.ts";
+
+interface Answer {
+  readonly status?: number;
+  readonly body: unknown;
+}
+
+/** Ports with a monitor of the given answers: `METHOD path` → answer. */
+class TestPorts implements CliPorts {
+  outText = "";
+  errText = "";
+  readonly outIsTty = false;
+  readonly errIsTty = false;
+  readonly environment = {};
+  readonly directoryDefault = "/nowhere";
+  readonly versions = { fastblock: "1.2.3" };
+  readonly asked: HttpRequest[] = [];
+  readonly programs: CliPorts["programs"] = {} as CliPorts["programs"];
+  mons = [{ host: "127.0.0.1", port: 7480 }];
+  private readonly answers: Readonly<Record<string, Answer | (() => Answer)>>;
+
+  constructor(answers: Readonly<Record<string, Answer | (() => Answer)>> = {}) {
+    this.answers = answers;
+  }
+
+  out(text: string): void {
+    this.outText += text;
+  }
+
+  err(text: string): void {
+    this.errText += text;
+  }
+
+  readMons(directory: string): readonly { host: string; port: number }[] {
+    if (directory === "/nowhere" || directory === "/c") return this.mons;
+    throw new FastblockError("FB1005", `looking for a cluster: ${directory} holds none`);
+  }
+
+  http(request: HttpRequest) {
+    this.asked.push(request);
+    const url = new URL(request.url);
+    if (url.port === "1") return Promise.reject(new Error("connection refused"));
+    const key = `${request.method} ${url.pathname.replace("/api/v1", "")}${url.search}`;
+    const found = this.answers[key];
+    const answer = typeof found === "function" ? found() : found;
+    if (answer === undefined) return Promise.resolve({ status: 404, body: "" });
+    return Promise.resolve({ status: answer.status ?? 200, body: JSON.stringify(answer.body) });
+  }
+
+  yaml(value: unknown): string {
+    return Bun.YAML.stringify(value);
+  }
+
+  style(_kind: string, text: string): string {
+    return text;
+  }
+
+  ask(): Promise<string> {
+    return Promise.resolve("");
+  }
+
+  sleep(): Promise<void> {
+    this.now += 1000;
+    return Promise.resolve();
+  }
+
+  nowMs(): number {
+    return this.now;
+  }
+
+  private now = 0;
+}
+
+async function run(ports: TestPorts, line: string): Promise<number | "serving"> {
+  return runCli(line === "" ? [] : line.split(" "), ports);
+}
+
+const POOL = { id: 1, name: "demo", size: 3, pgCount: 32, failureDomain: "osd" };
+
+describe("commands", () => {
+  test("a list comes from the monitor, as a table or as it was said", async () => {
+    const ports = new TestPorts({ "GET /pools": { body: { items: [POOL] } } });
+    expect(await run(ports, "pool ls")).toBe(0);
+    expect(ports.outText).toMatch(/^NAME +SIZE +PGS .*\ndemo +3 +32 +osd/);
+    ports.outText = "";
+    expect(await run(ports, "-o json pool ls")).toBe(0);
+    expect(JSON.parse(ports.outText)).toEqual([POOL]);
+    ports.outText = "";
+    expect(await run(ports, "pool ls -o name")).toBe(0);
+    expect(ports.outText).toBe("demo\n");
+  });
+
+  test("words about a change go to standard error, its data to standard output", async () => {
+    const ports = new TestPorts({ "POST /pools": { status: 201, body: POOL } });
+    expect(await run(ports, "pool create demo --size 3")).toBe(0);
+    expect(ports.outText).toBe("");
+    expect(ports.errText).toBe("pool demo is created, 3 replicas\n");
+    expect(JSON.parse(ports.asked[0]!.body!)).toEqual({ name: "demo", size: 3 });
+    expect(await run(ports, "-q -o json pool create demo --size 3")).toBe(0);
+    expect(JSON.parse(ports.outText)).toEqual(POOL);
+  });
+
+  test("a dry run asks for one", async () => {
+    const ports = new TestPorts({ "POST /pools?dryRun=true": { body: POOL } });
+    expect(await run(ports, "pool create demo --size 3 --dry-run")).toBe(0);
+    expect(ports.errText).toStartWith("dry run, nothing changed: ");
+  });
+
+  test("an error of the monitor keeps its code and exit code", async () => {
+    const body = { code: "FB2002", detail: "creating pool demo: it exists", status: 409 };
+    const ports = new TestPorts({ "POST /pools": { status: 409, body } });
+    expect(await run(ports, "pool create demo --size 3")).toBe(4);
+    expect(ports.outText).toBe("");
+    expect(ports.errText).toStartWith("error FB2002: creating pool demo: it exists\n  hint ");
+    ports.errText = "";
+    expect(await run(ports, "pool create demo --size 3 -o json")).toBe(4);
+    expect((JSON.parse(ports.errText) as { error: { code: string } }).error.code).toBe("FB2002");
+  });
+
+  test("the next monitor is asked when one can not be reached", async () => {
+    const ports = new TestPorts({ "GET /pools": { body: { items: [] } } });
+    ports.mons = [
+      { host: "127.0.0.1", port: 1 },
+      { host: "::1", port: 7480 },
+    ];
+    expect(await run(ports, "pool ls")).toBe(0);
+    expect(ports.asked.map(({ url }) => new URL(url).host)).toEqual(["127.0.0.1:1", "[::1]:7480"]);
+    ports.mons = [{ host: "127.0.0.1", port: 1 }];
+    expect(await run(ports, "pool ls")).toBe(5);
+    expect(ports.errText).toContain("FB1004");
+  });
+
+  test("a long operation is waited for; its failure is told", async () => {
+    let looks = 0;
+    const operation = { id: 7, kind: "image.remove", state: "running", title: "x" };
+    const ports = new TestPorts({
+      "DELETE /pools/p/images/a": { status: 202, body: operation },
+      "GET /operations/7": () => ({
+        body: { ...operation, state: ++looks < 3 ? "running" : "done" },
+      }),
+    });
+    expect(await run(ports, "image rm p/a")).toBe(0);
+    expect(looks).toBe(3);
+    expect(await run(ports, "image rm p/a --no-wait")).toBe(0);
+    expect(ports.errText).toContain("fastblock op wait 7");
+    const failing = new TestPorts({
+      "GET /operations/7": { body: { ...operation, state: "failed", error: "no space" } },
+    });
+    expect(await run(failing, "op wait 7")).toBe(1);
+    expect(failing.errText).toContain("why   no space");
+    const slow = new TestPorts({ "GET /operations/7": { body: operation } });
+    expect(await run(slow, "op wait 7 --timeout 5s")).toBe(7);
+  });
+
+  test("removing several images goes on after a failure and exits with 9", async () => {
+    const ports = new TestPorts({
+      "DELETE /pools/p/images/a": { status: 404, body: { code: "FB3001", detail: "no a" } },
+      "DELETE /pools/p/images/b": { status: 200, body: {} },
+    });
+    expect(await run(ports, "image rm p/a p/b")).toBe(9);
+    expect(ports.errText).toContain("p/a: no a\n");
+    expect(ports.errText).toContain("image p/b is removed\n");
+    expect(await run(ports, "image rm p/a")).toBe(3);
+  });
+
+  test("a smaller size needs a second word", async () => {
+    const ports = new TestPorts({
+      "GET /pools/p/images/a": { body: { path: "p/a", sizeBytes: 8192 } },
+      "POST /pools/p/images/a:resize": { body: { image: {}, operation: null } },
+    });
+    expect(await run(ports, "image resize p/a --size 4KiB")).toBe(2);
+    expect(ports.errText).toContain("give --shrink if that is meant");
+    expect(await run(ports, "image resize p/a --size 4KiB --shrink")).toBe(0);
+    expect(await run(ports, "image resize p/a --size 16KiB")).toBe(0);
+  });
+
+  test("health --check answers as Nagios wants", async () => {
+    const code = (status: string) =>
+      run(new TestPorts({ "GET /health": { body: { status, checks: [] } } }), "health --check");
+    expect(await code("ok")).toBe(0);
+    expect(await code("warn")).toBe(1);
+    expect(await code("error")).toBe(2);
+    expect(await run(new TestPorts(), "health --check")).toBe(3);
+  });
+});
+
+describe("usage", () => {
+  test.each([
+    ["crate", "unknown command 'crate'"],
+    ["image crate p/b", "unknown command 'crate'"],
+    ["pool create demo", "required option '--size <replicas>' not specified"],
+    ["pool create demo --size many", "reading --size: many, wanted 1 to 6"],
+    ["image create p/b --size many", "reading a size: many"],
+    ["pool ls --colums x", "unknown option '--colums'"],
+    ["pool ls -o xml", "argument 'xml' is invalid"],
+  ])("%p exits with 2 and says why", async (line, why) => {
+    const ports = new TestPorts();
+    expect(await run(ports, line)).toBe(2);
+    expect(ports.errText).toStartWith("error FB1001: ");
+    expect(ports.errText).toContain(why);
+    expect(ports.outText).toBe("");
+  });
+
+  test("a near miss is guessed", async () => {
+    const ports = new TestPorts();
+    await run(ports, "poool ls");
+    expect(ports.errText).toContain("hint  Did you mean pool?");
+  });
+
+  test("a directory without a cluster exits with 3", async () => {
+    const ports = new TestPorts();
+    expect(await run(ports, "pool ls --cluster /none")).toBe(3);
+    expect(ports.errText).toContain("FB1005");
+  });
+
+  test("help and version are data", async () => {
+    const ports = new TestPorts();
+    expect(await run(ports, "pool create --help")).toBe(0);
+    expect(ports.outText).toContain("Usage: fastblock pool create [options] <NAME>");
+    ports.outText = "";
+    expect(await run(ports, "--version")).toBe(0);
+    expect(ports.outText).toBe("1.2.3\n");
+    ports.outText = "";
+    expect(await run(ports, "version")).toBe(0);
+    expect(ports.outText).toBe("fastblock 1.2.3\n");
+  });
+
+  test("a noun without a verb shows its help and exits with 2", async () => {
+    const ports = new TestPorts();
+    expect(await run(ports, "pool")).toBe(2);
+    expect(ports.errText).toContain("Usage: fastblock pool");
+  });
+});
+
+describe("completion", () => {
+  const ports = new TestPorts();
+  const root = new Command("fastblock");
+  buildTree(root, new CliContext(ports, root), { first() {}, last() {} });
+  const live = {
+    names: (kind: string) => Promise.resolve(kind === "POOL" ? ["demo", "fast"] : []),
+  };
+  const words = async (...typed: string[]): Promise<readonly string[] | "file"> => {
+    const found = await complete(root, typed, live);
+    return found === "file" ? "file" : found.map((one) => one.word);
+  };
+
+  test("nouns, verbs, options, choices and live names are offered", async () => {
+    expect(await words("po")).toEqual(["pool"]);
+    expect(await words("pool", "c")).toEqual(["create"]);
+    expect(await words("pool", "create", "--s")).toEqual(["--size", "--sort"]);
+    expect(await words("-o", "y")).toEqual(["yaml"]);
+    expect(await words("pool", "ls", "--output=j")).toEqual(["--output=json", "--output=jsonl"]);
+    expect(await words("pool", "info", "f")).toEqual(["fast"]);
+    expect(await words("pool", "rm", "")).toEqual(["demo", "fast"]);
+    expect(await words("completion", "")).toEqual(["bash", "zsh", "fish"]);
+  });
+
+  test("an option's value does not count as a word of the command", async () => {
+    expect(await words("--cluster", "/x", "pool", "l")).toEqual(["ls"]);
+    expect(await words("pool", "create", "demo", "")).toEqual([]);
+  });
+
+  test("files are left to the shell", async () => {
+    expect(await words("--cluster", "")).toBe("file");
+    expect(await words("osd", "fsck", "--data", "")).toBe("file");
+  });
+
+  test("hidden commands are not offered", async () => {
+    expect(await words("__")).toEqual([]);
+    const text = new TestPorts();
+    expect(await run(text, "__complete -- pool c")).toBe(0);
+    expect(text.outText).toBe("create\tcreate a pool\n");
+  });
+});
+
+test("completion scripts parse in their shells", () => {
+  for (const shell of ["bash", "zsh", "fish"] as const) {
+    const script = completionScript(shell);
+    expect(script).toContain("__complete");
+    if (Bun.which(shell) === null) continue;
+    const check = Bun.spawnSync([shell, "-n", "/dev/stdin"], { stdin: Buffer.from(script) });
+    expect(`${shell}: ${check.stderr.toString()}${check.exitCode}`).toBe(`${shell}: 0`);
+  }
+});

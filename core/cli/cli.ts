@@ -1,0 +1,204 @@
+import {
+  Command,
+  CommanderError,
+  type CommandUnknownOpts,
+  Option,
+} from "@commander-js/extra-typings";
+import { FastblockError } from "../base/errors.ts";
+import { lookCommands, opCommands, pgCommands } from "./commands-cluster.ts";
+import { imageCommands } from "./commands-image.ts";
+import { osdCommands } from "./commands-osd.ts";
+import { poolCommands } from "./commands-pool.ts";
+import { clientCommands, roleCommands } from "./commands-roles.ts";
+import { selfCommands } from "./commands-self.ts";
+import { CliContext } from "./context.ts";
+import { Exit, exitOf, formatProblem, problemOf } from "./failure.ts";
+import { FORMATS } from "./output.ts";
+import type { CliPorts } from "./ports.ts";
+
+/**
+ * The face of `core/cli`: `fastblock NOUN VERB …`.
+ *
+ * Data goes to standard output in the format that `-o` names, words for people to standard error.
+ * Everything that the command line needs from outside comes in as `CliPorts`; programs that need
+ * disks, sockets or processes are loaded by `cmd/` when they are called.
+ */
+export type {
+  BackendChoice,
+  CliPorts,
+  AttachOptions,
+  ByteSink,
+  FsckReport,
+  HttpReply,
+  HttpRequest,
+  MonRunOptions,
+  NbdServeOptions,
+  OsdFormatOptions,
+  OsdFsckOptions,
+  OsdInspectOptions,
+  OsdRunOptions,
+  Programs,
+} from "./ports.ts";
+export { backendOf } from "./context.ts";
+export {
+  formatCount,
+  formatDurationUs,
+  formatSize,
+  parseDurationMs,
+  parseImagePath,
+  parseSize,
+  parseWhole,
+} from "./units.ts";
+export { CliContext } from "./context.ts";
+export type { Column, Row } from "./output.ts";
+
+/** Adds nouns to the tree: those that belong to other folders come in from `cmd/`. */
+export interface MoreCommands {
+  /** Before the others in the help. */
+  first(root: CommandUnknownOpts, cli: CliContext): void;
+  last(root: CommandUnknownOpts, cli: CliContext): void;
+}
+
+const NO_MORE: MoreCommands = { first() {}, last() {} };
+
+/**
+ * Run one command. `words`: after the executable's name. Answers the exit code, or "serving" when
+ * a role runs in this process from here on. `more`: commands of other folders.
+ */
+export async function runCli(
+  words: readonly string[],
+  ports: CliPorts,
+  more: MoreCommands = NO_MORE,
+): Promise<number | "serving"> {
+  const root = new Command("fastblock");
+  const cli = new CliContext(ports, root);
+  buildTree(root, cli, more);
+  let complaint = "";
+  prepare(root, ports, (text) => {
+    complaint += text;
+  });
+  try {
+    await root.parseAsync([...words], { from: "user" });
+    return cli.serving ? "serving" : cli.exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) return endOfCommander(error, complaint, ports, words);
+    complain(error, ports, words);
+    return exitOf(error);
+  }
+}
+
+/** The command tree, for `runCli` and for tests that walk it. */
+export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreCommands): void {
+  root
+    .description("A distributed block store. Sizes are like 10GiB, times like 30s.")
+    .version(cli.ports.versions["fastblock"] ?? "", "-V, --version", "show the version")
+    .addOption(
+      new Option("-o, --output <format>", "output format").choices(FORMATS).default("table"),
+    )
+    .addOption(new Option("--cluster <dir>", "cluster directory").env("CLUSTER_DIR"))
+    .addOption(new Option("--api <url>", "the monitor's address, instead of the directory's"))
+    .option("--columns <names>", "columns to show, split by commas")
+    .option("--sort <column>", "sort by a column; -column: downwards")
+    .option("--filter <k=v>", "show only rows with this value; repeatable", collect)
+    .option("--watch [time]", "show again and again (default every 2s)")
+    .option("--dry-run", "check a change, and do not do it")
+    .option("--yes", "do not ask")
+    .option("--no-wait", "do not wait for long operations")
+    .option("--timeout <time>", "the longest to wait for an answer", "30s")
+    .option("-q, --quiet", "no words, only data")
+    .option("-v, --verbose", "more words")
+    .option("--no-color", "no colours")
+    .helpCommand(true)
+    .addHelpText("after", EXIT_TEXT);
+  more.first(root, cli);
+  lookCommands(root, cli);
+  const osd = root.command("osd").description("Object storage daemons: one per device");
+  osd.helpGroup("Cluster:");
+  poolCommands(root, cli);
+  osdCommands(osd, cli);
+  roleCommands(root, osd, cli);
+  pgCommands(root, cli);
+  imageCommands(root, cli);
+  clientCommands(root, cli);
+  more.last(root, cli);
+  opCommands(root, cli);
+  selfCommands(root, cli);
+}
+
+const EXIT_TEXT = `
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 exists, 5 unreachable or no quorum, 6 denied,
+7 timed out, 8 refused by a safety check, 9 partly done, 130 interrupted.
+
+Examples:
+  fastblock dev up
+  fastblock pool create demo --size 3
+  fastblock image create demo/disk1 --size 1GiB`;
+
+/** Every command throws instead of exiting, and writes where the ports say. */
+function prepare(
+  command: CommandUnknownOpts,
+  ports: CliPorts,
+  complaint: (text: string) => void,
+): void {
+  command
+    .exitOverride()
+    .showSuggestionAfterError(true)
+    .configureHelp({ showGlobalOptions: false })
+    .configureOutput({
+      writeOut: (text) => ports.out(text),
+      writeErr: (text) => ports.err(text),
+      outputError: complaint,
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    });
+  for (const child of command.commands) prepare(child, ports, complaint);
+}
+
+function endOfCommander(
+  error: CommanderError,
+  complaint: string,
+  ports: CliPorts,
+  words: readonly string[],
+): number {
+  if (error.exitCode === 0) return Exit.Ok;
+  // A noun without a verb: its help was shown.
+  if (error.code === "commander.help") return Exit.Usage;
+  const lines = (complaint || error.message).trim().split("\n");
+  const what = (lines[0] ?? "").replace(/^error: /, "");
+  const suggestion = lines.slice(1).join(" ").trim();
+  complain(
+    new FastblockError("FB1001", `reading the command line: ${what}`, {
+      hint:
+        suggestion === ""
+          ? "add --help to see what is understood"
+          : suggestion.replace(/^\(|\)$/g, ""),
+    }),
+    ports,
+    words,
+  );
+  return Exit.Usage;
+}
+
+function complain(error: unknown, ports: CliPorts, words: readonly string[]): void {
+  const problem = problemOf(error);
+  if (wantsJson(words)) {
+    ports.err(`${JSON.stringify({ error: problem })}\n`);
+    return;
+  }
+  ports.err(formatProblem(problem, (text) => ports.style("red", text)));
+  if (problem.code === "FB0000" && error instanceof Error && words.includes("--verbose")) {
+    ports.err(`${error.stack ?? ""}\n`);
+  }
+}
+
+/** Read from the words themselves: the error may be about how they were read. */
+function wantsJson(words: readonly string[]): boolean {
+  return words.some((word, at) => {
+    if (/^(-o|--output=)jsonl?$/.test(word)) return true;
+    return (word === "json" || word === "jsonl") && /^(-o|--output)$/.test(words[at - 1] ?? "");
+  });
+}
+
+function collect(value: string, before: string[] | undefined): string[] {
+  return [...(before ?? []), value];
+}

@@ -1,0 +1,192 @@
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { recordOf, segment } from "./api.ts";
+import type { CliContext } from "./context.ts";
+import { sizeText } from "./commands-pool.ts";
+import { type Column, isRow, plainText, type Row, valueAt } from "./output.ts";
+import { parseOsdName } from "./units.ts";
+
+const PG_COLUMNS: readonly Column[] = [
+  { name: "pg", path: "id" },
+  { name: "pool" },
+  { name: "state" },
+  { name: "leader", path: "leaderOsd", show: osdText },
+  { name: "osds", path: "osds" },
+  { name: "term", right: true, wide: true },
+  { name: "changed", path: "lastChangeEpoch", right: true, wide: true },
+];
+
+const OPERATION_COLUMNS: readonly Column[] = [
+  { name: "id" },
+  { name: "kind" },
+  { name: "state" },
+  { name: "title" },
+  { name: "done", right: true },
+  { name: "total", right: true },
+  { name: "waiting-for", path: "waitingFor", wide: true },
+  { name: "started", wide: true },
+  { name: "ended", wide: true },
+  { name: "error", wide: true },
+];
+
+/** `fastblock status`, `health`: exit codes of `health --check` as Nagios wants them. */
+export function lookCommands(root: CommandUnknownOpts, cli: CliContext): void {
+  root
+    .command("status")
+    .description("Show the whole cluster on one page")
+    .helpGroup("Look:")
+    .action(() => cli.page(() => cli.api().object("/status"), statusText));
+  root
+    .command("health")
+    .description("Show what is wrong, and what to do")
+    .helpGroup("Look:")
+    .option("--check", "exit with 0 ok, 1 warning, 2 error, 3 unknown")
+    .action(async (options) => {
+      let health: Row;
+      try {
+        health = await cli.api().object("/health");
+      } catch (error) {
+        if (options.check !== true) throw error;
+        cli.say(error instanceof Error ? error.message : String(error));
+        cli.exitCode = 3;
+        return;
+      }
+      await cli.page(() => Promise.resolve(health), healthText);
+      if (options.check === true) cli.exitCode = nagiosCode(health["status"]);
+    });
+}
+
+/** `fastblock pg …` */
+export function pgCommands(root: CommandUnknownOpts, cli: CliContext): void {
+  const pg = root
+    .command("pg")
+    .description("Placement groups: one raft group each")
+    .helpGroup("Cluster:");
+  pg.command("ls")
+    .alias("list")
+    .description("list the placement groups")
+    .argument("[POOL]", "only of this pool")
+    .action((pool) =>
+      cli.rows(
+        () => cli.api().list(pool === undefined ? "/pgs" : `/pgs?pool=${segment(pool)}`),
+        PG_COLUMNS,
+        idOf,
+      ),
+    );
+  pg.command("info")
+    .description("show one placement group")
+    .argument("<PG>", "like 1.17")
+    .action((id) => cli.object(() => cli.api().object(`/pgs/${segment(id)}`), idOf, PG_COLUMNS));
+  pg.command("transfer-leader")
+    .description("give the leadership of a group to another replica")
+    .argument("<PG>", "like 1.17")
+    .requiredOption("--to <osd>", "the osd that shall lead", parseOsdName)
+    .action(async (id, options) => {
+      const reply = await cli.api().post(`/pgs/${segment(id)}:transferLeader`, { osd: options.to });
+      await cli.changed(
+        asRow(reply),
+        id,
+        `group ${id} is asked to move its leader to osd.${options.to}`,
+      );
+    });
+  pg.command("replace")
+    .description("move one replica of a group to another osd, under load")
+    .argument("<PG>", "like 1.17")
+    .requiredOption("--from <osd>", "the osd that shall no longer hold it", parseOsdName)
+    .requiredOption("--to <osd>", "the osd that shall hold it", parseOsdName)
+    .action(async (id, options) => {
+      const body = { fromOsd: options.from, toOsd: options.to };
+      const reply = await cli.api().post(`/pgs/${segment(id)}:replaceReplica`, body);
+      await cli.changed(
+        asRow(reply),
+        id,
+        `group ${id} moves from osd.${options.from} to osd.${options.to}`,
+      );
+    });
+}
+
+/** `fastblock op …` */
+export function opCommands(root: CommandUnknownOpts, cli: CliContext): void {
+  const op = root.command("op").description("Operations that take long").helpGroup("Operate:");
+  op.command("ls")
+    .alias("list")
+    .description("list the operations")
+    .action(() => cli.rows(() => cli.api().list("/operations"), OPERATION_COLUMNS, idOf));
+  op.command("info")
+    .description("show one operation")
+    .argument("<OPERATION>")
+    .action((id) => cli.object(() => cli.api().object(`/operations/${segment(id)}`), idOf));
+  op.command("wait")
+    .description("wait until an operation is done")
+    .argument("<OPERATION>")
+    .action(async (id) => {
+      const done = await cli.waitOperation(id);
+      await cli.object(() => Promise.resolve(done), idOf);
+    });
+}
+
+/** Narrow a reply to an object; an empty reply is an empty object. */
+export function asRow(reply: unknown): Row {
+  return reply === undefined || reply === null ? {} : recordOf(reply, "the answer");
+}
+
+function idOf(row: Row): string {
+  return String(row["id"]);
+}
+
+function osdText(value: unknown): string {
+  return typeof value === "number" ? `osd.${value}` : typeof value === "string" ? value : "-";
+}
+
+/** The cluster on one page, for people. */
+function statusText(status: Row): string {
+  const at = (path: string): string => plainText(valueAt(status, path));
+  const health = valueAt(status, "health");
+  const states = valueAt(status, "pgs.byState");
+  const groups = Object.entries(isRow(states) ? states : {})
+    .filter(([, count]) => count !== 0)
+    .map(([state, count]) => `${String(count)} ${state}`);
+  const lines: [string, string][] = [
+    ["cluster", `${at("cluster.name")} (${at("cluster.id")})`],
+    ["mons", `${at("mons.total")}, leader ${at("mons.leader")}`],
+    ["osds", `${at("osds.total")}: ${at("osds.up")} up, ${at("osds.in")} in`],
+    ["pgs", groups.length === 0 ? "none" : groups.join(", ")],
+    ["data", `${at("pools")} pools, ${at("images")} images, ${at("sessions")} sessions`],
+    [
+      "capacity",
+      `${sizeText(valueAt(status, "capacity.usedBytes"))} used of ${sizeText(valueAt(status, "capacity.totalBytes"))}`,
+    ],
+    ["operations", `${at("operations")} running`],
+    ["backend", at("backend")],
+    ["version", at("version")],
+  ];
+  const text = lines.map(([key, value]) => `${key.padEnd(11)} ${value}\n`).join("");
+  return text + (isRow(health) ? healthText(health) : "");
+}
+
+/** What is wrong and what to do, for people. */
+function healthText(health: Row): string {
+  const lines = [`${"health".padEnd(11)} ${plainText(health["status"])}`];
+  const checks = health["checks"];
+  for (const check of Array.isArray(checks) ? checks.filter(isRow) : []) {
+    lines.push(
+      `  ${plainText(check["severity"])} ${plainText(check["code"])}: ${plainText(check["summary"])}`,
+    );
+    const details = check["details"];
+    for (const detail of Array.isArray(details) ? details : []) lines.push(`    ${String(detail)}`);
+    if (typeof check["hint"] === "string") lines.push(`    hint  ${check["hint"]}`);
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+function nagiosCode(status: unknown): number {
+  switch (String(status).toLowerCase()) {
+    case "ok":
+      return 0;
+    case "warn":
+      return 1;
+    case "error":
+      return 2;
+    default:
+      return 3;
+  }
+}

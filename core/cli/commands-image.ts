@@ -1,0 +1,194 @@
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { FastblockError } from "../base/errors.ts";
+import { recordOf, segment } from "./api.ts";
+import { sizeText } from "./commands-pool.ts";
+import { backendOf, type CliContext } from "./context.ts";
+import { Exit } from "./failure.ts";
+import type { Column, Row } from "./output.ts";
+import { formatSize, parseImagePath, parseSize } from "./units.ts";
+
+const IMAGE_COLUMNS: readonly Column[] = [
+  { name: "image", path: "path" },
+  { name: "size", path: "sizeBytes", show: sizeText, right: true },
+  { name: "sessions", show: countText, right: true },
+  { name: "created", wide: true },
+  { name: "lock-epoch", path: "lockEpoch", right: true, wide: true },
+  { name: "id", right: true, wide: true },
+];
+
+/** `fastblock image …` */
+export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
+  const image = root
+    .command("image")
+    .alias("volume")
+    .description("Images: what users attach as disks")
+    .helpGroup("Data:");
+  createAndLook(image, cli);
+  changeAndRemove(image, cli);
+  image
+    .command("verify")
+    .description("read everything from each replica's own store, and compare")
+    .argument("<POOL/IMAGE>")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", "\nExits with 0 when all replicas are equal, with 1 when they differ.")
+    .action(async (path, options) => {
+      parseImagePath(path);
+      const { verifyImage } = await import("./verify.ts");
+      const bar = await cli.bar("verify");
+      const attach = {
+        cluster: cli.directory(),
+        paths: [path],
+        readOnly: true,
+        backend: backendOf(options.backend),
+        timeoutMs: cli.globals.timeoutMs,
+      };
+      const report = await cli.ports.programs
+        .withImages(attach, ([opened], world) =>
+          verifyImage(opened!, world, (ms) => cli.ports.sleep(ms), {
+            onProgress: (done, total) => bar.at(done, total),
+          }),
+        )
+        .finally(() => bar.end());
+      await cli.object(
+        () => Promise.resolve(report),
+        () => path,
+      );
+      if (!report.equal) {
+        throw new FastblockError("FB3004", `verifying ${path}: replicas differ, wanted equal ones`);
+      }
+    });
+}
+
+function createAndLook(image: CommandUnknownOpts, cli: CliContext): void {
+  image
+    .command("create")
+    .description("create an image; it takes no space before it is written")
+    .argument("<POOL/IMAGE>")
+    .requiredOption("--size <size>", "like 10GiB; a multiple of 4 KiB", parseSize)
+    .addHelpText("after", "\nExample:\n  fastblock image create demo/disk1 --size 1GiB")
+    .action(async (path, options) => {
+      const { pool, image: name } = parseImagePath(path);
+      const reply = await cli
+        .api()
+        .post(`/pools/${segment(pool)}/images`, { name, sizeBytes: options.size });
+      await cli.changed(
+        recordOf(reply, "image"),
+        path,
+        `image ${path} is created, ${formatSize(options.size)}`,
+      );
+    });
+  image
+    .command("ls")
+    .alias("list")
+    .description("list the images")
+    .argument("[POOL]", "only of this pool")
+    .action((pool) =>
+      cli.rows(
+        () => cli.api().list(pool === undefined ? "/images" : `/images?pool=${segment(pool)}`),
+        IMAGE_COLUMNS,
+        pathOf,
+      ),
+    );
+  image
+    .command("info")
+    .description("show one image and who holds it")
+    .argument("<POOL/IMAGE>")
+    .action((path) =>
+      cli.object(
+        () => cli.api().object(urlOf(path)),
+        () => path,
+        IMAGE_COLUMNS,
+      ),
+    );
+}
+
+function changeAndRemove(image: CommandUnknownOpts, cli: CliContext): void {
+  image
+    .command("resize")
+    .description("grow an image, or shrink it (what lies beyond the new end is lost)")
+    .argument("<POOL/IMAGE>")
+    .requiredOption("--size <size>", "the new size", parseSize)
+    .option("--shrink", "allow a smaller size")
+    .action(async (path, options) => {
+      if (options.shrink !== true) await refuseShrink(cli, path, options.size);
+      const reply = await cli.api().post(`${urlOf(path)}:resize`, {
+        sizeBytes: options.size,
+      });
+      const done = await cli.operation(recordOf(reply, "resize"));
+      await cli.changed(done, path, `image ${path} has ${formatSize(options.size)}`);
+    });
+  image
+    .command("rename")
+    .description("give an image another name within its pool")
+    .argument("<POOL/IMAGE>")
+    .argument("<NAME>", "the new name, with or without the pool")
+    .action(async (path, to) => {
+      const { pool } = parseImagePath(path);
+      const name = to.startsWith(`${pool}/`) ? to.slice(pool.length + 1) : to;
+      const reply = await cli.api().patch(urlOf(path), { name });
+      await cli.changed(
+        recordOf(reply, "image"),
+        `${pool}/${name}`,
+        `image ${path} is now ${pool}/${name}`,
+      );
+    });
+  image
+    .command("rm")
+    .description("remove images with their data")
+    .argument("<POOL/IMAGE...>")
+    .option("--force <code>", "go on in spite of one named refusal: FB3005 (the image is in use)")
+    .action((paths, options) => removeImages(cli, paths, options.force));
+}
+
+/** Remove one after the other; goes on after a failure and tells each. */
+async function removeImages(
+  cli: CliContext,
+  paths: readonly string[],
+  force: string | undefined,
+): Promise<void> {
+  const query = force === undefined ? "" : `?force=${segment(force)}`;
+  let removed = 0;
+  let failure: Error | undefined;
+  for (const path of paths) {
+    try {
+      await cli.confirm(`removing image ${path}`, path);
+      const reply = await cli.api().delete(urlOf(path) + query);
+      const row = typeof reply === "object" && reply !== null ? (reply as Row) : {};
+      await cli.operation(row);
+      await cli.changed({ name: path, removed: true }, path, `image ${path} is removed`);
+      removed++;
+    } catch (error) {
+      if (paths.length === 1) throw error;
+      failure = error instanceof Error ? error : new Error(String(error));
+      cli.say(`${path}: ${failure.message}`);
+    }
+  }
+  if (failure === undefined) return;
+  if (removed === 0) throw failure;
+  cli.exitCode = Exit.Partly;
+}
+
+function urlOf(path: string): string {
+  const { pool, image } = parseImagePath(path);
+  return `/pools/${segment(pool)}/images/${segment(image)}`;
+}
+
+/** Data beyond the new end is lost, so a smaller size needs a second word. Throws FB3003. */
+async function refuseShrink(cli: CliContext, path: string, sizeBytes: number): Promise<void> {
+  const image = await cli.api().object(urlOf(path));
+  const now = Number(image["sizeBytes"]);
+  if (sizeBytes >= now) return;
+  throw new FastblockError(
+    "FB3003",
+    `resizing ${path}: ${formatSize(sizeBytes)} is less than ${formatSize(now)}, wanted more`,
+    { why: "what lies beyond the new end would be lost", hint: "give --shrink if that is meant" },
+  );
+}
+
+function pathOf(row: Row): string {
+  return String(row["path"]);
+}
+
+function countText(value: unknown): string {
+  return Array.isArray(value) ? String(value.length) : "-";
+}

@@ -1,0 +1,202 @@
+import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { FastblockError } from "../base/errors.ts";
+import { asRow } from "./commands-cluster.ts";
+import { sizeText } from "./commands-pool.ts";
+import { backendOf, type CliContext } from "./context.ts";
+import type { Column, Row } from "./output.ts";
+import { parseOsdName, parseSize, parseWhole } from "./units.ts";
+
+const OSD_COLUMNS: readonly Column[] = [
+  { name: "osd", path: "id", show: (value) => `osd.${String(value)}` },
+  { name: "host" },
+  { name: "up" },
+  { name: "in" },
+  { name: "size", path: "capacityBytes", show: sizeText, right: true },
+  { name: "used", path: "usedBytes", show: sizeText, right: true },
+  { name: "log", path: "logUsedBytes", show: sizeText, right: true },
+  { name: "pgs", right: true },
+  { name: "leaders", right: true },
+  { name: "backend" },
+  { name: "addresses", path: "shards", show: addressesText, wide: true },
+  { name: "age", path: "reportAgeMs", show: ageText, right: true, wide: true },
+  { name: "version", wide: true },
+  { name: "store", path: "storeUuid", wide: true },
+  { name: "epoch", right: true, wide: true },
+  { name: "weight", right: true, wide: true },
+];
+
+/** `fastblock osd …` but `run`, which stands with the other roles. */
+export function osdCommands(osd: CommandUnknownOpts, cli: CliContext): void {
+  osd
+    .command("ls")
+    .alias("list")
+    .description("list the osds")
+    .action(() => cli.rows(() => cli.api().list("/osds"), OSD_COLUMNS, nameOf));
+  osd
+    .command("tree")
+    .description("show the osds by host")
+    .action(() =>
+      cli.rows(async () => treeOf(await cli.api().list("/osds")), TREE_COLUMNS, nodeOf),
+    );
+  osd
+    .command("info")
+    .description("show one osd")
+    .argument("<OSD>", "like 3 or osd.3")
+    .action((name) =>
+      cli.object(() => cli.api().object(`/osds/${parseOsdName(name)}`), nameOf, OSD_COLUMNS),
+    );
+  for (const direction of ["in", "out"] as const) {
+    osd
+      .command(direction)
+      .description(
+        direction === "in"
+          ? "allow new replicas on an osd"
+          : "stop new replicas on an osd; what it holds stays",
+      )
+      .argument("<OSD>", "like 3 or osd.3")
+      .action(async (name) => {
+        const id = parseOsdName(name);
+        const reply = await cli.api().post(`/osds/${id}:${direction}`);
+        await cli.changed(asRow(reply), `osd.${id}`, `osd.${id} is ${direction}`);
+      });
+  }
+  deviceCommands(osd, cli);
+}
+
+/** Commands on the disk itself, while its osd is stopped. */
+function deviceCommands(osd: CommandUnknownOpts, cli: CliContext): void {
+  const programs = cli.ports.programs;
+  osd
+    .command("format")
+    .description("make a store on a file or block device (its osd must not run)")
+    .requiredOption("--data <path>", "regular file or block device")
+    .requiredOption("--id <osd>", "the number of the osd", parseOsdName)
+    .option("--size <size>", "make a regular file of this size", parseSize)
+    .option(
+      "--shards <count>",
+      "reactors of the osd",
+      (text) => parseWhole(text, "--shards", 1, 64),
+      1,
+    )
+    .option(
+      "--log-size <size>",
+      "log of each shard (default: a sixteenth, at most 1GiB)",
+      parseSize,
+    )
+    .option("--force", "write over whatever is there")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .action(async (options) => {
+      const report = await programs.osdFormat({
+        cluster: cli.directory(),
+        data: options.data,
+        osd: options.id,
+        shards: options.shards,
+        sizeBytes: options.size ?? 0,
+        logBytes: options.logSize ?? 0,
+        force: options.force === true,
+        backend: backendOf(options.backend),
+      });
+      await cli.changed(
+        report,
+        `osd.${options.id}`,
+        `${options.data} is formatted for osd.${options.id}`,
+      );
+    });
+  offlineLooks(osd, cli);
+}
+
+function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
+  const programs = cli.ports.programs;
+  osd
+    .command("inspect")
+    .description("show what a stopped osd's store says of itself")
+    .argument("[SECTION]", "only this part, like superblock or log", "")
+    .requiredOption("--data <path>", "regular file or block device")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .action((what, options) =>
+      cli.object(
+        () =>
+          programs.osdInspect({ data: options.data, what, backend: backendOf(options.backend) }),
+        () => options.data,
+      ),
+    );
+  osd
+    .command("fsck")
+    .description("check every structure and every block of a stopped osd, read-only")
+    .requiredOption("--data <path>", "regular file or block device")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", "\nExits with 0 when the store is clean, with 1 when it is damaged.")
+    .action(async (options) => {
+      const report = await programs.osdFsck({
+        data: options.data,
+        backend: backendOf(options.backend),
+      });
+      await cli.object(
+        () => Promise.resolve(report),
+        () => options.data,
+      );
+      if (report.clean) return;
+      throw new FastblockError(
+        "FB4006",
+        `checking ${options.data}: ${report.findings.length} findings, wanted none`,
+        { hint: "start the osd: it refills from its peers what it distrusts" },
+      );
+    });
+}
+
+const TREE_COLUMNS: readonly Column[] = [
+  { name: "node" },
+  { name: "up" },
+  { name: "in" },
+  { name: "size", path: "capacityBytes", show: sizeText, right: true },
+  { name: "used", path: "usedBytes", show: sizeText, right: true },
+  { name: "pgs", right: true },
+  { name: "leaders", right: true },
+];
+
+/** Hosts with their osds below them, as rows. */
+function treeOf(osds: readonly Row[]): Row[] {
+  const hosts = new Map<string, Row[]>();
+  for (const osd of osds) {
+    const host = String(osd["host"]);
+    const below = hosts.get(host);
+    if (below === undefined) hosts.set(host, [osd]);
+    else below.push(osd);
+  }
+  const rows: Row[] = [];
+  for (const [host, below] of [...hosts].toSorted(([a], [b]) => a.localeCompare(b))) {
+    rows.push({
+      node: host,
+      host,
+      up: `${below.filter((osd) => osd["up"] === true).length}/${below.length}`,
+      in: `${below.filter((osd) => osd["in"] === true).length}/${below.length}`,
+      capacityBytes: sumOf(below, "capacityBytes"),
+      usedBytes: sumOf(below, "usedBytes"),
+      pgs: sumOf(below, "pgs"),
+      leaders: sumOf(below, "leaders"),
+    });
+    for (const osd of below) rows.push({ ...osd, node: `  osd.${String(osd["id"])}` });
+  }
+  return rows;
+}
+
+function sumOf(rows: readonly Row[], key: string): number {
+  return rows.reduce((sum, row) => sum + Number(row[key] ?? 0), 0);
+}
+
+function nodeOf(row: Row): string {
+  return String(row["node"]).trim();
+}
+
+function nameOf(row: Row): string {
+  return `osd.${String(row["id"])}`;
+}
+
+function addressesText(value: unknown): string {
+  if (!Array.isArray(value)) return "-";
+  return value.map((one: Row) => `${String(one["host"])}:${String(one["port"])}`).join(",");
+}
+
+function ageText(value: unknown): string {
+  return typeof value === "number" ? `${(value / 1000).toFixed(1)} s` : "-";
+}

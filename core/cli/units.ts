@@ -1,0 +1,118 @@
+import { FastblockError } from "../base/errors.ts";
+
+/** Sizes and times as people write them: `10GiB`, `4KiB`, `1500000`, `30s`, `250ms`. */
+
+const SIZE_FACTORS: Readonly<Record<string, number>> = {
+  "": 1,
+  b: 1,
+  k: 1024,
+  kib: 1024,
+  m: 1024 ** 2,
+  mib: 1024 ** 2,
+  g: 1024 ** 3,
+  gib: 1024 ** 3,
+  t: 1024 ** 4,
+  tib: 1024 ** 4,
+  kb: 1000,
+  mb: 1000 ** 2,
+  gb: 1000 ** 3,
+  tb: 1000 ** 4,
+};
+
+/** Bytes of `4KiB`, `4k`, `1.5GiB`, `4096`; decimal units (`MB`) count in thousands. Throws FB1001. */
+export function parseSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([a-zA-Z]*)$/.exec(text.trim());
+  const factor = match === null ? undefined : SIZE_FACTORS[match[2]!.toLowerCase()];
+  if (match === null || factor === undefined) {
+    throw new FastblockError("FB1001", `reading a size: ${text}, wanted a number like 10GiB`);
+  }
+  const bytes = Number(match[1]) * factor;
+  if (!Number.isSafeInteger(bytes)) {
+    throw new FastblockError("FB1001", `reading a size: ${text}, wanted a whole number of bytes`);
+  }
+  return bytes;
+}
+
+const SIZE_UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
+
+/** `1.5 GiB` for people; exact where it fits three digits. */
+export function formatSize(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < SIZE_UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${trimNumber(value)} ${SIZE_UNITS[unit]!}`;
+}
+
+const TIME_FACTORS: Readonly<Record<string, number>> = {
+  us: 0.001,
+  ms: 1,
+  "": 1000,
+  s: 1000,
+  m: 60_000,
+  min: 60_000,
+  h: 3_600_000,
+};
+
+/** Milliseconds of `30s`, `250ms`, `2m`, `1h`; a bare number counts seconds. Throws FB1001. */
+export function parseDurationMs(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/.exec(text.trim());
+  const factor = match === null ? undefined : TIME_FACTORS[match[2]!];
+  if (match === null || factor === undefined) {
+    throw new FastblockError("FB1001", `reading a time: ${text}, wanted a number like 30s`);
+  }
+  return Number(match[1]) * factor;
+}
+
+/** `835 µs`, `1.25 ms`, `3.2 s`, `2 min 5 s` for people. */
+export function formatDurationUs(us: number): string {
+  if (us < 1000) return `${trimNumber(us)} µs`;
+  if (us < 1_000_000) return `${trimNumber(us / 1000)} ms`;
+  if (us < 120_000_000) return `${trimNumber(us / 1_000_000)} s`;
+  const seconds = Math.round(us / 1_000_000);
+  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+}
+
+/** `18.4 k`, `950`, `1.2 M` for people. */
+export function formatCount(count: number): string {
+  if (count < 10_000) return trimNumber(count);
+  if (count < 10_000_000) return `${trimNumber(count / 1000)} k`;
+  return `${trimNumber(count / 1_000_000)} M`;
+}
+
+/** A whole number from `low` to `high`. Throws FB1001 naming `what`. */
+export function parseWhole(text: string, what: string, low: number, high: number): number {
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value) || value < low || value > high) {
+    throw new FastblockError("FB1001", `reading ${what}: ${text}, wanted ${low} to ${high}`);
+  }
+  return value;
+}
+
+/** The number in `3` or `osd.3`. Throws FB1001. */
+export function parseOsdName(text: string): number {
+  return parseWhole(text.replace(/^osd\./, ""), "an osd id", 0, 65_535);
+}
+
+export interface ImagePath {
+  readonly pool: string;
+  readonly image: string;
+}
+
+/** Split `POOL/IMAGE`. Throws FB1001. */
+export function parseImagePath(text: string): ImagePath {
+  const parts = text.split("/");
+  const [pool, image] = parts;
+  if (parts.length !== 2 || pool === undefined || image === undefined || !pool || !image) {
+    throw new FastblockError("FB1001", `reading an image's path: ${text}, wanted POOL/IMAGE`);
+  }
+  return { pool, image };
+}
+
+/** Three significant digits, without trailing zeros. */
+function trimNumber(value: number): string {
+  if (value >= 100) return String(Math.round(value));
+  return String(Number(value.toPrecision(3)));
+}

@@ -1,0 +1,118 @@
+import { chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { FastblockError } from "../base/errors.ts";
+import type { DevProcessStatus } from "./dev.ts";
+import { DEV_FILE, type DevPlan, type DevProcess, parseDevPlan, parsePorts } from "./plan.ts";
+
+/** What a dev cluster looks like from outside: its files, its processes, its monitor. */
+
+/** From SIGTERM to the end. */
+const STOP_MS_MAX = 40_000;
+const LOOK_MS = 10;
+const LOG_LINES_SHOWN = 5;
+
+export function readPlan(directory: string): DevPlan {
+  const path = join(directory, DEV_FILE);
+  if (!existsSync(path)) {
+    throw new FastblockError("FB1005", `looking for a dev cluster: ${directory} holds none`);
+  }
+  return parseDevPlan(readText(path), path);
+}
+
+/**
+ * The pid of a process of the plan when it runs, else 0. A pid file may be old, and its number
+ * belong to a stranger by now: the command line must be ours.
+ */
+export function runningPid(one: DevProcess, directory: string): number {
+  const pid = Number(readText(join(directory, `${one.name}.pid`)));
+  if (!Number.isInteger(pid) || pid <= 0) return 0;
+  const words = readText(`/proc/${pid}/cmdline`).split("\0");
+  const ours = words.includes(directory) && words.includes(one.name);
+  return ours ? pid : 0;
+}
+
+export async function stopOne(one: DevProcess, directory: string): Promise<void> {
+  const pid = runningPid(one, directory);
+  if (pid === 0) return;
+  try {
+    process.kill(pid, "SIGTERM");
+  } catch {
+    return;
+  }
+  const endMs = performance.now() + STOP_MS_MAX;
+  while (runningPid(one, directory) === pid) {
+    if (performance.now() > endMs) {
+      throw new FastblockError("FB1006", `stopping ${one.name}: process ${pid} runs on`, {
+        hint: `end it: kill -9 ${pid}`,
+      });
+    }
+    await Bun.sleep(LOOK_MS);
+  }
+}
+
+export function processStatus(one: DevProcess, directory: string): DevProcessStatus {
+  const pid = runningPid(one, directory);
+  const ports = parsePorts(readText(join(directory, `${one.name}.ports`)));
+  return {
+    name: one.name,
+    role: one.role,
+    running: pid !== 0,
+    pid,
+    address: one.bind,
+    ports: Object.keys(ports).length > 0 ? ports : one.ports,
+  };
+}
+
+export async function askBackend(http: string): Promise<string | undefined> {
+  const body = await askJson(`${http}/api/v1/status`);
+  const backend = (body as { backend?: unknown } | undefined)?.backend;
+  return typeof backend === "string" ? backend : undefined;
+}
+
+export async function askJson(url: string): Promise<unknown> {
+  try {
+    const reply = await fetch(url, { signal: AbortSignal.timeout(2000) });
+    return reply.ok ? await reply.json() : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+export function httpOf(plan: DevPlan): string {
+  const mon = plan.cluster.mons[0];
+  return mon === undefined ? "" : `http://${mon.http.host}:${mon.http.port}`;
+}
+
+export function nbdsOf(plan: DevPlan): string[] {
+  return plan.processes
+    .filter((one) => one.role === "nbd")
+    .map((one) => `nbd://${one.bind}:${String(one.ports["nbd"])}`);
+}
+
+/** Our environment without what would change how the program itself behaves. */
+export function childEnvironment(): Record<string, string | undefined> {
+  const { BUN_OPTIONS: _options, BUN_BE_BUN: _be, CLUSTER_DIR: _dir, ...rest } = process.env;
+  return rest;
+}
+
+/* ------------------------------------------------------------------ files */
+
+/** Write a file so that a reader sees the old or the new text, never a part. */
+export function writeWhole(path: string, text: string, mode: number): void {
+  const temporary = `${path}.${process.pid}.new`;
+  writeFileSync(temporary, text, { mode });
+  chmodSync(temporary, mode);
+  renameSync(temporary, path);
+}
+
+export function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+export function lastLines(text: string): string {
+  return text.trimEnd().split("\n").slice(-LOG_LINES_SHOWN).join("\n        ");
+}
