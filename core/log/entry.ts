@@ -66,6 +66,8 @@ export class Entry {
   inlineBlock = -1;
   /** Sequence of the batch that holds the record, 0 until it is composed. */
   batchSeq = 0;
+  /** Byte offset of the record in its batch. */
+  recordAt = 0;
   /** Direct writes under way. */
   directPending = 0;
   /** True when the append replaced a suffix of the group's log (`RecordFlag.Truncates`). */

@@ -8,7 +8,7 @@ export abstract class StoreLoadOp {
   index = 0;
   /** Filled; a payload slot is taken and belongs to the entry. */
   entry: Entry | null = null;
-  /** Ok; Invalid: not in the log; Damaged: fetch it from a peer; Busy: no slot free. */
+  /** Ok; Invalid: not in the log; Damaged: fetch it from a peer; Busy: no slot free, or not durable yet. */
   status: Status = Status.Ok;
 
   /* Owned by the store. */

@@ -59,7 +59,7 @@ export class Loader implements Drain {
     op.tries = 0;
     op.status = Status.Ok;
     if (!group.holds(op.index)) op.status = Status.Invalid;
-    else if (group.seqAt(op.index) === 0) op.status = Status.Busy;
+    else if (this.isUnderWay(group.seqAt(op.index))) op.status = Status.Busy;
     else {
       op.buffer = this.world.slots.take(RECORD_BUFFER_BYTES);
       if (op.buffer < 0) op.status = Status.Busy;
@@ -80,6 +80,10 @@ export class Loader implements Drain {
     const blocks = this.log.space.contiguous(block) > 1 ? 2 : 1;
     const offset = this.log.space.deviceOffset(block);
     this.submit(op, DeviceRegion.Log, op.buffer, offset, blocks * BLOCK_SIZE);
+  }
+
+  private isUnderWay(seq: number): boolean {
+    return seq === 0 || seq > this.log.completedSeq;
   }
 
   drain(): void {

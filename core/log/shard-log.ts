@@ -615,10 +615,35 @@ export class ShardLog implements Drain {
     const inlineBlock = inlineBlocks(entry) > 0 ? payloadStart + inlineFirst : -1;
     entry.batchSeq = io.seq;
     entry.inlineBlock = inlineBlock;
-    group.place(entry.index, io.seq, at - io.buffer, inlineBlock);
+    entry.recordAt = at - io.buffer;
+    // A second copy counts only once it is durable: until then the first one is read.
+    if (entry.again) this.holdAgain(io, entry);
+    else group.place(entry.index, io.seq, entry.recordAt, inlineBlock);
     this.touch(io, group);
     const view = this.world.arena.view;
     return encodeEntry(view, at, entry, group.pg, group.replicaId, group.commit, inlineFirst);
+  }
+
+  private holdAgain(io: BatchIo, entry: Entry): void {
+    this.entries.retain(entry);
+    entry.entryNext = io.againList;
+    io.againList = entry;
+  }
+
+  /** The second copies of a batch are durable: they replace the first. */
+  private placeAgain(io: BatchIo): void {
+    let entry = io.againList;
+    io.againList = null;
+    while (entry !== null) {
+      const next: Entry | null = entry.entryNext;
+      entry.entryNext = null;
+      const group = this.groups[entry.group]!;
+      if (!this.isStale(entry)) {
+        group.place(entry.index, io.seq, entry.recordAt, entry.inlineBlock);
+      }
+      this.entries.release(entry);
+      entry = next;
+    }
   }
 
   private encodeHardState(io: BatchIo, which: number, at: number): number {
@@ -693,6 +718,7 @@ export class ShardLog implements Drain {
     this.advanceDirect();
     io.busy = false;
     this.inFlight -= 1;
+    this.placeAgain(io);
     let record = io.controlList;
     io.controlList = null;
     while (record !== null) {
@@ -845,6 +871,8 @@ class BatchIo extends DeviceOp {
   recordBytes = 0;
   payloadBlocks = 0;
   controlList: ControlRecord | null = null;
+  /** Second copies of entries (R4). */
+  againList: Entry | null = null;
   private controlLast: ControlRecord | null = null;
 
   constructor(log: ShardLog, buffer: number) {

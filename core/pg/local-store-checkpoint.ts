@@ -223,16 +223,6 @@ export class Checkpointer {
     }
     this.parts.world.turns.again();
     await this.waiter.waitUntil(() => !group.alive || !this.holdsTail(row, startSeq, last));
-    await this.waiter.waitUntil(() => !group.alive || this.isWritten(row, last));
-  }
-
-  private isWritten(row: number, last: number): boolean {
-    const { log } = this.machines;
-    const group = log.groups[row]!;
-    for (let index = group.applied + 1; index <= last && index <= group.last; index++) {
-      if (group.seqAt(index) > log.completedSeq) return false;
-    }
-    return true;
   }
 
   private load(row: number, index: number, entry: Entry): Promise<Status> {
