@@ -128,11 +128,28 @@ for _ in range(2): print(s.recv(100).decode(),flush=True)`,
     { stdin: "ignore", stdout: "pipe", stderr: "pipe" },
   );
   children.push(listener);
-  const lines = listener.stdout.pipeThrough(new TextDecoderStream()).getReader();
-  expect((await lines.read()).value).toBe("bound\n");
+  const chunks = listener.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  const nextLine = async (): Promise<string> => {
+    while (!text.includes("\n")) {
+      const { value, done } = await chunks.read();
+      if (done) throw new Error(`the listener ended behind: ${text}`);
+      text += value;
+    }
+    const end = text.indexOf("\n") + 1;
+    const line = text.slice(0, end);
+    text = text.slice(end);
+    return line;
+  };
+  const untilLine = async (wanted: string): Promise<void> => {
+    let line = await nextLine();
+    while (line === "\n") line = await nextLine();
+    expect(line).toBe(wanted);
+  };
+  await untilLine("bound\n");
   const child = start("daemon.ready({ data: 1 });", { NOTIFY_SOCKET: socket });
-  expect((await lines.read()).value).toBe("READY=1\n");
+  await untilLine("READY=1\n");
   child.kill("SIGTERM");
-  expect((await lines.read()).value).toBe("STOPPING=1\n");
+  await untilLine("STOPPING=1\n");
   expect(await child.exited).toBe(0);
 });

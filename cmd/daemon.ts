@@ -196,7 +196,7 @@ class RunningDaemon implements Daemon {
     this.publish("ports", `${lines.join("\n")}\n`);
     this.logger.info("ready", { ports: lines.join(" ") });
     process.stdout.write(`ready ${this.flags.name} ${this.flags.bind} ${lines.join(" ")}\n`);
-    this.notify("READY=1");
+    void this.notify("READY=1"); // Logs its own failure; nothing waits for it.
   }
 
   onStop(stop: () => void | Promise<void>): void {
@@ -207,11 +207,11 @@ class RunningDaemon implements Daemon {
     if (this.isStopping) return;
     this.isStopping = true;
     this.logger.info("stopping", { reason });
-    this.notify("STOPPING=1");
+    const told = this.notify("STOPPING=1");
     setTimeout(() => {
       this.fail(new Error(`the clean stop took longer than ${STOP_MS_MAX} ms`));
     }, STOP_MS_MAX).unref();
-    this.runStops().then(
+    Promise.all([told, this.runStops()]).then(
       () => this.exit(0),
       (error: unknown) => this.fail(error),
     );
@@ -246,10 +246,10 @@ class RunningDaemon implements Daemon {
     renameSync(temporary, path);
   }
 
-  private notify(state: string): void {
+  private notify(state: string): Promise<void> {
     const socket = process.env["NOTIFY_SOCKET"];
-    if (socket === undefined || socket === "") return;
-    import("../ffi/libc/notify.ts").then(
+    if (socket === undefined || socket === "") return Promise.resolve();
+    return import("../ffi/libc/notify.ts").then(
       ({ notifySystemd }) => {
         if (!notifySystemd(socket, state)) this.logger.warn("systemd not told", { socket, state });
       },

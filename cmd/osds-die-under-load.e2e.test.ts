@@ -44,7 +44,12 @@ test("fio verifies every block while osds are killed one by one and then all at 
       ...["--name=v", "--ioengine=nbd", `--uri=${uri}`, "--rw=randwrite", "--bs=4k-64k"],
       ...["--iodepth=16", "--size=256M", "--io_size=256M", "--verify=crc32c", "--do_verify=1"],
       // Slow enough to last through all kills, and for what an osd misses to stay in the logs.
-      ...["--rate_iops=400,400", "--verify_fatal=1", "--verify_state_save=0", "--output-format=json"],
+      ...[
+        "--rate_iops=400,400",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+        "--output-format=json",
+      ],
     ]);
     const writes = new WriteCounter(cluster);
     await writes.more(100);

@@ -542,8 +542,11 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
   }
 
   private retryDelayed(nowUs: number): void {
+    // A part that can not be sent yet goes back to the end of this list: look at each once.
+    let left = this.delayed.count;
     let part = this.delayed.head;
-    while (part !== null) {
+    while (part !== null && left > 0) {
+      left -= 1;
       const next: Part | null = part.next;
       if (part.delayedUntilUs <= nowUs) {
         this.delayed.remove(part);

@@ -30,7 +30,7 @@ export interface PgInfo {
   /** Epoch of the last change of anything in this row, leader hints included. */
   readonly changeEpoch: Epoch;
   /**
-   * True from pool creation until a leader reported the group established. Only while it is true
+   * True from pool creation until the group serves and every replica was seen. Only while it is true
    * may a replica (of exactly the store named) bootstrap the group with `replicas` as voters.
    */
   readonly creating: boolean;
@@ -79,7 +79,7 @@ export enum PgState {
 
 /** Judge a group by the osds that hold its replicas. */
 export function pgStateOf(pg: PgInfo, osds: ReadonlyMap<OsdId, OsdInfo>): PgState {
-  if (pg.creating) return PgState.Creating;
+  if (pg.creating && pg.leader === 0) return PgState.Creating;
   let wanted = 0;
   let wantedUp = 0;
   for (const replica of pg.replicas) {

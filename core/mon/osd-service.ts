@@ -347,15 +347,19 @@ export class OsdService {
     const pg = this.catalogue.map.pgs.get(id);
     if (pg === undefined) return undefined;
     let best: PgReport | undefined;
-    for (const report of this.reportsOf(pg).values()) {
+    const reports = this.reportsOf(pg);
+    for (const report of reports.values()) {
       if (report.role !== PgRole.LEADER || !report.established) continue;
       if (best === undefined || report.term > best.term) best = report;
     }
     if (best === undefined || Number(best.term) < pg.leaderTerm) return undefined;
     const configuration = newerConfiguration(pg, best);
+    // An osd that died before its replica was durable makes it when it is back: the group is
+    // created when every replica was seen, not when a majority of them serves.
+    const isMissing = pg.replicas.some((one) => !one.leaving && !reports.has(one.replicaId));
     const next: PgInfo = {
       ...pg,
-      creating: false,
+      creating: pg.creating && isMissing,
       leader: best.replica as ReplicaId,
       leaderTerm: Number(best.term) as Term,
       configuration,

@@ -72,7 +72,7 @@ export function reportOf(group: Group): GroupReport {
 function roleOf(group: Group): number {
   const node = group.node;
   if (group.isLeader) return ROLE_LEADER;
-  if (node.filling) return ROLE_FILLING;
+  if (node.filling || group.silent) return ROLE_FILLING;
   if (node.role !== Role.Follower) return ROLE_CANDIDATE;
   return (node.conf.learners & node.selfBit) === 0 ? ROLE_FOLLOWER : ROLE_LEARNER;
 }

@@ -74,6 +74,8 @@ export class Group {
   preferred = 0;
   /** Set while `onReplicaCreated` is out: no vote, no acknowledgement. */
   creating = false;
+  /** Its store lost something it had acknowledged: it says and answers nothing, see `recover.ts`. */
+  silent = false;
   isLeader = false;
   /** The osd was told that this leader serves. */
   private servingTold = false;
@@ -277,6 +279,7 @@ export class Group {
     op.ticket = 0;
     op.readNext = null;
     if (op.own) {
+      if (this.silent) return Status.Damaged;
       op.readIndex = this.appliedIndex;
       this.startRead(op);
       return Status.Ok;

@@ -214,7 +214,7 @@ export class PgShard implements StoreOwner, RaftHost {
     const now = this.world.clock.nowUs();
     if (now < this.startUs + PROMISE_US) return true;
     const group = this.rows[row]!;
-    if (group === null || group.creating) return true;
+    if (group === null || isMute(group)) return true;
     if (now < group.blockedUntilUs) return true;
     if (leader === 0 || leader === group.replica) return false;
     return group.followed !== null && now < group.followed.promiseUntilUs;
@@ -236,7 +236,7 @@ export class PgShard implements StoreOwner, RaftHost {
    */
   stepControl(message: RaftMessage): boolean {
     const group = this.groups.get(message.pg);
-    if (group === undefined || group.replica !== message.to || group.creating) return false;
+    if (group === undefined || group.replica !== message.to || isMute(group)) return false;
     const leaving = message.type === MessageType.LeaderGone && message.from === group.node.leader;
     group.node.step(message);
     this.afterStep(group, leaving);
@@ -249,7 +249,7 @@ export class PgShard implements StoreOwner, RaftHost {
    */
   wantsEntry(message: RaftMessage): boolean {
     const group = this.groups.get(message.pg);
-    if (group === undefined || group.replica !== message.to || group.creating) return false;
+    if (group === undefined || group.replica !== message.to || isMute(group)) return false;
     if (message.term < group.node.term) return false;
     return group.node.log.termAt(message.index + 1) !== message.entryTerm;
   }
@@ -260,7 +260,7 @@ export class PgShard implements StoreOwner, RaftHost {
    */
   stepAppend(message: RaftMessage, entry: Entry | null): void {
     const group = this.groups.get(message.pg);
-    if (group === undefined || group.replica !== message.to || group.creating) {
+    if (group === undefined || group.replica !== message.to || isMute(group)) {
       if (entry !== null) this.store.entries.release(entry);
       return;
     }
@@ -524,7 +524,7 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** Let the group have ticks while it needs them. */
   watch(group: Group): void {
-    if (group.ticking || !group.node.needsTick) return;
+    if (group.ticking || group.silent || !group.node.needsTick) return;
     group.ticking = true;
     this.tickers.push(group);
     if (this.tickTimer.timerDueUs < 0) this.world.timers.arm(this.tickTimer, TICK_US);
@@ -633,6 +633,11 @@ export class PgShard implements StoreOwner, RaftHost {
     }
     return best !== 0 && group.node.transferLeadership(best);
   }
+}
+
+/** A replica that is not durable yet, or whose store lost something, takes no part in its group. */
+function isMute(group: Group): boolean {
+  return group.creating || group.silent;
 }
 
 class RaftDrain implements Drain {

@@ -2,7 +2,7 @@
 import { assert } from "../base/assert.ts";
 import { decodeConfiguration } from "../raft/raft.ts";
 import { Group } from "./group.ts";
-import type { RecoveredGroup } from "./local-store.ts";
+import { GroupHealth, type RecoveredGroup } from "./local-store.ts";
 import type { PgShard } from "./pg.ts";
 
 /**
@@ -40,6 +40,7 @@ export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
   }
   shard.store.entries.release(scratch);
   group.node.restored();
+  judgeHealth(group, recovered);
   group.appliedIndex = state.applied;
   group.appendedIndex = recovered.lastIndex;
   group.ring.first = recovered.lastIndex + 1;
@@ -48,4 +49,25 @@ export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
   group.marks.reach(recovered.lastIndex, group.node.log.lastTerm);
   group.applyCommitted();
   return group;
+}
+
+/**
+ * What the start of the store found out decides what the replica may do.
+ *
+ * Distrusted (its log or index lost something): it is silent, neither votes nor acknowledges nor
+ * serves; its peers are the group. Filling: votes, never campaigns, never counts. Entries whose
+ * payload is damaged: no campaign before they are fetched.
+ */
+function judgeHealth(group: Group, recovered: RecoveredGroup): void {
+  switch (recovered.health) {
+    case GroupHealth.Distrusted:
+      group.silent = true;
+      break;
+    case GroupHealth.Filling:
+      group.node.setFilling(true);
+      break;
+    case GroupHealth.Ok:
+      break;
+  }
+  if (recovered.faulty.length > 0) group.node.setFaulty(true);
 }

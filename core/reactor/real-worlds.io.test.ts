@@ -9,7 +9,7 @@ const MIB = 1_048_576;
 async function runChild(
   backend: string,
 ): Promise<{ code: number; output: string; errors: string }> {
-  const script = new URL("./bun-fatal-child.ts", import.meta.url).pathname;
+  const script = Bun.fileURLToPath(new URL("./bun-fatal-child.ts", import.meta.url));
   const child = Bun.spawn([process.execPath, script, backend], { stdout: "pipe", stderr: "pipe" });
   const [output, errors] = await Promise.all([
     new Response(child.stdout).text(),

@@ -180,7 +180,8 @@ class SimRun {
 
   private followersCaughtUp(group: Group): boolean {
     for (const osd of this.cluster.osds) {
-      const other = osd.shard!.pg.groups.get(group.pg)!;
+      const other = osd.shard!.pg.groups.get(group.pg);
+      if (other === undefined || other.creating) return false;
       if (other.appliedIndex === group.appliedIndex) continue;
       const slot = group.node.conf.slotOf(other.replica);
       if (group.node.peerState(slot) !== ProgressState.Fill) return false;
