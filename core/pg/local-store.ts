@@ -750,10 +750,12 @@ export class LocalStore
   /** Clean stop: everything durable, checkpoint, clean flag. No call may follow. Cold. */
   async close(): Promise<void> {
     const { world, device } = this.parts;
+    // From here on no checkpoint begins by itself: one that began between the end of the wait and
+    // what follows it would share buffers with the clean mark.
+    this.state.closing = true;
     if (!this.state.failed && this.recoveryFinished) {
       try {
         await this.waitUntil(() => this.log.quiet && !this.checkpointer.running);
-        this.state.closing = true;
         if (this.state.changed) await this.checkpointer.run();
         await this.waitUntil(() => this.log.quiet);
         if (this.parts.claimed) await markClean(this.parts);
@@ -761,7 +763,6 @@ export class LocalStore
         this.parts.logger.warn("the store was not closed cleanly", { error: String(error) });
       }
     }
-    this.state.closing = true;
     world.timers.disarm(this.idleTimer);
     this.log.close();
     while (device.pending > 0) await this.turn();
