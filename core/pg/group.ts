@@ -103,8 +103,6 @@ export class Group {
   /** Owned by the shard's lists. */
   ticking = false;
   persistBlocked = false;
-  persistVersion = 0;
-  persistIndex = 0;
   /** Owned by the shard's list of groups with applied work. */
   applyQueued = false;
   applyNext: Group | null = null;

@@ -46,8 +46,6 @@ export { ReadRequestOp, WriteRequestOp } from "./request.ts";
 
 /** One raft tick. */
 const TICK_US = 10_000;
-/** Rounds of `ready` in one turn; each round only follows from the one before. */
-const READY_ROUNDS_MAX = 64;
 
 /** What the groups need of their osd. */
 export interface PgHost {
@@ -306,12 +304,8 @@ export class PgShard implements StoreOwner, RaftHost {
   /** Carry out what raft wants, until nothing is dirty. */
   drainRaft(): void {
     this.retryPersist();
-    for (let round = 0; round < READY_ROUNDS_MAX; round++) {
-      const node = this.raft.takeDirty();
-      if (node === null) break;
+    for (let node = this.raft.takeDirty(); node !== null; node = this.raft.takeDirty()) {
       this.processReady(this.rows[node.group]!, node);
-      round -= 1;
-      if (this.raft.dirtyHead === null) break;
     }
     this.sendOutbox();
   }
@@ -328,7 +322,7 @@ export class PgShard implements StoreOwner, RaftHost {
     const version = out.version;
     const lastIndex = out.lastIndex;
     if (out.hardState || out.persist) {
-      if (!group.persist(version, lastIndex, out.hardState)) this.blockPersist(group, version);
+      if (!group.persist(version, lastIndex, out.hardState)) this.blockPersist(group);
     }
     if (out.committed) group.onCommit(out.commitIndex);
     if (out.appends) {
@@ -346,9 +340,7 @@ export class PgShard implements StoreOwner, RaftHost {
     group.keep(entry, index, group.node.term);
   }
 
-  private blockPersist(group: Group, version: number): void {
-    group.persistVersion = version;
-    group.persistIndex = group.node.log.lastIndex;
+  private blockPersist(group: Group): void {
     if (group.persistBlocked) return;
     group.persistBlocked = true;
     this.persistBlocked.push(group);
@@ -364,7 +356,7 @@ export class PgShard implements StoreOwner, RaftHost {
       group.persistBlocked = false;
       const last = group.node.log.lastIndex;
       if (!group.persist(group.node.version, last, false)) {
-        this.blockPersist(group, group.node.version);
+        this.blockPersist(group);
       }
     }
     waiting.length = 0;
