@@ -32,6 +32,7 @@ const INSTALL_STAMP = join(BOOTSTRAP, "installed");
 const NODE_MAJOR_MIN = 20;
 /** What npm, Bun and the build may print before the child is killed. */
 const OUTPUT_BYTES_MAX = 64 * 1024 * 1024;
+const PARENT_LOOK_MS = 1000;
 /** Entry points: the command and, beside it, each Worker's file (`cmd/main.ts` first). */
 const WORKER_ENTRIES = ["shard.ts"];
 const SOURCE_FOLDERS = ["cmd", "core", "ffi", "proto", "web"];
@@ -314,6 +315,11 @@ function become(program, args, env) {
       if (!terminalTold) child.kill(signal);
     });
   }
+  // npm may be killed without a word to us: nobody could end the child then.
+  const starter = process.ppid;
+  setInterval(() => {
+    if (process.ppid !== starter) child.kill("SIGTERM");
+  }, PARENT_LOOK_MS).unref();
   child.on("error", (error) => {
     fail(new BootstrapError(`${program} could not be started: ${error.message}`, "build it again"));
   });
@@ -339,7 +345,9 @@ const VERBS = {
   build: () => ensureExecutable(prepared()),
   start: (args) => {
     ensureExecutable(prepared());
-    become(EXECUTABLE, ["dev", "up", "--demo", ...args], plainEnvironment());
+    // The cluster in the foreground ends with us, however we end (core/dev/dev.ts).
+    const environment = { ...plainEnvironment(), FASTBLOCK_STARTED_BY: String(process.pid) };
+    become(EXECUTABLE, ["dev", "up", "--demo", ...args], environment);
   },
   test: (args) => become(prepared(), [join(ROOT, ".ci", "gate.ts"), ...args], childEnvironment()),
   run: (args) => {

@@ -28,10 +28,23 @@ const IMAGE_HELP = `
 CPU per I/O counts every process of the cluster directory and this one. Device bytes per client
 byte count the run and the drain after it.
 
+--history writes a JSON line for each operation and block of 4 KiB, for checkers of linearizable
+registers: key (the block's number in the image), kind (write or read), value (the sequence written
+or seen; 0: nothing of this run), call and return (nanoseconds of one clock; return null: it never
+ended), ok (false: whether a write happened is unknown).
+
+Examples:
+  fastblock bench image demo/disk1 --rw randwrite --bs 4KiB --depth 32 --time 8s -o json > a.json
+  fastblock bench image demo/disk1 --rw rw --time 5s --history ops.jsonl`;
+
+const COMPARE_HELP = `
+Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within 2 %.
+
 Example:
-  fastblock bench image demo/disk1 --rw randwrite --bs 4KiB --depth 32 --time 8s -o json`;
+  fastblock bench compare a.json b.json`;
 
 const RAMP_MS_DEFAULT = 3000;
+const MEASURED_MS_MIN = 100;
 
 type Load = () => Promise<BenchPrograms>;
 
@@ -45,6 +58,7 @@ export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: L
     .description("compare two reports that `-o json` gave")
     .argument("<A>", "JSON file")
     .argument("<B>", "JSON file")
+    .addHelpText("after", COMPARE_HELP)
     .action((a, b) =>
       cli.rows(
         async () => {
@@ -100,7 +114,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         blockBytes: parseSize(options.bs),
         depth: options.depth,
         jobs: options.jobs,
-        timeMs: parseDurationMs(options.time),
+        timeMs: measuredMs(options.time),
         rampMs: options.ramp ?? Math.min(RAMP_MS_DEFAULT, parseDurationMs(options.time) / 2),
         readPercent: options.readPercent,
         verify: options.verify === true,
@@ -122,6 +136,12 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         );
       refuseErrors(report);
     });
+}
+
+function measuredMs(text: string): number {
+  const ms = parseDurationMs(text);
+  if (ms >= MEASURED_MS_MIN) return ms;
+  throw new FastblockError("FB1001", `reading --time: ${text}, wanted 100ms or more`);
 }
 
 /** A run with wrong blocks or failed operations has failed, whatever its figures say. */

@@ -4,7 +4,8 @@ import { FastblockError } from "../core/base/errors.ts";
 import type { NbdServeOptions } from "../core/cli/cli.ts";
 import { Client, type MapCache } from "../core/client/client.ts";
 import { ImageExports, NbdServer } from "../core/gateway/nbd/nbd.ts";
-import { type Daemon, openDaemon } from "./daemon.ts";
+import { startCollector } from "./collector.ts";
+import { type Daemon, serveAs } from "./daemon.ts";
 import { createWorld } from "./world.ts";
 
 const MIB = 1_048_576;
@@ -14,8 +15,11 @@ const SLOTS_BYTES = 256 * MIB;
 const START_MS = 10_000;
 
 /** Serve images over NBD: one reactor on this thread, no Worker. */
-export async function nbdServe(options: NbdServeOptions): Promise<"serving"> {
-  const daemon = openDaemon(options);
+export function nbdServe(options: NbdServeOptions): Promise<"serving"> {
+  return serveAs(options, (daemon) => serveNbd(daemon, options));
+}
+
+async function serveNbd(daemon: Daemon, options: NbdServeOptions): Promise<void> {
   const { cluster, logger } = daemon;
   const world = createWorld({
     arenaBytes: ARENA_BYTES,
@@ -25,6 +29,7 @@ export async function nbdServe(options: NbdServeOptions): Promise<"serving"> {
     onFatal: (error) => daemon.fail(error),
   });
   world.start();
+  startCollector(world);
   const client = new Client({
     world,
     name: options.name,
@@ -43,7 +48,7 @@ export async function nbdServe(options: NbdServeOptions): Promise<"serving"> {
   const server = new NbdServer(world, exports);
   const bound = server.listen({ kind: "tcp", host: options.bind, port: options.port });
   if (options.socket !== "") {
-    // Left over from a killed process: the name is ours, the cluster directory's lock is the port.
+    // Left over from a killed process: the name is ours.
     rmSync(options.socket, { force: true });
     server.listen({ kind: "unix", path: options.socket });
   }
@@ -56,7 +61,6 @@ export async function nbdServe(options: NbdServeOptions): Promise<"serving"> {
   await connect(client, daemon);
   const port = bound.kind === "tcp" ? bound.port : options.port;
   daemon.ready({ nbd: port, ...(options.socket === "" ? {} : { unix: options.socket }) });
-  return "serving";
 }
 
 /** Without a mon and a kept map there is nothing to serve: wait for one, and say so. */
@@ -67,7 +71,7 @@ async function connect(client: Client, daemon: Daemon): Promise<void> {
       return;
     } catch (error) {
       if (!(error instanceof FastblockError) || error.code !== "FB1004") throw error;
-      daemon.logger.warn("waiting for a monitor", { reason: error.message });
+      daemon.logger.warn("waiting for a mon", { reason: error.message });
     }
   }
 }

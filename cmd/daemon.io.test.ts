@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { type Subprocess, spawn } from "bun";
 
 const DAEMON = join(import.meta.dir, "daemon.ts");
+const ERRORS = join(import.meta.dir, "..", "core", "base", "errors.ts");
 
 let folder = "";
 let children: Subprocess[] = [];
@@ -35,18 +36,25 @@ afterEach(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-/** A process whose body may use `daemon`. */
-function start(body: string, env: Readonly<Record<string, string>> = {}) {
+/** The program of a role whose body may use `daemon`. */
+function role(body: string): string {
   const path = join(folder, "role.ts");
   writeFileSync(
     path,
-    `import { openDaemon } from ${JSON.stringify(DAEMON)};
-const daemon = openDaemon({ cluster: ${JSON.stringify(folder)}, name: "osd.7", bind: "127.0.0.9",
-  data: "", logLevel: "info" });
+    `import { serveAs } from ${JSON.stringify(DAEMON)};
+import { FastblockError } from ${JSON.stringify(ERRORS)};
+const flags = { cluster: ${JSON.stringify(folder)}, name: "osd.7", bind: "127.0.0.9",
+  data: "", logLevel: "info" };
 setInterval(() => {}, 1000);
-${body}`,
+await serveAs(flags, async (daemon) => {
+${body}
+});`,
   );
-  const child = spawn([process.execPath, path], {
+  return path;
+}
+
+function start(body: string, env: Readonly<Record<string, string>> = {}) {
+  const child = spawn([process.execPath, role(body)], {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
@@ -101,6 +109,57 @@ test.each([
   expect(await new Response(child.stderr).text()).toContain("osd.7: fatal: Error: boom");
   expect(file("log")).toContain("boom");
   expect(existsSync(join(folder, "osd.7.ports"))).toBe(false);
+});
+
+test.each([
+  ["told", "daemon.fail(error);"],
+  ["thrown", "throw error;"],
+])("a coded failure that is %s stands in the log with its hint", async (how, end) => {
+  const child = start(
+    `const error = new FastblockError("FB4005", "opening x: held", { why: "w", hint: "h" });\n${end}`,
+  );
+  const code = await child.exited;
+  const line = file("log").trimEnd().split("\n").at(-1) ?? "";
+  expect(JSON.parse(line)).toMatchObject({ msg: "fatal", code: "FB4005", why: "w", hint: "h" });
+  if (how !== "told") return;
+  expect(code).toBe(4);
+  expect(await new Response(child.stderr).text()).toBe(
+    "error FB4005: opening x: held\n  why   w\n  hint  h\n  more  fastblock explain FB4005\n",
+  );
+});
+
+test("a name is one process's until it is gone, however it went", async () => {
+  const first = start("daemon.ready({ data: 1 });");
+  await firstLine(first);
+  const second = start("daemon.ready({ data: 2 });");
+  expect(await second.exited).toBe(1);
+  expect(await new Response(second.stderr).text()).toContain(
+    `starting osd.7: it runs already as process ${first.pid}`,
+  );
+  expect(file("pid")).toBe(`${first.pid}\n`);
+  first.kill("SIGKILL");
+  const third = start("daemon.ready({ data: 3 });");
+  expect(await firstLine(third)).toContain("data=3");
+  expect(file("pid")).toBe(`${third.pid}\n`);
+});
+
+test("a process of a cluster in the foreground ends cleanly when its starter is killed", async () => {
+  const words = [process.execPath, role("daemon.ready({ data: 1 });")];
+  const starter = spawn(["sh", "-c", `FASTBLOCK_STARTED_BY=$$ "$0" "$1"; true`, ...words], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  children.push(starter);
+  await firstLine(starter);
+  const pid = Number(file("pid"));
+  starter.kill("SIGKILL");
+  while (existsSync(`/proc/${pid}/exe`)) await Bun.sleep(5);
+  const last = file("log").trimEnd().split("\n").slice(-2);
+  expect(last.map((line) => (JSON.parse(line) as { msg: string }).msg)).toEqual([
+    "stopping",
+    "stopped",
+  ]);
 });
 
 test("a directory without a cluster, or with a bad key, is refused", async () => {

@@ -1,25 +1,28 @@
-import { closeSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import pino from "pino";
-import { FastblockError } from "../core/base/errors.ts";
+import { ERRORS, FastblockError, formatError } from "../core/base/errors.ts";
 import type { LogFields, Logger } from "../core/base/logger.ts";
+import { FileLock } from "../core/dev/bun-lock.ts";
 import {
   CLUSTER_FILE,
   type ClusterFile,
   KEY_FILE,
   parseClusterFile,
   parseKeyFile,
+  STARTED_BY,
 } from "../core/dev/dev.ts";
+import { signalAtParentsEnd } from "../ffi/libc/parent.ts";
 
 /**
  * What every long-running role (`mon run`, `osd run`, `client nbd serve`) shares.
  *
  * The life of a process NAME in the cluster directory DIR:
- * `openDaemon` reads DIR/cluster.json and DIR/cluster.key, opens DIR/NAME.log, writes DIR/NAME.pid
- * → the role listens → `ready(ports)` writes DIR/NAME.ports and DIR/NAME.addr, prints one `ready`
- * line and tells systemd → SIGTERM or SIGINT runs the stop handlers, newest first, and exits 0.
- * What nobody catches is logged and ends the process with 1: a violated invariant never goes on.
- * Nothing here starts a process again; that is systemd's work, or nobody's.
+ * `serveAs` reads DIR/cluster.json and DIR/cluster.key, takes DIR/NAME.lock, opens DIR/NAME.log,
+ * writes DIR/NAME.pid → the role listens → `ready(ports)` writes DIR/NAME.ports and DIR/NAME.addr,
+ * prints one `ready` line and tells systemd → SIGTERM or SIGINT runs the stop handlers, newest
+ * first, and exits 0. What nobody catches is logged and ends the process: a violated invariant
+ * never goes on. Nothing here starts a process again; that is systemd's work, or nobody's.
  */
 
 /** Flags that each role takes besides its own; the command tree of `core/cli` declares them. */
@@ -57,23 +60,56 @@ export interface Daemon {
   onStop(stop: () => void | Promise<void>): void;
   /** Begin the clean stop from inside (the exit code is 0). */
   stop(reason: string): void;
-  /** Log the error and end the process with 1 (for errors noticed outside of an exception). */
+  /** Log the error and end the process with its exit code (for errors outside of an exception). */
   fail(error: unknown): never;
 }
 
 /** The longest a clean stop may take before the process ends with 1. */
 const STOP_MS_MAX = 30_000;
+/** A process that was killed holds its name until the kernel has taken it apart. */
+const LOCK_MS_MAX = 5000;
+const LOCK_LOOK_MS = 10;
+const SIGTERM = 15;
 
-/** Open the process's place in its cluster directory. Throws FB1005 when there is no cluster. */
-export function openDaemon(flags: DaemonFlags): Daemon {
+/**
+ * Run a role in its place in the cluster directory. Throws FB1005 when there is no cluster, FB4005
+ * when a process of this name runs already; what `body` throws is logged first.
+ */
+export async function serveAs(
+  flags: DaemonFlags,
+  body: (daemon: Daemon) => Promise<void>,
+): Promise<"serving"> {
   const directory = resolve(flags.cluster);
   const cluster = readClusterFile(directory);
   const key = readKeyFile(directory);
+  takeName(directory, flags.name);
   const logPath = flags.log ?? join(directory, `${flags.name}.log`);
   const logger = openLogger(logPath, flags.name, flags.logLevel);
   const daemon = new RunningDaemon(flags, directory, cluster, key, logPath, logger);
   daemon.begin();
-  return daemon;
+  try {
+    await body(daemon);
+  } catch (error) {
+    daemon.logFatal(error);
+    throw error;
+  }
+  return "serving";
+}
+
+/** One process of a name at a time: two would share its store, its ports and its files. */
+function takeName(directory: string, name: string): void {
+  const path = join(directory, `${name}.lock`);
+  for (let waitedMs = 0; FileLock.take(path) === undefined; waitedMs += LOCK_LOOK_MS) {
+    const pidPath = join(directory, `${name}.pid`);
+    const pid = existsSync(pidPath) ? readFileSync(pidPath, "utf8").trim() : "?";
+    if (!existsSync(`/proc/${pid}/exe`) && waitedMs < LOCK_MS_MAX) {
+      Bun.sleepSync(LOCK_LOOK_MS);
+      continue;
+    }
+    throw new FastblockError("FB4005", `starting ${name}: it runs already as process ${pid}`, {
+      hint: `stop it first: kill ${pid}`,
+    });
+  }
 }
 
 /** Read DIR/cluster.json. Throws FB1005. */
@@ -186,6 +222,15 @@ class RunningDaemon implements Daemon {
     process.on("SIGHUP", () => undefined);
     this.publish("pid", `${process.pid}\n`);
     this.logger.info("starting", { pid: process.pid, bind: this.flags.bind });
+    this.followStarter();
+  }
+
+  /** A cluster in the foreground ends with the process that started it, however that ends. */
+  private followStarter(): void {
+    const starter = process.env[STARTED_BY];
+    if (starter === undefined) return;
+    if (!signalAtParentsEnd(SIGTERM)) this.logger.warn("outlives its starter", { pid: starter });
+    if (process.ppid !== Number(starter)) this.stop("the process that started it is gone");
   }
 
   ready(ports: Readonly<Record<string, number | string>>): void {
@@ -218,10 +263,29 @@ class RunningDaemon implements Daemon {
   }
 
   fail(error: unknown): never {
+    this.logFatal(error);
+    if (this.logPath !== "-") process.stderr.write(this.textOf(error));
+    return this.exit(error instanceof FastblockError ? ERRORS[error.code].exit : 1);
+  }
+
+  /** The line that says why the process ended. */
+  logFatal(error: unknown): void {
+    if (error instanceof FastblockError) {
+      const { code, message, why, hint } = error;
+      this.logger.error("fatal", { code, error: message, why: why ?? "", hint: hint ?? "" });
+    } else {
+      const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+      this.logger.error("fatal", { error: text });
+    }
+  }
+
+  private textOf(error: unknown): string {
+    if (error instanceof FastblockError) {
+      const { code, message, why, hint } = error;
+      return formatError({ head: `error ${code}`, message, why, hint, code });
+    }
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    this.logger.error("fatal", { error: text });
-    if (this.logPath !== "-") process.stderr.write(`${this.flags.name}: fatal: ${text}\n`);
-    return this.exit(1);
+    return `${this.flags.name}: fatal: ${text}\n`;
   }
 
   private async runStops(): Promise<void> {

@@ -17,7 +17,7 @@ export function devCommands(
     .helpGroup("Start:");
   dev
     .command("up")
-    .description("start a monitor, osds and an NBD gateway; serve until Ctrl-C")
+    .description("start a mon, osds and an NBD gateway; serve until Ctrl-C")
     .option("--dir <dir>", "cluster directory")
     .option("--osds <count>", "osds (default 3)", count("--osds"))
     .option("--shards <count>", "reactors of each osd (default 1)", count("--shards"))

@@ -19,7 +19,7 @@ import { join } from "node:path";
  */
 
 const ROOT = join(import.meta.dir, "..");
-const EXECUTABLE = join(ROOT, "dist", "fastblock");
+export const EXECUTABLE: string = join(ROOT, "dist", "fastblock");
 const COMMAND_LIMIT_MS = 120_000;
 const WAIT_LIMIT_MS = 60_000;
 const POLL_MS = 20;
@@ -224,5 +224,34 @@ export class TestCluster {
     await this.attempt("dev", "down", "--dir", this.directory);
     for (const child of this.#restarted) await child.exited;
     rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** Counts the writes that osds acknowledge; a counter that begins anew belongs to a new process. */
+export class WriteCounter {
+  private readonly cluster: TestCluster;
+  private last = new Map<string, number>();
+  private count = 0;
+
+  constructor(cluster: TestCluster) {
+    this.cluster = cluster;
+  }
+
+  /** Wait until `count` more writes were acknowledged than when it was called. */
+  async more(count: number): Promise<void> {
+    const wanted = (await this.look()) + count;
+    await waitFor(`${count} more writes`, async () => (await this.look()) >= wanted);
+  }
+
+  private async look(): Promise<number> {
+    const reply = await fetch(`http://127.0.0.1:${this.cluster.port("mon.a", "http")}/metrics`);
+    const text = await reply.text();
+    for (const match of text.matchAll(/^(fastblock_osd_writes_acknowledged_total\S*)\s+(\d+)/gm)) {
+      const value = Number(match[2]);
+      const before = this.last.get(match[1]!) ?? 0;
+      this.count += value >= before ? value - before : value;
+      this.last.set(match[1]!, value);
+    }
+    return this.count;
   }
 }

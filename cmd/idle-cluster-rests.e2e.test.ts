@@ -5,12 +5,14 @@ import { type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
 const NAMES = ["mon.a", "osd.0", "osd.1", "osd.2", "nbd.0"];
 const TICKS_PER_SECOND = 100;
 /**
- * Of one core, by all processes together. The aim is 0.02; heartbeats of three osds, each woken
- * for its own, cost more (README, What is not there yet). This keeps it from growing.
+ * Of one core, by all processes together, on average over a window. While code is still compiled,
+ * in the first ten seconds or so, they use more: such windows are printed and not counted.
  */
-const CPU_SHARE_MAX = 0.1;
+const CPU_SHARE_MAX = 0.02;
 const ANONYMOUS_BYTES_MAX = 100 * 1024 * 1024;
-const WINDOW_MS = 10_000;
+/** The kernel tells 10 ms at best of each process: a third of a per cent of all five. */
+const WINDOW_MS = 15_000;
+const SETTLED_WITHIN_MS = 120_000;
 
 function cpuSeconds(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
@@ -37,12 +39,15 @@ async function cpuShare(cluster: TestCluster): Promise<number> {
 test("a cluster with a pool and nothing to do uses little processor and memory", async () => {
   await withCluster({ osds: 3 }, async (cluster) => {
     await cluster.image("rbd/idle", "64MiB", 3);
-    // Groups fall quiet some time after their last entry: wait for a window at rest.
-    const share = await waitFor("a window at rest", async () => {
-      const measured = await cpuShare(cluster);
-      console.log(`idle cluster: ${(measured * 100).toFixed(2)} % of one core`);
-      return measured < CPU_SHARE_MAX ? measured : undefined;
-    });
+    const share = await waitFor(
+      "a window at rest",
+      async () => {
+        const measured = await cpuShare(cluster);
+        console.log(`idle cluster: ${(measured * 100).toFixed(2)} % of one core`);
+        return measured < CPU_SHARE_MAX ? measured : undefined;
+      },
+      SETTLED_WITHIN_MS,
+    );
     expect(share).toBeLessThan(CPU_SHARE_MAX);
     for (const name of NAMES) {
       const bytes = anonymousBytes(cluster.pid(name));
@@ -50,4 +55,4 @@ test("a cluster with a pool and nothing to do uses little processor and memory",
       expect(`${name} ${bytes < ANONYMOUS_BYTES_MAX}`).toBe(`${name} true`);
     }
   });
-});
+}, 180_000);

@@ -1,4 +1,12 @@
-import { createReadStream, createWriteStream, readFileSync, writeSync } from "node:fs";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  createReadStream,
+  openSync,
+  readFileSync,
+  writeSync,
+} from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { isAbsolute, join, relative, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -59,8 +67,19 @@ function directoryDefault(): string {
   if (CLUSTER_DIR) return CLUSTER_DIR;
   if (XDG_STATE_HOME && isAbsolute(XDG_STATE_HOME)) return join(XDG_STATE_HOME, "fastblock", "dev");
   const home = HOME || homedir();
-  if (home && home !== "/") return join(home, ".local", "state", "fastblock", "dev");
+  if (isWritableFolder(home)) return join(home, ".local", "state", "fastblock", "dev");
   return join(tmpdir(), `fastblock-${process.getuid?.() ?? 0}`, "dev");
+}
+
+/** Users without a home of their own have `/` or a folder that does not exist. */
+function isWritableFolder(path: string): boolean {
+  if (path === "" || path === "/") return false;
+  try {
+    accessSync(path, constants.W_OK | constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 async function http(request: HttpRequest): Promise<HttpReply> {
@@ -73,11 +92,17 @@ async function http(request: HttpRequest): Promise<HttpReply> {
     });
     return { status: reply.status, body: await reply.text() };
   } catch (error) {
-    const late = error instanceof Error && error.name === "TimeoutError";
-    if (!late) throw error;
+    if (!(error instanceof Error) || error.name !== "TimeoutError") throw plainError(error);
     const message = `asking ${request.url}: no answer in ${request.timeoutMs} ms`;
     throw new FastblockError("FB1006", message);
   }
+}
+
+/** The runtime's own words ask whether this computer can reach the URL. */
+function plainError(error: unknown): Error {
+  const text = error instanceof Error ? error.message : String(error);
+  const code = error instanceof Error && "code" in error ? String(error.code) : "";
+  return /refused/i.test(`${code} ${text}`) ? new Error("connection refused") : new Error(text);
 }
 
 function ask(question: string): Promise<string> {
@@ -93,28 +118,40 @@ function ask(question: string): Promise<string> {
 async function* readBytes(path: string): AsyncGenerator<Uint8Array> {
   const stream =
     path === "-" ? process.stdin : createReadStream(path, { highWaterMark: READ_BYTES });
-  for await (const bytes of stream) yield bytes as Uint8Array;
+  try {
+    for await (const bytes of stream) yield bytes as Uint8Array;
+  } catch (error) {
+    throw unusable("reading", path, error);
+  }
 }
 
-async function writeBytes(path: string): Promise<ByteSink> {
-  if (path === "-") {
-    return {
-      write: (bytes) => Promise.resolve(writeAll(1, bytes)),
-      close: () => Promise.resolve(),
-    };
+/** Opened before anything is read for it. */
+function writeBytes(path: string): Promise<ByteSink> {
+  let file = 1;
+  try {
+    if (path !== "-") file = openSync(path, "w");
+  } catch (error) {
+    throw unusable("writing", path, error);
   }
-  const stream = createWriteStream(path);
-  return {
-    write: (bytes) =>
-      new Promise((done, refuse) => {
-        stream.write(bytes, (error) => (error ? refuse(error) : done()));
-      }),
-    close: () =>
-      new Promise((done, refuse) => {
-        stream.once("error", refuse);
-        stream.end(() => done());
-      }),
-  };
+  return Promise.resolve({
+    write(bytes) {
+      try {
+        writeAll(file, bytes);
+        return Promise.resolve();
+      } catch (error) {
+        return Promise.reject(unusable("writing", path, error));
+      }
+    },
+    close() {
+      if (path !== "-") closeSync(file);
+      return Promise.resolve();
+    },
+  });
+}
+
+function unusable(what: string, path: string, error: unknown): FastblockError {
+  const why = error instanceof Error ? error.message : String(error);
+  return new FastblockError("FB1008", `${what} ${path}: ${why}`);
 }
 
 const programs: Programs = {
@@ -165,11 +202,14 @@ function readMons(directory: string): { host: string; port: number }[] {
   return parseClusterFile(text, path).mons.map(({ http: at }) => at);
 }
 
-/** How a person would call this program again. */
+/** How a person would call this program again, from the directory that he is in. */
 function shownProgram(): string {
   if (!isCompiled) return "fastblock";
+  if (Bun.which("fastblock") === process.execPath) return "fastblock";
   const near = relative(process.cwd(), process.execPath);
-  return near.startsWith("..") || near === "" ? process.execPath : near;
+  const path = near.startsWith("..") || near === "" ? process.execPath : near;
+  const shown = path.includes("/") ? path : `./${path}`;
+  return /^[\w./+-]+$/.test(shown) ? shown : `'${shown.replaceAll("'", `'\\''`)}'`;
 }
 
 function devNouns(root: CommandUnknownOpts, cli: CliContext): void {

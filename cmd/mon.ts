@@ -5,7 +5,8 @@ import type { MonRunOptions } from "../core/cli/cli.ts";
 import { openBunSqlite } from "../core/mon/bun-sqlite.ts";
 import { createApi, Monitor } from "../core/mon/mon.ts";
 import page from "../web/status.html" with { type: "text" };
-import { openDaemon } from "./daemon.ts";
+import { startCollector } from "./collector.ts";
+import { type Daemon, serveAs } from "./daemon.ts";
 import { createWorld } from "./world.ts";
 
 const MIB = 1_048_576;
@@ -16,19 +17,19 @@ const SLOTS_BYTES = 4 * MIB;
 const HTTP_BODY_BYTES_MAX = 65_536;
 const HTTP_IDLE_S = 60;
 
-/** Run a monitor: control RPC, REST, and the catalogue below `--data`. */
-export async function monRun(options: MonRunOptions): Promise<"serving"> {
-  const daemon = openDaemon(options);
+/** Run a mon: control RPC, REST, and the catalogue below `--data`. */
+export function monRun(options: MonRunOptions): Promise<"serving"> {
+  return serveAs(options, (daemon) => serveMon(daemon, options));
+}
+
+async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
   const { cluster, logger, key } = daemon;
   const index = cluster.mons.findIndex((mon) => mon.name === options.name);
   if (index < 0) {
     const names = cluster.mons.map((mon) => mon.name).join(", ");
-    throw new FastblockError(
-      "FB1001",
-      `the cluster has no monitor ${options.name}, wanted ${names}`,
-    );
+    throw new FastblockError("FB1001", `the cluster has no mon ${options.name}, wanted ${names}`);
   }
-  // The runtime's own loop: a monitor has hardly any I/O, and HTTP lives there anyway.
+  // The runtime's own loop: a mon has hardly any I/O, and HTTP lives there anyway.
   const world = createWorld({
     arenaBytes: ARENA_BYTES,
     slotsBytes: SLOTS_BYTES,
@@ -37,6 +38,7 @@ export async function monRun(options: MonRunOptions): Promise<"serving"> {
     onFatal: (error) => daemon.fail(error),
   });
   world.start();
+  startCollector(world);
   const store = openBunSqlite(join(options.data, "catalogue.db"));
   const monitor = new Monitor({
     world,
@@ -63,17 +65,35 @@ export async function monRun(options: MonRunOptions): Promise<"serving"> {
   // The import's type is that of a page for the bundler; as text it is a string.
   const text = page as unknown as string;
   const api = createApi({ monitor, page: text, usage: processUsage });
-  const server = Bun.serve({
-    hostname: loopbackOf(options.bind),
-    port: options.httpPort,
-    maxRequestBodySize: HTTP_BODY_BYTES_MAX,
-    idleTimeout: HTTP_IDLE_S,
-    development: false,
-    fetch: (request) => api.fetch(request),
-  });
+  const server = listenHttp(loopbackOf(options.bind), options.httpPort, (request) =>
+    api.fetch(request),
+  );
   daemon.onStop(() => server.stop(true));
   daemon.ready({ control: controlPort, http: server.port ?? options.httpPort });
-  return "serving";
+}
+
+/** Serve HTTP. Throws FB4005 when the port is taken. */
+function listenHttp(
+  hostname: string,
+  port: number,
+  answer: (request: Request) => Promise<Response>,
+): ReturnType<typeof Bun.serve> {
+  try {
+    return Bun.serve({
+      hostname,
+      port,
+      maxRequestBodySize: HTTP_BODY_BYTES_MAX,
+      idleTimeout: HTTP_IDLE_S,
+      development: false,
+      fetch: answer,
+    });
+  } catch (error) {
+    const isTaken = error instanceof Error && "code" in error && error.code === "EADDRINUSE";
+    const why = isTaken ? "address in use" : String(error);
+    throw new FastblockError("FB4005", `listening on ${hostname}:${port} for HTTP: ${why}`, {
+      hint: "stop the process that listens there, or choose another port",
+    });
+  }
 }
 
 /** HTTP has no login yet: it never listens beyond this machine. */

@@ -8,7 +8,8 @@ import { ApplyResult, ClusterMap } from "../core/cluster/cluster.ts";
 import { MonSession, type ShardReport } from "../core/osd/osd.ts";
 import type { StoreClaim } from "../core/pg/pg.ts";
 import { type MapUpdate, MapUpdateSchema } from "../proto/gen/control_pb.ts";
-import { type Daemon, openDaemon } from "./daemon.ts";
+import { startCollector } from "./collector.ts";
+import { type Daemon, serveAs } from "./daemon.ts";
 import type { ShardCommand, ShardEvent } from "./shard.ts";
 import { createWorld } from "./world.ts";
 
@@ -17,12 +18,9 @@ type Ready = Extract<ShardEvent, { kind: "ready" }>;
 /** How long a shard may take for its part of a report. */
 const COLLECT_MS = 1500;
 
-/** Run an osd: one Worker per shard, and the session with the monitor on this thread. */
-export async function osdRun(options: OsdRunOptions): Promise<"serving"> {
-  const daemon = openDaemon(options);
-  const osd = new Osd(daemon, options);
-  await osd.start();
-  return "serving";
+/** Run an osd: one Worker per shard, and the session with the mon on this thread. */
+export function osdRun(options: OsdRunOptions): Promise<"serving"> {
+  return serveAs(options, (daemon) => new Osd(daemon, options).start());
 }
 
 class Osd {
@@ -31,6 +29,7 @@ class Osd {
   private readonly shards: ShardWorker[] = [];
   private readonly mapPath: string;
   private readonly map = new ClusterMap();
+  private session: MonSession | undefined;
 
   constructor(daemon: Daemon, options: OsdRunOptions) {
     this.daemon = daemon;
@@ -56,6 +55,7 @@ class Osd {
       prefer: "file",
     });
     world.start();
+    startCollector(world);
     const session = new MonSession({
       world,
       logger: daemon.logger,
@@ -86,16 +86,18 @@ class Osd {
       await session.stop();
       await world.stop();
     });
+    this.session = session;
     session.start();
     daemon.ready(portsOf(ready));
   }
 
   private async startShard(shard: number, claim: StoreClaim | undefined): Promise<Ready> {
     const { daemon, options } = this;
-    const worker = new ShardWorker(
-      (error) => daemon.fail(error),
-      () => this.onGap(),
-    );
+    const worker = new ShardWorker({
+      onFailed: (error) => daemon.fail(error),
+      onGap: () => this.onGap(),
+      onNews: () => this.session?.hasten(),
+    });
     this.shards.push(worker);
     const cpus = availableParallelism();
     return worker.start({
@@ -143,7 +145,7 @@ class Osd {
     this.tellAll({ kind: "map", update });
   }
 
-  /** The map of the last run lets the osd serve before, and without, a monitor. */
+  /** The map of the last run lets the osd serve before, and without, a mon. */
   private loadMap(): void {
     let bytes: Uint8Array;
     try {
@@ -173,21 +175,28 @@ function portsOf(ready: readonly Ready[]): Record<string, number> {
   return ports;
 }
 
+/** What a shard tells its osd. */
+interface ShardHost {
+  onFailed(error: Error): void;
+  /** It missed a delta of the map. */
+  onGap(): void;
+  /** A report would tell something new. */
+  onNews(): void;
+}
+
 /** The main thread's side of one shard. */
 class ShardWorker {
   private readonly worker: Worker;
-  private readonly onFailed: (error: Error) => void;
-  private readonly onGap: () => void;
+  private readonly host: ShardHost;
   private onReady: ((ready: Ready) => void) | undefined;
   private onStopped: (() => void) | undefined;
   private readonly reports: ((report: ShardReport) => void)[] = [];
 
-  constructor(onFailed: (error: Error) => void, onGap: () => void) {
-    this.onFailed = onFailed;
-    this.onGap = onGap;
+  constructor(host: ShardHost) {
+    this.host = host;
     this.worker = new Worker(new URL("./shard.ts", import.meta.url).href);
     this.worker.onmessage = (event: MessageEvent<ShardEvent>) => this.onEvent(event.data);
-    this.worker.onerror = (event) => this.onFailed(new Error(event.message));
+    this.worker.onerror = (event) => this.host.onFailed(new Error(event.message));
   }
 
   tell(command: ShardCommand): void {
@@ -230,19 +239,26 @@ class ShardWorker {
         this.reports.shift()?.(event.report);
         break;
       case "gap":
-        this.onGap();
+        this.host.onGap();
+        break;
+      case "news":
+        this.host.onNews();
         break;
       case "stopped":
         this.onStopped?.();
         break;
       case "failed":
-        this.onFailed(errorOf(event.code, event.reason));
+        this.host.onFailed(errorOf(event));
         break;
     }
   }
 }
 
-function errorOf(code: string, reason: string): Error {
-  if (Object.hasOwn(ERRORS, code)) return new FastblockError(code as ErrorCode, reason);
-  return new Error(reason);
+function errorOf(event: Extract<ShardEvent, { kind: "failed" }>): Error {
+  const { code, reason, why, hint } = event;
+  if (!Object.hasOwn(ERRORS, code)) return new Error(reason);
+  return new FastblockError(code as ErrorCode, reason, {
+    ...(why === undefined ? {} : { why }),
+    ...(hint === undefined ? {} : { hint }),
+  });
 }

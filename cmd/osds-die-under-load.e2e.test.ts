@@ -1,39 +1,10 @@
 import { expect, test } from "bun:test";
-import { command, type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
+import { command, withCluster, WriteCounter } from "./e2e-harness.ts";
 
 interface BenchResult {
   readonly iops: number;
   readonly latencyUs: { readonly p50: number; readonly max: number };
   readonly backend: string;
-}
-
-/** Counts the writes that osds acknowledge; a counter that begins anew belongs to a new process. */
-class WriteCounter {
-  private readonly cluster: TestCluster;
-  private last = new Map<string, number>();
-  private count = 0;
-
-  constructor(cluster: TestCluster) {
-    this.cluster = cluster;
-  }
-
-  /** Wait until `count` more writes were acknowledged than when it was called. */
-  async more(count: number): Promise<void> {
-    const wanted = (await this.look()) + count;
-    await waitFor(`${count} more writes`, async () => (await this.look()) >= wanted);
-  }
-
-  private async look(): Promise<number> {
-    const reply = await fetch(`http://127.0.0.1:${this.cluster.port("mon.a", "http")}/metrics`);
-    const text = await reply.text();
-    for (const match of text.matchAll(/^(fastblock_osd_writes_acknowledged_total\S*)\s+(\d+)/gm)) {
-      const value = Number(match[2]);
-      const before = this.last.get(match[1]!) ?? 0;
-      this.count += value >= before ? value - before : value;
-      this.last.set(match[1]!, value);
-    }
-    return this.count;
-  }
 }
 
 test("fio verifies every block while osds are killed one by one and then all at once", async () => {

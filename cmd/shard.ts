@@ -1,6 +1,8 @@
+import { FastblockError } from "../core/base/errors.ts";
 import { type ShardReport, OsdShard } from "../core/osd/osd.ts";
 import type { StoreClaim, StoreIdentity } from "../core/pg/pg.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
+import { startCollector } from "./collector.ts";
 import type { LogLevel } from "./daemon.ts";
 import { openLogger } from "./daemon.ts";
 import { createWorld } from "./world.ts";
@@ -49,12 +51,23 @@ export type ShardEvent =
     }
   | { readonly kind: "gap"; readonly shard: number }
   | { readonly kind: "report"; readonly report: ShardReport }
-  | { readonly kind: "failed"; readonly code: string; readonly reason: string }
+  /** A report would tell something new. */
+  | { readonly kind: "news" }
+  | {
+      readonly kind: "failed";
+      /** Empty: a bug, and the reason is a stack. */
+      readonly code: string;
+      readonly reason: string;
+      readonly why?: string | undefined;
+      readonly hint?: string | undefined;
+    }
   | { readonly kind: "stopped" };
 
 /** Slots, and the rest for connections (`core/osd/osd.ts`); untouched memory costs nothing. */
 const ARENA_BYTES = 1024 * 1_048_576;
 const SLOTS_BYTES = 384 * 1_048_576;
+/** An osd that was killed holds its device until its last write has ended. */
+const LOCK_WAIT_US = 5_000_000;
 
 declare const self: Worker;
 
@@ -66,9 +79,13 @@ function tell(event: ShardEvent): void {
 }
 
 function fail(error: unknown): void {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  tell({ kind: "failed", code, reason: code === "" ? reason : (error as Error).message });
+  if (error instanceof FastblockError) {
+    const { code, message, why, hint } = error;
+    tell({ kind: "failed", code, reason: message, why, hint });
+  } else {
+    const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    tell({ kind: "failed", code: "", reason });
+  }
 }
 
 async function start(options: ShardStart): Promise<void> {
@@ -81,7 +98,8 @@ async function start(options: ShardStart): Promise<void> {
     ...(options.pinCpu === undefined ? {} : { cpu: options.pinCpu }),
     onFatal: fail,
   });
-  const disk = world.disks.open(options.data, options.shard === 0 ? {} : { lockHeld: true });
+  const { shard: place } = options;
+  const disk = world.disks.open(options.data, { shard: place, lockWaitUs: LOCK_WAIT_US });
   shard = new OsdShard({
     world,
     logger,
@@ -94,9 +112,13 @@ async function start(options: ShardStart): Promise<void> {
     bind: options.bind,
     port: options.port,
     ...(options.claim === undefined ? {} : { claim: options.claim }),
-    host: { onFatal: (reason) => fail(new Error(reason)) },
+    host: {
+      onFatal: (reason) => fail(new Error(reason)),
+      onNews: () => tell({ kind: "news" }),
+    },
   });
   world.start();
+  startCollector(world);
   await shard.open();
   const port = shard.listen();
   tell({

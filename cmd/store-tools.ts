@@ -1,4 +1,6 @@
+import { existsSync, rmSync, statSync } from "node:fs";
 import { FastblockError } from "../core/base/errors.ts";
+import { uuidBytes } from "../core/base/uuid.ts";
 import type {
   BackendChoice,
   FsckReport,
@@ -19,11 +21,13 @@ export async function osdFormat(options: OsdFormatOptions): Promise<Record<strin
   const { clusterId } = readClusterFile(options.cluster);
   const { sizeBytes } = options;
   const open = sizeBytes === 0 ? {} : { createBytes: sizeBytes };
-  return await withDisk(options.data, options.backend, open, async (world, disk) => {
+  const isNew = !existsSync(options.data);
+  if (!isNew) checkSize(options.data, sizeBytes);
+  const formatted = withDisk(options.data, options.backend, open, async (world, disk) => {
     const made = await formatStore({
       world,
       disk,
-      clusterId: Uint8Array.fromHex(clusterId.replaceAll("-", "")),
+      clusterId: uuidBytes(clusterId),
       osd: options.osd,
       shardCount: options.shards,
       force: options.force,
@@ -38,22 +42,35 @@ export async function osdFormat(options: OsdFormatOptions): Promise<Record<strin
       ...made,
     };
   });
+  return removeOnFailure(options.data, isNew, formatted);
+}
+
+/** Leave no file behind that only this format made. */
+async function removeOnFailure<T>(path: string, isNew: boolean, made: Promise<T>): Promise<T> {
+  try {
+    return await made;
+  } catch (error) {
+    if (isNew) rmSync(path, { force: true });
+    throw error;
+  }
+}
+
+/** A file that is there keeps its size. Throws FB1001 when another one is wanted. */
+function checkSize(path: string, sizeBytes: number): void {
+  const status = statSync(path);
+  if (sizeBytes === 0 || !status.isFile() || status.size === sizeBytes) return;
+  const text = `${path} has ${status.size} bytes, wanted --size ${sizeBytes}`;
+  throw new FastblockError("FB1001", `formatting: ${text}`, {
+    hint: "leave --size out, or remove the file first",
+  });
 }
 
 /** What a store says of itself, or one part of it. Throws FB1001, FB4001, FB4005. */
 export async function osdInspect(options: OsdInspectOptions): Promise<Record<string, unknown>> {
   const open = { readOnly: true };
-  return await withDisk(options.data, options.backend, open, async (world, disk) => {
-    const whole = await inspectStore(world, disk);
-    if (options.what === "") return whole;
-    const part = whole[options.what];
-    if (part === undefined) {
-      const parts = Object.keys(whole).join(", ");
-      const message = `inspecting ${options.data}: ${options.what}, wanted one of ${parts}`;
-      throw new FastblockError("FB1001", message);
-    }
-    return { [options.what]: part };
-  });
+  return await withDisk(options.data, options.backend, open, async (world, disk) =>
+    inspectStore(world, disk, options.what),
+  );
 }
 
 /** Check a store read-only. Throws FB4001, FB4005. */

@@ -19,6 +19,25 @@ export class FastblockError extends Error {
   }
 }
 
+/** An error as people read it; `head` stands before the message and may be coloured. */
+export interface ErrorText {
+  readonly head: string;
+  readonly message: string;
+  readonly why?: string | undefined;
+  readonly hint?: string | undefined;
+  /** Names the code for `fastblock explain`; absent for errors without one. */
+  readonly code?: string | undefined;
+}
+
+/** What failed, why, what to do, where to read more: a line each. */
+export function formatError({ head, message, why, hint, code }: ErrorText): string {
+  const lines = [`${head}: ${message}`];
+  if (why !== undefined && why !== "") lines.push(`  why   ${why}`);
+  if (hint !== undefined) lines.push(`  hint  ${hint}`);
+  if (code !== undefined) lines.push(`  more  fastblock explain ${code}`);
+  return `${lines.join("\n")}\n`;
+}
+
 export interface ErrorKind {
   /** One line for `explain`. */
   readonly title: string;
@@ -44,16 +63,16 @@ export const ERRORS = {
     hint: "use 1 to 63 of a-z A-Z 0-9 . _ -, beginning with a letter or digit",
   },
   FB1003: {
-    title: "A request failed inside the monitor",
+    title: "A request failed inside the mon",
     http: 500,
     exit: 1,
-    hint: "look into the monitor's log",
+    hint: "look into the mon's log",
   },
   FB1004: {
-    title: "The monitor can not be reached",
+    title: "The mon can not be reached",
     http: 503,
     exit: 5,
-    hint: "check that the monitor runs: fastblock dev status",
+    hint: "check that the mon runs: fastblock dev status",
   },
   FB1005: {
     title: "The cluster is not found",
@@ -72,6 +91,18 @@ export const ERRORS = {
     http: 403,
     exit: 6,
     hint: "use the key file of this cluster",
+  },
+  FB1008: {
+    title: "A file or directory can not be used",
+    http: 400,
+    exit: 1,
+    hint: "check its name and the rights on it, or choose another place",
+  },
+  FB1009: {
+    title: "A process of the cluster did not start",
+    http: 500,
+    exit: 1,
+    hint: "look into its log in the cluster directory",
   },
   FB2001: {
     title: "The pool does not exist",
@@ -102,7 +133,7 @@ export const ERRORS = {
     title: "The osd's device can not be used",
     http: 409,
     exit: 1,
-    hint: "look at the device with fastblock osd inspect",
+    hint: "look at the device: fastblock osd inspect --data PATH",
   },
   FB2103: {
     title: "The osd's identity is in use",
@@ -122,6 +153,12 @@ export const ERRORS = {
     exit: 5,
     hint: "start osds until a majority of its replicas is up",
   },
+  FB2203: {
+    title: "The replica can not take this part in its group now",
+    http: 409,
+    exit: 8,
+    hint: "look at the group: fastblock pg info PG",
+  },
   FB3001: {
     title: "The image does not exist",
     http: 404,
@@ -139,7 +176,7 @@ export const ERRORS = {
     title: "The image's replicas differ",
     http: 409,
     exit: 1,
-    hint: "read the list, then scrub the named placement groups",
+    hint: "the list names blocks and osds; look at their groups: fastblock pg ls POOL",
   },
   FB3005: { title: "The image is in use", http: 409, exit: 8, hint: "detach its clients first" },
   FB3006: {
@@ -149,11 +186,17 @@ export const ERRORS = {
     hint: "wait for it: fastblock op ls",
   },
   FB3007: { title: "The session is over", http: 409, exit: 4, hint: "open the image again" },
+  FB3008: {
+    title: "Blocks of the image are lost",
+    http: 409,
+    exit: 1,
+    hint: "no replica has them whole: write them anew, from a backup",
+  },
   FB4001: {
     title: "The device holds no fastblock store",
     http: 409,
     exit: 1,
-    hint: "format it first: fastblock osd format",
+    hint: "format it first: fastblock osd format --data PATH --id OSD",
   },
   FB4002: {
     title: "The device belongs to another cluster",
@@ -174,7 +217,7 @@ export const ERRORS = {
     hint: "replace the osd: its device was restored from a copy",
   },
   FB4005: {
-    title: "The device is in use",
+    title: "The device, port or name is in use",
     http: 409,
     exit: 4,
     hint: "stop the process that holds it",
@@ -183,7 +226,7 @@ export const ERRORS = {
     title: "The store is damaged",
     http: 409,
     exit: 1,
-    hint: "fastblock osd fsck lists the damage",
+    hint: "list the damage: fastblock osd fsck --data PATH",
   },
   FB4007: {
     title: "The device is too small",
@@ -198,17 +241,35 @@ export const ERRORS = {
     hint: "give --force only if its content may be lost",
   },
   FB4009: { title: "The device failed", http: 503, exit: 1, hint: "replace the device" },
+  FB4010: {
+    title: "The file system has too little space",
+    http: 507,
+    exit: 1,
+    hint: "make room there, or choose another place",
+  },
   FB5001: {
     title: "The data path answered an error",
     http: 503,
     exit: 1,
     hint: "fastblock status shows what is wrong",
   },
+  FB5002: {
+    title: "The osds have no space for a write",
+    http: 507,
+    exit: 1,
+    hint: "add osds, or remove images: fastblock image du shows what takes the space",
+  },
   FB6001: {
     title: "The operation does not exist",
     http: 404,
     exit: 3,
     hint: "fastblock op ls shows the operations",
+  },
+  FB6002: {
+    title: "The operation can not be cancelled",
+    http: 409,
+    exit: 8,
+    hint: "see what it waits for: fastblock op info OPERATION",
   },
 } as const satisfies Record<string, ErrorKind>;
 

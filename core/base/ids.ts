@@ -66,11 +66,3 @@ export function parsePgId(text: string): PgId | undefined {
   if (pool > POOL_MAX || index > PG_INDEX_MAX) return undefined;
   return pgIdOf(pool as PoolId, index);
 }
-
-/** A uuid as text with dashes, lower case, of 32 hexadecimal digits with or without dashes. */
-export function formatUuid(text: string): string {
-  const digits = text.replaceAll("-", "").toLowerCase();
-  assert(/^[0-9a-f]{32}$/.test(digits), "formatUuid: not a uuid");
-  const part = (from: number, to: number): string => digits.slice(from, to);
-  return `${part(0, 8)}-${part(8, 12)}-${part(12, 16)}-${part(16, 20)}-${part(20, 32)}`;
-}

@@ -1,4 +1,5 @@
 import { closeSync, openSync, writeSync } from "node:fs";
+import { FastblockError } from "../base/errors.ts";
 import type { OpLog } from "./history.ts";
 
 const BUFFER_CHARS_MAX = 1_048_576;
@@ -9,8 +10,14 @@ export class BunOpLog implements OpLog {
   private parts: string[] = [];
   private chars = 0;
 
+  /** Throws FB1008. */
   constructor(path: string) {
-    this.file = openSync(path, "w");
+    try {
+      this.file = openSync(path, "w");
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      throw new FastblockError("FB1008", `writing the history ${path}: ${why}`);
+    }
   }
 
   add(line: string): void {

@@ -1,7 +1,7 @@
 import { FastblockError } from "../base/errors.ts";
 import type { ImageTarget } from "../client/client.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
-import { Timer, type World } from "../reactor/world.ts";
+import { sleep, type World } from "../reactor/world.ts";
 import type { ImageBenchOptions, ImageBenchReport } from "./bench.ts";
 import type { OpLog } from "./history.ts";
 import { ImageLoad, type LoadOptions } from "./image-load.ts";
@@ -159,7 +159,7 @@ async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
   outside.progress.begin("fill", common.rangeBytes);
   load.start();
   while (!isIdle) {
-    await sleep(outside.world, TICK_MS);
+    await sleep(outside.world.timers, TICK_MS * 1000);
     outside.progress.at(load.writtenBytesTotal, "");
   }
   outside.progress.end();
@@ -179,7 +179,7 @@ async function tickThrough(
   progress.begin(phase, lengthMs);
   let opsBefore = load.ops;
   for (let leftMs = lengthMs; leftMs > 0 && load.open > 0; ) {
-    await sleep(world, Math.min(TICK_MS, leftMs));
+    await sleep(world.timers, Math.max(1, Math.min(TICK_MS, leftMs)) * 1000);
     leftMs = Math.round((endUs - world.clock.nowUs()) / 1000);
     // Processes may die and come back during a run: the meter looks often.
     meter.cpuUs();
@@ -200,7 +200,7 @@ async function drain(outside: BenchOutside): Promise<number> {
   if (before === null) return 0;
   progress.begin("drain", 0);
   for (let look = 0; look < DRAIN_LOOKS_MAX && quiet < DRAIN_QUIET_LOOKS; look++) {
-    await sleep(world, DRAIN_LOOK_MS);
+    await sleep(world.timers, DRAIN_LOOK_MS * 1000);
     const now = await meter.deviceBytes();
     if (now === null) break;
     const log = await meter.logBytes();
@@ -238,29 +238,9 @@ function windowOf(load: ImageLoad, lengthUs: number) {
 async function finish(outside: BenchOutside, load: ImageLoad): Promise<void> {
   load.stop();
   for (let waitedMs = 0; load.open > 0 && waitedMs < FINISH_MS_MAX; waitedMs += FINISH_LOOK_MS) {
-    await sleep(outside.world, FINISH_LOOK_MS);
+    await sleep(outside.world.timers, FINISH_LOOK_MS * 1000);
   }
   if (load.open > 0) load.abandon();
-}
-
-class Sleep extends Timer {
-  private readonly wake: () => void;
-
-  constructor(wake: () => void) {
-    super();
-    this.wake = wake;
-  }
-
-  override onTimer(): void {
-    this.wake();
-  }
-}
-
-/** Wait on the reactor's own clock. */
-function sleep(world: World, ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    world.timers.arm(new Sleep(resolve), Math.max(1, ms) * 1000);
-  });
 }
 
 function round(value: number): number {

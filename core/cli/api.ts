@@ -10,9 +10,9 @@ export interface ApiOptions {
 }
 
 /**
- * The monitor's REST interface as the command line uses it: nothing but `/api/v1`.
+ * The mon's REST interface as the command line uses it: nothing but `/api/v1`.
  *
- * Monitors are tried in the order of `cluster.json`; one that can not be reached is passed over,
+ * Mons are tried in the order of `cluster.json`; one that can not be reached is passed over,
  * one that answers has the last word.
  */
 export class Api {
@@ -87,10 +87,7 @@ export class Api {
         tried.push(`${base}: ${error instanceof Error ? error.message : String(error)}`);
       }
     }
-    throw new FastblockError(
-      "FB1004",
-      `asking the monitor: ${tried.join("; ") || "none is known"}`,
-    );
+    throw new FastblockError("FB1004", `asking the mon: ${tried.join("; ") || "none is known"}`);
   }
 }
 
@@ -105,7 +102,7 @@ function readReply(method: string, path: string, status: number, text: string): 
   if (body === undefined) {
     throw new FastblockError(
       status === 404 ? "FB1001" : "FB1003",
-      `asking the monitor: ${method} ${path} answered ${status}, wanted 200`,
+      `asking the mon: ${method} ${path} answered ${status}, wanted 200`,
     );
   }
   throw errorOfProblem(body, status);
@@ -115,7 +112,7 @@ function readReply(method: string, path: string, status: number, text: string): 
 function rowsOf(page: unknown): Row[] {
   const list = isRecord(page) ? page["items"] : page;
   if (!Array.isArray(list)) {
-    throw new FastblockError("FB1003", "asking the monitor: a list is malformed, wanted items");
+    throw new FastblockError("FB1003", "asking the mon: a list is malformed, wanted items");
   }
   return list.filter(isRecord);
 }
@@ -123,7 +120,7 @@ function rowsOf(page: unknown): Row[] {
 /** Narrow a document to an object. */
 export function recordOf(value: unknown, what: string): Row {
   if (isRecord(value)) return value;
-  throw new FastblockError("FB1003", `asking the monitor: ${what} is malformed, wanted an object`);
+  throw new FastblockError("FB1003", `asking the mon: ${what} is malformed, wanted an object`);
 }
 
 /** A path segment. */

@@ -9,7 +9,7 @@ interface Answer {
   readonly body: unknown;
 }
 
-/** Ports with a monitor of the given answers: `METHOD path` → answer. */
+/** Ports with a mon of the given answers: `METHOD path` → answer. */
 class TestPorts implements CliPorts {
   outText = "";
   errText = "";
@@ -82,7 +82,7 @@ async function run(ports: TestPorts, line: string): Promise<number | "serving"> 
 const POOL = { id: 1, name: "demo", size: 3, pgCount: 32, failureDomain: "osd" };
 
 describe("commands", () => {
-  test("a list comes from the monitor, as a table or as it was said", async () => {
+  test("a list comes from the mon, as a table or as it was said", async () => {
     const ports = new TestPorts({ "GET /pools": { body: { items: [POOL] } } });
     expect(await run(ports, "pool ls")).toBe(0);
     expect(ports.outText).toMatch(/^NAME +SIZE +PGS .*\ndemo +3 +32 +osd/);
@@ -110,7 +110,7 @@ describe("commands", () => {
     expect(ports.errText).toStartWith("dry run, nothing changed: ");
   });
 
-  test("an error of the monitor keeps its code and exit code", async () => {
+  test("an error of the mon keeps its code and exit code", async () => {
     const body = { code: "FB2002", detail: "creating pool demo: it exists", status: 409 };
     const ports = new TestPorts({ "POST /pools": { status: 409, body } });
     expect(await run(ports, "pool create demo --size 3")).toBe(4);
@@ -121,7 +121,7 @@ describe("commands", () => {
     expect((JSON.parse(ports.errText) as { error: { code: string } }).error.code).toBe("FB2002");
   });
 
-  test("the next monitor is asked when one can not be reached", async () => {
+  test("the next mon is asked when one can not be reached", async () => {
     const ports = new TestPorts({ "GET /pools": { body: { items: [] } } });
     ports.mons = [
       { host: "127.0.0.1", port: 1 },
@@ -165,6 +165,53 @@ describe("commands", () => {
     expect(ports.errText).toContain("p/a: no a\n");
     expect(ports.errText).toContain("image p/b is removed\n");
     expect(await run(ports, "image rm p/a")).toBe(3);
+  });
+
+  test("space is shown by image, the largest first", async () => {
+    const [small, large] = [
+      { path: "p/a", sizeBytes: 1_048_576, allocatedBytes: 65_536, usedBytes: 196_608 },
+      { path: "p/b", sizeBytes: 1_048_576, allocatedBytes: 1_048_576, usedBytes: 3_145_728 },
+    ];
+    const ports = new TestPorts({
+      "GET /images?pool=p": { body: { items: [small, large] } },
+      "GET /pools/p/images/a": { body: small },
+    });
+    expect(await run(ports, "image du p")).toBe(0);
+    expect(ports.outText).toBe(
+      "IMAGE   SIZE  ALLOCATED  SHARE     USED\n" +
+        "p/b    1 MiB      1 MiB  100 %    3 MiB\n" +
+        "p/a    1 MiB     64 KiB  6.3 %  192 KiB\n",
+    );
+    ports.outText = "";
+    expect(await run(ports, "image du p/a -o json")).toBe(0);
+    expect(JSON.parse(ports.outText)).toEqual([small]);
+  });
+
+  test("an operation is shown and its cancelling refused by its number", async () => {
+    const refusal = { code: "FB6002", detail: "cancelling operation 7: running", why: "it works" };
+    const ports = new TestPorts({
+      "GET /operations/7": { body: { id: 7, kind: "image.remove", state: "running" } },
+      "POST /operations/7:cancel": { status: 409, body: refusal },
+    });
+    expect(await run(ports, "op show 7 -o name")).toBe(0);
+    expect(ports.outText).toBe("7\n");
+    expect(await run(ports, "op cancel 7")).toBe(8);
+    expect(ports.errText).toContain("why   it works");
+    expect(await run(ports, "op show x")).toBe(2);
+  });
+
+  test("an image does not leave its pool by a new name", async () => {
+    const ports = new TestPorts();
+    expect(await run(ports, "image rename p/a q/b")).toBe(2);
+    expect(ports.errText).toContain("renaming p/a: q/b, wanted a name in p");
+  });
+
+  test("roles that keep data are told where", async () => {
+    for (const line of ["mon run", "osd run --name osd.1"]) {
+      const ports = new TestPorts();
+      expect(await run(ports, line)).toBe(2);
+      expect(ports.errText).toContain("no --data, wanted the ");
+    }
   });
 
   test("a smaller size needs a second word", async () => {
@@ -227,6 +274,12 @@ describe("usage", () => {
     ports.outText = "";
     expect(await run(ports, "version")).toBe(0);
     expect(ports.outText).toBe("fastblock 1.2.3\n");
+  });
+
+  test("every help points to what all commands share", async () => {
+    const ports = new TestPorts();
+    expect(await run(ports, "image du --help")).toBe(0);
+    expect(ports.outText).toContain("Options of every command, and exit codes: fastblock --help");
   });
 
   test("a noun without a verb shows its help and exits with 2", async () => {

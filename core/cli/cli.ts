@@ -96,7 +96,7 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
       new Option("-o, --output <format>", "output format").choices(FORMATS).default("table"),
     )
     .addOption(new Option("--cluster <dir>", "cluster directory").env("CLUSTER_DIR"))
-    .addOption(new Option("--api <url>", "the monitor's address, instead of the directory's"))
+    .addOption(new Option("--api <url>", "the mon's address, instead of the directory's"))
     .option("--columns <names>", "columns to show, split by commas")
     .option("--sort <column>", "sort by a column; -column: downwards")
     .option("--filter <k=v>", "show only rows with this value; repeatable", collect)
@@ -108,7 +108,8 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
     .option("-q, --quiet", "no words, only data")
     .option("-v, --verbose", "more words")
     .option("--no-color", "no colours")
-    .helpCommand(true)
+    .commandsGroup("Self:")
+    .helpCommand("help [command]", "Show how a command is called")
     .addHelpText("after", EXIT_TEXT);
   more.first(root, cli);
   lookCommands(root, cli);
@@ -124,6 +125,8 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
   opCommands(root, cli);
   selfCommands(root, cli);
 }
+
+const GLOBAL_TEXT = "\nOptions of every command, and exit codes: fastblock --help";
 
 const EXIT_TEXT = `
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 exists, 5 unreachable or no quorum, 6 denied,
@@ -151,7 +154,10 @@ function prepare(
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const child of command.commands) prepare(child, ports, complaint);
+  for (const child of command.commands) {
+    child.addHelpText("after", GLOBAL_TEXT);
+    prepare(child, ports, complaint);
+  }
 }
 
 function endOfCommander(

@@ -3,7 +3,7 @@ import { recordOf, segment } from "./api.ts";
 import type { CliContext } from "./context.ts";
 import { sizeText } from "./commands-pool.ts";
 import { type Column, isRow, plainText, type Row, valueAt } from "./output.ts";
-import { parseOsdName } from "./units.ts";
+import { parseOsdName, parseWhole } from "./units.ts";
 
 const PG_COLUMNS: readonly Column[] = [
   { name: "pg", path: "id" },
@@ -11,6 +11,9 @@ const PG_COLUMNS: readonly Column[] = [
   { name: "state" },
   { name: "leader", path: "leaderOsd", show: osdText },
   { name: "osds", path: "osds" },
+  { name: "joining", path: "joining" },
+  { name: "leaving", path: "leaving" },
+  { name: "filling", path: "filling", wide: true },
   { name: "term", right: true, wide: true },
   { name: "changed", path: "lastChangeEpoch", right: true, wide: true },
 ];
@@ -34,7 +37,13 @@ export function lookCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .command("status")
     .description("Show the whole cluster on one page")
     .helpGroup("Look:")
-    .action(() => cli.page(() => cli.api().object("/status"), statusText));
+    .action(() =>
+      cli.page(
+        () => cli.api().object("/status"),
+        statusText,
+        (status) => plainText(valueAt(status, "cluster.name")),
+      ),
+    );
   root
     .command("health")
     .description("Show what is wrong, and what to do")
@@ -50,7 +59,11 @@ export function lookCommands(root: CommandUnknownOpts, cli: CliContext): void {
         cli.exitCode = 3;
         return;
       }
-      await cli.page(() => Promise.resolve(health), healthText);
+      await cli.page(
+        () => Promise.resolve(health),
+        healthText,
+        (one) => plainText(one["status"]),
+      );
       if (options.check === true) cli.exitCode = nagiosCode(health["status"]);
     });
 }
@@ -112,16 +125,33 @@ export function opCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .description("list the operations")
     .action(() => cli.rows(() => cli.api().list("/operations"), OPERATION_COLUMNS, idOf));
   op.command("info")
+    .alias("show")
     .description("show one operation")
-    .argument("<OPERATION>")
-    .action((id) => cli.object(() => cli.api().object(`/operations/${segment(id)}`), idOf));
+    .argument("<OPERATION>", "its number", parseOperation)
+    .action((id) => cli.object(() => cli.api().object(`/operations/${id}`), idOf));
   op.command("wait")
     .description("wait until an operation is done")
-    .argument("<OPERATION>")
+    .argument("<OPERATION>", "its number", parseOperation)
     .action(async (id) => {
-      const done = await cli.waitOperation(id);
+      const done = await cli.waitOperation(String(id));
       await cli.object(() => Promise.resolve(done), idOf);
     });
+  op.command("cancel")
+    .description("take an operation back, if its kind allows that")
+    .argument("<OPERATION>", "its number", parseOperation)
+    .addHelpText("after", CANCEL_HELP)
+    .action(async (id) => {
+      const reply = await cli.api().post(`/operations/${id}:cancel`);
+      await cli.changed(asRow(reply), String(id), `operation ${id} is cancelled`);
+    });
+}
+
+const CANCEL_HELP = `
+Removing or shrinking an image takes effect when it is begun; what runs on gives the space back.
+It can not be cancelled: exits with 8, and says what the operation waits for.`;
+
+function parseOperation(text: string): number {
+  return parseWhole(text, "an operation's number", 1, Number.MAX_SAFE_INTEGER);
 }
 
 /** Narrow a reply to an object; an empty reply is an empty object. */

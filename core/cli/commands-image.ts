@@ -10,10 +10,20 @@ import { formatSize, parseImagePath, parseSize } from "./units.ts";
 const IMAGE_COLUMNS: readonly Column[] = [
   { name: "image", path: "path" },
   { name: "size", path: "sizeBytes", show: sizeText, right: true },
+  { name: "allocated", path: "allocatedBytes", show: sizeText, right: true },
+  { name: "used", path: "usedBytes", show: sizeText, right: true, wide: true },
   { name: "sessions", show: countText, right: true },
   { name: "created", wide: true },
   { name: "lock-epoch", path: "lockEpoch", right: true, wide: true },
   { name: "id", right: true, wide: true },
+];
+
+const SPACE_COLUMNS: readonly Column[] = [
+  { name: "image", path: "path" },
+  { name: "size", path: "sizeBytes", show: sizeText, right: true },
+  { name: "allocated", path: "allocatedBytes", show: sizeText, right: true },
+  { name: "share", path: "allocatedBytes", show: shareText, right: true },
+  { name: "used", path: "usedBytes", show: sizeText, right: true },
 ];
 
 /** `fastblock image …` */
@@ -30,7 +40,10 @@ export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .description("read everything from each replica's own store, and compare")
     .argument("<POOL/IMAGE>")
     .option("--backend <backend>", "auto, uring or file", "auto")
-    .addHelpText("after", "\nExits with 0 when all replicas are equal, with 1 when they differ.")
+    .addHelpText(
+      "after",
+      "\nExits with 0 when all replicas are equal and whole, with 1 when they differ or blocks are lost.",
+    )
     .action(async (path, options) => {
       parseImagePath(path);
       const { verifyImage } = await import("./verify.ts");
@@ -54,7 +67,17 @@ export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
         () => path,
       );
       if (!report.equal) {
-        throw new FastblockError("FB3004", `verifying ${path}: replicas differ, wanted equal ones`);
+        throw new FastblockError(
+          "FB3004",
+          `verifying ${path}: replicas differ, wanted equal ones`,
+          {
+            hint: `look at their groups: fastblock pg ls ${parseImagePath(path).pool}`,
+          },
+        );
+      }
+      if (report.lostBlocks > 0) {
+        const text = `${report.lostBlocks} blocks are lost, wanted none`;
+        throw new FastblockError("FB3008", `verifying ${path}: ${text}`);
       }
     });
 }
@@ -82,10 +105,21 @@ function createAndLook(image: CommandUnknownOpts, cli: CliContext): void {
     .alias("list")
     .description("list the images")
     .argument("[POOL]", "only of this pool")
-    .action((pool) =>
+    .action((pool) => cli.rows(() => imagesOf(cli, pool), IMAGE_COLUMNS, pathOf));
+  image
+    .command("du")
+    .description("show the space that images take, the largest first")
+    .argument("[POOL[/IMAGE]]", "only of this pool, or this image")
+    .addHelpText("after", SPACE_HELP)
+    .action((what) =>
       cli.rows(
-        () => cli.api().list(pool === undefined ? "/images" : `/images?pool=${segment(pool)}`),
-        IMAGE_COLUMNS,
+        async () =>
+          what?.includes("/") === true
+            ? [await cli.api().object(urlOf(what))]
+            : (await imagesOf(cli, what)).toSorted(
+                (left, right) => Number(right["usedBytes"]) - Number(left["usedBytes"]),
+              ),
+        SPACE_COLUMNS,
         pathOf,
       ),
     );
@@ -100,6 +134,15 @@ function createAndLook(image: CommandUnknownOpts, cli: CliContext): void {
         IMAGE_COLUMNS,
       ),
     );
+}
+
+const SPACE_HELP = `
+ALLOCATED is what of the image takes space, in units of 64 KiB; USED is that on all replicas
+together. Both are as the osds last reported: what still lies in their logs follows when it is
+moved to its place.`;
+
+function imagesOf(cli: CliContext, pool: string | undefined): Promise<Row[]> {
+  return cli.api().list(pool === undefined ? "/images" : `/images?pool=${segment(pool)}`);
 }
 
 function changeAndRemove(image: CommandUnknownOpts, cli: CliContext): void {
@@ -125,6 +168,11 @@ function changeAndRemove(image: CommandUnknownOpts, cli: CliContext): void {
     .action(async (path, to) => {
       const { pool } = parseImagePath(path);
       const name = to.startsWith(`${pool}/`) ? to.slice(pool.length + 1) : to;
+      if (name.includes("/")) {
+        throw new FastblockError("FB1002", `renaming ${path}: ${to}, wanted a name in ${pool}`, {
+          hint: "an image stays in its pool; copy it into another: fastblock client cp FROM TO",
+        });
+      }
       const reply = await cli.api().patch(urlOf(path), { name });
       await cli.changed(
         recordOf(reply, "image"),
@@ -187,6 +235,12 @@ async function refuseShrink(cli: CliContext, path: string, sizeBytes: number): P
 
 function pathOf(row: Row): string {
   return String(row["path"]);
+}
+
+/** Of the image's size, in percent. */
+function shareText(value: unknown, row: Row): string {
+  const share = Number(value) / Number(row["sizeBytes"]);
+  return Number.isFinite(share) ? `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %` : "-";
 }
 
 function countText(value: unknown): string {

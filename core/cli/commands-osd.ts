@@ -110,7 +110,11 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
   osd
     .command("inspect")
     .description("show what a stopped osd's store says of itself")
-    .argument("[SECTION]", "only this part, like superblock or log", "")
+    .argument(
+      "[SECTION]",
+      "only this part, like superblock or log; places on the device: units, batches, entries",
+      "",
+    )
     .requiredOption("--data <path>", "regular file or block device")
     .option("--backend <backend>", "auto, uring or file", "auto")
     .action((what, options) =>

@@ -4,6 +4,7 @@ import {
   Option,
   type OptionValues,
 } from "@commander-js/extra-typings";
+import { FastblockError } from "../base/errors.ts";
 import type { Image } from "../client/client.ts";
 import { backendOf, type CliContext } from "./context.ts";
 import type { CopyProgress, CopyRange } from "./copy.ts";
@@ -24,14 +25,14 @@ export function roleCommands(
   const programs = cli.ports.programs;
   const mon = root
     .command("mon")
-    .description("The monitor: catalogue, maps, REST")
+    .description("The mon: catalogue, maps, REST")
     .helpGroup("Cluster:");
-  roleFlags(mon.command("run").description("run a monitor in the foreground"), "mon.a")
+  roleFlags(mon.command("run").description("run a mon in the foreground"), "mon.a")
     .option("--control-port <port>", "for osds and clients; 0: any", port("--control-port"), 0)
     .option("--http-port <port>", "for REST and pages; 0: any", port("--http-port"), 0)
     .option("--restored", "the catalogue comes from a backup: raise the generation, jump all ids")
     .action(async (options) => {
-      const flags = flagsOf(options, cli);
+      const flags = keeping(flagsOf(options, cli), "the directory of its catalogue");
       await serve(
         cli,
         programs.monRun({
@@ -44,7 +45,7 @@ export function roleCommands(
     });
   mon
     .command("status")
-    .description("show the monitors")
+    .description("show the mons")
     .action(() =>
       cli.object(
         async () => {
@@ -59,7 +60,7 @@ export function roleCommands(
     .option("--shards <count>", "reactors", (text) => parseWhole(text, "--shards", 1, 64), 1)
     .option("--data-ports <ports>", "one per shard, split by commas; 0: any", parsePortList)
     .action(async (options) => {
-      const flags = flagsOf(options, cli);
+      const flags = keeping(flagsOf(options, cli), "the file or block device of its store");
       await serve(
         cli,
         programs.osdRun({
@@ -206,6 +207,12 @@ function flagsOf(options: RawFlags, cli: CliContext): RoleFlags {
     log: options.log,
     backend: backendOf(options.backend),
   };
+}
+
+/** The role keeps data: it must be told where. Throws FB1001. */
+function keeping(flags: RoleFlags, what: string): RoleFlags {
+  if (flags.data !== "") return flags;
+  throw new FastblockError("FB1001", `starting ${flags.name}: no --data, wanted ${what}`);
 }
 
 async function serve(cli: CliContext, running: Promise<Outcome>): Promise<void> {

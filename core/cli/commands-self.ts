@@ -5,7 +5,7 @@ import type { CliContext } from "./context.ts";
 import { explain } from "./failure.ts";
 import type { Row } from "./output.ts";
 
-/** The most time that completion spends on asking the monitor. */
+/** The most time that completion spends on asking the mon. */
 const LIVE_MS_MAX = 300;
 
 /** `explain`, `version`, `completion` and the hidden command that completion calls. */
@@ -65,7 +65,7 @@ export function selfCommands(root: CommandUnknownOpts, cli: CliContext): void {
     });
 }
 
-/** Names of things in the cluster; none when the monitor is silent: completion never complains. */
+/** Names of things in the cluster; none when the mon is silent: completion never complains. */
 async function liveNames(cli: CliContext, kind: string): Promise<readonly string[]> {
   try {
     const api = cli.api(LIVE_MS_MAX);

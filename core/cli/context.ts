@@ -10,7 +10,6 @@ import {
   type Renderers,
   type Row,
   type Shaping,
-  plainText,
 } from "./output.ts";
 import type { BackendChoice, CliPorts } from "./ports.ts";
 import type { Bar } from "./progress.ts";
@@ -38,7 +37,7 @@ export interface Globals {
 const WATCH_MS_DEFAULT = 2000;
 const OPERATION_LOOK_MS = 200;
 
-/** What the body of a command works with: globals, the monitor, and the two outputs. */
+/** What the body of a command works with: globals, the mon, and the two outputs. */
 export class CliContext {
   readonly ports: CliPorts;
   /** The code that the process exits with when the command ends without an error. */
@@ -91,7 +90,7 @@ export class CliContext {
     };
   }
 
-  /** The monitor of this cluster. Throws FB1005 when the directory holds none. */
+  /** The mon of this cluster. Throws FB1005 when the directory holds none. */
   api(timeoutMs = this.globals.timeoutMs): Api {
     const { api, cluster } = this.globals;
     const options = { timeoutMs, dryRun: this.globals.dryRun };
@@ -132,12 +131,16 @@ export class CliContext {
   }
 
   /** Print one object, for people as `text` puts it; again and again with `--watch`. */
-  async page(fetchObject: () => Promise<Row>, text: (object: Row) => string): Promise<void> {
+  async page(
+    fetchObject: () => Promise<Row>,
+    text: (object: Row) => string,
+    nameOf: (object: Row) => string,
+  ): Promise<void> {
     await this.repeat(async () => {
       const object = await fetchObject();
       const shaping = this.shaping();
       if (shaping.format === "table" || shaping.format === "wide") return text(object);
-      return renderObject(object, plainText(object["status"]), shaping, this.renderers);
+      return renderObject(object, nameOf(object), shaping, this.renderers);
     });
   }
 

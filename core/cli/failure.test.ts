@@ -35,7 +35,7 @@ describe("errors", () => {
     expect(problemOf(caught).title).toStartWith("A bug in fastblock");
   });
 
-  test("a problem document of the monitor becomes the same error again", () => {
+  test("a problem document of the mon becomes the same error again", () => {
     const error = new FastblockError("FB3002", "creating a/b: it exists", { hint: "choose c" });
     const again = errorOfProblem({ ...problemOf(error) }, 409);
     expect(again.code).toBe("FB3002");

@@ -1,5 +1,11 @@
 import { AssertionError } from "../base/assert.ts";
-import { type ErrorCode, type ErrorKind, ERRORS, FastblockError } from "../base/errors.ts";
+import {
+  type ErrorCode,
+  type ErrorKind,
+  ERRORS,
+  FastblockError,
+  formatError,
+} from "../base/errors.ts";
 
 /** Errors as text and as JSON: one shape for the CLI and for REST (`application/problem+json`). */
 
@@ -53,7 +59,7 @@ export function problemOf(error: unknown): Problem {
   return { code: "FB0000", title, status: 500, detail };
 }
 
-/** The error that a problem document of the monitor stands for. */
+/** The error that a problem document of the mon stands for. */
 export function errorOfProblem(body: unknown, status: number): FastblockError {
   const problem = isRecord(body) ? body : {};
   const code = text(problem["code"]);
@@ -69,7 +75,7 @@ export function errorOfProblem(body: unknown, status: number): FastblockError {
   }
   return new FastblockError(
     codeOfHttp(status),
-    detail ?? `asking the monitor: HTTP status ${status}`,
+    detail ?? `asking the mon: HTTP status ${status}`,
     details,
   );
 }
@@ -79,14 +85,11 @@ export function exitOf(error: unknown): number {
   return error instanceof FastblockError ? ERRORS[error.code].exit : Exit.Failed;
 }
 
-/** The four lines for people. `bold` and `red` colour a text or leave it. */
+/** The lines for people. `red` colours a text or leaves it. */
 export function formatProblem(problem: Problem, red: (text: string) => string): string {
-  const known = problem.code !== "FB0000";
-  const lines = [`${red(known ? `error ${problem.code}` : "error")}: ${problem.detail}`];
-  if (problem.why !== undefined) lines.push(`  why   ${problem.why}`);
-  if (problem.hint !== undefined) lines.push(`  hint  ${problem.hint}`);
-  if (known) lines.push(`  more  fastblock explain ${problem.code}`);
-  return `${lines.join("\n")}\n`;
+  const code = problem.code === "FB0000" ? undefined : problem.code;
+  const head = red(code === undefined ? "error" : `error ${code}`);
+  return formatError({ ...problem, head, message: problem.detail, code });
 }
 
 /** What `fastblock explain CODE` says. Throws FB1001 for an unknown code. */

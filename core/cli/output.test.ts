@@ -42,7 +42,7 @@ describe("rows", () => {
     );
   });
 
-  test("json is what the monitor said", async () => {
+  test("json is what the mon said", async () => {
     expect(JSON.parse(await render("json"))).toEqual([...ROWS]);
   });
 

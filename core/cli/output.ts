@@ -118,10 +118,19 @@ function collectFields(
   for (const [key, value] of Object.entries(object)) {
     const path = prefix + key;
     const column = columns.find((one) => (one.path ?? one.name) === path);
-    if (column?.show !== undefined) lines.push([column.name, column.show(value, object)]);
+    if (Array.isArray(value) && value.length > 0 && value.every(isRow)) {
+      value.forEach((one, at) => lines.push([`${path}[${at}]`, inlineText(one)]));
+    } else if (column?.show !== undefined) lines.push([column.name, column.show(value, object)]);
     else if (isRow(value)) collectFields(value, `${path}.`, lines, columns);
     else lines.push([path, plainText(value)]);
   }
+}
+
+/** The fields of a small object on one line. */
+function inlineText(row: Row): string {
+  return Object.entries(row)
+    .map(([key, value]) => `${key}=${plainText(value)}`)
+    .join(" ");
 }
 
 /** The value at a dotted path, or undefined. */

@@ -13,7 +13,7 @@ export interface CliPorts {
   /** The cluster directory when neither flag nor environment names one. */
   readonly directoryDefault: string;
   readonly versions: Readonly<Record<string, string>>;
-  /** REST addresses of the monitors. Throws FB1005 when the directory holds no cluster. */
+  /** REST addresses of the mons. Throws FB1005 when the directory holds no cluster. */
   readMons(directory: string): readonly MonHttp[];
   http(request: HttpRequest): Promise<HttpReply>;
   yaml(value: unknown): string;

@@ -32,6 +32,8 @@ export interface VerifyReport {
   readonly dataBlocks: number;
   readonly zeroBlocks: number;
   readonly lostBlocks: number;
+  /** Where the first 100 of them are. */
+  readonly lostOffsets: readonly number[];
   /** Replicas of each block; the least of all groups. */
   readonly replicas: number;
   /** All that was found, though only the first 100 are listed. */
@@ -85,6 +87,7 @@ class VerifyRun {
   private dataBlocks = 0;
   private zeroBlocks = 0;
   private lostBlocks = 0;
+  private readonly lostOffsets: number[] = [];
   private replicas = REPLICAS_MAX;
   private silent = 0;
   private findingCount = 0;
@@ -120,6 +123,7 @@ class VerifyRun {
 
   report(): VerifyReport {
     this.findings.sort((left, right) => left.offsetBytes - right.offsetBytes);
+    this.lostOffsets.sort((left, right) => left - right);
     return {
       path: this.image.path,
       equal: this.findingCount === 0,
@@ -128,6 +132,7 @@ class VerifyRun {
       dataBlocks: this.dataBlocks,
       zeroBlocks: this.zeroBlocks,
       lostBlocks: this.lostBlocks,
+      lostOffsets: this.lostOffsets,
       replicas: this.replicas,
       findingCount: this.findingCount,
       findings: this.findings,
@@ -143,7 +148,7 @@ class VerifyRun {
       found = await this.compare(offset, length, places, states, data);
       if (found.length === 0) {
         this.replicas = Math.min(this.replicas, places.length);
-        this.countStates(states, length / BLOCK_SIZE);
+        this.countStates(offset, states, length / BLOCK_SIZE);
         return;
       }
       if (this.silent > SILENT_MAX) break;
@@ -182,19 +187,44 @@ class VerifyRun {
       const what = this.stateDifference(states, rows, block, places.length);
       if (what !== "") found.push({ offsetBytes: offset + block * BLOCK_SIZE, osds, what });
     }
-    if (found.length > 0 || !this.holdsData(states, blocks)) return found;
+    if (found.length > 0) return found;
+    // What is lost can not be read; every run of blocks between does not fail with it.
+    let first = 0;
+    while (first < blocks && found.length === 0) {
+      const end = this.runEnd(states, first, blocks);
+      const place = { offset, first, blocks: end - first };
+      if (this.holdsData(states, first, end)) await this.compareData(place, osds, data, found);
+      first = Math.max(end, first + 1);
+    }
+    return found;
+  }
+
+  /** End of the run of blocks from `first` on that are not lost. */
+  private runEnd(states: number, first: number, blocks: number): number {
+    let end = first;
+    while (end < blocks && this.stateAt(states, end) !== BlockState.Lost) end++;
+    return end;
+  }
+
+  /** Read a run of blocks from every replica, and name those that differ. */
+  private async compareData(
+    run: { readonly offset: number; readonly first: number; readonly blocks: number },
+    osds: readonly number[],
+    data: number,
+    found: VerifyFinding[],
+  ): Promise<void> {
+    const offset = run.offset + run.first * BLOCK_SIZE;
     const read = await Promise.all(
-      places.map((_place, at) =>
-        this.ask(OpKind.Read, offset, length, data + at * PIECE_BYTES, at),
+      osds.map((_osd, at) =>
+        this.ask(OpKind.Read, offset, run.blocks * BLOCK_SIZE, data + at * PIECE_BYTES, at),
       ),
     );
     this.addFailures(read, offset, osds, found);
-    if (found.length > 0) return found;
-    for (let block = 0; block < blocks; block++) {
-      if (this.dataEqual(data, block, places.length)) continue;
+    if (found.length > 0) return;
+    for (let block = 0; block < run.blocks; block++) {
+      if (this.dataEqual(data, block, osds.length)) continue;
       found.push({ offsetBytes: offset + block * BLOCK_SIZE, osds, what: "the data differs" });
     }
-    return found;
   }
 
   private async ask(
@@ -245,22 +275,33 @@ class VerifyRun {
     return "";
   }
 
-  private holdsData(states: number, blocks: number): boolean {
-    const { words } = this.world.arena;
-    for (let block = 0; block < blocks; block++) {
-      const state: BlockState = words[((states + block * STATE_BYTES) >>> 2) + 2]! >>> 30;
-      if (state === BlockState.Data) return true;
+  private stateAt(states: number, block: number): BlockState {
+    return this.world.arena.words[((states + block * STATE_BYTES) >>> 2) + 2]! >>> 30;
+  }
+
+  private holdsData(states: number, first: number, end: number): boolean {
+    for (let block = first; block < end; block++) {
+      if (this.stateAt(states, block) === BlockState.Data) return true;
     }
     return false;
   }
 
-  private countStates(states: number, blocks: number): void {
-    const { words } = this.world.arena;
+  private countStates(offset: number, states: number, blocks: number): void {
     for (let block = 0; block < blocks; block++) {
-      const state: BlockState = words[((states + block * STATE_BYTES) >>> 2) + 2]! >>> 30;
-      if (state === BlockState.Data) this.dataBlocks++;
-      else if (state === BlockState.Lost) this.lostBlocks++;
-      else this.zeroBlocks++;
+      switch (this.stateAt(states, block)) {
+        case BlockState.Zero:
+          this.zeroBlocks++;
+          break;
+        case BlockState.Data:
+          this.dataBlocks++;
+          break;
+        case BlockState.Lost:
+          this.lostBlocks++;
+          if (this.lostOffsets.length < FINDINGS_MAX) {
+            this.lostOffsets.push(offset + block * BLOCK_SIZE);
+          }
+          break;
+      }
     }
   }
 

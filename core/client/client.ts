@@ -26,7 +26,7 @@ import {
   SessionGrantSchema,
 } from "../../proto/gen/control_pb.ts";
 import { ClusterMap, type ImageHeader, isName, type PoolInfo } from "../cluster/cluster.ts";
-import type { World } from "../reactor/world.ts";
+import { sleep, type World } from "../reactor/world.ts";
 import {
   ControlService,
   Method,
@@ -38,7 +38,7 @@ import {
 import { ClientCore, type ClientServices } from "./client-core.ts";
 import type { ImageCore } from "./image.ts";
 import type { Link } from "./link.ts";
-import { type MapCache, type MonAddress, MonSession, pause } from "./mon-session.ts";
+import { type MapCache, type MonAddress, MonSession } from "./mon-session.ts";
 import { Image, type ImageKeeper, type OpenOptions } from "./open-image.ts";
 import type { RouterCounts } from "./router.ts";
 import { ImageSession } from "./session.ts";
@@ -223,7 +223,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       const pool = this.map.pools.get(id);
       if (pool !== undefined) return pool;
       this.mon.wantMap();
-      await pause(this.world, 10);
+      await sleep(this.world.timers, 10_000);
     }
     throw new FastblockError("FB2001", `opening an image: pool ${id} is not in the map`);
   }
@@ -284,7 +284,7 @@ class ClientSide implements ClientServices, ImageKeeper {
           error instanceof FastblockError && (error.code === "FB1004" || error.code === "FB1006");
         if (!isPassing || image.isClosed) throw error;
       }
-      await pause(this.world, RENEW_PAUSE_MS);
+      await sleep(this.world.timers, RENEW_PAUSE_MS * 1000);
     }
   }
 

@@ -17,7 +17,7 @@ import {
   MapUpdateSchema,
 } from "../../proto/gen/control_pb.ts";
 import { ApplyResult, type ClusterMap } from "../cluster/cluster.ts";
-import { Timer, type World } from "../reactor/world.ts";
+import { CallbackTimer, Timer, type World } from "../reactor/world.ts";
 import {
   type Connection,
   ControlService,
@@ -299,25 +299,4 @@ class Waiter extends Timer {
     this.onLate(this);
     this.resolve(false);
   }
-}
-
-/** A timer that calls a function: cold code only. */
-export class CallbackTimer extends Timer {
-  private readonly callback: () => void;
-
-  constructor(callback: () => void) {
-    super();
-    this.callback = callback;
-  }
-
-  override onTimer(): void {
-    this.callback();
-  }
-}
-
-/** Resolve after a pause of the world's clock. */
-export function pause(world: World, delayMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    world.timers.arm(new CallbackTimer(resolve), delayMs * 1000);
-  });
 }

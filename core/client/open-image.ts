@@ -3,10 +3,10 @@ import type { ImageId, LayerId, OsdId, ReplicaId, SessionId, ShardIndex } from "
 import { Status, statusName } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { objectToPg, type PoolInfo } from "../cluster/cluster.ts";
+import { sleep } from "../reactor/world.ts";
 import type { ClientCore } from "./client-core.ts";
 import { ImageCore } from "./image.ts";
 import { ImageOp, OpKind } from "./image-op.ts";
-import { pause } from "./mon-session.ts";
 import type { ImageSession } from "./session.ts";
 
 export interface OpenOptions {
@@ -114,7 +114,7 @@ export class Image extends ImageCore {
     return data;
   }
 
-  /** Write bytes; durable when the promise resolves. Throws FB5001. */
+  /** Write bytes; durable when the promise resolves. Throws FB5001, FB5002 when no space is left. */
   async write(offsetBytes: number, data: Uint8Array): Promise<void> {
     await this.move(OpKind.Write, offsetBytes, data.length, data);
   }
@@ -140,11 +140,11 @@ export class Image extends ImageCore {
     this.isClosed = true;
     const { world } = this.core;
     for (let waited = 0; this.opsOpen > 0 && waited < CLOSE_MS_MAX; waited += CLOSE_STEP_MS) {
-      await pause(world, CLOSE_STEP_MS);
+      await sleep(world.timers, CLOSE_STEP_MS * 1000);
     }
     while (this.opsOpen > 0) {
       this.cancelAll();
-      await pause(world, CLOSE_STEP_MS);
+      await sleep(world.timers, CLOSE_STEP_MS * 1000);
     }
     await this.keeper.forget(this);
   }
@@ -196,7 +196,7 @@ export class Image extends ImageCore {
     for (;;) {
       const slot = world.slots.take(sizeBytes);
       if (slot >= 0) return slot;
-      await pause(world, 1);
+      await sleep(world.timers, 1000);
     }
   }
 
@@ -205,7 +205,7 @@ export class Image extends ImageCore {
     const what = OpKind[op.kind] ?? "";
     const range = `${op.lengthBytes} bytes at ${op.offsetBytes}`;
     const message = `${what} of ${this.path}, ${range}: ${statusName(status)}, wanted Ok`;
-    throw new FastblockError("FB5001", message);
+    throw new FastblockError(status === Status.NoSpace ? "FB5002" : "FB5001", message);
   }
 }
 

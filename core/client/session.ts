@@ -7,12 +7,12 @@ import { type Part, PartList } from "./part.ts";
 /**
  * Changes of one (session, pg) that may be open.
  *
- * The groups remember 256 numbers from `base` on, and `base` follows the `below` of what was
- * applied last, not the newest one sent. With at most 128 open: a number N goes out when all
- * numbers below N − 127 are answered, so N − 128 was applied with a `below` of at least N − 255;
- * hence `base ≥ N − 255` and N fits the window even where the group looks at nothing newer.
+ * The groups remember 256 numbers from `base` on (`pg/session-window.ts`), and `base` follows the
+ * `below` of what was applied. A request carries the `below` of when it is sent, and its entry moves
+ * `base` there before it is marked: a number N with `below > N − 256` fits, whatever was applied
+ * before it, and with at most 256 open every N that goes out is such a number.
  */
-export const WINDOW_OPEN_MAX = 128;
+export const WINDOW_OPEN_MAX = 256;
 
 /**
  * The numbers of one (session, pg): dense, from 1 on.

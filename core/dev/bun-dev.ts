@@ -1,33 +1,40 @@
-import { spawn } from "node:child_process";
 import {
-  closeSync,
   existsSync,
   mkdirSync,
-  openSync,
   readdirSync,
   renameSync,
   rmdirSync,
   rmSync,
+  statfsSync,
+  statSync,
 } from "node:fs";
 import { join, resolve } from "node:path";
-import { FastblockError } from "../base/errors.ts";
+import { signalAtParentsEnd } from "../../ffi/libc/parent.ts";
+import { type ErrorCode, ERRORS, FastblockError } from "../base/errors.ts";
+import { geometryOf, shareZones } from "../store/store.ts";
+import { runCommand, runDemo, summaryOf } from "./bun-demo.ts";
+import { FileLock } from "./bun-lock.ts";
 import { FreePorts, findSocketPath, removeSocketFolder } from "./bun-places.ts";
 import {
   askBackend,
-  askJson,
-  childEnvironment,
   httpOf,
   lastLines,
   nbdsOf,
   processStatus,
   readPlan,
-  readText,
   runningPid,
   stopOne,
   writeWhole,
 } from "./bun-processes.ts";
+import { Interruption, Starter } from "./bun-start.ts";
 import { CLUSTER_FILE, formatClusterFile, KEY_FILE } from "./cluster-file.ts";
-import type { DevDirectory, DevPrograms, DevStatus, DevUpOptions } from "./dev.ts";
+import {
+  type DevDirectory,
+  type DevPrograms,
+  type DevStatus,
+  type DevUpOptions,
+  STARTED_BY,
+} from "./dev.ts";
 import {
   argumentsOf,
   DEV_FILE,
@@ -53,13 +60,12 @@ export interface DevOutside {
   err(text: string): void;
 }
 
-/** From the spawn of a process to its ready line. */
-const READY_MS_MAX = 30_000;
+/** Held by whoever starts or stops processes of the directory. */
+const LOCK_FILE = "dev.lock";
+const LOCK_MS_MAX = 60_000;
 const LOOK_MS = 10;
-const DEMO_POOL = "demo";
-const DEMO_IMAGE = "demo/disk1";
-const DEMO_SIZE = "1GiB";
-const DEMO_SIZE_MAX = 3;
+const WATCH_MS = 1000;
+const SIGTERM = 15;
 
 /** The dev cluster with real files and processes. */
 export class BunDev implements DevPrograms {
@@ -72,32 +78,34 @@ export class BunDev implements DevPrograms {
   async up(options: DevUpOptions): Promise<number> {
     const directory = resolve(options.directory);
     const startMs = performance.now();
-    const interruption = options.detach ? undefined : new Interruption();
-    const plan = this.prepare(directory, options);
-    try {
-      await this.format(plan, directory);
-      await this.start(plan, directory, interruption);
-    } catch (error) {
-      if (interruption?.signal === undefined) throw error;
-    }
+    const interruption = options.detach ? undefined : newInterruption();
+    makeDirectory(directory);
+    const plan = await this.alone(directory, async () => {
+      const prepared = this.prepare(directory, options);
+      await this.format(prepared, directory);
+      const { program } = this.outside;
+      await new Starter({ plan: prepared, directory, program, interruption }).startAll();
+      return prepared;
+    });
     let code = 0;
     if (interruption?.signal === undefined) {
       const seconds = (performance.now() - startMs) / 1000;
       if (!options.quiet) this.say(`serving after ${seconds.toFixed(1)} s\n`);
-      if (options.demo) code = await this.demo(plan, directory, interruption);
-      if (!options.quiet) this.outside.out(this.summary(plan, directory, options));
+      if (options.demo) code = await runDemo(this.outside, plan, directory, interruption);
+      if (!options.quiet) this.outside.out(summaryOf(this.outside, plan, directory, options));
     }
     if (interruption === undefined) return code;
     await this.watch(plan, directory, interruption);
     this.say("stopping\n");
-    await this.stop(plan, directory);
+    await this.alone(directory, () => this.stop(plan, directory));
     this.say(`stopped; the data stays in ${directory}\n`);
     return code;
   }
 
   async down(options: DevDirectory): Promise<number> {
     const directory = resolve(options.directory);
-    return await this.stop(readPlan(directory), directory);
+    const plan = readPlan(directory);
+    return await this.alone(directory, () => this.stop(plan, directory));
   }
 
   async status(options: DevDirectory): Promise<DevStatus> {
@@ -120,7 +128,14 @@ export class BunDev implements DevPrograms {
   async reset(options: DevDirectory): Promise<void> {
     const directory = resolve(options.directory);
     const plan = readPlan(directory);
-    await this.stop(plan, directory);
+    await this.alone(directory, async () => {
+      await this.stop(plan, directory);
+      this.remove(plan, directory);
+    });
+    if (readdirSync(directory).length === 0) rmdirSync(directory);
+  }
+
+  private remove(plan: DevPlan, directory: string): void {
     const names = plan.processes.map(({ name }) => name);
     for (const entry of readdirSync(directory)) {
       const ours = names.some((name) => entry === name || entry.startsWith(`${name}.`));
@@ -131,14 +146,33 @@ export class BunDev implements DevPrograms {
     removeSocketFolder(directory);
     // Last: until here the directory is known as a cluster, so that a reset can be repeated.
     rmSync(join(directory, DEV_FILE), { force: true });
-    if (readdirSync(directory).length === 0) rmdirSync(directory);
+    rmSync(join(directory, LOCK_FILE), { force: true });
+  }
+
+  /** One at a time starts, stops and removes what is in the directory. */
+  private async alone<T>(directory: string, body: () => Promise<T>): Promise<T> {
+    const endMs = performance.now() + LOCK_MS_MAX;
+    let lock = FileLock.take(join(directory, LOCK_FILE));
+    while (lock === undefined) {
+      if (performance.now() > endMs) {
+        throw new FastblockError("FB4005", `working on ${directory}: another process does`, {
+          hint: "wait until it is through, or stop it",
+        });
+      }
+      await Bun.sleep(LOOK_MS);
+      lock = FileLock.take(join(directory, LOCK_FILE));
+    }
+    try {
+      return await body();
+    } finally {
+      lock.release();
+    }
   }
 
   /* --------------------------------------------------------------- starting */
 
   /** Make or read the plan, and write what stands beside it. */
   private prepare(directory: string, options: DevUpOptions): DevPlan {
-    mkdirSync(directory, { recursive: true });
     const before = existsSync(join(directory, DEV_FILE)) ? readPlan(directory) : undefined;
     if (before === undefined && existsSync(join(directory, CLUSTER_FILE))) {
       throw new FastblockError(
@@ -180,89 +214,28 @@ export class BunDev implements DevPrograms {
     const fresh = plan.processes.filter(
       (one) => one.role === "osd" && !existsSync(join(directory, one.data)),
     );
-    await Promise.all(
-      fresh.map(async (one) => {
-        const path = join(directory, one.data);
-        const words = ["osd", "format", "--data", `${path}.new`, "--cluster", directory];
-        const { code, text } = await this.command([
-          ...words,
-          "--id",
-          one.name.slice("osd.".length),
-          "--size",
-          String(plan.osdBytes),
-          "--shards",
-          String(plan.shards),
-          "--backend",
-          plan.backend,
-          "--force",
-        ]);
-        if (code !== 0) {
-          throw new FastblockError(
-            "FB2102",
-            `formatting ${one.name}: exit code ${code}, wanted 0`,
-            {
-              why: lastLines(text),
-            },
-          );
-        }
-        renameSync(`${path}.new`, path);
-      }),
-    );
+    if (fresh.length === 0) return;
+    checkSpace(plan, directory, fresh.length);
+    const ends = await Promise.allSettled(fresh.map((one) => this.formatOne(plan, one, directory)));
+    for (const end of ends) if (end.status === "rejected") throw end.reason;
   }
 
-  /** Start what does not run: the mon, then the osds together, then the gateways. */
-  private async start(
-    plan: DevPlan,
-    directory: string,
-    interruption: Interruption | undefined,
-  ): Promise<void> {
-    for (const role of ["mon", "osd", "nbd"] as const) {
-      const missing = plan.processes.filter(
-        (one) => one.role === role && runningPid(one, directory) === 0,
-      );
-      await Promise.all(missing.map((one) => this.startOne(plan, one, directory, interruption)));
-      if (role === "osd") await waitForOsds(plan, interruption);
+  private async formatOne(plan: DevPlan, one: DevProcess, directory: string): Promise<void> {
+    const path = join(directory, one.data);
+    // Left over from an earlier try, maybe of another size.
+    rmSync(`${path}.new`, { force: true });
+    const id = one.name.slice("osd.".length);
+    const { code, text } = await runCommand(this.outside, [
+      ...["osd", "format", "--data", `${path}.new`, "--cluster", directory, "--id", id],
+      ...["--size", String(plan.osdBytes), "--shards", String(plan.shards)],
+      ...["--backend", plan.backend, "--force", "-o", "json"],
+    ]);
+    if (code === 0) {
+      renameSync(`${path}.new`, path);
+      return;
     }
-  }
-
-  private async startOne(
-    plan: DevPlan,
-    one: DevProcess,
-    directory: string,
-    interruption: Interruption | undefined,
-  ): Promise<void> {
-    const portsPath = join(directory, `${one.name}.ports`);
-    rmSync(portsPath, { force: true });
-    const log = openSync(join(directory, `${one.name}.log`), "a");
-    const [executable, ...words] = [...this.outside.program, ...argumentsOf(plan, one, directory)];
-    // A session of its own: Ctrl-C in our terminal reaches us alone, and we stop it in order.
-    const child = spawn(executable!, words, {
-      cwd: "/",
-      detached: true,
-      stdio: ["ignore", log, log],
-      env: childEnvironment(),
-    });
-    closeSync(log);
-    let ended: string | undefined;
-    child.on("error", (error) => {
-      ended = error.message;
-    });
-    child.on("exit", (code, signal) => {
-      ended = signal ?? `exit code ${String(code)}`;
-    });
-    child.unref();
-    const endMs = performance.now() + READY_MS_MAX;
-    while (!existsSync(portsPath)) {
-      if (interruption?.signal !== undefined) return;
-      if (ended !== undefined || performance.now() > endMs) {
-        const seen = ended ?? `not ready after ${READY_MS_MAX / 1000} s`;
-        throw new FastblockError("FB1004", `starting ${one.name}: ${seen}, wanted its ready line`, {
-          why: lastLines(readText(join(directory, `${one.name}.log`))),
-          hint: `read ${join(directory, `${one.name}.log`)}`,
-        });
-      }
-      await Bun.sleep(LOOK_MS);
-    }
+    rmSync(`${path}.new`, { force: true });
+    throw formatFailure(one.name, text);
   }
 
   /* --------------------------------------------------------------- stopping */
@@ -280,183 +253,83 @@ export class BunDev implements DevPrograms {
     return stopped;
   }
 
-  /** Serve until a signal; say when a process is gone, and never start one again. */
+  /** Serve until a signal, or until nothing is left; say when a process is gone. */
   private async watch(plan: DevPlan, directory: string, interruption: Interruption): Promise<void> {
     const gone = new Set<string>();
-    while (interruption.signal === undefined) {
+    while (interruption.signal === undefined && gone.size < plan.processes.length) {
       for (const one of plan.processes) {
         const running = runningPid(one, directory) !== 0;
         if (running && gone.delete(one.name)) this.say(`${one.name} runs again\n`);
         if (!running && !gone.has(one.name)) {
           gone.add(one.name);
-          this.say(`${one.name} is gone; start it again by ${join(directory, one.name)}.start\n`);
+          const script = join(directory, `${one.name}.start`);
+          this.say(`${one.name} is gone; start it again by '${script}'\n`);
         }
       }
-      await interruption.wait(1000);
+      await interruption.wait(WATCH_MS);
     }
-  }
-
-  /* ------------------------------------------------------------------- demo */
-
-  /** Make demo/disk1 unless it is there, and run a short verified load on it. */
-  private async demo(
-    plan: DevPlan,
-    directory: string,
-    interruption: Interruption | undefined,
-  ): Promise<number> {
-    const at = ["--cluster", directory];
-    const size = String(Math.min(DEMO_SIZE_MAX, plan.osds));
-    const steps = [
-      { look: ["pool", "info", DEMO_POOL], make: ["pool", "create", DEMO_POOL, "--size", size] },
-      {
-        look: ["image", "info", DEMO_IMAGE],
-        make: ["image", "create", DEMO_IMAGE, "--size", DEMO_SIZE],
-      },
-    ];
-    for (const { look, make } of steps) {
-      if ((await this.command([...look, ...at])).code === 0) continue;
-      const { code, text } = await this.command([...make, ...at]);
-      this.say(text);
-      if (code !== 0) return code;
-    }
-    if (interruption?.signal !== undefined) return 0;
-    const words = `${size} replicas, writes and reads of 16 KiB, every block checked`;
-    this.say(`a short load on ${DEMO_IMAGE}: ${words}\n`);
-    const load = [
-      "--rw",
-      "rw",
-      "--bs",
-      "16KiB",
-      "--depth",
-      "16",
-      "--time",
-      "4s",
-      "--ramp",
-      "500ms",
-    ];
-    return await this.show(
-      ["bench", "image", DEMO_IMAGE, ...load, "--verify", "--no-drain", ...at],
-      interruption,
-    );
-  }
-
-  /** What the person reads when all of it serves. */
-  private summary(plan: DevPlan, directory: string, options: DevUpOptions): string {
-    const { programShown: program } = this.outside;
-    const found = directory === resolve(this.outside.directoryDefault);
-    const nbd = nbdsOf(plan)[0];
-    const lines = [
-      "",
-      `  web and REST  ${httpOf(plan)}`,
-      ...(nbd === undefined ? [] : [`  NBD           ${nbd}/POOL/IMAGE`]),
-      `  directory     ${directory}`,
-      "",
-      "Try next:",
-      ...(found ? [] : [`  export CLUSTER_DIR='${directory.replaceAll("'", `'\\''`)}'`]),
-      `  ${program} status`,
-    ];
-    if (options.demo && nbd !== undefined) {
-      lines.push(
-        `  qemu-io -f raw -c 'write -P 0xaa 0 64k' -c 'read -P 0xaa 0 64k' ${nbd}/${DEMO_IMAGE}`,
-        `  ${program} bench image ${DEMO_IMAGE} --rw randwrite --depth 32 --time 8s`,
-      );
-    } else {
-      lines.push(
-        `  ${program} pool create demo --size ${Math.min(DEMO_SIZE_MAX, plan.osds)}`,
-        `  ${program} image create ${DEMO_IMAGE} --size ${DEMO_SIZE}`,
-      );
-    }
-    lines.push("", options.detach ? `Stop it: ${program} dev down` : "Ctrl-C stops it.", "");
-    return `${lines.join("\n")}`;
   }
 
   private say(words: string): void {
     if (words !== "") this.outside.err(words);
   }
-
-  /** Run this program to its end, with its output kept. */
-  private command(words: readonly string[]): Promise<{ code: number; text: string }> {
-    const [executable, ...first] = this.outside.program;
-    return new Promise((done, refuse) => {
-      const child = spawn(executable!, [...first, ...words], {
-        cwd: "/",
-        stdio: ["ignore", "pipe", "pipe"],
-        env: childEnvironment(),
-      });
-      let text = "";
-      const take = (bytes: Buffer): void => {
-        text += bytes.toString();
-      };
-      child.stdout.on("data", take);
-      child.stderr.on("data", take);
-      child.on("error", refuse);
-      child.on("close", (code) => done({ code: code ?? 1, text }));
-    });
-  }
-
-  /** Run this program with our own terminal. */
-  private show(words: readonly string[], interruption: Interruption | undefined): Promise<number> {
-    const [executable, ...first] = this.outside.program;
-    return new Promise((done, refuse) => {
-      const child = spawn(executable!, [...first, ...words], {
-        cwd: "/",
-        stdio: ["ignore", "inherit", "inherit"],
-        env: childEnvironment(),
-      });
-      interruption?.tell(() => child.kill("SIGTERM"));
-      child.on("error", refuse);
-      child.on("close", (code) => done(interruption?.signal === undefined ? (code ?? 1) : 0));
-    });
-  }
 }
 
-/** The first SIGINT, SIGTERM or SIGHUP asks for the end; the program goes on until it is reached. */
-class Interruption {
-  signal: string | undefined;
-  private readonly told: (() => void)[] = [];
-
-  constructor() {
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-      process.on(signal, () => {
-        this.signal ??= signal;
-        for (const tell of this.told.splice(0)) tell();
-      });
-    }
-  }
-
-  /** Call `stop` when the end is asked for. */
-  tell(stop: () => void): void {
-    if (this.signal === undefined) this.told.push(stop);
-    else stop();
-  }
-
-  /** Wait, but no longer than until the end is asked for. */
-  wait(ms: number): Promise<void> {
-    return new Promise((done) => {
-      const timer = setTimeout(done, ms);
-      this.tell(() => {
-        clearTimeout(timer);
-        done();
-      });
-    });
-  }
+/** In the foreground we end with whoever started us to serve for him (`npm start`). */
+function newInterruption(): Interruption {
+  const interruption = new Interruption();
+  const starter = process.env[STARTED_BY];
+  if (starter === undefined) return interruption;
+  signalAtParentsEnd(SIGTERM);
+  if (process.ppid !== Number(starter)) interruption.signal = "SIGTERM";
+  return interruption;
 }
 
-/** Wait until the mon counts every osd of the plan as up. */
-async function waitForOsds(plan: DevPlan, interruption: Interruption | undefined): Promise<void> {
-  const endMs = performance.now() + READY_MS_MAX;
-  for (;;) {
-    if (interruption?.signal !== undefined) return;
-    const body = await askJson(`${httpOf(plan)}/api/v1/osds`);
-    const osds = (body as { items?: { up?: boolean }[] } | undefined)?.items ?? [];
-    const up = osds.filter((osd) => osd.up === true).length;
-    if (up >= plan.osds) return;
-    if (performance.now() > endMs) {
-      throw new FastblockError(
-        "FB1004",
-        `starting the osds: the monitor sees ${up} up, wanted ${plan.osds}`,
-      );
-    }
-    await Bun.sleep(LOOK_MS);
+function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o755 });
+    if (statSync(directory).uid === process.getuid?.() || process.getuid?.() === 0) return;
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new FastblockError("FB1008", `making the directory ${directory}: ${why}`, {
+      hint: "name one that you may write to: fastblock dev up --dir DIR",
+    });
   }
+  throw new FastblockError("FB1008", `using the directory ${directory}: it is somebody else's`, {
+    hint: "name one of your own: fastblock dev up --dir DIR",
+  });
+}
+
+/** Logs and checkpoints are written in full at format, so their space must be there. */
+function checkSpace(plan: DevPlan, directory: string, osds: number): void {
+  const { bavail, bsize } = statfsSync(directory);
+  const geometry = geometryOf(plan.osdBytes);
+  const zones = shareZones(geometry, plan.shards);
+  const wanted = osds * plan.shards * (zones.log + zones.meta) * geometry.zoneSize;
+  const free = bavail * bsize;
+  if (free >= wanted) return;
+  const mebibytes = (bytes: number): string => `${Math.ceil(bytes / 1024 ** 2)} MiB`;
+  throw new FastblockError(
+    "FB4010",
+    `formatting ${osds} osds in ${directory}: ${mebibytes(free)} are free, wanted ${mebibytes(wanted)}`,
+    {
+      why: "the logs of the osds are written in full when they are made",
+      hint: "make room, take another --dir, or smaller osds: fastblock dev up --osd-size 1GiB",
+    },
+  );
+}
+
+/** The error that `osd format -o json` ended with, under the name of the osd. */
+function formatFailure(name: string, text: string): FastblockError {
+  const line = text.split("\n").find((one) => one.startsWith('{"error":'));
+  if (line === undefined) {
+    return new FastblockError("FB1009", `formatting ${name}: it failed`, { why: lastLines(text) });
+  }
+  const { error } = JSON.parse(line) as { error: Readonly<Record<string, string | undefined>> };
+  const { code = "", detail = "", why, hint } = error;
+  return new FastblockError(
+    Object.hasOwn(ERRORS, code) ? (code as ErrorCode) : "FB1009",
+    `formatting ${name}: ${detail}`,
+    { ...(why === undefined ? {} : { why }), ...(hint === undefined ? {} : { hint }) },
+  );
 }

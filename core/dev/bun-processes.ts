@@ -1,7 +1,8 @@
 import { chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FastblockError } from "../base/errors.ts";
-import type { DevProcessStatus } from "./dev.ts";
+import { isHeld } from "./bun-lock.ts";
+import { type DevProcessStatus, STARTED_BY } from "./dev.ts";
 import { DEV_FILE, type DevPlan, type DevProcess, parseDevPlan, parsePorts } from "./plan.ts";
 
 /** What a dev cluster looks like from outside: its files, its processes, its monitor. */
@@ -21,14 +22,12 @@ export function readPlan(directory: string): DevPlan {
 
 /**
  * The pid of a process of the plan when it runs, else 0. A pid file may be old, and its number
- * belong to a stranger by now: the command line must be ours.
+ * belong to a stranger by now: only who holds the lock runs.
  */
 export function runningPid(one: DevProcess, directory: string): number {
+  if (!isHeld(join(directory, `${one.name}.lock`))) return 0;
   const pid = Number(readText(join(directory, `${one.name}.pid`)));
-  if (!Number.isInteger(pid) || pid <= 0) return 0;
-  const words = readText(`/proc/${pid}/cmdline`).split("\0");
-  const ours = words.includes(directory) && words.includes(one.name);
-  return ours ? pid : 0;
+  return Number.isInteger(pid) && pid > 0 && existsSync(`/proc/${pid}/exe`) ? pid : 0;
 }
 
 export async function stopOne(one: DevProcess, directory: string): Promise<void> {
@@ -92,6 +91,7 @@ export function nbdsOf(plan: DevPlan): string[] {
 /** Our environment without what would change how the program itself behaves. */
 export function childEnvironment(): Record<string, string | undefined> {
   const { BUN_OPTIONS: _options, BUN_BE_BUN: _be, CLUSTER_DIR: _dir, ...rest } = process.env;
+  delete rest[STARTED_BY];
   return rest;
 }
 

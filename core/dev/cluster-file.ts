@@ -3,7 +3,7 @@ import { FastblockError } from "../base/errors.ts";
 /**
  * `cluster.json`, which every process of a cluster directory reads first.
  *
- * It names the monitors; nothing in it is secret and nothing changes after it was made. The key
+ * It names the mons; nothing in it is secret and nothing changes after it was made. The key
  * lies beside it in `cluster.key`: 64 hexadecimal digits, readable by its owner alone.
  */
 export interface ClusterFile {

@@ -8,6 +8,12 @@
 export { CLUSTER_FILE, type ClusterFile, KEY_FILE } from "./cluster-file.ts";
 export { parseClusterFile, parseKeyFile } from "./cluster-file.ts";
 
+/**
+ * Environment of a process that shall end with the one that started it: the starter's pid. A
+ * cluster in the foreground sets it; `NAME.start` does not.
+ */
+export const STARTED_BY = "FASTBLOCK_STARTED_BY";
+
 /** `undefined`: as the directory's plan says, or the default when there is none yet. */
 export interface DevUpOptions {
   readonly directory: string;

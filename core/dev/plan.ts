@@ -124,6 +124,8 @@ export function growPlan(plan: DevPlan, options: PlanOptions, pick: PortPicker):
     ...plan,
     osds: options.osds,
     nbds: options.nbds,
+    // Of osds that are made from now on.
+    osdBytes: options.osdBytes,
     backend: options.backend,
     logLevel: options.logLevel,
     processes,
@@ -181,9 +183,16 @@ export function argumentsOf(plan: DevPlan, process: DevProcess, directory: strin
   }
 }
 
+/**
+ * What the runtime of a process that serves reads from its environment: it does not collect garbage
+ * by the clock, as the process does it when it has grown (`cmd/collector.ts`).
+ */
+export const SERVING_ENVIRONMENT: Readonly<Record<string, string>> = { BUN_GC_TIMER_DISABLE: "1" };
+
 /** The text of `NAME.start`. */
 export function startScript(command: readonly string[]): string {
-  return `#!/bin/sh\nexec ${command.map(quote).join(" ")}\n`;
+  const settings = Object.entries(SERVING_ENVIRONMENT).map(([key, value]) => `${key}=${value}`);
+  return `#!/bin/sh\nexport ${settings.join(" ")}\nexec ${command.map(quote).join(" ")}\n`;
 }
 
 /** The text of `dev.json`. */

@@ -4,12 +4,12 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import {
+  CallbackTimer,
   type Disk,
   DiskOp,
   DiskVerb,
   type Drain,
   DrainOrder,
-  Timer,
   type World,
 } from "../reactor/world.ts";
 
@@ -112,7 +112,7 @@ export class Device implements Drain {
   private readonly observer: DeviceObserver;
   private readonly inFlightMax: number;
   private readonly slowUs: number;
-  private readonly watch: DeviceWatch;
+  private readonly watch: CallbackTimer;
   private issued = 0;
   private queueHead: DiskOp | null = null;
   private queueTail: DiskOp | null = null;
@@ -132,7 +132,7 @@ export class Device implements Drain {
     this.inFlightMax = options.inFlightMax ?? IN_FLIGHT_DEFAULT;
     this.slowUs = options.slowUs ?? SLOW_US_DEFAULT;
     assert(this.inFlightMax >= 1, "Device: inFlightMax is below 1");
-    this.watch = new DeviceWatch(this);
+    this.watch = new CallbackTimer(() => this.look());
     world.turns.addDrain(DrainOrder.Receive, this);
     // Behind the log's and the movers' drains too: what they could not place this turn.
     world.turns.addDrain(DrainOrder.Send, this);
@@ -159,7 +159,10 @@ export class Device implements Drain {
     op.device = this;
     op.status = Status.Ok;
     op.errno = 0;
-    op.submittedUs = this.world.clock.turnUs;
+    // Before the first turn there is no time of a turn: the first read of a start would look as old
+    // as the machine, and its device slow.
+    const clock = this.world.clock;
+    op.submittedUs = clock.turnUs === 0 ? clock.nowUs() : clock.turnUs;
     op.diskNext = null;
     if (this.failed && op.verb !== DiskVerb.Read) {
       this.refuse(op);
@@ -312,20 +315,6 @@ export class Device implements Drain {
         counters.discards += 1;
         break;
     }
-  }
-}
-
-/** Looks at the oldest operation in flight. */
-class DeviceWatch extends Timer {
-  private readonly device: Device;
-
-  constructor(device: Device) {
-    super();
-    this.device = device;
-  }
-
-  onTimer(): void {
-    this.device.look();
   }
 }
 

@@ -11,13 +11,17 @@ import {
   EntryType,
   encodeControl,
   encodeEntry,
+  encodeFill,
+  fillSize,
   headBlocks,
   inlineBlocks,
   peekBatch,
+  RecordFlag,
   RecordType,
   RecordView,
   recordSize,
   sealBatch,
+  StoreFillOp,
   verifyBatch,
   wholeUnits,
 } from "./log.ts";
@@ -106,6 +110,38 @@ function controlOf(type: RecordType): ControlRecord {
   return record;
 }
 
+class FormatFill extends StoreFillOp {
+  onDone(): void {
+    // Nobody waits.
+  }
+}
+
+/** Blocks 1 and 9 become data, 0 and 3 zero, 15 lost. */
+function fillOp(): FormatFill {
+  const op = new FormatFill();
+  op.layer = 0x2_0000_0003;
+  op.unit = 5;
+  op.snapSeq = 6;
+  op.at = TWO_32 + 7;
+  op.mask = 0x820b;
+  op.dataBits = 0x0202;
+  op.zeroBits = 0x0009;
+  op.lostBits = 0x8000;
+  op.versions.set([TWO_32 + 3], 1);
+  op.versions.set([12], 9);
+  op.versions.set([13], 15);
+  op.crcs.set([0x1234_5678], 1);
+  op.crcs.set([0x9abc_def0], 9);
+  return op;
+}
+
+function encodedFill(op: StoreFillOp): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(fillSize(op));
+  const size = encodeFill(new DataView(bytes.buffer), 0, op, 65_537, 4, TWO_32 + 9, 3);
+  expect(size).toBe(bytes.length);
+  return bytes;
+}
+
 describe("split of a write into units", () => {
   test.each([
     // firstBlock, blocks → head, whole
@@ -186,9 +222,58 @@ describe("record", () => {
     await golden("records-local", new Uint8Array(parts));
   });
 
-  test("hostile bytes are refused or read within bounds", () => {
+  test("of a renewed replica names the one it follows", async () => {
+    const control = controlOf(RecordType.ReplicaCreated);
+    control.flags = RecordFlag.Renews;
+    control.data = new Uint8Array([1, 2, 3, 4]);
+    const bytes = new Uint8Array(256);
+    const size = encodeControl(new DataView(bytes.buffer), 0, control);
+    await golden("record-replica-renewed", bytes.subarray(0, size));
+    const record = new RecordView(new DataView(bytes.buffer));
+    expect(record.load(new DataView(bytes.buffer), 0, size)).toBe(true);
+    expect(record.flags & RecordFlag.Renews).toBe(RecordFlag.Renews);
+    expect([record.session, record.copyData()]).toEqual([8, new Uint8Array([1, 2, 3, 4])]);
+  });
+
+  test("of a fill is laid out as the golden file says, and reads back", async () => {
+    const op = fillOp();
+    const bytes = encodedFill(op);
+    await golden("record-fill", bytes);
+    const record = new RecordView(new DataView(bytes.buffer));
+    expect(record.load(new DataView(bytes.buffer), 0, bytes.length)).toBe(true);
+    expect([record.pg, record.replicaId, record.commit]).toEqual([65_537, 4, TWO_32 + 9]);
+    expect([record.inlineFirst, record.inlineCount, record.runs]).toEqual([3, 2, 0]);
+    const back = new FormatFill();
+    record.readFill(back);
+    expect(back).toEqual(op);
+  });
+
+  test("of a fill that only zeroes carries no block", () => {
+    const op = new FormatFill();
+    op.mask = 0xffff;
+    op.zeroBits = 0xffff;
+    expect(encodedFill(op).length).toBe(112);
+  });
+
+  test.each([
+    ["another count of blocks", 12, 3],
+    ["a bit both data and zero", 112, 3],
+    ["a bit both zero and lost", 116, 0x88],
+    ["a data bit more", 113, 4],
+    ["a run", 102, 1],
+  ])("of a fill with %s is refused", (_, at, value) => {
+    const bytes = encodedFill(fillOp());
+    bytes[at] = bytes[at]! | value;
+    const record = new RecordView(new DataView(bytes.buffer));
+    expect(record.load(new DataView(bytes.buffer), 0, bytes.length)).toBe(false);
+  });
+
+  test.each([
+    ["write", (): Uint8Array => encoded(writeEntry())],
+    ["fill", (): Uint8Array => encodedFill(fillOp())],
+  ])("hostile bytes of a %s are refused or read within bounds", (_, make) => {
     const random = new Prng(5);
-    const good = encoded(writeEntry());
+    const good = make();
     const bytes = new Uint8Array(512);
     const view = new DataView(bytes.buffer);
     const record = new RecordView(view);
@@ -205,7 +290,8 @@ describe("record", () => {
         continue;
       }
       expect(record.at + record.size).toBeLessThanOrEqual(good.length);
-      if (record.unitTotal() >= 0 && record.unitTotal() <= 4) record.fill(scratch);
+      if (record.type === RecordType.Fill) record.readFill(new FormatFill());
+      else if (record.unitTotal() >= 0 && record.unitTotal() <= 4) record.fill(scratch);
     }
     expect(refused).toBeGreaterThan(100);
   });

@@ -6,6 +6,11 @@ const CAPACITY_START = 16;
 /** Direct units of one entry at most: 64 blocks. */
 const UNITS_MAX = 4;
 
+/** Inline blocks of entries that are not applied, over all groups of a shard. */
+export class Unapplied {
+  blocks = 0;
+}
+
 /**
  * One replica's part of the shard's log: hard state, and a row for each entry in (base, last].
  *
@@ -24,6 +29,13 @@ export class GroupLog {
   /** Highest commit index in a record composed so far, and in one that is durable. */
   commitLogged = 0;
   commitDurable = 0;
+  /**
+   * The group takes another position, or gets another replica id: nothing is appended or applied, and
+   * no record may tell a commit index that the log of the old position would be read with.
+   */
+  frozen = false;
+  /** Versions up to here were on index pages at start, or before the replica was renewed. */
+  homeVersion = 0;
   /** Commit index carried by the (at most two) batches in flight, by seq mod 2. */
   readonly commitInFlight: Float64Array = new Float64Array(2);
   hardStateQueued = false;
@@ -64,8 +76,11 @@ export class GroupLog {
   private units: Uint32Array = new Uint32Array(CAPACITY_START * UNITS_MAX);
   private size: number = CAPACITY_START;
 
-  constructor(row: number) {
+  private readonly total: Unapplied;
+
+  constructor(row: number, total: Unapplied) {
     this.row = row;
+    this.total = total;
   }
 
   /** Begin an empty log after (base, baseTerm). */
@@ -79,6 +94,8 @@ export class GroupLog {
     this.commit = base;
     this.commitLogged = 0;
     this.commitDurable = 0;
+    this.frozen = false;
+    this.homeVersion = 0;
     this.commitInFlight.fill(0);
     this.listedIn.fill(0);
     this.hardStateQueued = false;
@@ -92,6 +109,7 @@ export class GroupLog {
     this.durable = base;
     this.applied = base;
     this.retention = 0;
+    this.total.blocks -= this.unappliedBlocks;
     this.unappliedBlocks = 0;
     this.unappliedFreeing = 0;
   }
@@ -157,6 +175,7 @@ export class GroupLog {
     this.last = entry.index;
     this.lastTerm = entry.term;
     this.unappliedBlocks += inlineCount;
+    this.total.blocks += inlineCount;
     if (isFreeing(entry.type)) this.unappliedFreeing += 1;
   }
 
@@ -185,6 +204,24 @@ export class GroupLog {
     this.last = index - 1;
     this.lastTerm = this.termAt(this.last);
     if (this.durable > this.last) this.durable = this.last;
+  }
+
+  /**
+   * Go on behind (index, term) with everything up to it applied. Entries above stay.
+   *
+   * Requires: all that the log holds is durable; it holds (index, term), or nothing above `applied`.
+   */
+  rebase(index: number, term: number): void {
+    assert(index >= this.applied, "GroupLog.rebase: the position falls");
+    assert(this.durable === this.last, "GroupLog.rebase: an entry is not durable");
+    for (let at = this.applied + 1; at <= Math.min(index, this.last); at++) this.forget(at);
+    this.base = index;
+    this.baseTerm = term;
+    this.applied = index;
+    if (this.last > index) return;
+    this.last = index;
+    this.lastTerm = term;
+    this.durable = index;
   }
 
   /** Start-up: entries up to `index` were applied when the checkpoint was taken. */
@@ -217,7 +254,9 @@ export class GroupLog {
 
   /** The entry is not among those that wait to be applied any more. */
   private forget(index: number): void {
-    this.unappliedBlocks -= this.inlineCountAt(index);
+    const blocks = this.inlineCountAt(index);
+    this.unappliedBlocks -= blocks;
+    this.total.blocks -= blocks;
     if (isFreeing(this.typeAt(index))) this.unappliedFreeing -= 1;
   }
 

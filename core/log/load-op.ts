@@ -13,6 +13,7 @@ export abstract class StoreLoadOp {
 
   /* Owned by the store. */
   pending = 0;
+  replicaId = 0;
   stage = 0;
   buffer = -1;
   recordAt = 0;

@@ -57,6 +57,7 @@ export class Loader implements Drain {
     const group = this.log.group(op.row);
     op.buffer = -1;
     op.tries = 0;
+    op.replicaId = group.replicaId;
     op.status = Status.Ok;
     if (!group.holds(op.index)) op.status = Status.Invalid;
     else if (this.isUnderWay(group.seqAt(op.index))) op.status = Status.Busy;
@@ -133,6 +134,9 @@ export class Loader implements Drain {
 
   private advance(op: StoreLoadOp): void {
     const entry = op.entry!;
+    // The replica may have been removed meanwhile, and its row given to another.
+    const group = this.log.groups[op.row]!;
+    if (!group.alive || group.replicaId !== op.replicaId) op.status = Status.Invalid;
     if (op.status === Status.Ok && op.stage === LoadStage.Record) {
       if (this.readRecord(op, entry)) return;
     } else if (op.status === Status.Ok && op.stage === LoadStage.Payload) {
@@ -215,12 +219,12 @@ export class Loader implements Drain {
     return true;
   }
 
-  /** Has an applied entry behind `index` replaced the block, or the whole unit? */
+  /** Has an applied entry behind `index`, or a fill, replaced the block, or the whole unit? */
   private isDead(unit: number, bit: number, index: number): boolean {
     const state = this.slots.stateOf(unit);
     if (state === SlotState.Quarantined) return true;
     if (state !== SlotState.Live) return false;
-    if (this.slots.versionOfBlock(unit, bit) > index) return true;
+    if (this.slots.versionOfBlock(unit, bit) !== index) return true;
     const overlayBits = this.slots.zoneOf(unit).overlayBits[this.slots.indexOf(unit)]!;
     return ((overlayBits >>> bit) & 1) === 1;
   }

@@ -1,8 +1,9 @@
 // data path
 import { assert } from "../base/assert.ts";
 import { BLOCKS_PER_UNIT, PAYLOAD_BLOCKS_MAX } from "../base/units.ts";
-import { getU64, putU64 } from "../store/store.ts";
+import { getU48, getU64, putU48, putU64 } from "../store/store.ts";
 import { type Entry, EntryType } from "./entry.ts";
+import type { StoreFillOp } from "./fill-op.ts";
 
 /**
  * A record: one entry, or one local fact, within the header blocks of a batch.
@@ -18,8 +19,19 @@ import { type Entry, EntryType } from "./entry.ts";
  * Everything but inline place and runs is the replicated entry. A 4 KiB write takes 112 bytes: 36 to
  * a header block.
  *
- * hardState: term, session = vote, commitIndex. replicaCreated: index, term = log base, data = conf.
- * logBase: index, term. truncated: index = first entry that is no more. filling: index = cut X.
+ * hardState: term, session = vote, commitIndex. replicaCreated: index, term = log base, data = conf;
+ * with `Renews` it follows replica `session` of its group, whose units stay: that one is gone with
+ * this record. logBase: index, term. truncated: index = first entry that is no more.
+ * filling: index = 0: the catch-up by difference has ended. (Its beginning is in a checkpoint: the
+ * blocks that the log still holds for the old position have to be home by then.)
+ *
+ * fill: blocks of one unit as another replica has them as of index `index`, applied right behind that
+ * entry, in the order of the log. firstBlock = 16 · unit, snapSeq; blocks = inlineCount = bits in
+ * dataBits. Behind the crc32 per data block:
+ * ```
+ * dataBits u16, zeroBits u16, lostBits u16 (disjoint: what block i of the unit becomes), reserved u16
+ * | version u48 of each data or lost block, ascending
+ * ```
  */
 const RECORD_SIZE_MIN = 104;
 /** Body of Conf and Session entries. */
@@ -40,7 +52,7 @@ export enum RecordType {
   Distrusted = 71,
   /** `layer` shows `session` (parent layer) at `snapSeq` where it holds nothing. */
   LayerParent = 72,
-  /** Blocks copied from a peer by difference; place as an entry, `index` = version. */
+  /** Blocks copied from a peer by difference. */
   Fill = 73,
 }
 
@@ -50,7 +62,12 @@ export enum RecordFlag {
   Truncates = 1,
   /** The record ends with a body. */
   Data = 2,
+  /** The new replica takes over the units of the one it follows. */
+  Renews = 4,
 }
+
+const FILL_BITS_SIZE = 8;
+const FILL_VERSION_SIZE = 6;
 
 /** Bytes of an entry's record. */
 export function recordSize(entry: Entry): number {
@@ -150,6 +167,66 @@ function encodeTail(view: DataView, start: number, entry: Entry): void {
   for (let byte = 0; byte < data.length; byte++) view.setUint8(at + 2 + byte, data[byte]!);
 }
 
+/** Bytes of the record of a fill. */
+export function fillSize(op: StoreFillOp): number {
+  const data = bitCount(op.dataBits);
+  const versions = bitCount(op.dataBits | op.lostBits);
+  return fillSizeOf(data, versions);
+}
+
+function fillSizeOf(data: number, versions: number): number {
+  const size = RECORD_SIZE_MIN + data * 4 + FILL_BITS_SIZE + versions * FILL_VERSION_SIZE;
+  return (size + 7) & ~7;
+}
+
+/** Write the record of a fill at `at` (zeroed memory); answers its size. */
+export function encodeFill(
+  view: DataView,
+  at: number,
+  op: StoreFillOp,
+  pg: number,
+  replicaId: number,
+  commit: number,
+  inlineFirst: number,
+): number {
+  const size = fillSize(op);
+  const blocks = bitCount(op.dataBits);
+  view.setUint8(at, RecordType.Fill);
+  view.setUint16(at + 2, size, true);
+  view.setUint32(at + 4, pg, true);
+  view.setUint32(at + 8, replicaId, true);
+  view.setUint32(at + 12, blocks, true);
+  putU64(view, at + 24, op.at);
+  putU64(view, at + 32, commit);
+  putU64(view, at + 64, op.layer);
+  putU64(view, at + 72, op.unit * BLOCKS_PER_UNIT);
+  view.setUint32(at + 80, op.snapSeq, true);
+  view.setUint32(at + 96, inlineFirst, true);
+  view.setUint16(at + 100, blocks, true);
+  let to = at + RECORD_SIZE_MIN;
+  for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+    if (((op.dataBits >>> bit) & 1) === 0) continue;
+    view.setUint32(to, op.crcs[bit]!, true);
+    to += 4;
+  }
+  view.setUint16(to, op.dataBits, true);
+  view.setUint16(to + 2, op.zeroBits, true);
+  view.setUint16(to + 4, op.lostBits, true);
+  to += FILL_BITS_SIZE;
+  for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+    if ((((op.dataBits | op.lostBits) >>> bit) & 1) === 0) continue;
+    putU48(view, to, op.versions[bit]!);
+    to += FILL_VERSION_SIZE;
+  }
+  return size;
+}
+
+function bitCount(bits: number): number {
+  let count = 0;
+  for (let left = bits; left !== 0; left &= left - 1) count += 1;
+  return count;
+}
+
 /** A record as it stands in memory; the accessors read it in place. */
 export class RecordView {
   view: DataView;
@@ -189,7 +266,8 @@ export class RecordView {
     this.inlineCount = view.getUint16(at + 100, true);
     this.runs = view.getUint8(at + 102);
     if (this.size < RECORD_SIZE_MIN || this.size > bytesLeft || this.size % 8 !== 0) return false;
-    if (this.type === EntryType.Write && this.blocks > PAYLOAD_BLOCKS_MAX) return false;
+    if (this.crcCount > PAYLOAD_BLOCKS_MAX) return false;
+    if (this.type === RecordType.Fill) return this.fillFits();
     return this.dataAt + (this.hasData ? 2 : 0) <= at + this.size && this.dataFits();
   }
 
@@ -278,6 +356,43 @@ export class RecordView {
     entry.data = this.copyData();
   }
 
+  private fillFits(): boolean {
+    const to = this.at + RECORD_SIZE_MIN + this.blocks * 4;
+    if (to + FILL_BITS_SIZE > this.at + this.size || this.hasData || this.runs > 0) return false;
+    const data = this.view.getUint16(to, true);
+    const zero = this.view.getUint16(to + 2, true);
+    const lost = this.view.getUint16(to + 4, true);
+    if ((data & zero) !== 0 || ((data | zero) & lost) !== 0) return false;
+    if (bitCount(data) !== this.blocks || this.inlineCount !== this.blocks) return false;
+    return this.size === fillSizeOf(this.blocks, bitCount(data | lost));
+  }
+
+  // cold: at start.
+  /** Of a Fill: set everything that the record tells; the place in the log stays as it is. */
+  readFill(op: StoreFillOp): void {
+    op.at = this.index;
+    op.layer = this.layer;
+    op.unit = this.firstBlock / BLOCKS_PER_UNIT;
+    op.snapSeq = this.snapSeq;
+    let to = this.at + RECORD_SIZE_MIN + this.blocks * 4;
+    op.dataBits = this.view.getUint16(to, true);
+    op.zeroBits = this.view.getUint16(to + 2, true);
+    op.lostBits = this.view.getUint16(to + 4, true);
+    op.mask = op.dataBits | op.zeroBits | op.lostBits;
+    to += FILL_BITS_SIZE;
+    let crc = 0;
+    for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+      op.versions[bit] = 0;
+      op.crcs[bit] = 0;
+      if ((((op.dataBits | op.lostBits) >>> bit) & 1) === 0) continue;
+      op.versions[bit] = getU48(this.view, to);
+      to += FILL_VERSION_SIZE;
+      if (((op.dataBits >>> bit) & 1) === 0) continue;
+      op.crcs[bit] = this.crc(crc);
+      crc += 1;
+    }
+  }
+
   /** Units that the runs name; -1 when they contradict the range of the record. */
   unitTotal(): number {
     let units = 0;
@@ -290,6 +405,8 @@ export class RecordView {
 /** A local fact on its way into the log. Pooled by the log. */
 export class ControlRecord {
   type: RecordType = RecordType.HardState;
+  /** `RecordFlag`, without `Data`. */
+  flags: RecordFlag = RecordFlag.None;
   row = 0;
   pg = 0;
   replicaId = 0;
@@ -312,6 +429,7 @@ export function controlSize(record: ControlRecord): number {
 export function encodeControl(view: DataView, at: number, record: ControlRecord): number {
   const size = controlSize(record);
   view.setUint8(at, record.type);
+  view.setUint8(at + 1, record.flags | (record.data === null ? 0 : RecordFlag.Data));
   view.setUint16(at + 2, size, true);
   view.setUint32(at + 4, record.pg, true);
   view.setUint32(at + 8, record.replicaId, true);
@@ -323,7 +441,6 @@ export function encodeControl(view: DataView, at: number, record: ControlRecord)
   view.setUint32(at + 80, record.snapSeq, true);
   const data = record.data;
   if (data !== null) {
-    view.setUint8(at + 1, RecordFlag.Data);
     view.setUint16(at + RECORD_SIZE_MIN, data.length, true);
     for (let byte = 0; byte < data.length; byte++) {
       view.setUint8(at + RECORD_SIZE_MIN + 2 + byte, data[byte]!);

@@ -150,7 +150,7 @@ export function asFailure(logger: Logger, error: Error): FastblockError {
     return new FastblockError("FB1001", "the request's body is not JSON");
   }
   logger.error("request failed", { error: error.stack ?? error.message });
-  return new FastblockError("FB1003", "the request failed inside the monitor");
+  return new FastblockError("FB1003", "the request failed inside the mon");
 }
 
 /** What a schema said. */
@@ -170,7 +170,7 @@ export function tooLarge(): FastblockError {
 }
 
 /**
- * The monitor serves plain HTTP on loopback, so any page that a browser on this machine shows
+ * The mon serves plain HTTP on loopback, so any page that a browser on this machine shows
  * could reach it. A page of another origin is refused, and so is a name that was made to point
  * here (DNS rebinding).
  */

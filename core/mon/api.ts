@@ -82,7 +82,7 @@ export function createApi(options: ApiOptions): Api {
   app.notFound((c) =>
     problemResponse(
       c,
-      new FastblockError("FB1001", `${c.req.method} ${c.req.path} is no route of this monitor`, {
+      new FastblockError("FB1001", `${c.req.method} ${c.req.path} is no route of this mon`, {
         hint: "see /openapi.json",
       }),
       404,
@@ -148,7 +148,7 @@ function addCluster(app: OpenAPIHono, monitor: Monitor): void {
     createRoute({
       method: "get",
       path: `${V1}/version`,
-      summary: "Version of this monitor",
+      summary: "Version of this mon",
       responses: { 200: json(VersionSchema, "version") },
     }),
     (c) => {
@@ -437,6 +437,16 @@ function addPgs(app: OpenAPIHono, monitor: Monitor): void {
 
 function addOperations(app: OpenAPIHono, monitor: Monitor): void {
   const { operations, views, catalogue } = monitor;
+  // Before the route without a verb, which would take the verb for a part of the number.
+  addAction(app, {
+    path: "/operations/{operation}",
+    verb: "cancel",
+    summary: "Take an operation back: refused, as every kind takes effect when it is begun",
+    params: operationParam,
+    body: z.undefined(),
+    answers: { 200: json(OperationSchema, "the operation") },
+    run: ({ operation }) => operations.refuseCancel(operation),
+  });
   app.openapi(
     createRoute({
       method: "get",

@@ -231,6 +231,8 @@ export class FakeOsd {
   refusal: unknown;
   /** Groups that it reports itself the established leader of, term by group id. */
   readonly leads: Map<number, number> = new Map();
+  /** What it reports of replicas, by replica id, that do not lead; default: follower. */
+  readonly roles: Map<number, PgRole> = new Map();
   isReporting = true;
   private readonly world: RunnableWorld;
   private readonly endpoint: RpcEndpoint;
@@ -421,7 +423,8 @@ export class FakeOsd {
       reports.push({
         pg: pg.id,
         replica: own.replicaId,
-        role: term === undefined ? PgRole.FOLLOWER : PgRole.LEADER,
+        role:
+          term === undefined ? (this.roles.get(own.replicaId) ?? PgRole.FOLLOWER) : PgRole.LEADER,
         term: BigInt(term ?? 1),
         established: term !== undefined,
         appliedIndex: 5n,

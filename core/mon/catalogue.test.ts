@@ -12,6 +12,9 @@ const timers: Timers = {
   arm: (timer: Timer) => {
     timer.timerDueUs = 0;
   },
+  armPeriod: (timer: Timer) => {
+    timer.timerDueUs = 0;
+  },
   disarm: (timer: Timer) => {
     timer.timerDueUs = -1;
   },

@@ -1,6 +1,7 @@
 import { formatPgId, poolOfPg } from "../base/ids.ts";
 import { type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
 import type { Catalogue } from "./catalogue.ts";
+import { collectRefused } from "./damage-health.ts";
 import type { OperationEngine } from "./operation-engine.ts";
 import type { OsdService } from "./osd-service.ts";
 import type { Health } from "./schema.ts";
@@ -22,6 +23,7 @@ export function judgeHealth(
     checkAhead(catalogue, osds),
     checkDown(catalogue),
     ...checkGroups(catalogue),
+    ...checkBlocks(catalogue, osds),
     ...checkSpace(osds),
     checkStores(catalogue),
     checkOperations(catalogue, operations),
@@ -50,9 +52,9 @@ function checkAhead(catalogue: Catalogue, osds: OsdService): Check | undefined {
   return newCheck(
     "MAP_BEHIND",
     "error",
-    `osds have a newer map (${seen}) than this monitor (${own})`,
+    `osds have a newer map (${seen}) than this mon (${own})`,
     ["attached images go on; no change of the map takes effect"],
-    "the monitor was restored from a backup: start it once with --restored",
+    "the mon was restored from a backup: start it once with --restored",
   );
 }
 
@@ -119,6 +121,23 @@ function osdsOf(pg: PgInfo): string {
   return pg.replicas.map((replica) => `osd.${String(replica.osd)}`).join(", ");
 }
 
+function checkBlocks(catalogue: Catalogue, osds: OsdService): Check[] {
+  const { lost, waiting } = collectRefused(catalogue, osds);
+  const checks: Check[] = [];
+  if (lost.details.length > 0) {
+    const summary = `${lost.count} blocks are lost in ${lost.images.join(", ")}`;
+    const hint = "no replica has them whole: reads fail until they are written anew";
+    checks.push(newCheck("BLOCKS_LOST", "error", summary, lost.details, hint));
+  }
+  if (waiting.details.length > 0) {
+    const where = waiting.images.join(", ");
+    const summary = `${waiting.count} blocks are damaged in ${where}`;
+    const hint = "they wait for replicas that do not answer: start the osds that are down";
+    checks.push(newCheck("BLOCKS_DAMAGED", "warn", summary, waiting.details, hint));
+  }
+  return checks;
+}
+
 function checkSpace(osds: OsdService): Check[] {
   const near: string[] = [];
   const full: string[] = [];
@@ -129,7 +148,7 @@ function checkSpace(osds: OsdService): Check[] {
     if (share >= FULL) full.push(text);
     else if (share >= NEAR_FULL) near.push(text);
   }
-  const hint = "add osds, or remove images: fastblock image ls";
+  const hint = "add osds, or remove images: fastblock image du shows what takes the space";
   const checks: Check[] = [];
   if (full.length > 0) {
     checks.push(newCheck("OSD_FULL", "error", `${String(full.length)} osds are full`, full, hint));
@@ -175,5 +194,5 @@ function checkOperations(catalogue: Catalogue, operations: OperationEngine): Che
   }
   if (details.length === 0) return undefined;
   const summary = `${String(details.length)} operations wait or failed`;
-  return newCheck("OPERATION_STUCK", "warn", summary, details, "fastblock op ls");
+  return newCheck("OPERATION_STUCK", "warn", summary, details, "look at them: fastblock op ls");
 }

@@ -102,7 +102,8 @@ export class ImageService {
       }
       const image = { ...before, sizeBytes, lockEpoch: before.lockEpoch + 1 };
       change.putImage(image);
-      const title = `shrink ${poolName}/${name} to ${String(sizeBytes)} bytes`;
+      const from = `from ${String(before.sizeBytes)} to ${String(sizeBytes)} bytes`;
+      const title = `shrink ${poolName}/${name} ${from}`;
       const operation = this.stageOperation(change, "image.shrink", title, image, {
         firstBlock: sizeBytes / BLOCK_SIZE,
         blocks: (before.sizeBytes - sizeBytes) / BLOCK_SIZE,
@@ -190,7 +191,7 @@ export class ImageService {
     if (users.length === 0) return;
     const names = [...new Set(users.map((session) => session.client))].join(", ");
     throw new FastblockError("FB3005", `image ${text} is in use by ${names}`, {
-      hint: `detach ${names} first, or override this check: --force=FB3005`,
+      hint: `end what uses it over ${names}; or, to cut it off: fastblock image rm ${text} --force FB3005`,
     });
   }
 }
@@ -201,5 +202,6 @@ function checkName(name: string): void {
 
 function checkSize(what: string, sizeBytes: number): void {
   if (isImageSize(sizeBytes)) return;
-  throw new FastblockError("FB3003", `${what}: ${String(sizeBytes)} bytes`);
+  const wanted = "wanted a multiple of 4096, up to 16 TiB";
+  throw new FastblockError("FB3003", `${what}: ${String(sizeBytes)} bytes, ${wanted}`);
 }

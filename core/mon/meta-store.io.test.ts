@@ -41,6 +41,10 @@ class StepTimers implements Timers {
     this.armed.add(timer);
   }
 
+  armPeriod(timer: Timer, periodUs: number): void {
+    this.arm(timer, periodUs - (this.nowUs % periodUs));
+  }
+
   disarm(timer: Timer): void {
     timer.timerDueUs = -1;
     this.armed.delete(timer);

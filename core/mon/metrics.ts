@@ -13,7 +13,7 @@ export interface ProcessUsage {
 const ROUTES_MAX = 64;
 
 /**
- * `/metrics`: figures of the monitor, of the cluster as it sees it, and the counters that osds
+ * `/metrics`: figures of the mon, of the cluster as it sees it, and the counters that osds
  * report, labelled with the osd. Nothing is counted on the data path; all is read when scraped.
  */
 export class MonMetrics {
@@ -65,7 +65,7 @@ export class MonMetrics {
   private addBuild(): void {
     const gauge = new Gauge({
       name: "fastblock_build_info",
-      help: "Version of the monitor",
+      help: "Version of the mon",
       labelNames: ["version"],
       registers: [this.registry],
     });
@@ -73,15 +73,15 @@ export class MonMetrics {
   }
 
   private addProcess(usage: () => ProcessUsage): void {
-    this.counter("process_cpu_seconds_total", "CPU time of the monitor", () => usage().cpuSeconds);
-    this.gauge("process_resident_bytes", "Memory of the monitor", () => usage().residentBytes);
-    this.gauge("js_heap_bytes", "JavaScript heap of the monitor", () => usage().heapBytes);
+    this.counter("process_cpu_seconds_total", "CPU time of the mon", () => usage().cpuSeconds);
+    this.gauge("process_resident_bytes", "Memory of the mon", () => usage().residentBytes);
+    this.gauge("js_heap_bytes", "JavaScript heap of the mon", () => usage().heapBytes);
   }
 
   private addCluster(): void {
     const { monitor } = this;
     const map = monitor.catalogue.map;
-    this.gauge("mon_is_leader", "1 while this monitor leads", () => 1);
+    this.gauge("mon_is_leader", "1 while this mon leads", () => 1);
     this.gauge("client_sessions", "Sessions that stand in the catalogue", () => {
       return monitor.catalogue.sessions.size;
     });

@@ -3,7 +3,7 @@
  *
  * REST `/api/v1` (shapes: `schema.ts`): GET status health version pools
  * pools/{p} pools/{p}:explain images?pool= pools/{p}/images pools/{p}/images/{i} osds osds/{id}
- * pgs?pool= pgs/{id} operations operations/{id}?waitMs= · POST pools (PoolCreate → 201 Pool)
+ * pgs?pool= pgs/{id} operations operations/{id}?waitMs= · POST operations/{id}:cancel pools (PoolCreate → 201 Pool)
  * pools/{p}/images (ImageCreate → 201 Image) pools/{p}/images/{i}:resize (ImageResize → 200 or, when
  * it shrinks, 202 ImageResized) osds/{id}:in osds/{id}:out pgs/{id}:transferLeader (PgTransfer)
  * pgs/{id}:replaceReplica (PgReplace) · PATCH pools/{p}/images/{i} (ImageRename → Image) · DELETE
@@ -14,3 +14,11 @@
 export { createApi } from "./api.ts";
 export { MemoryMetaStore } from "./memory-store.ts";
 export { Monitor, type MonitorOptions } from "./monitor.ts";
+export type {
+  ImageView,
+  OperationView,
+  OsdView,
+  PgView,
+  PoolView,
+  StatusView,
+} from "./schema.ts";

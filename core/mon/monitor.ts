@@ -1,9 +1,10 @@
 import { FastblockError } from "../base/errors.ts";
 import { formatPgId, type OsdId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
-import { type MapDelta, type PgInfo, replicaOnOsd } from "../cluster/cluster.ts";
-import { type Address, type Listener, Timer, type World } from "../reactor/world.ts";
+import { type MapDelta, type PgInfo, type ReplicaInfo, replicaOnOsd } from "../cluster/cluster.ts";
+import { type Address, CallbackTimer, type Listener, sleep, type World } from "../reactor/world.ts";
 import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
+import { PgRole } from "../../proto/gen/control_pb.ts";
 import { Catalogue } from "./catalogue.ts";
 import { ControlServer } from "./control-server.ts";
 import { type GroupWriter, RpcGroupWriter } from "./group-writer.ts";
@@ -14,7 +15,6 @@ import { OperationEngine } from "./operation-engine.ts";
 import { leaderOf, OsdService } from "./osd-service.ts";
 import { PoolService } from "./pool-service.ts";
 import { SessionService } from "./session-service.ts";
-import { sleep } from "./sleep.ts";
 import { Views } from "./views.ts";
 
 export interface MonitorOptions {
@@ -73,8 +73,8 @@ export class Monitor {
   readonly views: Views;
   private readonly leadership: Leadership;
   private readonly control: ControlServer;
-  private readonly tick: Tick;
-  private readonly flushTimer: Tick;
+  private readonly tick: CallbackTimer;
+  private readonly flushTimer: CallbackTimer;
   private endpoint: RpcEndpoint | undefined;
   private dataEndpoint: RpcEndpoint | undefined;
   private listener: Listener | undefined;
@@ -94,7 +94,7 @@ export class Monitor {
       (delta) => this.onMap(delta),
     );
     const catalogue = this.catalogue;
-    this.pools = new PoolService(catalogue);
+    this.pools = new PoolService(catalogue, (pg) => this.osds.reportsOf(pg));
     this.sessions = new SessionService({
       catalogue,
       checksum: world.checksum,
@@ -144,8 +144,8 @@ export class Monitor {
       nowUs,
       formatTime: options.formatTime,
     });
-    this.tick = new Tick(() => this.onTick());
-    this.flushTimer = new Tick(() => this.flush());
+    this.tick = new CallbackTimer(() => this.onTick());
+    this.flushTimer = new CallbackTimer(() => this.flush());
   }
 
   /** Become the leader, load, listen. Throws FB4002, FB4003, FB4005, FB4006. Answers the control port. */
@@ -171,7 +171,7 @@ export class Monitor {
     });
     this.listener = this.endpoint.listen(control, (connection) => this.admit(connection));
     this.operations.resume();
-    world.timers.arm(this.tick, TICK_US);
+    world.timers.armPeriod(this.tick, TICK_US);
     const { address } = this.listener;
     return address.kind === "tcp" ? address.port : 0;
   }
@@ -192,8 +192,8 @@ export class Monitor {
   }
 
   /**
-   * Move the leadership of a group to its replica on `osd`, and wait a moment for it. Throws
-   * FB2201, FB2202, FB1001, FB1006.
+   * Move the leadership of a group to its replica on `osd`, where it is to stay, and wait a moment
+   * for it. Throws FB2201 to FB2203, FB1001, FB1006.
    */
   async transferLeader(text: string, osd: OsdId, dryRun: boolean): Promise<PgInfo> {
     const pg = this.pools.pgOf(text);
@@ -203,7 +203,10 @@ export class Monitor {
     }
     const leader = leaderOf(this.catalogue, pg);
     if (leader === undefined) throw new FastblockError("FB2202", `group ${text} has no leader`);
-    if (leader.replicaId === target.replicaId || dryRun) return pg;
+    this.checkMayLead(pg, target);
+    if (dryRun) return pg;
+    await this.pools.preferLeader(pg.id, target.replicaId);
+    if (leader.replicaId === target.replicaId) return this.pools.pgOf(text);
     const value = { pg: pg.id, toReplica: target.replicaId };
     const command = {
       case: "transferLeader" as const,
@@ -225,6 +228,23 @@ export class Monitor {
       `group ${formatPgId(pg.id)} is not led by osd ${String(osd)} yet`,
       { hint: `look at it: fastblock pg info ${formatPgId(pg.id)}` },
     );
+  }
+
+  private checkMayLead(pg: PgInfo, target: ReplicaInfo): void {
+    const voters = pg.configuration?.voters;
+    const refuse = (why: string): FastblockError => {
+      const where = `osd ${String(target.osd)}`;
+      return new FastblockError("FB2203", `${where} can not lead group ${formatPgId(pg.id)} now`, {
+        why: `its replica there ${why}`,
+      });
+    };
+    if (target.leaving) throw refuse("is leaving");
+    if (this.catalogue.map.osds.get(target.osd)?.up !== true) throw refuse("is down");
+    if (voters !== undefined && !voters.includes(target.replicaId))
+      throw refuse("is still catching up");
+    const role = this.osds.reportsOf(pg).get(target.replicaId)?.role;
+    if (role === PgRole.FILLING) throw refuse("is still catching up");
+    if (role === PgRole.DISTRUSTED) throw refuse("is not trusted by its store");
   }
 
   /** Turn what reports changed into an epoch now (tests; otherwise it happens by itself). */
@@ -264,7 +284,7 @@ export class Monitor {
       this.fail(this.catalogue.failure);
       return;
     }
-    this.options.world.timers.arm(this.tick, TICK_US);
+    this.options.world.timers.armPeriod(this.tick, TICK_US);
     this.ticks++;
     this.flush();
     this.leadership.keepAlive().then(
@@ -296,18 +316,5 @@ export class Monitor {
   private fail(error: unknown): void {
     if (this.isStopped) return;
     this.options.onFatal(error instanceof Error ? error : new Error(String(error)));
-  }
-}
-
-class Tick extends Timer {
-  private readonly run: () => void;
-
-  constructor(run: () => void) {
-    super();
-    this.run = run;
-  }
-
-  onTimer(): void {
-    this.run();
   }
 }

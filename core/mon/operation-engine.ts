@@ -4,13 +4,12 @@ import type { Logger } from "../base/logger.ts";
 import { Status, statusName } from "../base/status.ts";
 import { type PgInfo, type ReplicaInfo, replicaOf, replicaOnOsd } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
-import { Timer, type Timers } from "../reactor/world.ts";
+import { sleep, Timer, type Timers } from "../reactor/world.ts";
 import type { Catalogue } from "./catalogue.ts";
 import type { GroupAnswer, GroupEntry, GroupWriter } from "./group-writer.ts";
 import type { PoolService } from "./pool-service.ts";
 import type { OperationRecord } from "./records.ts";
 import type { SessionService } from "./session-service.ts";
-import { sleep } from "./sleep.ts";
 
 export interface OperationEngineOptions {
   readonly catalogue: Catalogue;
@@ -89,6 +88,27 @@ export class OperationEngine {
     const operation = this.catalogue.operations.get(id);
     if (operation !== undefined) return operation;
     throw new FastblockError("FB6001", `operation ${String(id)} does not exist`);
+  }
+
+  /**
+   * Say why an operation is not taken back: each kind takes effect when it is begun, and only gives
+   * space back afterwards, half of which can not be undone. Throws FB6001, FB6002.
+   */
+  refuseCancel(id: number): never {
+    const operation = this.operationOf(id);
+    const { done, total, waitingFor } = this.progressOf(operation);
+    const isOver = operation.state !== "running";
+    const why = isOver
+      ? "it has ended"
+      : "it took effect when it was begun; what runs on gives the space back";
+    const seen = isOver ? operation.state : `running, ${String(done)} of ${String(total)} done`;
+    throw new FastblockError("FB6002", `cancelling operation ${String(id)}: ${seen}`, {
+      why,
+      ...(isOver ? { hint: `look at it: fastblock op info ${String(id)}` } : {}),
+      ...(waitingFor.length > 0
+        ? { hint: `it waits for ${waitingFor[0]!}: fastblock health` }
+        : {}),
+    });
   }
 
   progressOf(operation: OperationRecord): Progress {

@@ -20,6 +20,8 @@ import {
 } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
 import type { OsdRecord } from "./records.ts";
+import { LayerSpace } from "./usage.ts";
+import { withRenewals } from "./replica-change.ts";
 
 /** How long after its last report an osd counts as down. */
 const OSD_LEASE_US = 2_500_000;
@@ -43,6 +45,8 @@ export interface OsdLive {
   usage: OsdUsage | undefined;
   /** Counters and gauges for `/metrics`, as last reported. */
   counters: OsdReportRequest["counters"];
+  /** Blocks that it refuses to show. */
+  refused: OsdReportRequest["refused"];
   readonly pgs: Map<PgId, PgReport>;
   /** When each peer that can not reach it said so last. */
   readonly complaints: Map<OsdId, number>;
@@ -68,6 +72,8 @@ export interface OsdServiceOptions {
  */
 export class OsdService {
   readonly live: Map<OsdId, OsdLive> = new Map();
+  /** What the layers of images take, on all osds together. */
+  readonly space: LayerSpace = new LayerSpace();
   private readonly options: OsdServiceOptions;
   private readonly catalogue: Catalogue;
   private readonly dirtyPgs = new Set<PgId>();
@@ -100,6 +106,7 @@ export class OsdService {
       epoch: request.epoch,
       usage: undefined,
       counters: [],
+      refused: [],
       pgs: new Map(),
       complaints: new Map(),
     });
@@ -122,12 +129,19 @@ export class OsdService {
     live.lastReportUs = now;
     live.generation = request.generation;
     live.epoch = request.epoch;
-    live.counters = request.counters;
-    if (request.usage !== undefined) live.usage = request.usage;
+    if (request.usage !== undefined) {
+      live.usage = request.usage;
+      live.counters = request.counters;
+      live.refused = request.refused;
+    }
     if (request.stopping) live.stopping = true;
     if (request.complete) {
       for (const pg of live.pgs.keys()) this.dirtyPgs.add(pg);
       live.pgs.clear();
+      this.space.forget(id);
+    }
+    for (const { shard, layer, usedBytes } of request.layers) {
+      this.space.note(id, { shard, layer: Number(layer), bytes: Number(usedBytes) });
     }
     for (const report of request.pgs) this.notePg(live, report);
     for (const peer of request.unreachable) {
@@ -153,7 +167,7 @@ export class OsdService {
       for (const osd of osds) this.noteAutoOut(change, osd);
       const pgs: PgInfo[] = [];
       for (const id of dirty) {
-        const row = this.pgChange(id);
+        const row = this.pgChange(change, id);
         if (row !== undefined) pgs.push(row);
       }
       const mapChange: MapChange = { osds, pgs };
@@ -260,8 +274,9 @@ export class OsdService {
 
   private notePg(live: OsdLive, report: PgReport): void {
     const id = report.pg as PgId;
-    if (report.role === PgRole.REMOVED) live.pgs.delete(id);
-    else live.pgs.set(id, report);
+    // Another replica of the group may have come in its place before the word of its end.
+    if (report.role !== PgRole.REMOVED) live.pgs.set(id, report);
+    else if (live.pgs.get(id)?.replica === report.replica) live.pgs.delete(id);
     this.dirtyPgs.add(id);
   }
 
@@ -343,7 +358,7 @@ export class OsdService {
   }
 
   /** The row of a group after its leader's newest report; undefined when nothing changes. */
-  private pgChange(id: PgId): PgInfo | undefined {
+  private pgChange(change: Change, id: PgId): PgInfo | undefined {
     const pg = this.catalogue.map.pgs.get(id);
     if (pg === undefined) return undefined;
     let best: PgReport | undefined;
@@ -365,7 +380,8 @@ export class OsdService {
       configuration,
       replicas: withoutLeft(pg, configuration),
     };
-    return samePg(pg, next) ? undefined : next;
+    const renewed = withRenewals(next, reports, this.catalogue, change, this.options.logger);
+    return samePg(pg, renewed) ? undefined : renewed;
   }
 }
 

@@ -9,7 +9,7 @@ import {
   type ShardIndex,
   type Term,
 } from "../base/ids.ts";
-import { pgIdOf, poolOfPg } from "../base/ids.ts";
+import { formatPgId, pgIdOf, poolOfPg } from "../base/ids.ts";
 import {
   isFailureDomain,
   isName,
@@ -27,7 +27,14 @@ import {
   type ReplicaInfo,
 } from "../cluster/cluster.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
+import { PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
+import {
+  firstReplicaId,
+  newReplica,
+  type ReplicaReports,
+  withReplacement,
+} from "./replica-change.ts";
 
 /** What somebody asks a pool to be. Absent: the default. */
 export interface PoolSpec {
@@ -45,12 +52,14 @@ export interface PoolCreated {
   readonly placement: PlacementResult;
 }
 
-/** Pools and the groups in them. Errors: FB1001, FB1002, FB2001 to FB2004, FB2201. */
+/** Pools and the groups in them. Errors: FB1001, FB1002, FB2001 to FB2004, FB2101, FB2201 to FB2203. */
 export class PoolService {
   private readonly catalogue: Catalogue;
+  private readonly reportsOf: (pg: PgInfo) => ReplicaReports;
 
-  constructor(catalogue: Catalogue) {
+  constructor(catalogue: Catalogue, reportsOf: (pg: PgInfo) => ReplicaReports) {
     this.catalogue = catalogue;
+    this.reportsOf = reportsOf;
   }
 
   /** Find a pool by name. Throws FB2001. */
@@ -61,7 +70,7 @@ export class PoolService {
     const shown = names.slice(0, NAMES_SHOWN_MAX).join(", ");
     throw new FastblockError("FB2001", `pool ${name} does not exist`, {
       why: names.length === 0 ? "there are no pools" : `there are ${shown}`,
-      ...(names.length === 0 ? { hint: `create it: fastblock pool create ${name}` } : {}),
+      ...(names.length === 0 ? { hint: `create it: fastblock pool create ${name} --size 3` } : {}),
     });
   }
 
@@ -78,6 +87,7 @@ export class PoolService {
       const ids = Array.from({ length: pool.pgCount }, (_, at) => pgIdOf(pool.id, at));
       const placement = this.placed(pool, ids);
       if (!placement.ok) throw tooSmall(pool, placement);
+      this.checkRoom(pool, placement);
       const pgs = ids.map((pgId, at) => this.newPg(change, pgId, placement.rows[at]!));
       change.changeMap({ pools: [pool], pgs });
       return { pool, notes: notesOn(pool, placement), placement };
@@ -133,6 +143,9 @@ export class PoolService {
   /**
    * Give a group a new replica on `to` in place of the one on `from`; the leader adds it, lets it
    * catch up, and removes the old one. Its data moves; nothing else does.
+   *
+   * `to` may be `from` when the osd has another store by now. Throws FB1001, FB2003, FB2101, FB2201,
+   * FB2202, FB2203.
    */
   replaceReplica(text: string, from: OsdId, to: OsdId, dryRun: boolean): Promise<PgInfo> {
     return this.catalogue.change((change) => {
@@ -144,27 +157,74 @@ export class PoolService {
           why: `its replicas are on ${pg.replicas.map((one) => `osd ${String(one.osd)}`).join(", ")}`,
         });
       }
-      const target = this.placementOsds(pool.id).find((osd) => osd.id === to);
-      if (target === undefined) {
-        throw new FastblockError("FB2101", `osd ${String(to)} does not exist`);
-      }
-      const kept = pg.replicas.filter((one) => one !== old);
-      const result = place({
-        size: pool.size,
-        failureDomain: pool.failureDomain,
-        osds: this.placementOsds(pool.id).map((osd) =>
-          osd.id === to || kept.some((one) => one.osd === osd.id) ? osd : { ...osd, in: false },
-        ),
-        groups: [{ id: pg.id, seats: kept.filter((one) => !one.leaving) }],
-      });
-      const seat = result.rows[0]?.find((one) => one.replicaId === 0 && one.osd === to);
-      if (seat === undefined) throw misplaced(text, to, pool, result);
-      const added = this.newReplica(change, pg.id, seat);
-      const wanted = pg.replicas.map((one) => (one === old ? added : one));
-      const next = { ...pg, replicas: [...wanted, { ...old, leaving: true }] };
+      this.checkReplaceable(pg, old, to);
+      const seat = this.seatFor(pg, pool, old, to);
+      const next = withReplacement(pg, old, newReplica(this.catalogue, change, pg.id, seat));
       change.changeMap({ pgs: [next] });
       return next;
     }, dryRun);
+  }
+
+  /** Let a replica be the one that leads its group by preference. */
+  preferLeader(id: PgId, replica: ReplicaId): Promise<void> {
+    return this.catalogue.change((change) => {
+      const pg = this.catalogue.map.pgs.get(id);
+      const first = pg?.replicas.find((one) => one.replicaId === replica);
+      if (pg === undefined || first === undefined || pg.replicas[0] === first) return;
+      const replicas = [first, ...pg.replicas.filter((one) => one !== first)];
+      change.changeMap({ pgs: [{ ...pg, replicas }] });
+    });
+  }
+
+  private checkReplaceable(pg: PgInfo, old: ReplicaInfo, to: OsdId): void {
+    const text = `group ${formatPgId(pg.id)}`;
+    const reports = this.reportsOf(pg);
+    const unseen = pg.replicas.find((one) => one !== old && !reports.has(one.replicaId));
+    if (pg.creating && (pg.leader === 0 || unseen !== undefined)) {
+      throw new FastblockError("FB2202", `${text} is not established yet`, {
+        why: unseen === undefined ? "" : `osd ${String(unseen.osd)} has not made its replica`,
+      });
+    }
+    const target = this.catalogue.map.osds.get(to);
+    if (target === undefined) {
+      throw new FastblockError("FB2101", `osd ${String(to)} does not exist`);
+    }
+    const held = pg.replicas.find((one) => one.osd === to && one.storeUuid === target.storeUuid);
+    if (held === old && reports.get(old.replicaId)?.role !== PgRole.DISTRUSTED) {
+      throw new FastblockError("FB2203", `${text} has this replica on osd ${String(to)} already`, {
+        why: "the store of the osd is the one that it was made on",
+      });
+    }
+    if (held?.leaving !== true) return;
+    throw new FastblockError("FB2203", `${text} still has a replica on osd ${String(to)}`, {
+      why: `replica ${String(held.replicaId)} is leaving from there`,
+      hint: `wait until it is gone: fastblock pg info ${formatPgId(pg.id)}`,
+    });
+  }
+
+  /** Where the new replica goes. Those that stay do so, whatever became of their osds. */
+  private seatFor(
+    pg: PgInfo,
+    pool: PoolInfo,
+    old: ReplicaInfo,
+    to: OsdId,
+  ): { readonly osd: OsdId; readonly shard: ShardIndex } {
+    const target = this.catalogue.map.osds.get(to)!;
+    if (old.osd === to && old.storeUuid === target.storeUuid) return old;
+    const seats = pg.replicas.filter((one) => one !== old && !one.leaving);
+    const result = place({
+      size: pool.size,
+      failureDomain: pool.failureDomain,
+      osds: this.placementOsds(pool.id).map((osd) => {
+        if (osd.id === to) return osd;
+        const stays = seats.some((one) => one.osd === osd.id);
+        return { ...osd, in: stays, up: stays, weight: Math.max(osd.weight, 1) };
+      }),
+      groups: [{ id: pg.id, seats }],
+    });
+    const seat = result.rows[0]?.find((one) => one.replicaId === 0 && one.osd === to);
+    if (seat === undefined) throw misplaced(formatPgId(pg.id), to, pool, result);
+    return seat;
   }
 
   private checked(spec: PoolSpec): Omit<PoolInfo, "id" | "changeEpoch"> {
@@ -207,6 +267,27 @@ export class PoolService {
     return hosts.size > 1 ? "host" : "osd";
   }
 
+  /** A shard carries so many replicas and no more. Throws FB2003. */
+  private checkRoom(pool: PoolInfo, placement: PlacementResult): void {
+    const counts = new Map(
+      this.placementOsds(pool.id).map((osd) => [osd.id, [...osd.otherReplicas]]),
+    );
+    const before = Math.max(0, ...[...counts.values()].flat());
+    for (const seat of placement.rows.flat()) raise(counts.get(seat.osd), seat.shard);
+    const most = Math.max(0, ...[...counts.values()].flat());
+    if (most <= SHARD_REPLICAS_MAX) return;
+    const share = (SHARD_REPLICAS_MAX - before) / (most - before);
+    const fitting = 2 ** Math.floor(Math.log2(Math.max(1, pool.pgCount * share)));
+    throw new FastblockError(
+      "FB2003",
+      `creating pool ${pool.name}: ${String(most)} replicas on one shard, wanted at most ${String(SHARD_REPLICAS_MAX)}`,
+      {
+        why: `${String(pool.pgCount)} groups of ${String(pool.size)} are too many for these osds`,
+        hint: `take fewer groups: --pgs ${String(fitting)}`,
+      },
+    );
+  }
+
   private placed(pool: PoolInfo, ids: readonly PgId[]): PlacementResult {
     return place({
       size: pool.size,
@@ -243,8 +324,7 @@ export class PoolService {
   }
 
   private newPg(change: Change, id: PgId, row: PlacementResult["rows"][number]): PgInfo {
-    // Replica ids jump with the generation: a restored monitor must not hand one out twice.
-    const first = (this.catalogue.map.generation - 1) * REPLICA_JUMP + 1;
+    const first = firstReplicaId(this.catalogue);
     const replicas = row.map((seat, at) =>
       this.replicaOf(seat.osd, seat.shard, (first + at) as ReplicaId),
     );
@@ -261,17 +341,6 @@ export class PoolService {
     };
   }
 
-  private newReplica(
-    change: Change,
-    id: PgId,
-    seat: { readonly osd: OsdId; readonly shard: ShardIndex },
-  ): ReplicaInfo {
-    const first = (this.catalogue.map.generation - 1) * REPLICA_JUMP + 1;
-    const replicaId = Math.max(this.catalogue.pgs.get(id)?.nextReplicaId ?? 1, first);
-    change.putPg({ id, nextReplicaId: replicaId + 1 });
-    return this.replicaOf(seat.osd, seat.shard, replicaId as ReplicaId);
-  }
-
   private replicaOf(osd: OsdId, shard: ShardIndex, replicaId: ReplicaId): ReplicaInfo {
     const storeUuid = this.catalogue.map.osds.get(osd)!.storeUuid;
     return { replicaId, osd, storeUuid, shard, leaving: false };
@@ -279,8 +348,9 @@ export class PoolService {
 }
 
 const NAMES_SHOWN_MAX = 8;
+/** Each costs some kilobytes of memory and its share of every report and map. */
+const SHARD_REPLICAS_MAX = 8192;
 const POOL_ID_MAX = 65_535;
-const REPLICA_JUMP = 65_536;
 
 function tooSmall(pool: PoolInfo, placement: PlacementResult): FastblockError {
   const domain = pool.failureDomain === "osd" ? "osds" : "hosts";
@@ -290,12 +360,16 @@ function tooSmall(pool: PoolInfo, placement: PlacementResult): FastblockError {
     `creating pool ${pool.name}: ${String(placement.domainsUsable)} ${domain} can take replicas, wanted ${String(pool.size)}`,
     {
       why: rejected.length === 0 ? `there are no more ${domain}` : rejected.join(", "),
-      hint:
-        placement.domainsUsable === 0
-          ? "start osds: fastblock osd run"
-          : `add ${domain}, or create the pool with --size ${String(placement.domainsUsable)}`,
+      hint: hintFor(domain, placement),
     },
   );
+}
+
+function hintFor(domain: string, { domainsUsable, rejected }: PlacementResult): string {
+  const out = rejected.find((one) => one.rule === "is out");
+  if (out !== undefined) return `take it in again: fastblock osd in ${String(out.osd)}`;
+  if (domainsUsable === 0) return "start osds, then look: fastblock osd ls";
+  return `add ${domain}, or create the pool with --size ${String(domainsUsable)}`;
 }
 
 function misplaced(

@@ -138,6 +138,10 @@ export const ImageSchema = z
     pool: z.string(),
     path: z.string().openapi({ example: "demo/disk1" }),
     sizeBytes: bytes,
+    allocatedBytes: bytes.openapi({
+      description: "of sizeBytes, what takes space, in units of 64 KiB, as last reported",
+    }),
+    usedBytes: bytes.openapi({ description: "on all replicas together, as last reported" }),
     objectBytes: z.int(),
     layer: z.int(),
     family: z.int(),
@@ -184,7 +188,7 @@ const ReplicaSchema = z.object({
   storeUuid: z.string(),
   leaving: z.boolean(),
   role: z
-    .enum(["unknown", "follower", "candidate", "leader", "learner", "filling"])
+    .enum(["unknown", "follower", "candidate", "leader", "learner", "filling", "distrusted"])
     .openapi({ description: "as last reported" }),
   term: z.int(),
   commitIndex: z.int(),
@@ -202,6 +206,9 @@ export const PgSchema = z
     term: z.int(),
     lastChangeEpoch: z.int(),
     osds: z.array(z.int()).openapi({ description: "desired, the preferred leader first" }),
+    joining: z.array(z.int()).openapi({ description: "desired, whose replica does not vote yet" }),
+    leaving: z.array(z.int()).openapi({ description: "whose replica goes when others hold all" }),
+    filling: z.array(z.int()).openapi({ description: "whose replica catches up by difference" }),
     replicas: z.array(ReplicaSchema),
     configuration: z
       .object({

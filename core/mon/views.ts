@@ -1,11 +1,12 @@
 import { formatPgId, type OsdId, poolOfPg } from "../base/ids.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import {
   type PgInfo,
   pgStateOf,
   PgState,
   type PlacementResult,
   type PoolInfo,
+  type ReplicaInfo,
 } from "../cluster/cluster.ts";
 import { PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
@@ -52,6 +53,7 @@ const ROLE_NAMES = {
   [PgRole.LEARNER]: "learner",
   [PgRole.FILLING]: "filling",
   [PgRole.REMOVED]: "unknown",
+  [PgRole.DISTRUSTED]: "distrusted",
 } as const;
 
 /** What REST shows, made from the catalogue and the newest reports. */
@@ -95,18 +97,16 @@ export class Views {
     const { catalogue, pools, osds } = this.from;
     let images = 0;
     let provisioned = 0;
+    let used = 0;
     for (const image of catalogue.images.values()) {
       if (image.pool !== pool.id) continue;
       images++;
       provisioned += image.sizeBytes;
+      used += osds.space.of(image.layer);
     }
-    let used = 0;
     let active = 0;
     const pgs = pools.pgsOf(pool.id);
-    for (const pg of pgs) {
-      if (pgStateOf(pg, catalogue.map.osds) === PgState.Active) active++;
-      for (const report of osds.reportsOf(pg).values()) used += Number(report.usedBytes);
-    }
+    for (const pg of pgs) if (pgStateOf(pg, catalogue.map.osds) === PgState.Active) active++;
     return {
       id: pool.id,
       name: pool.name,
@@ -135,14 +135,19 @@ export class Views {
   }
 
   image(image: ImageRecord): ImageView {
-    const { catalogue, sessions } = this.from;
-    const pool = catalogue.map.pools.get(image.pool)?.name ?? "?";
+    const { catalogue, osds, sessions } = this.from;
+    const info = catalogue.map.pools.get(image.pool);
+    const pool = info?.name ?? "?";
+    const used = osds.space.of(image.layer);
+    const units = Math.ceil(used / UNIT_SIZE / (info?.size ?? 1));
     return {
       id: image.id,
       name: image.name,
       pool,
       path: `${pool}/${image.name}`,
       sizeBytes: bytesView(image.sizeBytes),
+      allocatedBytes: bytesView(Math.min(image.sizeBytes, units * UNIT_SIZE)),
+      usedBytes: bytesView(used),
       objectBytes: image.objectBlocks * BLOCK_SIZE,
       layer: image.layer,
       family: image.family,
@@ -206,6 +211,11 @@ export class Views {
       term: pg.leaderTerm,
       lastChangeEpoch: pg.lastChangeEpoch,
       osds: pg.replicas.filter((one) => !one.leaving).map((one) => one.osd),
+      joining: pg.replicas.filter((one) => isJoining(pg, one)).map((one) => one.osd),
+      leaving: pg.replicas.filter((one) => one.leaving).map((one) => one.osd),
+      filling: pg.replicas
+        .filter((one) => reports.get(one.replicaId)?.role === PgRole.FILLING)
+        .map((one) => one.osd),
       replicas: pg.replicas.map((replica) => {
         const report = reports.get(replica.replicaId);
         return {
@@ -280,6 +290,12 @@ export class Views {
     }
     return counts;
   }
+}
+
+/** Wanted, and not a voter yet. */
+function isJoining(pg: PgInfo, replica: ReplicaInfo): boolean {
+  if (replica.leaving || pg.configuration === undefined) return false;
+  return !pg.configuration.voters.includes(replica.replicaId);
 }
 
 interface ReplicaCounts {

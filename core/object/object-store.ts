@@ -82,7 +82,8 @@ export class ObjectStore {
 
   /** Begin looking at a unit of a layer as of `snapSeq`; then `blockAt`. */
   openUnit(layer: number, unit: number, snapSeq: number, row: number): void {
-    const handle = this.slots.layers.find(layer);
+    const found = this.slots.layers.find(layer);
+    const handle = this.isGone(row, layer) ? NONE : found;
     this.layer = handle;
     this.unit = unit;
     this.row = row;
@@ -411,7 +412,12 @@ export class ObjectStore {
     this.slots.markDirty(slot);
   }
 
-  /** The block is lost on all replicas: refuse it from now on. False when it has another version. */
+  /**
+   * The block is lost on all replicas: refuse it from now on. False when it has another version.
+   *
+   * No checkpoint waits for the mark: until it is at home a crash takes it back, and who reads the
+   * block finds out again.
+   */
   markLost(layer: number, block: number, snapSeq: number, row: number, version: number): boolean {
     const bit = block % BLOCKS_PER_UNIT;
     this.openUnit(layer, Math.floor(block / BLOCKS_PER_UNIT), snapSeq, row);
@@ -420,9 +426,15 @@ export class ObjectStore {
     const slot = this.sourceSlot;
     const at = this.overlay.find(slot, bit);
     const position = at >= 0 ? this.overlay.position(at) : Number.MAX_SAFE_INTEGER;
+    this.putLost(slot, bit, position, version);
+    return true;
+  }
+
+  /** A block of which no replica has a whole copy. `position`: as of `zero`. */
+  putLost(slot: number, bit: number, position: number, version: number): void {
     this.overlay.put(slot, bit, OverlayKind.Lost, position, version, 0);
     this.addToOverlay(slot, bit);
-    return true;
+    this.slots.zoneOf(slot).holdsLost = true;
   }
 
   /** Take a slot out of use: its overlay goes, its unit waits in quarantine (R5). */
@@ -486,6 +498,15 @@ export class ObjectStore {
     this.gone.push({ row, layer, version, next: 0 });
   }
 
+  /** A deleted layer shows nothing, however far its slots are freed: the same on every replica. */
+  private isGone(row: number, layer: number): boolean {
+    for (let at = 0; at < this.gone.length; at++) {
+      const task = this.gone[at]!;
+      if (task.row === row && task.layer === layer) return true;
+    }
+    return false;
+  }
+
   get goneCount(): number {
     return this.gone.length;
   }
@@ -526,8 +547,10 @@ export class ObjectStore {
       const zone = this.slots.zones[zoneNumber]!;
       if (!zone.opened) continue;
       for (let index = 0; index < this.slots.geometry.slotsPerZone; index++) {
-        if (!isKeyed(zone.state[index]!) || zone.row[index] !== row) continue;
-        this.free(this.slots.slotAt(zoneNumber, index), 0);
+        if (zone.row[index] !== row) continue;
+        if (isKeyed(zone.state[index]!)) this.free(this.slots.slotAt(zoneNumber, index), 0);
+        // The next replica of the row knows nothing of this one's commit index (R2).
+        if (zone.state[index] === SlotState.Quarantined) zone.version[index] = 0;
       }
     }
     for (let at = this.gone.length - 1; at >= 0; at--) {

@@ -1,6 +1,16 @@
 // data path
 /** Face of the blocks of a shard: lookup, apply, read, move home. */
-export { Mover, type MoverOwner, MOVER_BUFFER_BYTES } from "./mover.ts";
-export { ObjectStore } from "./object-store.ts";
+export { Mover, type MoverOwner } from "./mover.ts";
+export { findLost, type LostBlock } from "./lost.ts";
+export { ObjectStore, SourceKind } from "./object-store.ts";
 export { BlockState, SNAP_SEQ_HEAD, StoreReadOp, StoreRepairOp } from "./ops.ts";
 export { Reader } from "./reader.ts";
+export { MOVER_BUFFER_BYTES } from "./sweep-plan.ts";
+export {
+  digestOf,
+  listUnits,
+  readUnit,
+  UnitListing,
+  UnitState,
+  unitSlot,
+} from "./unit-state.ts";

@@ -184,13 +184,15 @@ export class Reader implements Drain {
       if (op.states[at] !== BlockState.Damaged) continue;
       const version = op.versions[at]!;
       const source = op.sources[at]!;
+      const crc = op.crcs[at]!;
       const block = op.firstBlock + at;
       const unit = Math.floor(block / BLOCKS_PER_UNIT);
       this.objects.openUnit(op.layer, unit, op.snapSeq, op.row);
       this.objects.blockAt(block % BLOCKS_PER_UNIT);
       op.dataBlocks -= 1;
       this.take(op, at, block % BLOCKS_PER_UNIT);
-      if (op.versions[at] === version && op.sources[at] === source) {
+      const same = op.versions[at] === version && op.crcs[at] === crc;
+      if (same && op.sources[at] === source) {
         op.states[at] = BlockState.Damaged;
         continue;
       }

@@ -35,7 +35,7 @@ import {
   WriteReply,
   WriteRequest,
 } from "../../proto/gen/hot.ts";
-import type { Healer } from "./healer.ts";
+import { type DamagedBlock, type Healer, Healing } from "./healer.ts";
 import type { MapIdentity } from "./map-identity.ts";
 import type { SessionGrants } from "./session-grants.ts";
 
@@ -259,6 +259,7 @@ export class ClientRequests {
     op.snapSeq = request.snapSeq;
     op.lockEpoch = request.lockEpoch;
     op.own = (request.flags & READ_OWN) !== 0;
+    if (op.own && group!.silent) return Status.Damaged;
     op.statesOnly = (request.flags & READ_STATES_ONLY) !== 0;
     if (!op.statesOnly) {
       op.arenaOffset = this.world.slots.take(request.blocks * BLOCK_SIZE);
@@ -289,13 +290,15 @@ export class ClientRequests {
 
   /** Send the reply, or wait for room; then slot and op go back to their pools. */
   replyRead(op: ClientRead): void {
-    if (op.status === Status.Ok && op.damagedBlocks > 0 && !op.own) {
-      if (op.healTries < HEAL_TRIES_MAX) {
+    if (op.status === Status.Ok && op.damagedBlocks > 0) {
+      if (op.own) this.meetDamage(op);
+      else if (op.healTries < HEAL_TRIES_MAX) {
         op.healTries += 1;
         this.healRead(op);
         return;
       }
-      op.status = Status.Damaged;
+      // A peer asks what each block is; everybody else wants the blocks.
+      if (op.method === Method.Read) op.status = Status.Damaged;
     }
     const reply = this.readReply;
     this.fillReadReply(reply, op);
@@ -326,29 +329,26 @@ export class ClientRequests {
   // cold: damage is rare.
   /** Put the damaged blocks of a read right, then read again. */
   private healRead(op: ClientRead): void {
-    const group = op.group!;
-    const healing: Promise<boolean>[] = [];
+    const healing: Promise<Healing>[] = [];
     for (let at = 0; at < op.blocks; at++) {
       if (op.states[at]! !== BlockState.Damaged) continue;
-      const block = op.firstBlock + at;
-      const version = op.versions[at]!;
-      const { layer, snapSeq } = op;
-      healing.push(this.healer!.heal({ group, layer, block, snapSeq, version }));
+      healing.push(this.healer!.heal(damagedBlockOf(op, at)));
     }
-    Promise.all(healing).then(
-      (healed) => {
-        if (healed.includes(false)) op.healTries = HEAL_TRIES_MAX;
-        op.status = group.read(op);
-        if (op.status !== Status.Ok) this.replyRead(op);
-        this.world.turns.again();
-      },
-      (error: unknown) => {
-        this.world.logger.error("healing failed", { reason: String(error) });
-        op.healTries = HEAL_TRIES_MAX;
-        op.status = Status.Damaged;
-        this.replyRead(op);
-      },
-    );
+    // No healing rejects. A block that is lost says so when it is read again.
+    void Promise.all(healing).then((results) => {
+      op.status = results.includes(Healing.Waiting) ? Status.Damaged : op.group!.read(op);
+      if (op.status !== Status.Ok) this.replyRead(op);
+      this.world.turns.again();
+    });
+  }
+
+  // cold: damage is rare.
+  /** Who reads this replica's own store is told what it is; it is put right behind the answer. */
+  private meetDamage(op: ClientRead): void {
+    for (let at = 0; at < op.blocks; at++) {
+      if (op.states[at]! !== BlockState.Damaged) continue;
+      this.healer!.meet(damagedBlockOf(op, at));
+    }
   }
 
   /** A peer wants a block at a version that is damaged there: answered from the own store. */
@@ -371,6 +371,8 @@ export class ClientRequests {
     if (request.blocks < 1 || request.blocks > PAYLOAD_BLOCKS_MAX) return Status.Invalid;
     const group = this.pg.groups.get(request.pg);
     if (group === undefined || group.replica !== request.replica) return Status.WrongReceiver;
+    // What it shows before it has applied that version says nothing about it.
+    if (group.appliedIndex < request.version - 1) return Status.Busy;
     op.layer = request.layer;
     op.firstBlock = request.firstBlock;
     op.blocks = request.blocks;
@@ -467,6 +469,17 @@ export class ClientRead extends ReadRequestOp implements WritableWaiter {
   onWritable(_connection: Connection): void {
     this.requests.replyRead(this);
   }
+}
+
+// cold: damage is rare.
+function damagedBlockOf(op: ClientRead, at: number): DamagedBlock {
+  return {
+    group: op.group!,
+    layer: op.layer,
+    block: op.firstBlock + at,
+    snapSeq: op.snapSeq,
+    version: op.versions[at]!,
+  };
 }
 
 function isWellFormed(request: WriteRequest, payloadSize: number): boolean {

@@ -1,10 +1,11 @@
 // cold path: registration, maps and reports; a few messages a second.
+import { BLOCK_SIZE } from "../base/units.ts";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
-import { formatUuid } from "../base/ids.ts";
+import { uuidBytes, uuidText } from "../base/uuid.ts";
 import { ApplyResult, ClusterMap, type MapDelta } from "../cluster/cluster.ts";
-import { Timer, type World } from "../reactor/world.ts";
+import { CallbackTimer, type World } from "../reactor/world.ts";
 import {
   type Connection,
   ControlService,
@@ -21,12 +22,19 @@ import {
   OsdRegisterReplySchema,
   OsdRegisterRequestSchema,
   OsdReportReplySchema,
+  type OsdReportRequest,
   OsdReportRequestSchema,
 } from "../../proto/gen/control_pb.ts";
-import type { ShardReport } from "./report.ts";
+import type { ShardFigures, ShardReport } from "./report.ts";
 
 /** Between two reports, unless the monitor asks for another pace. */
 const REPORT_INTERVAL_MS = 1000;
+
+/** Changes of one moment go into one report; elections of many groups come close together. */
+const SOON_US = 50_000;
+
+/** Groups in one message: 110 bytes each at most, of the 1 MiB that a message may have. */
+const REPORT_PGS_MAX = 4096;
 
 /** Answers of the monitor that no repetition changes. */
 const REFUSALS: readonly ErrorCode[] = ["FB1007", "FB2102", "FB2103", "FB4002", "FB4004"];
@@ -79,7 +87,7 @@ export class MonSession {
   private readonly map: ClusterMap;
   private readonly endpoint: RpcEndpoint;
   private readonly control: ControlService;
-  private readonly timer: ReportTimer;
+  private readonly timer: CallbackTimer;
   private connection: Connection | null = null;
   private monIndex = 0;
   private registered = false;
@@ -87,6 +95,11 @@ export class MonSession {
   private reporting = false;
   private stopping = false;
   private intervalUs = REPORT_INTERVAL_MS * 1000;
+  private readonly soon: CallbackTimer;
+  /** A group changed while a report was under way. */
+  private hastened = false;
+  /** What each shard told last. */
+  private readonly figures = new Map<number, ShardFigures>();
 
   constructor(options: MonSessionOptions) {
     this.options = options;
@@ -116,7 +129,8 @@ export class MonSession {
       const { pg, toReplica } = message.command.value;
       options.host.transferLeader(pg, toReplica);
     });
-    this.timer = new ReportTimer(this);
+    this.timer = new CallbackTimer(() => this.tick());
+    this.soon = new CallbackTimer(() => this.reportNow());
   }
 
   /** Begin; it connects again whenever the connection is lost. */
@@ -127,13 +141,14 @@ export class MonSession {
       { role: Role.Mon, id: ID_ANY, shard: SHARD_NONE },
       this.control,
     );
-    this.options.world.timers.arm(this.timer, this.intervalUs);
+    this.options.world.timers.armPeriod(this.timer, this.intervalUs);
   }
 
   /** Say goodbye, so that peers and the monitor need not wait for a lease to end. */
   async stop(): Promise<void> {
     this.stopping = true;
     this.options.world.timers.disarm(this.timer);
+    this.options.world.timers.disarm(this.soon);
     if (this.registered) {
       try {
         await this.sendReport([], false, true);
@@ -165,7 +180,7 @@ export class MonSession {
       OsdRegisterRequestSchema,
       create(OsdRegisterRequestSchema, {
         osd: identity.osd,
-        storeUuid: formatUuid(identity.storeUuid),
+        storeUuid: uuidText(uuidBytes(identity.storeUuid)),
         host: identity.hostName,
         addresses: identity.addresses.map(({ host, port }) => ({ host, port })),
         incarnation: BigInt(identity.incarnation),
@@ -209,16 +224,30 @@ export class MonSession {
     }
   }
 
+  /** A group changed: the mon hears it in a moment, with what changes until then. */
+  hasten(): void {
+    if (this.stopping || !this.registered) return;
+    this.hastened = true;
+    if (this.reporting || this.soon.timerDueUs >= 0) return;
+    this.options.world.timers.arm(this.soon, SOON_US);
+  }
+
+  /** The moment is over. */
+  reportNow(): void {
+    if (this.stopping || !this.registered || this.reporting) return;
+    this.report().catch((error: unknown) => this.onFailure("report", error));
+  }
+
   /** The timer: report, unless one is under way. */
   tick(): void {
     if (this.stopping) return;
-    this.options.world.timers.arm(this.timer, this.intervalUs);
-    if (!this.registered || this.reporting) return;
-    this.report().catch((error: unknown) => this.onFailure("report", error));
+    this.options.world.timers.armPeriod(this.timer, this.intervalUs);
+    this.reportNow();
   }
 
   private async report(): Promise<void> {
     this.reporting = true;
+    this.hastened = false;
     try {
       const complete = this.complete;
       const reports = await this.options.host.collect(complete);
@@ -230,6 +259,7 @@ export class MonSession {
       throw error;
     } finally {
       this.reporting = false;
+      if (this.hastened) this.hasten();
     }
   }
 
@@ -238,16 +268,19 @@ export class MonSession {
     complete: boolean,
     stopping: boolean,
   ): Promise<void> {
-    const reply = await this.control.call(
-      this.connection!,
-      Method.OsdReport,
-      OsdReportRequestSchema,
-      create(OsdReportRequestSchema, this.reportMessage(reports, complete, stopping)),
-      OsdReportReplySchema,
-      { timeoutMs: stopping ? 500 : 2000 },
-    );
-    if (!reply.register || stopping) return;
-    await this.register();
+    const first = this.reportMessage(reports, complete, stopping);
+    for (const part of splitReport(create(OsdReportRequestSchema, first))) {
+      const reply = await this.control.call(
+        this.connection!,
+        Method.OsdReport,
+        OsdReportRequestSchema,
+        part,
+        OsdReportReplySchema,
+        { timeoutMs: stopping ? 500 : 2000 },
+      );
+      if (stopping) return;
+      if (reply.register) return this.register();
+    }
   }
 
   private reportMessage(
@@ -266,14 +299,46 @@ export class MonSession {
           term: BigInt(pg.term),
           commitIndex: BigInt(pg.commitIndex),
           appliedIndex: BigInt(pg.appliedIndex),
-          configuration: { ...pg.configuration },
+          usedBytes: BigInt(pg.usedBytes),
+          ...(pg.configuration === undefined ? {} : { configuration: { ...pg.configuration } }),
         })),
       ),
       unreachable: [...new Set(reports.flatMap((shard) => shard.unreachable))],
-      usage: usageOf(reports),
-      counters: reports.flatMap(countersOf),
+      layers: reports.flatMap(({ shard, layers }) =>
+        layers.map(({ layer, usedBytes }) => ({
+          shard,
+          layer: BigInt(layer),
+          usedBytes: BigInt(usedBytes),
+        })),
+      ),
+      ...this.figuresOf(reports),
       stopping,
       complete,
+    };
+  }
+
+  /** Figures of all shards as soon as those of one are news. */
+  private figuresOf(
+    reports: readonly ShardReport[],
+  ): Pick<MessageInitShape<typeof OsdReportRequestSchema>, "usage" | "counters" | "refused"> {
+    let isNews = false;
+    for (const { shard, figures } of reports) {
+      if (figures === undefined) continue;
+      this.figures.set(shard, figures);
+      isNews = true;
+    }
+    if (!isNews) return {};
+    const all = [...this.figures];
+    return {
+      usage: usageOf(all.map(([, figures]) => figures)),
+      counters: all.flatMap(([shard, figures]) => countersOf(shard, figures)),
+      refused: all.flatMap(([, { damage }]) =>
+        damage.refused.map((one) => ({
+          ...one,
+          layer: BigInt(one.layer),
+          block: BigInt(one.block),
+        })),
+      ),
     };
   }
 
@@ -283,19 +348,31 @@ export class MonSession {
   }
 }
 
-function usageOf(reports: readonly ShardReport[]): {
+/** As many messages as the groups of a report need; all else is in the first. */
+export function splitReport(report: OsdReportRequest): OsdReportRequest[] {
+  const { osd, boot, generation, epoch, pgs } = report;
+  const parts = [report];
+  report.pgs = pgs.slice(0, REPORT_PGS_MAX);
+  for (let at = REPORT_PGS_MAX; at < pgs.length; at += REPORT_PGS_MAX) {
+    const rest = { osd, boot, generation, epoch, pgs: pgs.slice(at, at + REPORT_PGS_MAX) };
+    parts.push(create(OsdReportRequestSchema, rest));
+  }
+  return parts;
+}
+
+function usageOf(shards: readonly ShardFigures[]): {
   capacityBytes: bigint;
   usedBytes: bigint;
   logCapacityBytes: bigint;
   logUsedBytes: bigint;
 } {
-  const sum = (pick: (report: ShardReport) => number): bigint =>
-    BigInt(reports.reduce((total, report) => total + pick(report), 0));
+  const sum = (pick: (figures: ShardFigures) => number): bigint =>
+    BigInt(shards.reduce((total, figures) => total + pick(figures), 0));
   return {
-    capacityBytes: sum((report) => report.usage.bytesTotal),
-    usedBytes: sum((report) => report.usage.bytesUsed),
-    logCapacityBytes: sum((report) => report.usage.logBytesTotal),
-    logUsedBytes: sum((report) => report.usage.logBytesUsed),
+    capacityBytes: sum(({ usage }) => usage.bytesTotal),
+    usedBytes: sum(({ usage }) => usage.bytesUsed),
+    logCapacityBytes: sum(({ usage }) => usage.logBytesTotal),
+    logUsedBytes: sum(({ usage }) => usage.logBytesUsed),
   };
 }
 
@@ -306,13 +383,13 @@ interface CounterRow {
 }
 
 /** The shard's figures under the names of the metrics page. */
-function countersOf(report: ShardReport): CounterRow[] {
-  const shard = `shard=${String(report.shard)}`;
+function countersOf(index: number, figures: ShardFigures): CounterRow[] {
+  const shard = `shard=${String(index)}`;
   const rows: CounterRow[] = [];
   const add = (name: string, value: number, ...labels: string[]): void => {
     rows.push({ name: `fastblock_${name}`, labels: [shard, ...labels], value });
   };
-  const { counters, requests, raft, usage } = report;
+  const { counters, damage, requests, raft, usage } = figures;
   const at = (row: Readonly<Record<string, number>>, key: string): number => row[key] ?? 0;
   for (const [key, region] of REGIONS) {
     add("device_write_bytes_total", at(counters, key), `region=${region}`);
@@ -323,7 +400,15 @@ function countersOf(report: ShardReport): CounterRow[] {
   add("log_entries_total", at(counters, "entries"));
   add("checksum_failures_total", at(counters, "checksumFailures"));
   add("blocks_healed_total", at(counters, "blocksHealed"));
+  add("osd_blocks_lost", damage.blocksLost);
+  add("osd_blocks_damaged", damage.blocksWaiting);
+  add("osd_entries_damaged", damage.entriesFaulty);
   add("checkpoints_total", at(counters, "checkpoints"));
+  add("recovery_fills_total", at(counters, "fillsBegun"), "stage=begun");
+  add("recovery_fills_total", at(counters, "fillsEnded"), "stage=ended");
+  add("recovery_units_compared_total", at(counters, "fillUnitsCompared"));
+  add("recovery_bytes_total", at(counters, "fillBlocksCopied") * BLOCK_SIZE);
+  add("recovery_differing_bytes_total", at(counters, "fillBlocksDiffering") * BLOCK_SIZE);
   add("osd_writes_acknowledged_total", at(requests, "writes"));
   add("osd_ops_total", at(requests, "writes"), "op=write", "result=ok");
   add("osd_ops_total", at(requests, "reads"), "op=read", "result=ok");
@@ -344,16 +429,3 @@ const REGIONS: readonly (readonly [string, string])[] = [
   ["bytesIndex", "index"],
   ["bytesCheckpoint", "checkpoint"],
 ];
-
-class ReportTimer extends Timer {
-  private readonly session: MonSession;
-
-  constructor(session: MonSession) {
-    super();
-    this.session = session;
-  }
-
-  override onTimer(): void {
-    this.session.tick();
-  }
-}

@@ -8,9 +8,12 @@
  * down and takes reports up; no request passes through it.
  */
 import { fromBinary } from "@bufbuild/protobuf";
+import type { PgId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
+import { uuidBytes } from "../base/uuid.ts";
 import { ApplyResult, ClusterMap } from "../cluster/cluster.ts";
 import {
+  type FillSource,
   type Group,
   LocalStore,
   type PeerLink,
@@ -18,26 +21,37 @@ import {
   PgShard,
   type StoreClaim,
   type StoreIdentity,
+  type StoreTuning,
 } from "../pg/pg.ts";
 import type { RaftMessage } from "../raft/raft.ts";
-import { type Disk, type Listener, Timer, type World } from "../reactor/world.ts";
+import { type Disk, type Listener, sleep, type World } from "../reactor/world.ts";
 import type { Entry } from "../log/log.ts";
 import {
   type Connection,
   type ConnectionHandler,
+  ControlService,
   type Frame,
   Method,
   Role,
   RpcEndpoint,
-  uuidBytes,
 } from "../rpc/rpc.ts";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
 import { ClientRequests } from "./client-requests.ts";
 import { serveAttach } from "./attach.ts";
+import { PeerFillSource, serveFill } from "./fill-service.ts";
+import { FaultyEntries } from "./faulty-entries.ts";
 import { type DamagedBlock, Healer } from "./healer.ts";
 import { MapIdentity } from "./map-identity.ts";
 import { RaftPeers } from "./raft-peers.ts";
-import { type GroupReport, reportOf, type ShardReport } from "./report.ts";
+import {
+  damageOf,
+  FigureNews,
+  SpaceNews,
+  type GroupReport,
+  reportOf,
+  reportOfGone,
+  type ShardReport,
+} from "./report.ts";
 import { ClientContext, SessionGrants } from "./session-grants.ts";
 
 export { MonSession } from "./mon-session.ts";
@@ -49,6 +63,8 @@ export type { ShardReport } from "./report.ts";
  */
 const STREAM_BYTES = 1_048_576;
 const CONNECTIONS_MAX = 256;
+/** Calls between shards: the state of a group with 1024 sessions is the largest, 60 KiB. */
+const CALL_BYTES_MAX = 131_072;
 
 export interface OsdShardOptions {
   readonly world: World;
@@ -65,6 +81,8 @@ export interface OsdShardOptions {
   readonly port: number;
   /** Of shard 0, for the others. */
   readonly claim?: StoreClaim;
+  /** Limits of the store's background work other than the defaults: the simulator twists them. */
+  readonly tuning?: Partial<StoreTuning>;
   readonly host: OsdShardHost;
 }
 
@@ -72,6 +90,8 @@ export interface OsdShardOptions {
 export interface OsdShardHost {
   /** The device failed or an invariant broke: the process must not go on. */
   onFatal(reason: string): void;
+  /** There is something to report before the next time. */
+  onNews(): void;
 }
 
 export class OsdShard implements PgHost {
@@ -85,8 +105,13 @@ export class OsdShard implements PgHost {
   private peers!: RaftPeers;
   private requests!: ClientRequests;
   private healer!: Healer;
+  private faulty!: FaultyEntries;
+  /** Calls between shards off the data path; made when the shard listens. */
+  private calls: ControlService | null = null;
   private listener: Listener | null = null;
   private changed = new Set<Group>();
+  private readonly news = new FigureNews();
+  private readonly space = new SpaceNews();
   private gone: GroupReport[] = [];
   private stopping = false;
 
@@ -123,6 +148,7 @@ export class OsdShard implements PgHost {
       owner: this.pg,
       logger: options.logger,
       ...(options.claim === undefined ? {} : { claim: options.claim }),
+      ...(options.tuning === undefined ? {} : { tuning: options.tuning }),
     });
     this.pg.start(this.store);
   }
@@ -139,14 +165,26 @@ export class OsdShard implements PgHost {
         bind,
         receiveBytes: STREAM_BYTES,
         sendBytes: STREAM_BYTES,
+        headerBytes: CALL_BYTES_MAX,
         connectionsMax: CONNECTIONS_MAX,
       },
     );
     const grants = new SessionGrants(world.checksum, clusterKey);
     this.requests = new ClientRequests(this.pg, world, this.mapIdentity, grants);
-    this.peers = new RaftPeers(this.pg, world, this.endpoint, this.logger, this.requests);
+    this.calls = new ControlService(world);
+    serveFill(this.pg, this.calls);
+    this.peers = new RaftPeers(
+      this.pg,
+      world,
+      this.endpoint,
+      this.logger,
+      this.requests,
+      this.calls,
+    );
     this.healer = new Healer(world, this.logger, (peer) => this.peers.connectionTo(peer.link));
     this.requests.healer = this.healer;
+    this.faulty = new FaultyEntries(world, this.logger, this.healer);
+    for (const group of this.pg.groups.values()) this.faulty.watch(group);
     const clients = new ClientHandler(this.requests, grants, world);
     this.listener = this.endpoint.listen(
       { kind: "tcp", host: bind, port },
@@ -163,9 +201,13 @@ export class OsdShard implements PgHost {
   /** Follow a map (an encoded MapUpdate). Answers false when deltas are missing in between. Cold. */
   onMap(encoded: Uint8Array): boolean {
     if (this.stopping) return true;
-    const result = this.map.apply(fromBinary(MapUpdateSchema, encoded));
+    const update = fromBinary(MapUpdateSchema, encoded);
+    // A full map that lacks a group may come of a monitor that was restored: only removals count.
+    const known = update.full ? [] : this.groupsInMap();
+    const result = this.map.apply(update);
     if (result === ApplyResult.Gap) return false;
     if (result !== ApplyResult.Applied) return true;
+    for (const group of known) if (!this.map.pgs.has(group.pg as PgId)) this.pg.remove(group);
     this.mapIdentity.generation = this.map.generation;
     this.mapIdentity.epoch = this.map.epoch;
     this.pg.onMap(this.map);
@@ -173,29 +215,42 @@ export class OsdShard implements PgHost {
     return true;
   }
 
+  private groupsInMap(): Group[] {
+    return [...this.pg.groups.values()].filter((group) => this.map.pgs.has(group.pg as PgId));
+  }
+
   /** Groups that changed since the last report (or all), and figures. Cold. */
   report(complete: boolean): ShardReport {
+    for (const group of this.space.groupsOf(this.store, this.pg.groups.values())) {
+      this.changed.add(group);
+    }
     const groups = complete ? [...this.pg.groups.values()] : [...this.changed];
-    const pgs = groups.filter((group) => !group.creating).map(reportOf);
+    const pgs = groups
+      .filter((group) => !group.creating && !group.gone)
+      .map((group) => reportOf(group, this.store.bytesOf(group.row)));
     pgs.push(...this.gone);
     this.changed.clear();
     this.gone = [];
-    const usage = this.store.usage();
-    return {
-      shard: this.options.shard,
-      generation: this.mapIdentity.generation,
-      epoch: this.mapIdentity.epoch,
-      pgs,
-      unreachable: this.peers.unreachable(),
-      usage,
-      counters: Object.fromEntries(Object.entries(this.store.counters)),
+    const figures = {
+      usage: this.store.usage(),
+      counters: { ...this.store.counters, ...this.pg.fills.counters },
       requests: Object.fromEntries(Object.entries(this.requests.counters)),
+      damage: damageOf(this.store, this.healer, this.faulty),
       raft: {
         elections: this.pg.raft.elections,
         groups: this.pg.groups.size,
         leaders: [...this.pg.groups.values()].filter((group) => group.isLeader).length,
         heartbeats: this.peers.heartbeats,
       },
+    };
+    return {
+      shard: this.options.shard,
+      generation: this.mapIdentity.generation,
+      epoch: this.mapIdentity.epoch,
+      pgs,
+      unreachable: this.peers.unreachable(),
+      layers: this.space.layersOf(this.store, complete),
+      figures: this.news.of(figures, complete),
     };
   }
 
@@ -208,8 +263,12 @@ export class OsdShard implements PgHost {
   /** Clean stop: leaders go elsewhere first, so that no client waits for an election. Cold. */
   async stop(): Promise<void> {
     this.stopping = true;
+    this.pg.fills.stop();
+    this.pg.reconfigurer.stop();
     await this.handOver();
     this.listener?.close();
+    this.faulty.stop();
+    this.healer.stop();
     this.peers.stop();
     this.endpoint.close("stopping");
     await this.store.close();
@@ -219,9 +278,7 @@ export class OsdShard implements PgHost {
   private async handOver(): Promise<void> {
     const until = this.options.world.clock.nowUs() + 500_000;
     while (this.pg.transferAll() > 0 && this.options.world.clock.nowUs() < until) {
-      await new Promise<void>((resolve) => {
-        this.options.world.timers.arm(new Pause(resolve), 5000);
-      });
+      await sleep(this.options.world.timers, 5000);
     }
   }
 
@@ -240,14 +297,34 @@ export class OsdShard implements PgHost {
   }
 
   onGroupChanged(group: Group): void {
+    if (this.changed.size === 0) this.options.host.onNews();
     this.changed.add(group);
   }
 
+  onReplicaGone(pg: number, replica: number): void {
+    this.gone.push(reportOfGone(pg, replica));
+    if (this.stopping) return;
+    this.pg.onMap(this.map);
+    this.peers.onMap(this.map);
+  }
+
   onDamaged(damaged: DamagedBlock): void {
-    // Background work tells again until the block is right; without peers there is nothing to ask.
-    this.healer.heal(damaged).catch((error: unknown) => {
-      this.logger.error("healing failed", { reason: String(error) });
-    });
+    this.healer.meet(damaged);
+  }
+
+  onBroken(error: unknown): void {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    this.options.host.onFatal(text);
+  }
+
+  fillSource(group: Group): FillSource | null {
+    const { node } = group;
+    if (this.calls === null || this.stopping || node.leader === 0) return null;
+    const peer = group.peerOf(node.leader);
+    const connection = peer === null ? null : this.peers.connectionTo(peer.link);
+    if (peer === null || connection === null || !connection.isOpen) return null;
+    const { world } = this.options;
+    return new PeerFillSource(world, this.calls, connection, group.pg, peer.replica);
   }
 
   onDeviceSlow(latencyUs: number): void {
@@ -297,17 +374,4 @@ class ClientHandler implements ConnectionHandler {
   onWritable(_connection: Connection): void {}
 
   onClose(_connection: Connection, _reason: string, _opened: boolean): void {}
-}
-
-class Pause extends Timer {
-  private readonly resolve: () => void;
-
-  constructor(resolve: () => void) {
-    super();
-    this.resolve = resolve;
-  }
-
-  override onTimer(): void {
-    this.resolve();
-  }
 }

@@ -5,6 +5,12 @@
  * Each side dials the other and speaks on the connection that it dialled: all raft messages and
  * heartbeats of one direction travel in one order, on which leases rely (`PeerLink`). The link is
  * up while the peer's own connection to us is.
+ *
+ * Heartbeats to all peers go out together, every 100 ms. One that arrives when ours are due in less
+ * than half of that brings them forward into this turn: shards that share groups fall into step
+ * with the fastest clock among them, and an idle one wakes for its own heartbeats and those of its
+ * peers at once. Timers alone were not enough: each shard then wakes for its own, and once more for
+ * every peer's.
  */
 import type { Logger } from "../base/logger.ts";
 import { Status } from "../base/status.ts";
@@ -13,10 +19,11 @@ import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
 import { HEARTBEAT_INTERVAL_US, type PeerLink, type PgShard } from "../pg/pg.ts";
 import { MessageType, RaftMessage } from "../raft/raft.ts";
-import { Timer, type World } from "../reactor/world.ts";
+import { CallbackTimer, type Drain, DrainOrder, type World } from "../reactor/world.ts";
 import {
   type Connection,
   type ConnectionHandler,
+  type ControlService,
   type Frame,
   Method,
   Role,
@@ -56,7 +63,10 @@ class Peer {
   }
 }
 
-export class RaftPeers implements ConnectionHandler {
+/** A heartbeat of a peer brings ours forward when they went out at least this long ago. */
+const HEARTBEAT_EARLY_US = HEARTBEAT_INTERVAL_US / 2;
+
+export class RaftPeers implements ConnectionHandler, Drain {
   /** Combined heartbeats sent, for metrics. */
   heartbeats = 0;
   private readonly pg: PgShard;
@@ -69,8 +79,12 @@ export class RaftPeers implements ConnectionHandler {
   private readonly control = new Control();
   private readonly heartbeat = new Heartbeat();
   private readonly message = new RaftMessage();
-  private readonly timer: HeartbeatTimer;
+  private readonly timer: CallbackTimer;
   private readonly requests: ClientRequests;
+  private readonly calls: ControlService;
+  /** Heartbeats go out in this turn. */
+  private beatDue = false;
+  private beatUs = 0;
 
   constructor(
     pg: PgShard,
@@ -78,27 +92,28 @@ export class RaftPeers implements ConnectionHandler {
     endpoint: RpcEndpoint,
     logger: Logger,
     requests: ClientRequests,
+    calls: ControlService,
   ) {
     this.pg = pg;
     this.world = world;
     this.endpoint = endpoint;
     this.logger = logger;
     this.requests = requests;
-    this.timer = new HeartbeatTimer(this);
+    this.calls = calls;
+    this.timer = new CallbackTimer(() => this.onTimer());
+    world.turns.addDrain(DrainOrder.Receive, this);
   }
 
   /* ---------------------------------------------------------- connections */
 
   /** Dial the shards that share a group with this one, at the addresses of the map. Cold. */
   onMap(map: ClusterMap): void {
-    for (const group of this.pg.groups.values()) {
-      for (const member of group.peers) {
-        if (member === null) continue;
-        const osd = map.osds.get(member.link.osd as never);
-        const address = osd?.addresses[member.link.shard];
-        if (osd === undefined || address === undefined) continue;
-        this.dial(this.peerOf(member.link), address.host, address.port, osd.storeUuid);
-      }
+    for (const link of this.pg.links.values()) {
+      const osd = map.osds.get(link.osd as never);
+      const address = osd?.addresses[link.shard];
+      if (link.groups.size === 0) this.hangUp(link);
+      if (osd === undefined || address === undefined || link.groups.size === 0) continue;
+      this.dial(this.peerOf(link), address.host, address.port, osd.storeUuid);
     }
     if (this.list.length > 0 && this.timer.timerDueUs < 0) {
       this.world.timers.arm(this.timer, HEARTBEAT_INTERVAL_US);
@@ -120,6 +135,17 @@ export class RaftPeers implements ConnectionHandler {
       this,
     );
     peer.outbound.context = peer;
+  }
+
+  // cold: when the last group in common is gone.
+  /** Its osd may have another store by now, which nobody here would ask for. */
+  private hangUp(link: PeerLink): void {
+    const peer = this.peers.get(link);
+    if (peer === undefined || peer.outbound === null) return;
+    const { outbound } = peer;
+    peer.outbound = null;
+    peer.address = "";
+    outbound.close("no group in common");
   }
 
   // cold: made once per pair of shards.
@@ -159,6 +185,7 @@ export class RaftPeers implements ConnectionHandler {
   }
 
   onClose(connection: Connection, reason: string, opened: boolean): void {
+    this.calls.onClose(connection, reason, opened);
     const peer = connection.context as Peer;
     if (connection !== peer.inbound) return;
     peer.inbound = null;
@@ -174,7 +201,7 @@ export class RaftPeers implements ConnectionHandler {
 
   onRequest(connection: Connection, frame: Frame): void {
     if (frame.method === Method.BlockFetch) this.requests.onBlockFetch(connection, frame);
-    else connection.close("unexpected request, method " + String(frame.method));
+    else this.calls.onRequest(connection, frame);
   }
 
   /** The connection that this shard dialled to a peer, for requests of its own. */
@@ -257,10 +284,18 @@ export class RaftPeers implements ConnectionHandler {
     this.heartbeats += 1;
   }
 
-  /** Every 100 ms: heartbeats to all, and who fell silent. */
-  beat(): void {
+  /** The timer: 100 ms since the last heartbeats. */
+  onTimer(): void {
+    this.beatDue = true;
+  }
+
+  /** Heartbeats to all, and who fell silent: before the groups' drain, which acts on that. */
+  drain(): void {
+    if (!this.beatDue) return;
+    this.beatDue = false;
     this.pg.sendOutbox();
     const now = this.world.clock.nowUs();
+    this.beatUs = now;
     for (let at = 0; at < this.list.length; at++) {
       const peer = this.list[at]!;
       this.sendHeartbeat(peer, now);
@@ -274,6 +309,7 @@ export class RaftPeers implements ConnectionHandler {
 
   stop(): void {
     this.world.timers.disarm(this.timer);
+    this.beatDue = false;
     for (let at = 0; at < this.list.length; at++) {
       const peer = this.list[at]!;
       if (peer.outbound !== null) peer.outbound.close("stopping");
@@ -285,7 +321,10 @@ export class RaftPeers implements ConnectionHandler {
   /** Osds whose heartbeats are missed, for the report to the monitor. Cold. */
   unreachable(): number[] {
     const osds = new Set<number>();
-    for (const peer of this.list) if (!peer.link.up) osds.add(peer.link.osd);
+    const now = this.world.clock.nowUs();
+    for (const { link } of this.list) {
+      if (link.groups.size > 0 && !link.up && link.isSilent(now)) osds.add(link.osd);
+    }
     return [...osds];
   }
 
@@ -322,7 +361,9 @@ export class RaftPeers implements ConnectionHandler {
       connection.close("malformed heartbeat");
       return;
     }
-    link.onHeartbeat(heartbeat.sentUs, heartbeat.echoUs, this.world.clock.turnUs);
+    const now = this.world.clock.turnUs;
+    link.onHeartbeat(heartbeat.sentUs, heartbeat.echoUs, now);
+    if (now - this.beatUs >= HEARTBEAT_EARLY_US) this.beatDue = true;
   }
 
   private onControl(connection: Connection, frame: Frame): void {
@@ -455,15 +496,4 @@ function fillAppend(append: Append, message: RaftMessage, entry: Entry | null): 
   if (entry === null || entry.type !== EntryType.Write) return;
   for (let at = 0; at < entry.blocks; at++) append.crcs[at] = entry.crcs[at]!;
   append.crcsCount = entry.blocks;
-}
-
-class HeartbeatTimer extends Timer {
-  private readonly peers: RaftPeers;
-  constructor(peers: RaftPeers) {
-    super();
-    this.peers = peers;
-  }
-  override onTimer(): void {
-    this.peers.beat();
-  }
 }

@@ -1,6 +1,8 @@
 // cold path: once a second per shard.
-import type { Group, StoreUsage } from "../pg/pg.ts";
+import { type Group, isSettled, type LocalStore, type StoreUsage } from "../pg/pg.ts";
 import { Role } from "../raft/raft.ts";
+import type { FaultyEntries } from "./faulty-entries.ts";
+import type { Healer } from "./healer.ts";
 
 /** What a shard tells of one group: PgReport of `proto/control.proto` as plain values. */
 export interface GroupReport {
@@ -13,12 +15,34 @@ export interface GroupReport {
   readonly commitIndex: number;
   readonly appliedIndex: number;
   readonly established: boolean;
-  readonly configuration: {
+  readonly usedBytes: number;
+  /** Leaders only, once it is settled. */
+  readonly configuration?: {
     readonly index: number;
     readonly voters: number[];
     readonly outgoing: number[];
     readonly learners: number[];
   };
+}
+
+/** Blocks without a whole copy that are named in a report, of each shard. */
+const REFUSED_LISTED_MAX = 64;
+
+/** A block without a whole copy here: RefusedBlock of `proto/control.proto`. */
+export interface RefusedBlock {
+  readonly pg: number;
+  readonly layer: number;
+  readonly block: number;
+  readonly lost: boolean;
+}
+
+/** What is damaged on a shard and not put right yet. */
+export interface DamageReport {
+  readonly blocksLost: number;
+  readonly blocksWaiting: number;
+  readonly entriesFaulty: number;
+  /** The first of them, lost ones before those that wait for a peer. */
+  readonly refused: readonly RefusedBlock[];
 }
 
 /** What a shard tells its osd's main thread: structured-clone-able. */
@@ -28,9 +52,18 @@ export interface ShardReport {
   readonly epoch: number;
   readonly pgs: GroupReport[];
   readonly unreachable: number[];
+  /** Layers whose space is not as in the report before. */
+  readonly layers: readonly LayerUsage[];
+  /** Undefined: as in the report before, but for heartbeats. */
+  readonly figures: ShardFigures | undefined;
+}
+
+/** What a shard holds and has done. */
+export interface ShardFigures {
   readonly usage: StoreUsage;
   readonly counters: Readonly<Record<string, number>>;
   readonly requests: Readonly<Record<string, number>>;
+  readonly damage: DamageReport;
   readonly raft: {
     readonly elections: number;
     readonly groups: number;
@@ -39,18 +72,81 @@ export interface ShardReport {
   };
 }
 
+/** Figures in which nothing moved but heartbeats are told in every so many reports. */
+const FIGURES_REPORTS = 10;
+
+/** Decides whether figures are news. An idle shard's are not: making and reading them has a cost. */
+export class FigureNews {
+  private told = "";
+  private reports = 0;
+
+  /** Answers what the report is to carry. `all`: in any case. */
+  of(figures: ShardFigures, all: boolean): ShardFigures | undefined {
+    const text = JSON.stringify({ ...figures, raft: { ...figures.raft, heartbeats: 0 } });
+    this.reports += 1;
+    if (!all && text === this.told && this.reports < FIGURES_REPORTS) return undefined;
+    this.told = text;
+    this.reports = 0;
+    return figures;
+  }
+}
+
 const ROLE_FOLLOWER = 1;
 const ROLE_CANDIDATE = 2;
 const ROLE_LEADER = 3;
 const ROLE_LEARNER = 4;
 const ROLE_FILLING = 5;
+const ROLE_REMOVED = 6;
+const ROLE_DISTRUSTED = 7;
+
+/** What a layer takes on a shard; 0: nothing is left. */
+export interface LayerUsage {
+  readonly layer: number;
+  readonly usedBytes: number;
+}
+
+/** Groups' bytes are told in every so many reports: they change with every write. */
+const SPACE_REPORTS = 5;
+
+/** Decides which layers and groups take another space than was told. */
+export class SpaceNews {
+  private layers = new Map<number, number>();
+  private groups = new Map<Group, number>();
+  private reports = 0;
+
+  /** Layers to tell of. `all`: every one that is there. */
+  layersOf(store: LocalStore, all: boolean): LayerUsage[] {
+    const before = this.layers;
+    const now = store.layerBytes();
+    this.layers = now;
+    const news: LayerUsage[] = [];
+    for (const [layer, usedBytes] of now) {
+      if (all || before.get(layer) !== usedBytes) news.push({ layer, usedBytes });
+    }
+    for (const layer of before.keys()) if (!now.has(layer)) news.push({ layer, usedBytes: 0 });
+    return news;
+  }
+
+  /** Groups to tell of. */
+  groupsOf(store: LocalStore, groups: Iterable<Group>): Group[] {
+    this.reports += 1;
+    if (this.reports < SPACE_REPORTS) return [];
+    this.reports = 0;
+    const before = this.groups;
+    this.groups = new Map();
+    const news: Group[] = [];
+    for (const group of groups) {
+      const bytes = store.bytesOf(group.row);
+      this.groups.set(group, bytes);
+      if ((before.get(group) ?? 0) !== bytes) news.push(group);
+    }
+    return news;
+  }
+}
 
 /** Describe a group as it is now. */
-export function reportOf(group: Group): GroupReport {
+export function reportOf(group: Group, usedBytes: number): GroupReport {
   const node = group.node;
-  const conf = node.conf;
-  const pick = (mask: number): number[] =>
-    conf.members.filter((_, slot) => (mask & (1 << slot)) !== 0).map((member) => member.id);
   return {
     pg: group.pg,
     replica: group.replica,
@@ -60,19 +156,64 @@ export function reportOf(group: Group): GroupReport {
     commitIndex: group.commitIndex,
     appliedIndex: group.appliedIndex,
     established: group.serving,
-    configuration: {
-      index: group.confIndex,
-      voters: pick(conf.voters),
-      outgoing: pick(conf.outgoing),
-      learners: pick(conf.learners),
-    },
+    usedBytes,
+    ...(isSettled(group) ? { configuration: configurationOf(group) } : {}),
+  };
+}
+
+function configurationOf(group: Group): NonNullable<GroupReport["configuration"]> {
+  const { conf } = group.node;
+  const pick = (mask: number): number[] =>
+    conf.members.filter((_, slot) => (mask & (1 << slot)) !== 0).map((member) => member.id);
+  return {
+    index: group.confIndex,
+    voters: pick(conf.voters),
+    outgoing: pick(conf.outgoing),
+    learners: pick(conf.learners),
+  };
+}
+
+/** Tell that a replica is gone. */
+export function reportOfGone(pg: number, replica: number): GroupReport {
+  return {
+    pg,
+    replica,
+    role: ROLE_REMOVED,
+    term: 0,
+    leader: 0,
+    commitIndex: 0,
+    appliedIndex: 0,
+    established: false,
+    usedBytes: 0,
+  };
+}
+
+/** Collect what is damaged. */
+export function damageOf(store: LocalStore, healer: Healer, faulty: FaultyEntries): DamageReport {
+  const lost = store.lost(REFUSED_LISTED_MAX);
+  const refused: RefusedBlock[] = lost.blocks.map(({ row, layer, block }) => ({
+    pg: store.pgOf(row),
+    layer,
+    block,
+    lost: true,
+  }));
+  for (const one of healer.listWaiting(REFUSED_LISTED_MAX - refused.length)) {
+    refused.push({ pg: one.group.pg, layer: one.layer, block: one.block, lost: false });
+  }
+  return {
+    blocksLost: lost.count,
+    blocksWaiting: healer.waitingCount,
+    entriesFaulty: faulty.count,
+    refused,
   };
 }
 
 function roleOf(group: Group): number {
   const node = group.node;
   if (group.isLeader) return ROLE_LEADER;
-  if (node.filling || group.silent) return ROLE_FILLING;
+  if (group.silent) return ROLE_DISTRUSTED;
+  if (node.filling) return ROLE_FILLING;
   if (node.role !== Role.Follower) return ROLE_CANDIDATE;
-  return (node.conf.learners & node.selfBit) === 0 ? ROLE_FOLLOWER : ROLE_LEARNER;
+  const votes = ((node.conf.voters | node.conf.outgoing) & node.selfBit) !== 0;
+  return votes ? ROLE_FOLLOWER : ROLE_LEARNER;
 }

@@ -29,6 +29,11 @@ export class DurableMarks {
   private hardStateIssued = 0;
   private hardStateDurable = 0;
 
+  /** True while something that was handed over is not durable. */
+  get pending(): boolean {
+    return this.count > 0 || this.hardStateIssued > this.hardStateDurable;
+  }
+
   /** Remember that raft's `version` is durable with the entry (term, index) and what came before. */
   push(version: number, index: number, term: number): void {
     if (this.count === this.marks.length) this.grow();

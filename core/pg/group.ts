@@ -17,6 +17,7 @@
  */
 import { assert, unreachable } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
+import type { PgInfo } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
 import {
   decodeConfiguration,
@@ -27,28 +28,50 @@ import {
 } from "../raft/raft.ts";
 import { DurableMarks } from "./durable-marks.ts";
 import { EntryRing } from "./entry-ring.ts";
+import type { Fill } from "./fill.ts";
+import type { FillBeginning } from "./fill-source.ts";
 import { LayerTable } from "./layer-table.ts";
 import { type GroupState, SNAP_SEQ_HEAD } from "./local-store-types.ts";
 import type { PeerLink } from "./peer-link.ts";
 import type { PgShard } from "./pg.ts";
+import type { ReadAhead } from "./read-ahead.ts";
 import type { ReadRequestOp, WriteRequestOp } from "./request.ts";
 import { NumberState, SessionTable } from "./session-window.ts";
 
 /** Applied entries that stay in memory for followers that are a little behind. */
 const KEEP_ENTRIES_MAX = 256;
 
+/** Raft's rows of entries that the store no longer holds are dropped so many at a time. */
+const COMPACT_ENTRIES_MIN = 256;
+
 /** One member of the group besides this replica, by slot of the configuration. */
 export class GroupPeer {
   readonly replica: number;
   readonly link: PeerLink;
-  /** An entry read back for this peer, and whether one is under way. */
-  loaded: Entry | null = null;
-  loading = false;
+  /** Entries read back from the log for this peer; null until it was far behind. */
+  ahead: ReadAhead | null = null;
+  /** Stands in the list of its link that waits for room. */
+  starved = false;
 
   constructor(replica: number, link: PeerLink) {
     this.replica = replica;
     this.link = link;
   }
+
+  /** Give back what was read for it. */
+  drop(): void {
+    this.ahead?.drop();
+  }
+}
+
+/** An entry that is known to be in the log, and whose payload there is damaged. */
+export interface FaultyEntry {
+  readonly index: number;
+  readonly term: number;
+  readonly layer: number;
+  readonly firstBlock: number;
+  readonly blocks: number;
+  readonly snapSeq: number;
 }
 
 export class Group {
@@ -59,10 +82,14 @@ export class Group {
   readonly row: number;
   node!: RaftNode;
   readonly ring: EntryRing = new EntryRing();
-  readonly sessions: SessionTable = new SessionTable();
-  readonly layers: LayerTable = new LayerTable();
+  sessions: SessionTable = new SessionTable();
+  layers: LayerTable = new LayerTable();
   /** By slot of the node's configuration; null: this replica itself, or an osd not in the map. */
   peers: (GroupPeer | null)[] = [];
+  /** The other replicas that the map names, members or not. */
+  named: readonly GroupPeer[] = [];
+  /** What the map wants of this group; null before the first map. */
+  info: PgInfo | null = null;
   commitIndex = 0;
   appliedIndex = 0;
   /** Handed to the store up to here. */
@@ -72,11 +99,30 @@ export class Group {
   lastChangeEpoch = 0;
   /** The replica that the map wants as leader. */
   preferred = 0;
+  /** Leader: not before these times does leadership go to the preferred replica; to any other. */
+  stayUntilUs = 0;
+  transferAfterUs = 0;
+  /** Leader: index of the configuration that was told as settled last, see `reconfigure.ts`; -1: none. */
+  settledTold = -1;
+  /** Taken off its shard: open requests are answered, nothing else is done with it. */
+  gone = false;
   /** Set while `onReplicaCreated` is out: no vote, no acknowledgement. */
   creating = false;
   /** Its store lost something it had acknowledged: it says and answers nothing, see `recover.ts`. */
   silent = false;
+  /** While its renewal is out: the id that takes its place, see `membership.ts`; 0: none. */
+  renewedAs = 0;
+  /** Found at start, see `recover.ts`; the osd fetches their blocks and empties the list. */
+  faulty: readonly FaultyEntry[] = [];
   isLeader = false;
+  /** On its way back by difference; null: not needed. */
+  fill: Fill | null = null;
+  /** Nothing above is applied for now: see `fill.ts`. */
+  holdIndex: number = Number.POSITIVE_INFINITY;
+  /** Takes no Appends: it is about to begin at another position. */
+  deaf = false;
+  /** Where it begins, until that is durable. */
+  beginning: FillBeginning | null = null;
   /** The osd was told that this leader serves. */
   private servingTold = false;
 
@@ -123,6 +169,16 @@ export class Group {
     return this.isLeader && node.ownIndex > 0 && this.appliedIndex >= node.ownIndex;
   }
 
+  /** The way to another replica, a member or one that the map names; null: none is known. */
+  peerOf(replica: number): GroupPeer | null {
+    const slot = this.node.conf.slotOf(replica);
+    if (slot >= 0) return this.peers[slot] ?? null;
+    for (let at = 0; at < this.named.length; at++) {
+      if (this.named[at]!.replica === replica) return this.named[at]!;
+    }
+    return null;
+  }
+
   /* ------------------------------------------------------------- requests */
 
   /** Judge and propose. Ok: `op.onDone` follows. Else the caller answers; the op stays his. */
@@ -149,6 +205,10 @@ export class Group {
     const entry = op.entry!;
     const reserved = this.shard.store.reserve(this.row, entry);
     if (reserved !== Status.Ok) return reserved;
+    if (entry.reservedUnits > 0 && (this.shard.full || this.node.peerFull)) {
+      this.shard.store.unreserve(entry);
+      return this.shard.full ? this.shard.store.refuseFull() : Status.NoSpace;
+    }
     const index = this.node.propose(entry.type);
     if (index < 0) {
       this.shard.store.unreserve(entry);
@@ -277,7 +337,6 @@ export class Group {
     op.ticket = 0;
     op.readNext = null;
     if (op.own) {
-      if (this.silent) return Status.Damaged;
       op.readIndex = this.appliedIndex;
       this.startRead(op);
       return Status.Ok;
@@ -420,6 +479,7 @@ export class Group {
     // Raft counts on what is durable; the store may be writing entries again at the log's head.
     const durable = Math.min(this.node.durableIndex, store.durableIndex(this.row));
     if (durable < until) until = durable;
+    if (this.holdIndex < until) until = this.holdIndex;
     while (this.appliedIndex < until) {
       const index = this.appliedIndex + 1;
       let entry = this.ring.get(index);
@@ -443,6 +503,7 @@ export class Group {
       if (this.readHead === null) this.readTail = null;
       this.startRead(op);
     }
+    if (this.fill !== null) this.fill.onApplied();
   }
 
   private applyEntry(entry: Entry, index: number): void {
@@ -493,6 +554,9 @@ export class Group {
       const entry = ring.shiftFirst();
       if (entry !== null) this.shard.store.entries.release(entry);
     }
+    // Raft's rows end where the store's log does; followers that need more are filled.
+    const base = Math.min(this.appliedIndex, this.shard.store.firstIndex(this.row) - 1);
+    if (base - this.node.log.baseIndex >= COMPACT_ENTRIES_MIN) this.node.compact(base);
   }
 
   /** Leader: the lowest index that a reachable peer has acknowledged. */
@@ -526,6 +590,8 @@ export class Group {
     this.servingTold = false;
     this.layers.dropProposed();
     if (leads) return;
+    // What was read for followers is of a log that the next leader may cut.
+    for (let at = 0; at < this.peers.length; at++) this.peers[at]?.drop();
     this.failWrites(Status.NotLeader);
     this.failReads(Status.NotLeader);
     if (this.leaseHead !== null) this.shard.queueLease(this);
@@ -554,6 +620,69 @@ export class Group {
       op.onAnswer();
     }
     this.readTail = null;
+  }
+
+  // cold: once per replica.
+  /** Answer everybody who waits and give back what is held: the shard has let go of this group. */
+  end(): void {
+    this.gone = true;
+    this.isLeader = false;
+    this.failWrites(Status.NotLeader);
+    this.failReads(Status.NotLeader);
+    if (this.leaseHead !== null) this.shard.queueLease(this);
+    for (let index = this.appendedIndex + 1; index <= this.ring.last; index++) {
+      const entry = this.ring.get(index);
+      if (entry !== null && entry.reservedLogBlocks > 0) this.shard.store.unreserve(entry);
+    }
+    this.truncate(0);
+    for (let at = 0; at < this.peers.length; at++) this.peers[at]?.drop();
+    for (let at = 0; at < this.peers.length; at++) this.peers[at]?.link.groups.delete(this);
+    for (let at = 0; at < this.named.length; at++) this.named[at]!.link.groups.delete(this);
+    this.peers = [];
+    this.named = [];
+  }
+
+  // cold: at start, and when a fill begins.
+  /** Take over the replicated state beside the blocks. */
+  restoreState(state: GroupState): void {
+    this.sessions = new SessionTable();
+    this.layers = new LayerTable();
+    this.sessions.expiredBelow = state.expiredBelow;
+    for (const one of state.sessions) {
+      this.sessions.restore(one.session, one.base, one.bits, one.lastIndex);
+    }
+    for (const one of state.fences) this.layers.apply(one.layer, one.lockEpoch, one.snapSeq);
+    this.confIndex = state.confIndex;
+  }
+
+  /** True when nothing of this replica is under way: all is durable, and applied as far as known. */
+  get isQuiet(): boolean {
+    const store = this.shard.store;
+    const last = this.node.log.lastIndex;
+    if (this.isLeader || this.appendedIndex !== last || this.persistBlocked) return false;
+    if (this.node.durableIndex !== last || store.durableIndex(this.row) !== last) return false;
+    return this.appliedIndex === Math.min(this.commitIndex, last) && !this.marks.pending;
+  }
+
+  // cold: once per fill.
+  /** The beginning is durable: this replica now stands where its leader stood. */
+  onFillBegun(): void {
+    const { index, term, state } = this.beginning!;
+    const conf = decodeConfiguration(state.conf);
+    assert(conf !== null, "Group: the configuration of a beginning can not be read");
+    this.truncate(0);
+    this.ring.first = index + 1;
+    this.ring.last = index;
+    this.restoreState(state);
+    this.node.beginFill(index, term, conf);
+    this.appliedIndex = index;
+    this.commitIndex = index;
+    this.appendedIndex = index;
+    this.marks.reach(index, term);
+    this.beginning = null;
+    this.deaf = false;
+    this.shard.onConfiguration(this);
+    if (this.fill !== null) this.fill.onBegun();
   }
 
   // cold: for checkpoints.

@@ -18,9 +18,7 @@ import { Status } from "../base/status.ts";
 
 /** Groups captured in one turn. */
 const CAPTURE_SLICE = 16;
-/** R4: what is kept for followers, as a share of the log. */
-const RETENTION_SHARE = 0.5;
-/** Log fill from which entries that can not be applied are appended again. */
+/** Share of the room for entries and their second copies from which the latter are made. */
 const AGAIN_SHARE = 0.5;
 /** Write of the body at a time. */
 const CHUNK_BYTES = 256 * 1024;
@@ -28,6 +26,11 @@ const CHUNK_BYTES = 256 * 1024;
 interface Captured {
   readonly row: number;
   readonly group: CheckpointGroup;
+  /** First batch with a fill that waits for its index, or an entry dropped behind a new position. */
+  readonly heldSeq: number;
+  /** It says that the group takes another position; that its replica is to be renewed. */
+  readonly begins: boolean;
+  readonly renews: boolean;
 }
 
 /** What the checkpointer asks of the store: to be woken in every turn while it waits. */
@@ -36,6 +39,10 @@ export interface TurnWaiter {
   waitUntil(ready: () => boolean): Promise<void>;
   /** Keep the mover and the page writer from starting anything new. */
   holdBackground(hold: boolean): void;
+  /** A checkpoint has the group's new position. */
+  onBeginningDurable(row: number): void;
+  /** A checkpoint has all that is the old replica's. */
+  onRenewable(row: number): void;
   /** Move home until nothing is left that lies before log block `position`, or nothing moves. */
   drainOverlay(position: number): Promise<void>;
 }
@@ -44,11 +51,14 @@ export interface TurnWaiter {
  * Writes checkpoints (`store.md`, R3 to R5).
  *
  * capture each group's state at its applied index c → move everything before the head of that moment
- * home → write the index pages → make the commit index durable up to everything applied → hold
+ * home, fills under way among it → write the index pages → make the commit index durable up to everything applied → hold
  * background writes, one flush → checkpoint A or B, body first, header last → wait for the reads that
  * began before → tail moves, quarantine is released.
  *
  * The log goes on all the time: entries behind the captured head stay in the log and are redone.
+ *
+ * A group that takes another position (`beginFill`) does so by a checkpoint: one that captured it
+ * before begins anew, and the first one behind it tells the owner.
  */
 export class Checkpointer {
   running = false;
@@ -77,13 +87,39 @@ export class Checkpointer {
   }
 
   private async steps(): Promise<void> {
+    const { log } = this.machines;
+    for (;;) {
+      this.state.changed = false;
+      // What start-up found out about groups is durable before pages and checkpoint hide its cause.
+      await this.waiter.waitUntil(() => !log.hasControls);
+      const rebases = this.state.rebases;
+      // Local facts of a group that was captured already, logged while others are, stay in the log.
+      const headSeq = this.parts.batches.nextSeq;
+      const captured = await this.capture();
+      await this.settle(headSeq);
+      // A group that took another position meanwhile is not what was captured.
+      if (this.state.rebases !== rebases) continue;
+      const tailSeq = this.tailFor(captured, headSeq);
+      await this.write(captured, tailSeq, headSeq);
+      this.waiter.holdBackground(false);
+      this.parts.eras.flip();
+      await this.waiter.waitUntil(() => this.parts.eras.quiet);
+      log.moveTail(tailSeq);
+      while (this.parts.quarantine.release(tailSeq, 4096) === 4096) await this.nextTurn();
+      this.state.usedAfter = log.usedBlocks;
+      this.state.quarantinedAfter = this.parts.slots.quarantined;
+      this.tellPositions(captured);
+      return;
+    }
+  }
+
+  /** Bring home all that was applied when the groups were captured, and flush it. */
+  private async settle(headSeq: number): Promise<void> {
     const { log, objects } = this.machines;
-    this.state.changed = false;
-    // What start-up found out about groups is durable before pages and checkpoint hide its cause.
-    await this.waiter.waitUntil(() => !log.hasControls);
-    const captured = await this.capture();
     const headPosition = log.headPosition;
-    const headSeq = this.parts.batches.nextSeq;
+    this.waiter.holdBackground(false);
+    // A fill before the head is applied when it is durable; only then it can be moved home.
+    await this.waiter.waitUntil(() => log.completedSeq >= headSeq - 1);
     await this.waiter.drainOverlay(headPosition);
     await this.waiter.waitUntil(() => objects.goneCount === 0);
     await this.writePages();
@@ -94,21 +130,19 @@ export class Checkpointer {
     // A sweep that was under way may have dirtied pages; they are newer than what is captured.
     await runOnce(this.parts.device, { verb: DiskVerb.Flush, region: DeviceRegion.Meta });
     this.state.flushes += 1;
-    const tailSeq = this.tailFor(captured, headSeq);
-    await this.write(captured, tailSeq);
-    this.waiter.holdBackground(false);
-    this.parts.eras.flip();
-    await this.waiter.waitUntil(() => this.parts.eras.quiet);
-    log.moveTail(tailSeq);
-    while (this.parts.quarantine.release(tailSeq, 4096) === 4096) await this.nextTurn();
-    this.state.usedAfter = log.usedBlocks;
-    this.state.quarantinedAfter = this.parts.slots.quarantined;
+  }
+
+  private tellPositions(captured: readonly Captured[]): void {
+    for (const { row, group, begins, renews } of captured) {
+      const rows = this.machines.log.groups[row]!;
+      if (!rows.alive || rows.replicaId !== group.replicaId) continue;
+      if (begins) this.waiter.onBeginningDurable(row);
+      if (renews) this.waiter.onRenewable(row);
+    }
   }
 
   private nextTurn(): Promise<void> {
-    this.parts.world.turns.again();
-    let turns = 0;
-    return this.waiter.waitUntil(() => turns++ > 0);
+    return this.waiter.waitUntil(() => true);
   }
 
   /** State of every group, each at its own applied index. */
@@ -119,7 +153,7 @@ export class Checkpointer {
       const group = groups[row]!;
       const facts = this.state.rows[row];
       if (!group.alive || facts === undefined) continue;
-      const state = this.parts.owner.encodeState(row);
+      const state = facts.beginning ?? this.parts.owner.encodeState(row);
       if (state.applied !== group.applied) {
         throw new FastblockError(
           "FB4006",
@@ -140,6 +174,9 @@ export class Checkpointer {
           fillIndex: facts.fillIndex,
           state,
         },
+        heldSeq: facts.fills.reduce((seq, fill) => Math.min(seq, fill.seq), facts.droppedSeq),
+        begins: facts.beginning !== null,
+        renews: facts.renewal !== null,
       });
       if (captured.length % CAPTURE_SLICE === 0) await this.nextTurn();
     }
@@ -167,14 +204,16 @@ export class Checkpointer {
     const { log } = this.machines;
     const wanted = new Map<number, number>();
     for (const group of log.groups) {
-      if (group.alive && group.applied > group.commitDurable) wanted.set(group.row, group.applied);
+      // The position that a frozen group takes is committed by this very checkpoint.
+      if (!group.alive || group.commit < group.applied) continue;
+      if (group.applied > group.commitDurable) wanted.set(group.row, group.applied);
     }
     if (wanted.size === 0) return;
     for (const row of wanted.keys()) log.wantCommit(log.groups[row]!);
     await this.waiter.waitUntil(() => {
       for (const [row, index] of wanted) {
         const group = log.groups[row]!;
-        if (group.alive && group.commitDurable < index) {
+        if (group.alive && group.commit >= index && group.commitDurable < index) {
           log.wantCommit(group);
           return false;
         }
@@ -187,8 +226,7 @@ export class Checkpointer {
   /** R4: entries that can not be applied are appended again when they hold the tail. */
   private async appendAgain(headSeq: number): Promise<void> {
     const { log } = this.machines;
-    const held = log.usedBlocks / log.space.ringBlocks;
-    if (held < AGAIN_SHARE) return;
+    if (log.usedBlocks < log.roomAgain * AGAIN_SHARE) return;
     for (const group of log.groups) {
       if (!group.alive || group.last <= group.applied) continue;
       if (!this.holdsTail(group.row, headSeq, group.last)) continue;
@@ -239,11 +277,13 @@ export class Checkpointer {
   private tailFor(captured: readonly Captured[], headSeq: number): number {
     const { log, objects } = this.machines;
     let tail = headSeq;
-    const keepFrom = log.headPosition - log.space.ringBlocks * RETENTION_SHARE;
+    const retained = (log.space.ringBlocks * this.parts.tuning.retentionPercent) / 100;
+    const keepFrom = log.headPosition - retained;
     const crowded = this.quarantineCrowded();
-    for (const { row, group } of captured) {
+    for (const { row, group, heldSeq } of captured) {
       const rows = log.groups[row]!;
       if (!rows.alive || rows.replicaId !== group.replicaId) continue;
+      tail = Math.min(tail, heldSeq);
       for (let index = group.state.applied + 1; index <= rows.last; index++) {
         const seq = rows.holds(index) ? rows.seqAt(index) : 0;
         if (seq > 0 && seq < tail) tail = seq;
@@ -268,13 +308,19 @@ export class Checkpointer {
 
   /**
    * R4: what followers keep may hold 1 % of the device in freed units. Another 1 % is what gathers
-   * between two checkpoints (R5).
+   * between two checkpoints (R5). On a full device all of it is wanted: writes wait for it.
    */
   private quarantineCrowded(): boolean {
-    return this.parts.slots.quarantined > this.parts.slots.unitsTotal / 50;
+    const { quarantined, freeUnits, unitsTotal } = this.parts.slots;
+    const share = unitsTotal / 50;
+    return quarantined > share || (quarantined > 0 && freeUnits < share);
   }
 
-  private async write(captured: readonly Captured[], tailSeq: number): Promise<void> {
+  private async write(
+    captured: readonly Captured[],
+    tailSeq: number,
+    headSeq: number,
+  ): Promise<void> {
     const { batches } = this.parts;
     const { log, pages } = this.machines;
     const groups = captured
@@ -323,6 +369,7 @@ export class Checkpointer {
         tailPrevCrc: hasPrevious ? batches.crcOf(tailSeq - 1) : this.tailCrc,
         tailIncarnation: hasPrevious ? batches.incarnationOf(tailSeq - 1) : this.tailIncarnation,
         pageStamp: pages.stamp,
+        headSeq,
       };
       world.arena.bytes.set(
         encodeCheckpointHeader(header, this.parts.seed, world.checksum),

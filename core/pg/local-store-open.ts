@@ -121,7 +121,7 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
   const state = new StoreState();
   state.checkpointSeq = checkpoint.header.seq;
   const rows = rowsOf(scan, checkpoint.body);
-  await readIndex(parts, checkpoint, scan, rows);
+  const versions = await readIndex(parts, checkpoint, scan, rows);
   takePlaces(parts, scan);
   for (const { layer, parent, snapSeq } of [...checkpoint.body.parents, ...scan.parents]) {
     slots.layers.setParent(layer, parent, snapSeq);
@@ -137,7 +137,7 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
     lastCrc: scan.lastCrc,
     tailPrevCrc: checkpoint.header.tailPrevCrc,
     tailIncarnation: checkpoint.header.tailIncarnation,
-    install: (log) => installGroups(log, parts, state, scan),
+    install: (log) => installGroups(log, parts, state, scan, versions),
   };
 }
 
@@ -166,6 +166,7 @@ async function readLog(
     tailSeq: checkpoint.header.tailSeq,
     tailPrevCrc: checkpoint.header.tailPrevCrc,
     tailIncarnation: checkpoint.header.tailIncarnation,
+    headSeq: checkpoint.header.headSeq,
     groups: checkpoint.body.groups,
     tombstones: checkpoint.body.tombstones,
     buffer: buffers,
@@ -281,12 +282,13 @@ function rowsOf(scan: ScanResult, body: CheckpointBody): Map<number, number> {
   return rows;
 }
 
+/** Answers the highest version that the pages hold for each row. */
 async function readIndex(
   parts: StoreParts,
   checkpoint: Checkpoint,
   scan: ScanResult,
   rows: Map<number, number>,
-): Promise<void> {
+): Promise<ReadonlyMap<number, number>> {
   const found = await scanIndex({
     world: parts.world,
     device: parts.device,
@@ -299,13 +301,16 @@ async function readIndex(
     bufferBytes: BATCH_BUFFER_BYTES + MOVER_BUFFER_BYTES,
     rowOf: (pg) => rows.get(pg) ?? -1,
   });
-  if (found.damage.length === 0) return;
   for (const { offsetBytes, text } of found.damage) {
-    parts.logger.warn("index page damaged, groups are refilled", { offsetBytes, text });
+    parts.logger.warn("index page damaged, all replicas of the shard are distrusted", {
+      offsetBytes,
+      text,
+    });
   }
-  for (const group of scan.groups) {
-    if (group.health === GroupHealth.Ok) group.health = GroupHealth.Filling;
+  if (found.damage.length > 0) {
+    for (const group of scan.groups) group.health = GroupHealth.Distrusted;
   }
+  return found.versions;
 }
 
 /** Units that the log names are taken; those that nothing will apply any more wait in quarantine. */
@@ -337,15 +342,14 @@ function installGroups(
   parts: StoreParts,
   state: StoreState,
   scan: ScanResult,
+  versions: ReadonlyMap<number, number>,
 ): RecoveredGroup[] {
   const recovered = scan.groups.map((group) => installGroup(log, parts, state, group));
   scan.groups.forEach((group, row) => {
+    log.group(row).homeVersion = versions.get(row) ?? 0;
     if (group.truncatedAt > 0) putFact(log, RecordType.Truncated, row, group.truncatedAt);
+    // A damaged page is written anew by the next checkpoint: the damage must not be forgotten.
     if (group.health === GroupHealth.Distrusted) putFact(log, RecordType.Distrusted, row, 0);
-    // The damaged page is written anew by the next checkpoint: the damage must not be forgotten.
-    if (group.health === GroupHealth.Filling) {
-      putFact(log, RecordType.Filling, row, group.fillIndex);
-    }
   });
   return recovered;
 }
@@ -370,6 +374,7 @@ function installGroup(
   const rows = log.openGroup(group.pg, group.replicaId, group.baseIndex, group.baseTerm);
   const facts = new RowState(group.health, group.fillIndex);
   facts.recovered = group.entries;
+  facts.fills = group.fills;
   state.rows[rows.row] = facts;
   const record = new RecordView(parts.world.arena.view);
   const scratch = new Entry();

@@ -3,8 +3,15 @@ import type { Logger } from "../base/logger.ts";
 import type { Disk, World } from "../reactor/world.ts";
 import type { GroupHealth, GroupState } from "../store/store.ts";
 
-export { StoreLoadOp } from "../log/log.ts";
-export { BlockState, SNAP_SEQ_HEAD, StoreReadOp, StoreRepairOp } from "../object/object.ts";
+export { StoreFillOp, StoreLoadOp } from "../log/log.ts";
+export {
+  BlockState,
+  SNAP_SEQ_HEAD,
+  StoreReadOp,
+  StoreRepairOp,
+  UnitListing,
+  UnitState,
+} from "../object/object.ts";
 export {
   GroupHealth,
   type GroupState,
@@ -17,7 +24,7 @@ export interface RecoveredGroup {
   readonly pg: number;
   readonly replicaId: number;
   readonly health: GroupHealth;
-  /** With Filling: the cut X of the listing, 0 when none has begun. */
+  /** With Filling: the position X at which it began, 0 when it has not. */
   readonly fillIndex: number;
   readonly term: number;
   /** ReplicaId voted for in `term`, 0: none. */
@@ -40,10 +47,20 @@ export interface StoreOwner {
   onDurable(row: number, index: number, term: number): void;
   /** The newest `putHardState` of the group is on stable storage. */
   onHardStateDurable(row: number): void;
-  /** `createReplica` is on stable storage: only from here on the replica may vote or acknowledge. */
+  /**
+   * `createReplica` or `renewReplica` is on stable storage: only from here on the replica may vote
+   * or acknowledge. A renewed one has an empty log at 0 and nothing applied from here on.
+   */
   onReplicaCreated(row: number): void;
   /** `removeReplica` is on stable storage; the row is free for another replica. */
   onReplicaGone(row: number, pg: number, replicaId: number): void;
+  /**
+   * `beginFill` is durable: the replica stands at its new position. From here on `encodeState` is
+   * asked for it again.
+   */
+  onFillBegun(row: number): void;
+  /** `endFill` is durable: the replica counts again. */
+  onFillEnded(row: number): void;
   /** A write or flush failed: nothing is durable any more, every call answers DeviceFailed. Once. */
   onDeviceFailed(reason: string): void;
   /** The device's oldest operation or recent average passed a second; and is below half again. */
@@ -94,6 +111,8 @@ export interface StoreTuning {
   readonly vouchMs: number;
   /** Device operations of the mover and of the page writer under way at a time. */
   readonly backgroundDepth: number;
+  /** R4: how much of the log is kept for followers that are behind (percent). */
+  readonly retentionPercent: number;
 }
 
 /** What `LocalStore.open` found out about itself. */
@@ -141,4 +160,6 @@ export interface StoreCounters {
   readonly blocksHealed: number;
   readonly blocksMoved: number;
   readonly unitsCopied: number;
+  /** Units that were made what they are at a leader (`fill`), redo included. */
+  readonly unitsFilled: number;
 }

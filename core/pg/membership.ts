@@ -1,77 +1,217 @@
 // cold path: maps and configurations change a few times a day.
-import type { ClusterMap, PgInfo } from "../cluster/cluster.ts";
-import { bootstrapConfiguration, encodeConfiguration, freshRestore } from "../raft/raft.ts";
+/**
+ * Which replicas live on this shard, and where their peers are.
+ *
+ * The map says what is wanted; raft's applied configuration is the truth, and only the leader moves
+ * it (`reconfigure.ts`). A replica comes to life in one of three ways:
+ *
+ *   founder   the group is `creating`: all of its replicas start with the same configuration
+ *   waiting   the map names a replica that this store does not have: it starts with an empty log and
+ *             no configuration, takes what the leader sends, and learns from it who is a member
+ *   renewed   as waiting, in the place of a replica that its store no longer trusts, whose blocks
+ *             stay for the difference
+ *
+ * A waiting replica never campaigns. It does vote when a candidate asks: only one whose configuration
+ * counts it does, and a new id can not have voted before. Refusing was not enough: made a voter, and
+ * restarted before it learned so, it would leave its group without a majority.
+ *
+ * A replica goes when the map shows that a configuration without it is settled: committed, and known
+ * to be so by a majority of its voters. Going at the entry that removes it was not enough: the leader
+ * may die before anybody else knows that this entry is committed, and what they know until then
+ * makes them ask the removed replica for its vote. Until the map tells, it stays and answers; the
+ * leader says farewell with its last commit index and sends it nothing more.
+ *
+ * Maps of a monitor that was restored from a backup may lack what happened since. Hence nothing is
+ * removed because a map merely lacks it: the map's configuration must be newer than the replica's.
+ */
+import { uuidDigits } from "../base/uuid.ts";
+import type { ClusterMap, PgConfiguration, PgInfo, ReplicaInfo } from "../cluster/cluster.ts";
+import {
+  bootstrapConfiguration,
+  CONFIGURATION_EMPTY,
+  type Configuration,
+  encodeConfiguration,
+  freshRestore,
+} from "../raft/raft.ts";
 import { Group, GroupPeer } from "./group.ts";
 import type { PgShard } from "./pg.ts";
 
-/** Follow a map: make the groups that are being created, know where every peer lives. */
+/** Follow a map: make, renew and remove replicas, know where every peer lives. */
 export function followMap(shard: PgShard, map: ClusterMap): void {
-  for (const pg of map.pgs.values()) {
-    const mine = pg.replicas.find(
-      (one) => one.osd === shard.osd && one.shard === shard.shardIndex && !one.leaving,
-    );
-    let group = shard.groups.get(pg.id);
-    if (group === undefined && mine !== undefined && pg.creating) {
-      group = bootstrap(shard, pg, mine.replicaId, mine.storeUuid);
-    }
-    if (group === undefined) continue;
-    group.lastChangeEpoch = pg.lastChangeEpoch;
-    group.preferred = pg.replicas[0]?.replicaId ?? 0;
-    setPeers(shard, group, pg);
-  }
+  for (const pg of map.pgs.values()) followPg(shard, map, pg);
 }
 
-/** A group that has never existed: only the store that the map names may be its replica. */
-function bootstrap(
-  shard: PgShard,
-  pg: PgInfo,
-  replica: number,
-  storeUuid: string,
-): Group | undefined {
-  if (plainUuid(storeUuid) !== plainUuid(shard.store.identity.storeUuid)) return undefined;
-  const wanted = [...pg.replicas].sort((a, b) => a.replicaId - b.replicaId);
-  if (wanted.some((one, at) => one.replicaId !== at + 1)) return undefined;
-  const conf = bootstrapConfiguration(
-    wanted.map((one) => ({ osd: one.osd, storeUuid: plainUuid(one.storeUuid) })),
-  );
-  const row = shard.store.createReplica(pg.id, replica, encodeConfiguration(conf), 0, 0);
+function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {
+  let group = shard.groups.get(pg.id);
+  // Whatever the map says by then, it is followed again once the renewal is durable.
+  if (group !== undefined && group.renewedAs > 0) return;
+  if (group !== undefined && isOut(group, pg)) {
+    // What else may be wanted here is made once it is gone.
+    shard.logger.info("removing a replica that its group is without", {
+      pg: pg.id,
+      replica: group.replica,
+    });
+    shard.remove(group);
+    return;
+  }
+  const mine = pg.replicas.find((one) => isHere(shard, one));
+  if (mine !== undefined && group === undefined) group = create(shard, map, pg, mine);
+  if (group === undefined) return;
+  if (mine !== undefined && group.silent && mine.replicaId > group.replica) {
+    renew(shard, group, mine);
+    return;
+  }
+  group.info = pg;
+  group.lastChangeEpoch = pg.lastChangeEpoch;
+  group.preferred = pg.replicas[0]?.replicaId ?? 0;
+  setPeers(shard, map, group);
+  shard.reconfigurer.look(group);
+}
+
+/** Whether this very store is to hold the replica. */
+function isHere(shard: PgShard, one: ReplicaInfo): boolean {
+  if (one.leaving || one.osd !== shard.osd || one.shard !== shard.shardIndex) return false;
+  return uuidDigits(one.storeUuid) === uuidDigits(shard.store.identity.storeUuid);
+}
+
+/* ------------------------------------------------------------------- going */
+
+/** Whether the group goes on without this replica for good. */
+function isOut(group: Group, pg: PgInfo): boolean {
+  const { configuration } = pg;
+  if (pg.replicas.some((one) => one.replicaId === group.replica)) return false;
+  if (configuration === undefined || names(configuration, group.replica)) return false;
+  const { node } = group;
+  // A map from before the leader that this replica knows says nothing about it.
+  if (pg.leaderTerm < node.term) return false;
+  const last = node.log.lastIndex;
+  if (node.conf.members.length === 0) return last === 0 || configuration.index > last;
+  return configuration.index > group.confIndex || node.conf.slotOf(group.replica) < 0;
+}
+
+function names(configuration: PgConfiguration, replica: number): boolean {
+  const { voters, outgoing, learners } = configuration;
+  return [voters, outgoing, learners].some((ids) => ids.some((id) => id === replica));
+}
+
+/* ------------------------------------------------------------------ coming */
+
+function create(shard: PgShard, map: ClusterMap, pg: PgInfo, mine: ReplicaInfo): Group | undefined {
+  const conf = pg.creating ? foundingConfiguration(pg) : CONFIGURATION_EMPTY;
+  if (conf === undefined) return undefined;
+  if (!pg.creating && isVoter(pg, mine)) {
+    // It has voted and acknowledged: beginning anew would forget that.
+    if (pg.changeEpoch === map.epoch) {
+      shard.logger.error("a replica of this store is not there", {
+        pg: pg.id,
+        replica: mine.replicaId,
+      });
+    }
+    return undefined;
+  }
+  const row = shard.store.createReplica(pg.id, mine.replicaId, encodeConfiguration(conf), 0, 0);
   if (row < 0) return undefined;
-  const group = new Group(shard, pg.id, replica, row);
+  const group = new Group(shard, pg.id, mine.replicaId, row);
   group.creating = true;
-  shard.makeNode(group, freshRestore(conf));
-  group.node.restored();
-  shard.adopt(group);
+  begin(shard, group, conf);
   return group;
 }
 
-/** 32 hexadecimal digits. */
-function plainUuid(text: string): string {
-  return text.replaceAll("-", "").toLowerCase();
+function begin(shard: PgShard, group: Group, conf: Configuration): void {
+  shard.makeNode(group, freshRestore(conf));
+  group.node.restored();
+  shard.adopt(group);
 }
 
-/** Where the members of a group live, by the map; a member that it does not name is unknown. */
-function setPeers(shard: PgShard, group: Group, pg: PgInfo): void {
-  group.peers = group.node.conf.members.map((member) => {
-    const known = pg.replicas.find((one) => one.replicaId === member.id);
-    if (member.id === group.replica || known === undefined) return null;
-    const link = shard.link(known.osd, known.shard);
-    const before = group.peers.find((one) => one?.replica === member.id);
-    return before?.link === link ? before : new GroupPeer(member.id, link);
+/** A group that has never existed: its ids follow each other, and nobody leaves yet. */
+function foundingConfiguration(pg: PgInfo): Configuration | undefined {
+  const founders = [...pg.replicas].sort((a, b) => a.replicaId - b.replicaId);
+  const first = founders[0]!.replicaId;
+  if (founders.some((one, at) => one.leaving || one.replicaId !== first + at)) return undefined;
+  return bootstrapConfiguration(
+    founders.map((one) => ({ osd: one.osd, storeUuid: uuidDigits(one.storeUuid) })),
+    first,
+  );
+}
+
+function isVoter(pg: PgInfo, one: ReplicaInfo): boolean {
+  const { configuration } = pg;
+  if (configuration === undefined) return false;
+  return [configuration.voters, configuration.outgoing].some((ids) => ids.includes(one.replicaId));
+}
+
+/** Until `onRenewed` the old replica stands, silent as it is. */
+function renew(shard: PgShard, group: Group, mine: ReplicaInfo): void {
+  shard.logger.info("renewing a replica that its store does not trust", {
+    pg: group.pg,
+    replica: group.replica,
+    renewed: mine.replicaId,
   });
-  tellActive(group);
+  group.renewedAs = mine.replicaId;
+  const conf = encodeConfiguration(CONFIGURATION_EMPTY);
+  shard.store.renewReplica(group.row, mine.replicaId, conf);
+  shard.world.turns.again();
+}
+
+/** The new replica is durable in the row of the old one: it begins to wait for its leader. */
+export function onRenewed(shard: PgShard, old: Group): void {
+  shard.release(old);
+  const group = new Group(shard, old.pg, old.renewedAs, old.row);
+  begin(shard, group, CONFIGURATION_EMPTY);
+  group.node.setFilling(true);
+}
+
+/* ------------------------------------------------------------------- peers */
+
+/** Where the other replicas live, by the map. */
+function setPeers(shard: PgShard, map: ClusterMap, group: Group): void {
+  const named: GroupPeer[] = [];
+  for (const one of group.info!.replicas) {
+    if (one.replicaId === group.replica || isReplaced(map, one)) continue;
+    const link = shard.link(one.osd, one.shard);
+    const before = group.peerOf(one.replicaId);
+    named.push(before?.link === link ? before : new GroupPeer(one.replicaId, link));
+  }
+  usePeers(group, named, (replica) => {
+    const isNamed = group.info!.replicas.some((one) => one.replicaId === replica);
+    return isNamed ? null : group.peerOf(replica);
+  });
   shard.watch(group);
 }
 
 /** The configuration took effect: slots moved, peers stay who they are. */
 export function followConfiguration(group: Group): void {
-  group.peers = group.node.conf.members.map(
-    (member) => group.peers.find((one) => one?.replica === member.id) ?? null,
-  );
-  tellActive(group);
+  const before = group.peers;
+  usePeers(group, group.named, (replica) => before.find((one) => one?.replica === replica) ?? null);
 }
 
-function tellActive(group: Group): void {
-  for (const peer of group.peers) {
-    if (peer !== null) group.node.setPeerActive(peer.replica, peer.link.up);
+/** `unnamed`: the peer of a member that the map does not name. */
+function usePeers(
+  group: Group,
+  named: readonly GroupPeer[],
+  unnamed: (replica: number) => GroupPeer | null,
+): void {
+  const before = [...group.peers, ...group.named];
+  const { node } = group;
+  const peers = node.conf.members.map((member) => {
+    if (member.id === group.replica) return null;
+    return named.find((one) => one.replica === member.id) ?? unnamed(member.id);
+  });
+  for (const peer of before) {
+    peer?.link.groups.delete(group);
+    if (peer === null || named.includes(peer) || peers.includes(peer)) continue;
+    peer.drop();
   }
+  group.named = named;
+  group.peers = peers;
+  for (const peer of [...peers, ...named]) peer?.link.groups.add(group);
+  node.conf.members.forEach((member, slot) => {
+    node.setPeerActive(member.id, peers[slot]?.link.up ?? false);
+  });
+}
+
+/** Whether the store that held the replica is there no more: another one answers for its osd. */
+function isReplaced(map: ClusterMap, one: ReplicaInfo): boolean {
+  const osd = map.osds.get(one.osd);
+  return osd !== undefined && osd.storeUuid !== one.storeUuid;
 }

@@ -1,4 +1,6 @@
 // data path
+import type { Group } from "./group.ts";
+
 /** Heartbeats between two shards that share groups go out this often, each way. */
 export const HEARTBEAT_INTERVAL_US = 100_000;
 /** A promise: no vote against a group that the other shard leads, for this long. */
@@ -30,6 +32,8 @@ export class PeerLink {
   echoes = 0;
   /** True while the peer's connection to us is up and heard within `SILENCE_US`. */
   up = false;
+  /** Our clock: when it came up, or was joined anew, last. */
+  upSinceUs = 0;
   /** Our clock: last frame of any kind from the peer. */
   heardUs = 0;
   /** Our clock: the promise we gave to the peer. */
@@ -40,6 +44,11 @@ export class PeerLink {
   peerSentUs = 0;
   /** The peer's process start; a change means that it restarted. */
   boot = 0;
+  /** The groups with a member over there, by configuration or by the map (`membership.ts`). */
+  readonly groups: Set<Group> = new Set();
+  /** Those whose next Append found no room, and the list they are tried from. */
+  starved: Group[] = [];
+  starvedTried: Group[] = [];
 
   constructor(osd: number, shard: number) {
     this.osd = osd;

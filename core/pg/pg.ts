@@ -13,7 +13,7 @@
 import { assert } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { Status } from "../base/status.ts";
-import { PAYLOAD_BLOCKS_MAX } from "../base/units.ts";
+import { BLOCK_SIZE, PAYLOAD_BLOCKS_MAX } from "../base/units.ts";
 import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
 import {
@@ -25,22 +25,36 @@ import {
   RaftGroups,
   type RaftHost,
   type RaftMessage,
+  ProgressState,
   RaftNode,
   type RaftRestore,
   Ready,
   StepResult,
 } from "../raft/raft.ts";
-import { type Drain, DrainOrder, Timer, type World } from "../reactor/world.ts";
+import { CallbackDrain, CallbackTimer, DrainOrder, type World } from "../reactor/world.ts";
+import { Fills } from "./fill.ts";
+import type { FillSource } from "./fill-source.ts";
 import { Group, type GroupPeer } from "./group.ts";
-import { type GroupState, LocalStore, StoreLoadOp, type StoreOwner } from "./local-store.ts";
-import { followConfiguration, followMap } from "./membership.ts";
+import { GroupHealth, type GroupState, LocalStore, type StoreOwner } from "./local-store.ts";
+import { followConfiguration, followMap, onRenewed } from "./membership.ts";
 import { PeerLink, PROMISE_US } from "./peer-link.ts";
+import { Reconfigurer } from "./reconfigure.ts";
+import { ReadAhead, ReadAheadBudget } from "./read-ahead.ts";
 import { recoverGroup } from "./recover.ts";
 import type { WriteRequestOp } from "./request.ts";
 
-export { Group, GroupPeer } from "./group.ts";
+export type {
+  FillBeginning,
+  FillPage,
+  FillSource,
+  FillUnits,
+  ListedUnit,
+  UnitKey,
+} from "./fill-source.ts";
+export { type FaultyEntry, Group, GroupPeer } from "./group.ts";
 export * from "./local-store.ts";
 export { HEARTBEAT_INTERVAL_US, PeerLink } from "./peer-link.ts";
+export { isSettled } from "./reconfigure.ts";
 export * from "./store-tools.ts";
 export { ReadRequestOp, WriteRequestOp } from "./request.ts";
 
@@ -54,9 +68,15 @@ export interface PgHost {
   sendControl(link: PeerLink, message: RaftMessage): boolean;
   /** What was to be said can not be: the connection must end, so that a new generation begins. */
   dropLink(link: PeerLink): void;
-  /** Role, leader or configuration of a group changed, or it came or went. */
+  /** Role, leader or configuration of a group changed, or it came. */
   onGroupChanged(group: Group): void;
+  /** A replica and its data are gone for good; another one of its group may come here from now on. */
+  onReplicaGone(pg: number, replica: number): void;
   onDeviceFailed(reason: string): void;
+  /** An invariant broke in background work: the process must not go on. */
+  onBroken(error: unknown): void;
+  /** The leader of a group, to be filled from; null: none can be reached now. */
+  fillSource(group: Group): FillSource | null;
   /** The device answers late: leaders should go elsewhere. */
   onDeviceSlow(latencyUs: number): void;
   /** A block does not match its checksum: fetch it from a peer and repair it. */
@@ -85,20 +105,27 @@ export class PgShard implements StoreOwner, RaftHost {
   readonly raft: RaftGroups;
   readonly groups: Map<number, Group> = new Map();
   readonly links: Map<number, PeerLink> = new Map();
+  readonly logger: Logger;
+  /** Groups that are being filled by difference. */
+  readonly fills: Fills;
+  /** What leaders do about configurations and leadership. */
+  readonly reconfigurer: Reconfigurer;
   store!: LocalStore;
   private readonly host: PgHost;
-  private readonly logger: Logger;
   private readonly rows: (Group | null)[] = [];
   private readonly out = new Ready();
   private readonly message: RaftMessage;
-  private readonly tickTimer: TickTimer;
+  private readonly tickTimer: CallbackTimer;
   private readonly tickers: Group[] = [];
+  /** Few units are free: leaders here and elsewhere propose nothing that takes any. */
+  full = false;
   private applyHead: Group | null = null;
   private leaseHead: Group | null = null;
   /** Groups whose own entries found no room in the log, and the list they are tried from. */
   private persistBlocked: Group[] = [];
   private persistTried: Group[] = [];
   private duplicateHead: WriteRequestOp | null = null;
+  private readonly aheadBudget = new ReadAheadBudget();
   private startUs = 0;
 
   // cold: once per start.
@@ -109,8 +136,10 @@ export class PgShard implements StoreOwner, RaftHost {
     this.osd = options.osd;
     this.shardIndex = options.shard;
     this.raft = new RaftGroups(options.world.random, this);
+    this.fills = new Fills(this);
+    this.reconfigurer = new Reconfigurer(this);
     this.message = this.raft.pool.take();
-    this.tickTimer = new TickTimer(this);
+    this.tickTimer = new CallbackTimer(() => this.tick());
   }
 
   // cold: once per start.
@@ -124,9 +153,9 @@ export class PgShard implements StoreOwner, RaftHost {
     for (const recovered of store.recovered) this.adopt(recoverGroup(this, recovered));
     store.finishRecovery();
     const turns = this.world.turns;
-    turns.addDrain(DrainOrder.Raft, new RaftDrain(this));
-    turns.addDrain(DrainOrder.Apply, new ApplyDrain(this));
-    turns.addDrain(DrainOrder.Send, new SendDrain(this));
+    turns.addDrain(DrainOrder.Raft, new CallbackDrain(() => this.drainRaft()));
+    turns.addDrain(DrainOrder.Apply, new CallbackDrain(() => this.drainApply()));
+    turns.addDrain(DrainOrder.Send, new CallbackDrain(() => this.drainSend()));
   }
 
   /** Take a group in. */
@@ -136,19 +165,38 @@ export class PgShard implements StoreOwner, RaftHost {
     this.rows[group.row] = group;
     // Whoever leads next may have to catch a peer up: all keep what the log has room for (R4).
     this.store.setRetention(group.row, 1);
+    if (this.store.healthOf(group.row) === GroupHealth.Filling) this.fills.want(group, false);
   }
 
   /* ----------------------------------------------------------------- map */
 
-  /** Follow a new map: make groups that are being created, know where peers are. Cold. */
+  /** Follow a new map: make and remove replicas, know where peers are. Cold. */
   onMap(map: ClusterMap): void {
     followMap(this, map);
+  }
+
+  // cold: once per replica.
+  /** Remove a replica with its data; `onReplicaGone` follows. */
+  remove(group: Group): void {
+    this.release(group);
+    this.store.removeReplica(group.row);
+    this.world.turns.again();
+  }
+
+  // cold: once per replica.
+  /** Let go of a group: what follows is about another one of its row, or none. */
+  release(group: Group): void {
+    this.fills.forget(group);
+    this.groups.delete(group.pg);
+    this.rows[group.row] = null;
+    group.end();
   }
 
   // cold: when a group is made or found.
   /** Give a group its raft node. */
   makeNode(group: Group, restore: RaftRestore): void {
     group.node = new RaftNode(this.raft, group.row, group.pg, group.replica, restore);
+    group.node.setFull(this.full);
   }
 
   // cold: made once per pair of shards.
@@ -158,6 +206,8 @@ export class PgShard implements StoreOwner, RaftHost {
     let link = this.links.get(key);
     if (link === undefined) {
       link = new PeerLink(osd, shard);
+      // Not heard of yet is not silent yet.
+      link.heardUs = this.world.clock.nowUs();
       this.links.set(key, link);
     }
     return link;
@@ -167,10 +217,17 @@ export class PgShard implements StoreOwner, RaftHost {
   onConfiguration(group: Group): void {
     followConfiguration(group);
     this.host.onGroupChanged(group);
+    this.reconfigurer.look(group);
   }
 
   /** A leader has caught up with what its predecessors left. */
   onServing(group: Group): void {
+    this.host.onGroupChanged(group);
+    this.reconfigurer.onLeader(group);
+  }
+
+  /** What a leader reports of its group changed. */
+  onSettled(group: Group): void {
     this.host.onGroupChanged(group);
   }
 
@@ -178,7 +235,8 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** A peer's connection came up, or went. Every group shared with it hears of it. */
   onLink(link: PeerLink, up: boolean): void {
-    for (const group of this.groups.values()) {
+    if (up) link.upSinceUs = this.world.clock.turnUs;
+    for (const group of link.groups) {
       for (const peer of group.peers) {
         if (peer === null || peer.link !== link) continue;
         group.node.setPeerActive(peer.replica, up);
@@ -190,7 +248,8 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** The process at the other end is a new one: what it had not made durable is forgotten. */
   onPeerRestarted(link: PeerLink): void {
-    for (const group of this.groups.values()) {
+    this.reconfigurer.onPeerRestarted(link);
+    for (const group of link.groups) {
       for (let slot = 0; slot < group.peers.length; slot++) {
         const peer = group.peers[slot]!;
         if (peer !== null && peer.link === link) group.node.peerRestarted(peer.replica);
@@ -198,14 +257,21 @@ export class PgShard implements StoreOwner, RaftHost {
     }
   }
 
-  /** A connection has room again, or is new: go on where a group had to stop. */
+  /** A connection has room again, or is new: go on where groups had to stop. */
   onLinkWritable(link: PeerLink): void {
-    for (const group of this.groups.values()) {
-      if (!group.isLeader) continue;
+    const waiting = link.starved;
+    link.starved = link.starvedTried;
+    link.starvedTried = waiting;
+    for (let at = 0; at < waiting.length; at++) {
+      const group = waiting[at]!;
       for (let slot = 0; slot < group.peers.length; slot++) {
-        if (group.peers[slot]?.link === link) this.sendAppends(group, slot);
+        const peer = group.peers[slot] ?? null;
+        if (peer === null || peer.link !== link) continue;
+        peer.starved = false;
+        if (group.isLeader) this.sendAppends(group, slot);
       }
     }
+    waiting.length = 0;
   }
 
   voteBlocked(row: number, leader: number): boolean {
@@ -235,6 +301,14 @@ export class PgShard implements StoreOwner, RaftHost {
   stepControl(message: RaftMessage): boolean {
     const group = this.groups.get(message.pg);
     if (group === undefined || group.replica !== message.to || isMute(group)) return false;
+    if (message.type === MessageType.FillNeeded) {
+      const { node } = group;
+      const current = message.term === node.term && message.from === node.leader;
+      const reached =
+        message.index <= node.commitIndex || node.log.matches(message.index, message.logTerm);
+      if (current && !reached) this.fills.want(group, true);
+      return true;
+    }
     const leaving = message.type === MessageType.LeaderGone && message.from === group.node.leader;
     group.node.step(message);
     this.afterStep(group, leaving);
@@ -248,7 +322,7 @@ export class PgShard implements StoreOwner, RaftHost {
   wantsEntry(message: RaftMessage): boolean {
     const group = this.groups.get(message.pg);
     if (group === undefined || group.replica !== message.to || isMute(group)) return false;
-    if (message.term < group.node.term) return false;
+    if (message.term < group.node.term || group.deaf) return false;
     return group.node.log.termAt(message.index + 1) !== message.entryTerm;
   }
 
@@ -267,7 +341,8 @@ export class PgShard implements StoreOwner, RaftHost {
       this.store.entries.release(entry);
       return;
     }
-    if (entry === null && message.entryKind !== 0 && this.wantsEntry(message)) return;
+    if (entry === null && message.entryKind !== 0 && (group.deaf || this.wantsEntry(message)))
+      return;
     const result = group.node.step(message);
     const taken = result === StepResult.Appended || result === StepResult.Replaced;
     if (taken) {
@@ -288,8 +363,7 @@ export class PgShard implements StoreOwner, RaftHost {
     const node = group.node;
     let link: PeerLink | null = null;
     if (node.leader !== 0 && node.leader !== group.replica) {
-      const slot = node.conf.slotOf(node.leader);
-      link = slot < 0 ? null : (group.peers[slot]?.link ?? null);
+      link = group.peerOf(node.leader)?.link ?? null;
     }
     const before = group.followed;
     group.followed = link;
@@ -305,7 +379,9 @@ export class PgShard implements StoreOwner, RaftHost {
   drainRaft(): void {
     this.retryPersist();
     for (let node = this.raft.takeDirty(); node !== null; node = this.raft.takeDirty()) {
-      this.processReady(this.rows[node.group]!, node);
+      const group = this.rows[node.group] ?? null;
+      // A group that was released leaves its node behind.
+      if (group !== null && group.node === node) this.processReady(group, node);
     }
     this.sendOutbox();
   }
@@ -328,8 +404,30 @@ export class PgShard implements StoreOwner, RaftHost {
     if (out.appends) {
       for (let slot = 0; slot < node.peerSlots; slot++) this.sendAppends(group, slot);
     }
+    if (out.fillChanged) this.tellFillNeeded(group);
     if (out.stateChanged) this.host.onGroupChanged(group);
     this.watch(group);
+  }
+
+  // cold: for followers that were away for long.
+  /** Peers that need what the log no longer holds are told to come and be filled. */
+  private tellFillNeeded(group: Group): void {
+    const { node } = group;
+    for (let slot = 0; slot < node.peerSlots; slot++) {
+      const peer = group.peers[slot] ?? null;
+      if (peer === null || node.peerState(slot) !== ProgressState.Fill) continue;
+      const message = this.raft.pool.take();
+      message.pg = group.pg;
+      message.from = node.id;
+      message.to = peer.replica;
+      message.type = MessageType.FillNeeded;
+      message.term = node.term;
+      message.index = node.log.baseIndex;
+      message.logTerm = node.log.baseTerm;
+      // Lost with the connection: then the question begins anew, and with it this word.
+      this.host.sendControl(peer.link, message);
+      this.raft.pool.release(message);
+    }
   }
 
   /** An entry that raft itself appended. */
@@ -353,6 +451,7 @@ export class PgShard implements StoreOwner, RaftHost {
     this.persistTried = waiting;
     for (let at = 0; at < waiting.length; at++) {
       const group = waiting[at]!;
+      if (group.gone) continue;
       group.persistBlocked = false;
       const last = group.node.log.lastIndex;
       if (!group.persist(group.node.version, last, false)) {
@@ -367,9 +466,8 @@ export class PgShard implements StoreOwner, RaftHost {
     const outbox = this.raft.outbox;
     for (let message = outbox.shift(); message !== null; message = outbox.shift()) {
       const group = this.groups.get(message.pg);
-      const slot = group === undefined ? -1 : group.node.conf.slotOf(message.to);
-      const peer = slot < 0 ? null : (group!.peers[slot] ?? null);
-      if (peer !== null && !this.host.sendControl(peer.link, message)) {
+      const peer = group === undefined ? null : group.peerOf(message.to);
+      if (peer !== null && !this.sendMessage(peer.link, message)) {
         // Lost, as on any network: raft asks again. But a leader that is no longer followed must
         // hear of it before any later heartbeat of ours: then a new connection has to begin.
         if (
@@ -381,6 +479,12 @@ export class PgShard implements StoreOwner, RaftHost {
       }
       this.raft.pool.release(message);
     }
+  }
+
+  private sendMessage(link: PeerLink, message: RaftMessage): boolean {
+    // The farewell to a member that was removed: the last commit index.
+    if (message.type === MessageType.Append) return this.host.sendAppend(link, message, null);
+    return this.host.sendControl(link, message);
   }
 
   /** Send a peer all that its window takes. */
@@ -396,73 +500,66 @@ export class PgShard implements StoreOwner, RaftHost {
       if (message.entryKind !== 0) {
         const index = message.index + 1;
         entry = group.ring.get(index);
-        if (entry === null && peer.loaded !== null && peer.loaded.index === index) {
-          entry = peer.loaded;
-        }
+        if (entry === null && peer.ahead !== null) entry = peer.ahead.get(index);
         if (entry === null) {
-          this.load(group, peer, index);
+          this.readAhead(group, peer, index);
           return;
         }
-        bytes = entry.payload >= 0 ? entry.blocks * 4096 : 0;
-        if (entry.type === EntryType.Write && entry.payload < 0) {
-          this.load(group, peer, index);
-          return;
-        }
+        assert(entry.term === message.entryTerm, "PgShard: another entry than raft's");
+        bytes = entry.payload >= 0 ? entry.blocks * BLOCK_SIZE : 0;
       }
-      if (!this.host.sendAppend(peer.link, message, entry)) return;
+      if (!this.host.sendAppend(peer.link, message, entry)) {
+        if (!peer.starved) peer.link.starved.push(group);
+        peer.starved = true;
+        return;
+      }
       node.appendSent(slot, bytes);
-      if (entry !== null && entry === peer.loaded) {
-        this.store.entries.release(entry);
-        peer.loaded = null;
-      }
+      if (entry !== null && peer.ahead !== null) peer.ahead.sent(entry.index);
     }
   }
 
   // cold: only for a follower that is far behind.
-  /** Read an entry back for a follower that is behind. */
-  private load(group: Group, peer: GroupPeer, index: number): void {
-    if (peer.loading) return;
-    if (peer.loaded !== null) {
-      this.store.entries.release(peer.loaded);
-      peer.loaded = null;
-    }
-    peer.loading = true;
-    const op = new PeerLoadOp(this, group, peer);
-    op.row = group.row;
-    op.index = index;
-    op.entry = this.store.entries.take();
-    this.store.loadEntry(op);
+  /** Read entries back for a follower that is behind. */
+  private readAhead(group: Group, peer: GroupPeer, index: number): void {
+    peer.ahead ??= new ReadAhead(this.aheadBudget);
+    const last = Math.min(group.node.log.lastIndex, group.ring.first - 1);
+    peer.ahead.read(this.store, group.row, index, Math.max(index, last), {
+      onReadAhead: (status, wanted) => this.onReadAhead(group, peer, status, wanted),
+    });
   }
 
-  // cold: as `load`.
-  /** The entry of `load` is here. */
-  onLoaded(op: PeerLoadOp): void {
-    const { group, peer } = op;
-    peer.loading = false;
-    const entry = op.entry!;
-    if (op.status === Status.Ok) peer.loaded = entry;
-    else this.store.entries.release(entry);
-    if (op.status === Status.Invalid) {
-      group.node.compact(Math.min(group.appliedIndex, this.store.firstIndex(group.row) - 1));
+  // cold: as `readAhead`.
+  private onReadAhead(group: Group, peer: GroupPeer, status: Status, index: number): void {
+    if (group.gone || group.peerOf(peer.replica) !== peer) {
+      peer.drop();
+      return;
     }
-    if (op.status !== Status.Ok && op.status !== Status.Busy) {
-      this.logger.warn("entry for a follower can not be read", {
-        pg: group.pg,
-        index: op.index,
-        status: op.status,
-      });
+    if (status === Status.Invalid) {
+      // The log holds it no more: raft finds out, and the follower is filled.
+      group.node.compact(Math.min(group.appliedIndex, this.store.firstIndex(group.row) - 1));
+    } else if (status !== Status.Ok && status !== Status.Busy) {
+      const { pg } = group;
+      this.logger.warn("entry for a follower can not be read", { pg, index, status });
+    }
+    if (status === Status.Damaged) {
+      // Not applied: raft asks again after a while, when a peer may have made it whole.
+      if (index > group.appliedIndex) return;
+      // Applied: the follower gets what became of the entry, by difference.
+      group.node.compact(index);
     }
     const slot = group.node.conf.slotOf(peer.replica);
     if (group.isLeader && slot >= 0) this.sendAppends(group, slot);
   }
 
   drainApply(): void {
+    const full = this.store.isFull;
+    if (full !== this.full) this.tellFull(full);
     while (this.applyHead !== null) {
       const group: Group = this.applyHead;
       this.applyHead = group.applyNext;
       group.applyNext = null;
       group.applyQueued = false;
-      group.applyCommitted();
+      if (!group.gone) group.applyCommitted();
     }
   }
 
@@ -486,6 +583,14 @@ export class PgShard implements StoreOwner, RaftHost {
       if (group.answerReads(now)) this.queueLease(group);
       group = next;
     }
+  }
+
+  // cold: when space runs out, and when there is some again.
+  private tellFull(full: boolean): void {
+    this.full = full;
+    this.logger.warn(full ? "the store is nearly full" : "the store has space again");
+    for (const group of this.groups.values()) group.node.setFull(full);
+    this.world.turns.again();
   }
 
   queueApply(group: Group): void {
@@ -516,7 +621,7 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** Let the group have ticks while it needs them. */
   watch(group: Group): void {
-    if (group.ticking || group.silent || !group.node.needsTick) return;
+    if (group.ticking || group.silent || group.gone || !group.node.needsTick) return;
     group.ticking = true;
     this.tickers.push(group);
     if (this.tickTimer.timerDueUs < 0) this.world.timers.arm(this.tickTimer, TICK_US);
@@ -527,6 +632,7 @@ export class PgShard implements StoreOwner, RaftHost {
     let kept = 0;
     for (let at = 0; at < tickers.length; at++) {
       const group = tickers[at]!;
+      if (group.gone) continue;
       group.node.tick();
       this.afterStep(group, false);
       if (group.node.needsTick) {
@@ -553,6 +659,11 @@ export class PgShard implements StoreOwner, RaftHost {
   onReplicaCreated(row: number): void {
     const group = this.rows[row];
     if (group === null || group === undefined) return;
+    if (group.renewedAs > 0) {
+      onRenewed(this, group);
+      this.host.onReplicaGone(group.pg, group.replica);
+      return;
+    }
     group.creating = false;
     this.host.onGroupChanged(group);
     if (group.preferred === group.replica || group.node.conf.members.length === 1) {
@@ -561,11 +672,28 @@ export class PgShard implements StoreOwner, RaftHost {
     this.watch(group);
   }
 
-  onReplicaGone(row: number, pg: number, _replicaId: number): void {
-    const group = this.rows[row];
-    if (group === null || group === undefined || group.pg !== pg) return;
-    this.rows[row] = null;
-    this.groups.delete(pg);
+  onFillBegun(row: number): void {
+    this.rows[row]?.onFillBegun();
+  }
+
+  onFillEnded(row: number): void {
+    const group = this.rows[row] ?? null;
+    if (group === null) return;
+    group.node.setFilling(false);
+    this.host.onGroupChanged(group);
+  }
+
+  /** The leader that can fill a group now; null: none. */
+  fillSource(group: Group): FillSource | null {
+    return this.host.fillSource(group);
+  }
+
+  onBroken(error: unknown): void {
+    this.host.onBroken(error);
+  }
+
+  onReplicaGone(_row: number, pg: number, replicaId: number): void {
+    this.host.onReplicaGone(pg, replicaId);
   }
 
   onDeviceFailed(reason: string): void {
@@ -630,65 +758,6 @@ export class PgShard implements StoreOwner, RaftHost {
 /** A replica that is not durable yet, or whose store lost something, takes no part in its group. */
 function isMute(group: Group): boolean {
   return group.creating || group.silent;
-}
-
-class RaftDrain implements Drain {
-  private readonly shard: PgShard;
-  constructor(shard: PgShard) {
-    this.shard = shard;
-  }
-  drain(): void {
-    this.shard.drainRaft();
-  }
-}
-
-class ApplyDrain implements Drain {
-  private readonly shard: PgShard;
-  constructor(shard: PgShard) {
-    this.shard = shard;
-  }
-  drain(): void {
-    this.shard.drainApply();
-  }
-}
-
-class SendDrain implements Drain {
-  private readonly shard: PgShard;
-  constructor(shard: PgShard) {
-    this.shard = shard;
-  }
-  drain(): void {
-    this.shard.drainSend();
-  }
-}
-
-class TickTimer extends Timer {
-  private readonly shard: PgShard;
-  constructor(shard: PgShard) {
-    super();
-    this.shard = shard;
-  }
-  override onTimer(): void {
-    this.shard.tick();
-  }
-}
-
-/** Reads one entry back for one peer. Rare: a follower that is far behind. */
-class PeerLoadOp extends StoreLoadOp {
-  readonly group: Group;
-  readonly peer: GroupPeer;
-  private readonly shard: PgShard;
-
-  constructor(shard: PgShard, group: Group, peer: GroupPeer) {
-    super();
-    this.shard = shard;
-    this.group = group;
-    this.peer = peer;
-  }
-
-  override onDone(): void {
-    this.shard.onLoaded(this);
-  }
 }
 
 // Raft can not import the log's types: it knows two of them by number.

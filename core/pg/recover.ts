@@ -1,7 +1,7 @@
 // cold path: runs once per group at start.
 import { assert } from "../base/assert.ts";
 import { decodeConfiguration } from "../raft/raft.ts";
-import { Group } from "./group.ts";
+import { type FaultyEntry, Group } from "./group.ts";
 import { GroupHealth, type RecoveredGroup } from "./local-store.ts";
 import type { PgShard } from "./pg.ts";
 
@@ -15,12 +15,7 @@ export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
   const state = recovered.state;
   const conf = decodeConfiguration(state.conf);
   assert(conf !== null, "recoverGroup: the checkpoint's configuration can not be read");
-  group.sessions.expiredBelow = state.expiredBelow;
-  for (const one of state.sessions) {
-    group.sessions.restore(one.session, one.base, one.bits, one.lastIndex);
-  }
-  for (const one of state.fences) group.layers.apply(one.layer, one.lockEpoch, one.snapSeq);
-  group.confIndex = state.confIndex;
+  group.restoreState(state);
   shard.makeNode(group, {
     term: recovered.term,
     vote: recovered.vote,
@@ -31,16 +26,21 @@ export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
     baseTerm: recovered.baseTerm,
   });
   const scratch = shard.store.entries.take();
+  const faultyIndexes = new Set(recovered.faulty);
+  const faulty: FaultyEntry[] = [];
   for (let index = recovered.baseIndex + 1; index <= recovered.lastIndex; index++) {
     assert(
       shard.store.recoveredEntry(recovered.row, index, scratch),
       "recoverGroup: an entry of the log is missing",
     );
     group.node.restoreEntry(scratch.term, scratch.type);
+    if (!faultyIndexes.has(index)) continue;
+    const { term, layer, firstBlock, blocks, snapSeq } = scratch;
+    faulty.push({ index, term, layer, firstBlock, blocks, snapSeq });
   }
   shard.store.entries.release(scratch);
   group.node.restored();
-  judgeHealth(group, recovered);
+  judgeHealth(group, recovered.health, faulty);
   group.appliedIndex = state.applied;
   group.appendedIndex = recovered.lastIndex;
   group.ring.first = recovered.lastIndex + 1;
@@ -56,18 +56,20 @@ export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
  *
  * Distrusted (its log or index lost something): it is silent, neither votes nor acknowledges nor
  * serves; its peers are the group. Filling: votes, never campaigns, never counts. Entries whose
- * payload is damaged: no campaign before they are fetched.
+ * payload is damaged: no campaign while another replica may lead. One that is alone leads at once:
+ * nobody else has what it lacks.
  */
-function judgeHealth(group: Group, recovered: RecoveredGroup): void {
-  switch (recovered.health) {
+function judgeHealth(group: Group, health: GroupHealth, faulty: readonly FaultyEntry[]): void {
+  switch (health) {
     case GroupHealth.Distrusted:
       group.silent = true;
-      break;
+      return;
     case GroupHealth.Filling:
       group.node.setFilling(true);
       break;
     case GroupHealth.Ok:
       break;
   }
-  if (recovered.faulty.length > 0) group.node.setFaulty(true);
+  group.faulty = faulty;
+  if (faulty.length > 0 && group.node.conf.members.length > 1) group.node.setFaulty(true);
 }

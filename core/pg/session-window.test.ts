@@ -67,6 +67,40 @@ test("numbers whose requests were given up do not close the window", () => {
   expect(window.stateOf(300, 290)).toBe(NumberState.Applied);
 });
 
+test("a client with as many open numbers as the window has fits, whatever is applied first", () => {
+  const random = new Prng(20_261_122);
+  for (let round = 0; round < 20; round++) {
+    const window = new SessionWindow(1);
+    let next = 1;
+    let below = 1;
+    const sent: { number: number; below: number }[] = [];
+    const applied = new Set<number>();
+    const answered = new Set<number>();
+    for (let step = 0; step < 4000; step++) {
+      if (random.below(2) === 0 && next - below < WINDOW_SIZE) {
+        sent.push({ number: next, below });
+        next += 1;
+        continue;
+      }
+      // Any request on its way arrives now, an old copy of one that was answered as well.
+      const one = sent[random.below(sent.length)];
+      if (one === undefined) continue;
+      const state = window.stateOf(one.number, one.below);
+      const isDone = applied.has(one.number) || one.number < window.base;
+      expect(state).toBe(isDone ? NumberState.Applied : NumberState.Fresh);
+      if (state === NumberState.Fresh) window.mark(one.number, one.below);
+      applied.add(one.number);
+      if (random.below(3) > 0) answered.add(one.number);
+      while (answered.has(below)) below += 1;
+      if (sent.length > 2 * WINDOW_SIZE) sent.splice(0, WINDOW_SIZE);
+      // The client asks again for what it has no answer to, with what it knows by now.
+      const open = below + random.below(Math.max(1, next - below));
+      if (open < next && !answered.has(open)) sent.push({ number: open, below });
+    }
+    expect(next).toBeGreaterThan(WINDOW_SIZE * 2);
+  }
+});
+
 describe("SessionTable", () => {
   test("an ended session's late request is refused, a newer session is not", () => {
     const table = new SessionTable();

@@ -3,7 +3,7 @@ import { assert } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Entry, EntryType } from "../log/log.ts";
 import type { Disk, World } from "../reactor/world.ts";
 import {
@@ -12,12 +12,15 @@ import {
   LocalStore,
   type RecoveredGroup,
   SNAP_SEQ_HEAD,
+  StoreFillOp,
   StoreLoadOp,
   type StoreOptions,
   type StoreOwner,
   StoreReadOp,
   StoreRepairOp,
   type StoreTuning,
+  UnitListing,
+  UnitState,
 } from "./local-store.ts";
 
 export const RIG_CLUSTER: Uint8Array = new Uint8Array(16).fill(7);
@@ -46,12 +49,17 @@ export interface RigEntry {
 export class RigOwner implements StoreOwner {
   readonly durable = new Map<number, number>();
   readonly created = new Set<number>();
+  readonly begun = new Set<number>();
+  readonly ended = new Set<number>();
   readonly gone = new Set<number>();
   readonly hardStates = new Map<number, number>();
   readonly damaged: { layer: number; block: number; version: number }[] = [];
   failed = "";
   slow = 0;
   applied = new Map<number, number>();
+  /** Rows that take another position, and which; rows that are being renewed. */
+  readonly beginning = new Map<number, number>();
+  readonly renewing = new Set<number>();
   conf = new Uint8Array([1, 2, 3]);
 
   onDurable(row: number, index: number): void {
@@ -62,6 +70,14 @@ export class RigOwner implements StoreOwner {
   }
   onReplicaCreated(row: number): void {
     this.created.add(row);
+    if (this.renewing.delete(row)) this.applied.set(row, 0);
+  }
+  onFillBegun(row: number): void {
+    this.begun.add(row);
+    this.applied.set(row, this.beginning.get(row)!);
+  }
+  onFillEnded(row: number): void {
+    this.ended.add(row);
   }
   onReplicaGone(row: number): void {
     this.gone.add(row);
@@ -79,10 +95,14 @@ export class RigOwner implements StoreOwner {
     this.damaged.push({ layer, block, version });
   }
   encodeState(row: number): GroupState {
+    return this.stateAt(this.applied.get(row) ?? 0);
+  }
+
+  stateAt(applied: number): GroupState {
     const bits = new Uint32Array(8);
     bits[0] = 5;
     return {
-      applied: this.applied.get(row) ?? 0,
+      applied,
       conf: this.conf,
       confIndex: 0,
       expiredBelow: 3,
@@ -121,6 +141,55 @@ class AwaitedLoad extends StoreLoadOp {
   onDone(): void {
     this.done = true;
   }
+}
+
+/** One block of a fill. */
+export interface RigFillBlock {
+  readonly bit: number;
+  readonly state: BlockState;
+  readonly version: number;
+  readonly stamp: number;
+}
+
+/** A fill under way; gives its payload back when it is answered. */
+export class RigFill extends StoreFillOp {
+  done = false;
+  private readonly world: World;
+
+  constructor(world: World, row: number, key: RigKey, at: number, blocks: readonly RigFillBlock[]) {
+    super();
+    this.world = world;
+    this.row = row;
+    this.layer = key.layer;
+    this.unit = key.unit;
+    this.snapSeq = key.snapSeq;
+    this.at = at;
+    const data = blocks.filter((block) => block.state === BlockState.Data);
+    if (data.length > 0) this.arenaOffset = world.slots.take(data.length * BLOCK_SIZE);
+    let payload = this.arenaOffset;
+    for (const { bit, state, version, stamp } of blocks) {
+      this.mask |= 1 << bit;
+      this.states[bit] = state;
+      this.versions[bit] = version;
+      if (state !== BlockState.Data) continue;
+      fillBlock(world.arena.bytes, payload, stamp, key.unit * BLOCKS_PER_UNIT + bit);
+      this.crcs[bit] = world.checksum.crc32(world.arena.block(payload), 0);
+      payload += BLOCK_SIZE;
+    }
+  }
+
+  onDone(): void {
+    assert(!this.done, "rig: a fill was answered twice");
+    this.done = true;
+    if (this.arenaOffset >= 0) this.world.slots.release(this.arenaOffset);
+  }
+}
+
+/** Names a unit. */
+export interface RigKey {
+  readonly layer: number;
+  readonly unit: number;
+  readonly snapSeq: number;
 }
 
 /** What a read answered. */
@@ -186,14 +255,14 @@ export class StoreRig {
   /** Reserve and append. Answers the status of the reservation. */
   append(row: number, what: RigEntry): Status {
     const entry = this.store.entries.take();
-    this.fill(entry, what);
+    this.setEntry(entry, what);
     const status = this.store.reserve(row, entry);
     if (status === Status.Ok) this.store.append(row, entry);
     this.store.entries.release(entry);
     return status;
   }
 
-  private fill(entry: Entry, what: RigEntry): void {
+  private setEntry(entry: Entry, what: RigEntry): void {
     entry.index = what.index;
     entry.term = what.term;
     entry.type = what.type;
@@ -303,6 +372,69 @@ export class StoreRig {
     await this.until(() => op.done, "repair");
     this.world.slots.release(op.arenaOffset);
     return op.status;
+  }
+
+  /** Put a replica to another position. `owner.begun` tells the end. */
+  beginFill(row: number, index: number, term: number): void {
+    this.owner.begun.delete(row);
+    this.owner.beginning.set(row, index);
+    this.store.beginFill(row, index, term, this.owner.stateAt(index));
+  }
+
+  /** Give a replica another id. `owner.created` tells the end. */
+  renew(row: number, replicaId: number): void {
+    this.owner.created.delete(row);
+    this.owner.renewing.add(row);
+    this.store.renewReplica(row, replicaId, this.owner.conf);
+  }
+
+  /** Hand a fill to the store. */
+  startFill(row: number, key: RigKey, blocks: readonly RigFillBlock[]): RigFill {
+    const op = new RigFill(this.world, row, key, this.store.appliedIndex(row), blocks);
+    this.store.fill(op);
+    return op;
+  }
+
+  async fill(row: number, key: RigKey, blocks: readonly RigFillBlock[]): Promise<Status> {
+    const op = this.startFill(row, key, blocks);
+    await this.until(() => op.done, "fill");
+    return op.status;
+  }
+
+  /** What a reader sees of a unit. */
+  unit(row: number, key: RigKey): UnitState {
+    const state = new UnitState();
+    state.layer = key.layer;
+    state.unit = key.unit;
+    state.snapSeq = key.snapSeq;
+    this.store.unitState(row, state);
+    return state;
+  }
+
+  /** All units that a replica holds. */
+  list(row: number): RigKey[] {
+    const keys: RigKey[] = [];
+    const page = new UnitListing();
+    let cursor = 0;
+    while (cursor >= 0) {
+      cursor = this.store.listUnits(row, cursor, page);
+      for (let at = 0; at < page.count; at++) {
+        const key = { layer: page.layers[at]!, unit: page.units[at]!, snapSeq: page.snapSeqs[at]! };
+        const state = this.unit(row, key);
+        this.store.digestOf(state);
+        assert(state.digestLow === page.digestsLow[at], "rig: the listing tells another digest");
+        assert(state.digestHigh === page.digestsHigh[at], "rig: the listing tells another digest");
+        keys.push(key);
+      }
+    }
+    return keys;
+  }
+
+  /** crc32 of the pattern (stamp, block). */
+  crcOf(stamp: number, block: number): number {
+    const bytes = new Uint8Array(BLOCK_SIZE);
+    fillBlock(bytes, 0, stamp, block);
+    return this.world.checksum.crc32(bytes, 0);
   }
 
   /** Read an entry back from the log; the caller releases it. */

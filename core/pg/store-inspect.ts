@@ -22,6 +22,7 @@ import {
   zonesOf,
 } from "../store/store.ts";
 import { DeviceEvents } from "./local-store-parts.ts";
+import { PLACE_SECTIONS } from "./store-places.ts";
 import {
   type Checkpoint,
   hex,
@@ -141,6 +142,7 @@ class StoreReader {
       tailSeq: header.tailSeq,
       tailPrevCrc: header.tailPrevCrc,
       tailIncarnation: header.tailIncarnation,
+      headSeq: header.headSeq,
       groups: body.groups,
       tombstones: body.tombstones,
       buffer,
@@ -207,6 +209,8 @@ class Checker {
     }
     this.slotsChecked += index.slotsChecked;
     for (const { offsetBytes, text } of index.damage) this.find("index", offsetBytes, text);
+    const lost = countLost(view.slots);
+    if (lost > 0) this.notes.push(`${name}: ${String(lost)} blocks are marked as lost`);
     this.checkGroups(view, scan);
     await this.checkUnits(view, this.redone(scan));
   }
@@ -235,6 +239,12 @@ class Checker {
         if (entry.type !== EntryType.Write && entry.type !== EntryType.Zero) continue;
         record.load(entry.record, 0, entry.record.byteLength);
         for (let block = 0; block < record.blocks; block++) {
+          blocks.add(`${String(record.layer)}/${String(record.firstBlock + block)}`);
+        }
+      }
+      for (const fill of group.fills) {
+        record.load(fill.record, 0, fill.record.byteLength);
+        for (let block = 0; block < BLOCKS_PER_UNIT; block++) {
           blocks.add(`${String(record.layer)}/${String(record.firstBlock + block)}`);
         }
       }
@@ -327,10 +337,27 @@ export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
 
 /**
  * Everything about a store that can be told without its data, as plain JSON-able values: superblock,
- * zones, checkpoint, log, groups, objects. Throws FB4001, FB4006.
+ * zones, checkpoint, log, groups, objects; or one `section`, these or one of places (units, batches,
+ * entries). Throws FB1001 (no such section), FB4001, FB4006.
  */
-export async function inspectStore(world: World, disk: Disk): Promise<Record<string, unknown>> {
+export async function inspectStore(
+  world: World,
+  disk: Disk,
+  section = "",
+): Promise<Record<string, unknown>> {
   const view = await new StoreReader(world, disk).view();
+  const places = PLACE_SECTIONS[section];
+  if (places !== undefined) return { [section]: view.shards.flatMap(places) };
+  const whole = inspectView(view);
+  if (section === "") return whole;
+  const part = whole[section];
+  if (part !== undefined) return { [section]: part };
+  const names = [...Object.keys(whole), ...Object.keys(PLACE_SECTIONS)].join(", ");
+  const message = `inspecting ${disk.path}: ${section}, wanted one of ${names}`;
+  throw new FastblockError("FB1001", message);
+}
+
+function inspectView(view: StoreView): Record<string, unknown> {
   const { superblock, geometry } = view;
   return {
     superblock: {
@@ -416,6 +443,8 @@ function inspectGroups(view: ShardView): Record<string, unknown>[] {
     last: group.baseIndex + group.entries.length,
     commit: group.commit,
     appliedAtCheckpoint: group.state.applied,
+    fillIndex: group.fillIndex,
+    fills: group.fills.length,
     faulty: group.faulty,
     sessions: group.state.sessions.length,
     fences: group.state.fences.length,
@@ -451,8 +480,22 @@ function inspectObjects(view: ShardView): Record<string, unknown> {
   };
 }
 
+/** Blocks that the group gave up: refused, which is no damage of this store. */
+function countLost(slots: SlotTable): number {
+  let count = 0;
+  for (const zone of slots.zones) {
+    if (!zone.holdsLost) continue;
+    for (const bits of zone.lostBits) count += bitCount(bits);
+  }
+  return count;
+}
+
 function bitsOf(zone: SlotZone, index: number): number {
-  let bits = zone.dataBits[index]!;
+  return bitCount(zone.dataBits[index]!);
+}
+
+function bitCount(of: number): number {
+  let bits = of;
   let count = 0;
   for (; bits !== 0; bits &= bits - 1) count += 1;
   return count;

@@ -241,6 +241,7 @@ async function writeEmptyCheckpoint(
       tailPrevCrc: 0,
       tailIncarnation: 0,
       pageStamp: 0,
+      headSeq: 1,
     },
     seed,
     world.checksum,

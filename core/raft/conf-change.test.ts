@@ -65,6 +65,29 @@ test("ids are never given out twice, not even after a removal", () => {
   expect(again.members.map((member) => member.id)).toEqual([1, 2, 3, 5]);
 });
 
+test("members may come with the ids that a monitor gave out", () => {
+  const next = changeConfiguration(three, {
+    addLearners: [{ ...address(3), id: 65_538 }, address(4), { ...address(5), id: 70_000 }],
+  });
+  expect(formatConfiguration(next)).toBe("voters 1,2,3 learners 65538,65539,70000");
+  expect(next.nextReplicaId).toBe(70_001);
+  const gone = changeConfiguration(next, { remove: [70_000] });
+  expect(gone.nextReplicaId).toBe(70_001);
+  expect(bootstrapConfiguration([address(0), address(1)], 65_537)).toEqual(
+    new Configuration(
+      [
+        { ...address(0), id: 65_537 },
+        { ...address(1), id: 65_538 },
+      ],
+      3,
+      0,
+      0,
+      0,
+      65_539,
+    ),
+  );
+});
+
 const joint = changeConfiguration(learner, { promote: [4], remove: [1] });
 
 for (const [name, from, change] of [
@@ -72,6 +95,17 @@ for (const [name, from, change] of [
   ["a joint configuration is in force", joint, { remove: [2] }],
   ["a member is unknown", three, { remove: [9] }],
   ["a member is named twice", three, { remove: [1], demote: [1] }],
+  ["an id was given out before", learner, { addLearners: [{ ...address(5), id: 4 }] }],
+  [
+    "two new members have one id",
+    three,
+    {
+      addLearners: [
+        { ...address(5), id: 9 },
+        { ...address(6), id: 9 },
+      ],
+    },
+  ],
   ["a voter is promoted", three, { promote: [1] }],
   ["a learner is demoted", learner, { demote: [4] }],
   ["no voter is left", three, { remove: [1, 2, 3] }],

@@ -33,9 +33,15 @@ export interface Member extends MemberAddress {
   readonly id: number;
 }
 
-/** What to change, all in one step. Ids of members that are added are given out by the step. */
+/** A member to add: with the id that somebody else gave out, or else the next one. */
+export interface NewMember extends MemberAddress {
+  /** At least `nextReplicaId`, ascending within one change. */
+  readonly id?: number;
+}
+
+/** What to change, all in one step. */
 export interface ConfChange {
-  readonly addLearners?: readonly MemberAddress[];
+  readonly addLearners?: readonly NewMember[];
   /** Learners to make voters. */
   readonly promote?: readonly number[];
   /** Voters to make learners. */
@@ -126,18 +132,22 @@ export class Configuration {
 export const CONFIGURATION_EMPTY: Configuration = new Configuration([], 0, 0, 0, 0, 1);
 
 /**
- * The first configuration of a group: replica i + 1 lives at `addresses[i]`, all vote.
+ * The first configuration of a group: replica `firstId` + i lives at `addresses[i]`, all vote.
  *
  * Happens once in a group's life; later members get their ids from changes.
  */
-export function bootstrapConfiguration(addresses: readonly MemberAddress[]): Configuration {
+export function bootstrapConfiguration(
+  addresses: readonly MemberAddress[],
+  firstId = 1,
+): Configuration {
   assert(addresses.length >= 1, "bootstrapConfiguration: no members");
   const members: Member[] = [];
   for (const address of addresses) {
-    members.push({ id: members.length + 1, osd: address.osd, storeUuid: address.storeUuid });
+    const id = firstId + members.length;
+    members.push({ id, osd: address.osd, storeUuid: address.storeUuid });
   }
   const voters = (1 << members.length) - 1;
-  return new Configuration(members, voters, 0, 0, 0, members.length + 1);
+  return new Configuration(members, voters, 0, 0, 0, firstId + members.length);
 }
 
 function refuse(what: string): never {
@@ -165,8 +175,8 @@ function checkTargets(conf: Configuration, change: ConfChange): void {
 /**
  * The configuration that `change` leads to from `conf`: joint when more than one voter changes.
  *
- * Throws FB1001 when `conf` is joint, an id is unknown, named twice or in the wrong role, nothing
- * changes, too many members result, or no voter would be left.
+ * Throws FB1001 when `conf` is joint, an id is unknown, named twice, given out before or in the wrong
+ * role, nothing changes, too many members result, or no voter would be left.
  */
 export function changeConfiguration(conf: Configuration, change: ConfChange): Configuration {
   checkTargets(conf, change);
@@ -192,9 +202,13 @@ export function changeConfiguration(conf: Configuration, change: ConfChange): Co
     roles.push(role);
   }
   let nextReplicaId = conf.nextReplicaId;
-  for (const address of added) {
-    kept.push({ id: nextReplicaId++, osd: address.osd, storeUuid: address.storeUuid });
+  for (const { id = nextReplicaId, osd, storeUuid } of added) {
+    if (id < nextReplicaId) {
+      refuse(`replica ${String(id)} was given out before, wanted ${String(nextReplicaId)} or more`);
+    }
+    kept.push({ id, osd, storeUuid });
     roles.push(ROLE_LEARNER);
+    nextReplicaId = id + 1;
   }
   if (kept.length > MEMBERS_MAX) refuse(String(kept.length) + " members, wanted at most 16");
   const next = assemble(kept, roles, nextReplicaId);

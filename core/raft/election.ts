@@ -42,7 +42,11 @@ import {
 /** A timeout, or a request to campaign: ask whether an election would succeed. */
 export function startCampaign(node: RaftState): void {
   const options = node.shared.options;
-  resetTimer(node, options.preVoteTicks);
+  // Nobody answers: their replicas are not made yet, or they are too busy. Ask at longer intervals.
+  if (node.role !== Role.PreCandidate || node.voteHeard) node.unheardRounds = 0;
+  else node.unheardRounds++;
+  const pauseTicks = options.preVoteTicks * 2 ** node.unheardRounds;
+  resetTimer(node, Math.min(pauseTicks, options.electionTicks));
   if (!mayLead(node)) {
     if (node.role !== Role.Follower) becomeFollower(node, node.term, node.leader);
     resetTimer(node, options.electionTicks);
@@ -58,6 +62,7 @@ export function startCampaign(node: RaftState): void {
   }
   if (node.role !== Role.PreCandidate) node.stateChanged = true;
   node.role = Role.PreCandidate;
+  node.voteHeard = false;
   node.campaignWaits = false;
   node.granted = node.selfBit;
   node.refused = 0;
@@ -172,6 +177,10 @@ export function handleVoteRequest(node: RaftState, message: RaftMessage): void {
   if (pre) {
     const yes = upToDate && message.term > node.term;
     replyToVote(node, message, yes ? 0 : MessageFlag.Reject);
+    // Of two that ask each other at once one gives way: else both stand, and neither wins the term.
+    if (yes && node.role === Role.PreCandidate && from < node.id) {
+      becomeFollower(node, node.term, node.leader);
+    }
     return;
   }
   if (message.term > node.term) becomeFollower(node, message.term, 0);
@@ -215,7 +224,6 @@ function replyToVote(node: RaftState, message: RaftMessage, flags: number): void
   const type = pre ? MessageType.PreVoteReply : MessageType.VoteReply;
   const reply = send(node, message.from, type, term);
   reply.flags = flags;
-  if (flags === 0) return;
   const index = Math.min(node.commitIndex, message.index);
   const logTerm = node.log.termAt(index);
   if (logTerm < 0) return;
@@ -224,13 +232,18 @@ function replyToVote(node: RaftState, message: RaftMessage, flags: number): void
 }
 
 /**
- * A refusal names a committed entry: if it is here too, everything up to it is committed.
+ * An answer names a committed entry: if it is here too, everything up to it is committed.
  *
- * Story: of voters A and B, A leads, makes itself a learner, and dies before B hears that this is
- * committed. A may not campaign; B needs A's vote by what it knows, and A's log is the longer one.
+ * Story of a refusal: of voters A and B, A leads, makes itself a learner, and dies before B hears
+ * that this is committed. A may not campaign; B needs A's vote by what it knows, and A's log is the
+ * longer one.
+ *
+ * Story of a yes: A is replaced by D and gone for good. B, the leader, told D that this is committed,
+ * and dies. C needs a vote of A or B by what it knows, and has the longest log: D says yes to C, and
+ * C must learn from it that A counts no more.
  */
 function learnCommit(node: RaftState, message: RaftMessage): void {
-  if ((message.flags & MessageFlag.Reject) === 0 || message.index <= node.commitIndex) return;
+  if (message.index <= node.commitIndex) return;
   if (node.log.matches(message.index, message.logTerm)) setCommit(node, message.index);
 }
 
@@ -253,6 +266,7 @@ function tally(node: RaftState, message: RaftMessage): void {
 export function handlePreVoteReply(node: RaftState, message: RaftMessage): void {
   learnCommit(node, message);
   if (node.role !== Role.PreCandidate) return;
+  node.voteHeard = true;
   const yes = (message.flags & MessageFlag.Reject) === 0;
   if (yes && message.term !== node.term + 1) return;
   tally(node, message);

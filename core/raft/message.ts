@@ -9,8 +9,8 @@
  *   field       Append                Control
  *   index       prevIndex             AppendReply: matching index, or the rejected prevIndex;
  *                                     PreVote, Vote: last index of the candidate's log;
- *                                     their refusals: a committed index, at most that
- *   logTerm     prevTerm              PreVote, Vote and their refusals: term of that entry
+ *                                     the answers to them: a committed index, at most that
+ *   logTerm     prevTerm              PreVote, Vote and the answers: term of that entry
  *   commit      leader's commitIndex  AppendReply: the follower's; LeaderGone, TimeoutNow: leader's
  *   entryTerm   term of the entry     0
  *   entryKind   EntryType, 0: none    0
@@ -40,6 +40,8 @@ export enum MessageType {
   /** Leader: do you still follow me? Confirms reads of a round (`context`). */
   ReadProbe = 9,
   ReadProbeReply = 10,
+  /** Leader: what you need is in my log no more. For the owner of the group, not for `step`. */
+  FillNeeded = 11,
 }
 
 /** Bits of `RaftMessage.flags`; `Control.reject` on the wire. Never reuse one. */
@@ -52,6 +54,8 @@ export enum MessageFlag {
   Filling = 4,
   /** Vote: the candidate was told to campaign by a leader that gave its lease up. */
   Transfer = 8,
+  /** AppendReply: the sender's store is nearly full, see `RaftNode.setFull`. */
+  Full = 16,
 }
 
 /** EntryType.Noop of `core/log/entry.ts`: raft proposes it itself. */

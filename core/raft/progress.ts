@@ -28,6 +28,8 @@ export class Progress {
   next: number;
   /** The peer is being filled: its matches do not count for commit. */
   filling = false;
+  /** The peer's store is nearly full. */
+  full = false;
   /** Probe: one Append is under way, wait for its answer. */
   probeSent = false;
   /** An Append without entry is to be sent: commit index, or a question whether all arrived. */

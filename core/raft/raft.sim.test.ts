@@ -17,6 +17,7 @@ import { AssertionError } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import {
   bootstrapConfiguration,
+  CONFIGURATION_EMPTY,
   type ConfChange,
   formatConfiguration,
   ProgressState,
@@ -510,7 +511,7 @@ class Simulation {
     for (const [, node] of this.alive()) {
       for (const member of node.conf.members) {
         if (this.cluster.replicas.has(member.id)) continue;
-        this.boot(this.cluster.add(member.id, node.conf));
+        this.boot(this.cluster.add(member.id, CONFIGURATION_EMPTY));
       }
     }
   }

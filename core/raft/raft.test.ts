@@ -7,7 +7,15 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Configuration, formatConfiguration, ProgressState, Refusal, Role } from "./raft.ts";
+import {
+  Configuration,
+  CONFIGURATION_EMPTY,
+  formatConfiguration,
+  type NewMember,
+  ProgressState,
+  Refusal,
+  Role,
+} from "./raft.ts";
 import { Cluster, describe, type Frame } from "./testdata/raft-cluster.ts";
 
 const FOLDER = join(import.meta.dir, "testdata");
@@ -44,7 +52,7 @@ class Script {
         this.cluster.trace = [];
         return "";
       case "join":
-        cluster.add(id, cluster.node(Number(named.get("conf-of"))).conf);
+        cluster.add(id, this.confOf(named));
         return "";
       case "campaign":
         cluster.node(id).campaign();
@@ -168,6 +176,12 @@ class Script {
     }
   }
 
+  /** Without `conf-of` the new replica knows of no configuration. */
+  private confOf(named: Arguments): Configuration {
+    const other = named.get("conf-of");
+    return other === undefined ? CONFIGURATION_EMPTY : this.cluster.node(Number(other)).conf;
+  }
+
   private deliver(named: Arguments): void {
     const taken = this.take(named);
     for (const frame of taken) this.cluster.deliver(frame);
@@ -199,11 +213,13 @@ class Script {
 
   private change(id: number, named: Arguments): string {
     const added = Number(named.get("add") ?? 0);
-    const first = this.cluster.node(id).conf.nextReplicaId;
-    const addLearners = Array.from({ length: added }, (_, at) => ({
-      osd: first + at,
-      storeUuid: uuid(first + at),
+    const next = this.cluster.node(id).conf.nextReplicaId;
+    const ids = numbers(named.get("ids"));
+    const addLearners: NewMember[] = Array.from({ length: added }, (_, at) => ({
+      osd: next + at,
+      storeUuid: uuid(next + at),
     }));
+    addLearners.push(...ids.map((one) => ({ id: one, osd: one, storeUuid: uuid(one) })));
     return refusal(
       this.cluster.change(id, {
         addLearners,

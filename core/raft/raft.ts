@@ -11,7 +11,9 @@ export {
   encodeConfiguration,
   formatConfiguration,
   leaveJoint,
+  type Member,
   type MemberAddress,
+  type NewMember,
 } from "./conf-change.ts";
 export {
   ENTRY_KIND_CONF,

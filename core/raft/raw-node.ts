@@ -54,7 +54,7 @@ import { checkInvariants } from "./invariants.ts";
 import { ENTRY_KIND_CONF, ENTRY_KIND_NOOP, MessageFlag, MessageType } from "./message.ts";
 import type { RaftMessage } from "./message.ts";
 import { ProgressState } from "./progress.ts";
-import { quorumValue } from "./quorum.ts";
+import { hasQuorum, quorumValue } from "./quorum.ts";
 import { type Ready, Refusal } from "./ready.ts";
 import type { RaftRestore } from "./restore.ts";
 import {
@@ -63,6 +63,7 @@ import {
   fillAppend,
   handleAppend,
   handleAppendReply,
+  isCaughtUp,
   leaderIsBusy,
   newVotersCaughtUp,
   rebuildProgress,
@@ -83,6 +84,7 @@ import {
   RaftState,
   mayLead,
   mustAnnounce,
+  quorumActive,
   resetTimer,
   Role,
 } from "./state.ts";
@@ -242,13 +244,19 @@ export class RaftNode extends RaftState {
 
   /**
    * Whether time matters to this group now. A quiet group (leader known and reachable; or leading
-   * with everything acknowledged and known everywhere) needs none. Ask after `ready` and `tick`.
+   * with everything acknowledged and known everywhere; or without a leader and a quorum in reach)
+   * needs none. Ask after `ready`, `tick` and `setPeerActive`.
    */
   get needsTick(): boolean {
     if (this.role === Role.Leader) return leaderIsBusy(this);
-    if (this.role !== Role.Follower) return true;
-    if (mayLead(this)) return !leaderActive(this);
-    return mustAnnounce(this);
+    if (this.role === Role.Follower && !mayLead(this)) return mustAnnounce(this);
+    // Without a quorum in reach nothing comes of asking: `setPeerActive` ends the wait.
+    return quorumActive(this) && (this.role !== Role.Follower || !leaderActive(this));
+  }
+
+  /** Whether no leader is known that is reported reachable. */
+  get leaderless(): boolean {
+    return !leaderActive(this);
   }
 
   /** Start a pre-vote now, e.g. for the first replica of a new group. Nothing if it must not. */
@@ -343,6 +351,24 @@ export class RaftNode extends RaftState {
     markDirty(this);
     this.check();
     return index;
+  }
+
+  /** Leader: whether the member in `slot` is reachable, whole, and at most a little behind. */
+  caughtUp(slot: number): boolean {
+    return this.role === Role.Leader && isCaughtUp(this, slot);
+  }
+
+  /**
+   * Leader: whether a quorum of the voters confirmed to know that everything up to `index` is
+   * committed. Whoever leads next can then learn it from any quorum.
+   */
+  commitKnownByQuorum(index: number): boolean {
+    if (this.role !== Role.Leader || this.commitIndex < index) return false;
+    let known = this.selfBit;
+    for (let slot = 0; slot < this.progress.length; slot++) {
+      if (this.progress[slot]!.commitKnown >= index) known |= 1 << slot;
+    }
+    return hasQuorum(known, this.conf.voters, this.conf.outgoing);
   }
 
   /**
@@ -547,8 +573,32 @@ export class RaftNode extends RaftState {
   }
 
   /**
-   * Tell whether known entries lack their payload here (damaged log): no campaign until they were
-   * fetched from a peer. Voting and acknowledging go on: the entries themselves are known.
+   * Tell whether the store of this replica is nearly full. A follower says so to its leader, at once:
+   * what the leader proposes must fit everywhere, or it would stay in the log for ever, neither
+   * committed nor taken back, and what frees space would wait behind it.
+   */
+  setFull(full: boolean): void {
+    if (full === this.full) return;
+    this.full = full;
+    this.ackDue = this.role === Role.Follower && this.leader !== 0;
+    markDirty(this);
+  }
+
+  /** Leader: whether a voter that can be reached said that its store is nearly full. */
+  get peerFull(): boolean {
+    for (let slot = 0; slot < this.progress.length; slot++) {
+      if (slot === this.selfSlot || (this.inactive & (1 << slot)) !== 0) continue;
+      const votes = ((this.conf.voters | this.conf.outgoing) & (1 << slot)) !== 0;
+      if (votes && this.progress[slot]!.full) return true;
+    }
+    return false;
+  }
+
+  /**
+   * Tell whether known entries lack their payload here (damaged log): no campaign meanwhile. Voting
+   * and acknowledging go on: the entries themselves are known. The owner takes it back when they
+   * were fetched from a peer, and also when nobody else comes to lead: a leader without some
+   * payloads is better than none.
    */
   setFaulty(faulty: boolean): void {
     this.faulty = faulty;

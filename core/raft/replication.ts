@@ -118,10 +118,14 @@ function refuseAppend(node: RaftState, message: RaftMessage): void {
   const reply = send(node, message.from, MessageType.AppendReply, node.term);
   reply.index = message.index;
   reply.commit = node.commitIndex;
-  reply.flags = MessageFlag.Reject | (node.filling ? MessageFlag.Filling : 0);
+  reply.flags = MessageFlag.Reject | conditionOf(node);
   const hint = node.log.findConflict(message.index, message.logTerm);
   reply.hintIndex = hint;
   reply.hintTerm = Math.max(0, node.log.termAt(hint));
+}
+
+function conditionOf(node: RaftState): number {
+  return (node.filling ? MessageFlag.Filling : 0) | (node.full ? MessageFlag.Full : 0);
 }
 
 /** Tell the leader what is durable here. Requires: hard state durable. */
@@ -131,7 +135,7 @@ export function sendAck(node: RaftState): void {
   const reply = send(node, node.leader, MessageType.AppendReply, node.term);
   reply.index = Math.min(node.matchedIndex, node.durableIndex);
   reply.commit = node.commitIndex;
-  reply.flags = node.filling ? MessageFlag.Filling : 0;
+  reply.flags = conditionOf(node);
   reply.hintIndex = node.matchedIndex;
   node.ackedIndex = reply.index;
 }
@@ -203,6 +207,7 @@ export function handleAppendReply(node: RaftState, message: RaftMessage): void {
   const wasFilling = progress.filling;
   if (message.index >= progress.match) {
     progress.filling = (message.flags & MessageFlag.Filling) !== 0;
+    progress.full = (message.flags & MessageFlag.Full) !== 0;
   }
   if (message.commit > progress.commitKnown) progress.commitKnown = message.commit;
   if ((message.flags & MessageFlag.Reject) !== 0) handleReject(node, progress, message);
@@ -368,18 +373,24 @@ function tickPeer(node: RaftState, progress: Progress): void {
   if (progress.emptyDue) markDirty(node);
 }
 
-/** Whether every voter that `next` adds is a reachable, whole and nearly caught-up learner. */
+/** Whether every voter that `next` adds is a caught-up learner. */
 export function newVotersCaughtUp(node: RaftState, next: Configuration): boolean {
   for (let slot = 0; slot < next.members.length; slot++) {
     const id = next.members[slot]!.id;
     if ((next.voters & (1 << slot)) === 0 || node.conf.isVoter(id)) continue;
     const now = node.conf.slotOf(id);
-    if (now < 0 || (node.inactive & (1 << now)) !== 0) return false;
-    const progress = node.progress[now]!;
-    if (progress.filling || progress.state !== ProgressState.Replicate) return false;
-    if (node.log.lastIndex - progress.match > node.shared.options.promoteLagMax) return false;
+    if (now < 0 || !isCaughtUp(node, now)) return false;
   }
   return true;
+}
+
+/** Leader: whether the member in `slot` is reachable, whole and nearly caught up. */
+export function isCaughtUp(node: RaftState, slot: number): boolean {
+  if (slot === node.selfSlot) return true;
+  if ((node.inactive & (1 << slot)) !== 0) return false;
+  const progress = node.progress[slot]!;
+  if (progress.filling || progress.state !== ProgressState.Replicate) return false;
+  return node.log.lastIndex - progress.match <= node.shared.options.promoteLagMax;
 }
 
 /**

@@ -165,6 +165,8 @@ export class RaftState {
   handedHardState = 0;
 
   filling = false;
+  /** The store of this replica is nearly full: its leader hears of it. */
+  full = false;
   faulty = false;
 
   elapsedTicks = 0;
@@ -173,6 +175,9 @@ export class RaftState {
   /** Candidate of either kind: slots that said yes, and no. */
   granted = 0;
   refused = 0;
+  /** PreCandidate: whether anybody answered this round, and rounds in a row that nobody answered. */
+  voteHeard = false;
+  unheardRounds = 0;
   /** Candidate: own vote and log are not durable yet, the requests wait for it. */
   campaignWaits = false;
   campaignTransfer = false;
@@ -363,7 +368,8 @@ export function mayLead(node: RaftState): boolean {
  * may still believe in it, because the word about it was lost.
  */
 export function mustAnnounce(node: RaftState): boolean {
-  return node.leader === 0 && (node.selfSlot >= 0 || node.ledTerm === node.term);
+  if (node.leader !== 0) return false;
+  return node.selfSlot >= 0 || (node.ledTerm !== 0 && node.ledTerm === node.term);
 }
 
 /** Whether a promise to a leader, or a start just now, forbids to vote for another. */

@@ -1,16 +1,8 @@
 import { fdatasync, read, write } from "node:fs";
 import { closeFile, punchHole } from "../../ffi/libc/libc.ts";
-import { assert } from "../base/assert.ts";
 import { type OpenedDisk, openDiskFile } from "./bun-open-disk.ts";
-import { checkDiskOp, setDiskOutcome } from "./disk-op.ts";
-import {
-  type Backend,
-  type Disk,
-  type DiskOp,
-  type DiskOpenOptions,
-  type Disks,
-  DiskVerb,
-} from "./world.ts";
+import { DiskBase } from "./disk-base.ts";
+import { type Disk, type DiskOp, type DiskOpenOptions, type Disks, DiskVerb } from "./world.ts";
 
 /** What disks need of their world. */
 export interface DiskHost {
@@ -33,8 +25,7 @@ export class BunDisks implements Disks {
   }
 
   open(path: string, options: DiskOpenOptions): Disk {
-    const file = openDiskFile(path, options);
-    const disk = new BunDisk(this, this.host.arenaBytes, path, file, options.readOnly === true);
+    const disk = new BunDisk(this, this.host.arenaBytes, openDiskFile(path, options));
     this.opened.push(disk);
     return disk;
   }
@@ -44,11 +35,7 @@ export class BunDisks implements Disks {
     const finished = this.done;
     if (finished.length === 0) return 0;
     this.done = [];
-    for (const { disk, op, result } of finished) {
-      disk.inFlight -= 1;
-      setDiskOutcome(op, result);
-      op.onDone();
-    }
+    for (const { disk, op, result } of finished) disk.complete(op, result);
     return finished.length;
   }
 
@@ -63,7 +50,7 @@ export class BunDisks implements Disks {
     const at = this.opened.indexOf(disk);
     if (at < 0) return;
     this.opened.splice(at, 1);
-    closeFile(disk.file.fd);
+    closeFile(disk.fd);
   }
 
   /** The world ends: close when the thread pool has let go of the descriptors and the memory. */
@@ -76,47 +63,23 @@ export class BunDisks implements Disks {
   }
 }
 
-class BunDisk implements Disk {
-  readonly path: string;
-  readonly file: OpenedDisk;
-  readonly backend: Backend = "file";
-  /** Counted down when the completion is delivered. */
-  inFlight = 0;
+class BunDisk extends DiskBase {
+  readonly fd: number;
   private pooled = 0;
   private whenIdle: (() => void) | null = null;
   private readonly disks: BunDisks;
   private readonly bytes: Uint8Array;
-  private readonly readOnly: boolean;
-  private closed = false;
 
-  constructor(
-    disks: BunDisks,
-    bytes: Uint8Array,
-    path: string,
-    file: OpenedDisk,
-    readOnly: boolean,
-  ) {
+  constructor(disks: BunDisks, bytes: Uint8Array, file: OpenedDisk) {
+    super("file", file);
     this.disks = disks;
     this.bytes = bytes;
-    this.path = path;
-    this.file = file;
-    this.readOnly = readOnly;
+    this.fd = file.fd;
   }
 
-  get sizeBytes(): number {
-    return this.file.sizeBytes;
-  }
-
-  get direct(): boolean {
-    return this.file.direct;
-  }
-
-  submit(op: DiskOp): void {
-    assert(!this.closed, "Disk.submit: the disk is closed");
-    checkDiskOp(op, this.sizeBytes, this.readOnly);
-    this.inFlight += 1;
+  protected launch(op: DiskOp): void {
     this.pooled += 1;
-    const { fd } = this.file;
+    const { fd } = this;
     const { arenaOffset: at, lengthBytes: length, offsetBytes: offset } = op;
     switch (op.verb) {
       case DiskVerb.Read:
@@ -140,10 +103,7 @@ class BunDisk implements Disk {
     }
   }
 
-  close(): void {
-    if (this.closed) return;
-    assert(this.inFlight === 0, "Disk.close: operations are in flight");
-    this.closed = true;
+  protected release(): void {
     this.disks.closeDisk(this);
   }
 

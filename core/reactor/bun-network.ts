@@ -11,9 +11,9 @@ import {
   removeStaleSocket,
   resolveHost,
 } from "./bun-sockets.ts";
-import { BunStream, type BunStreamHost } from "./bun-stream.ts";
-import type { ReactorBase } from "./reactor-base.ts";
-import { BufferPool, RECEIVE_BYTES_DEFAULT, SEND_BYTES_DEFAULT } from "./stream-buffers.ts";
+import { BunStream } from "./bun-stream.ts";
+import { NO_HANDLER, StreamNetwork } from "./stream-base.ts";
+import { NO_BUFFERS } from "./stream-buffers.ts";
 import type {
   Acceptor,
   Address,
@@ -48,21 +48,10 @@ const CALLBACKS = {
 };
 
 /** Connections on the runtime's own sockets. */
-export class BunNetwork implements Network, BunStreamHost {
-  readonly world: ReactorBase;
-  readonly buffers: BufferPool;
-  private readonly wake: () => void;
+export class BunNetwork extends StreamNetwork implements Network {
   private readonly streams = new Set<BunStream>();
   private readonly listeners = new Set<BunListener>();
-  private marked: BunStream[] = [];
-  private eventful: BunStream[] = [];
   private accepted: { stream: BunStream; acceptor: Acceptor }[] = [];
-
-  constructor(world: ReactorBase, requestTurn: () => void) {
-    this.world = world;
-    this.wake = requestTurn;
-    this.buffers = new BufferPool(world.arena);
-  }
 
   listen(address: Address, acceptor: Acceptor, options: StreamOptions = {}): Listener {
     const listener = new BunListener(this, address, acceptor, options);
@@ -73,7 +62,7 @@ export class BunNetwork implements Network, BunStreamHost {
   connect(target: Address, handler: StreamHandler, options: StreamOptions = {}): Stream {
     const stream = this.newStream(addressText(target), handler, options);
     if (stream === null) {
-      const refused = new BunStream(this, addressText(target), handler, 0, 0, 0, 0);
+      const refused = new BunStream(this, addressText(target), handler, NO_BUFFERS);
       refused.fail("out of memory for buffers");
       return refused;
     }
@@ -102,45 +91,15 @@ export class BunNetwork implements Network, BunStreamHost {
     socket.data = stream;
     stream.opened(socket, false);
     this.accepted.push({ stream, acceptor });
-    this.wake();
+    this.world.turns.again();
   }
 
-  mark(stream: BunStream): void {
-    if (!stream.isMarked) {
-      stream.isMarked = true;
-      this.marked.push(stream);
-    }
-    if (!this.world.clock.inTurn) this.wake();
-  }
-
-  defer(stream: BunStream): void {
-    if (stream.hasEvents) return;
-    stream.hasEvents = true;
-    this.eventful.push(stream);
-    this.wake();
-  }
-
-  /** Handler phase: hand over what the sockets reported since. */
-  deliver(): number {
-    const { accepted, eventful } = this;
+  /** Also asks acceptors for the handlers of what came in. */
+  override deliver(): number {
+    const { accepted } = this;
     this.accepted = [];
-    this.eventful = [];
     for (const { stream, acceptor } of accepted) stream.handler = acceptor.onAccept(stream);
-    for (const stream of eventful) {
-      stream.hasEvents = false;
-      stream.deliver();
-    }
-    return accepted.length + eventful.length;
-  }
-
-  /** End of the turn: write what was committed. */
-  flush(): void {
-    const { marked } = this;
-    this.marked = [];
-    for (const stream of marked) {
-      stream.isMarked = false;
-      stream.pump();
-    }
+    return accepted.length + super.deliver();
   }
 
   remove(stream: BunStream): void {
@@ -161,16 +120,9 @@ export class BunNetwork implements Network, BunStreamHost {
     handler: StreamHandler,
     options: StreamOptions,
   ): BunStream | null {
-    const receiveBytes = options.receiveBytes ?? RECEIVE_BYTES_DEFAULT;
-    const sendBytes = options.sendBytes ?? SEND_BYTES_DEFAULT;
-    const receiveAt = this.buffers.take(receiveBytes);
-    if (receiveAt < 0) return null;
-    const sendAt = this.buffers.take(sendBytes);
-    if (sendAt < 0) {
-      this.buffers.release(receiveAt, receiveBytes);
-      return null;
-    }
-    const stream = new BunStream(this, peer, handler, receiveAt, receiveBytes, sendAt, sendBytes);
+    const buffers = this.buffers.takeFor(options);
+    if (buffers === null) return null;
+    const stream = new BunStream(this, peer, handler, buffers);
     this.streams.add(stream);
     return stream;
   }
@@ -273,10 +225,3 @@ function listenError(address: Address, error: unknown): FastblockError {
     hint: "check the address and the rights",
   });
 }
-
-const NO_HANDLER: StreamHandler = {
-  onOpen() {},
-  onReceive() {},
-  onWritable() {},
-  onClose() {},
-};

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import {
   blockDeviceSize,
   closeFile,
-  lockFile,
+  lockRange,
   O_CREAT,
   O_DIRECT,
   O_EXCL,
@@ -15,54 +15,84 @@ import {
 import { errnoText } from "../../ffi/libc/socket-address.ts";
 import { FastblockError } from "../base/errors.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
+import type { DiskFacts } from "./disk-base.ts";
 import type { DiskOpenOptions } from "./world.ts";
 
 /** A regular file or block device, open and locked. */
-export interface OpenedDisk {
+export interface OpenedDisk extends DiskFacts {
   readonly fd: number;
-  readonly sizeBytes: number;
-  /** O_DIRECT is in force. */
-  readonly direct: boolean;
   readonly isBlockDevice: boolean;
 }
 
 const ENOENT = 2;
-const EWOULDBLOCK = 11;
+const EAGAIN = 11;
 const EBUSY = 16;
 const EEXIST = 17;
 const EINVAL = 22;
 
+/** How often a held lock is tried again. */
+const LOCK_RETRY_MS = 10;
+
 /**
  * Open a device for a world: created when asked, O_DIRECT where the file system has it (tmpfs only
  * from Linux 6.6), locked against every other process. Throws FB4005 or FB4009.
+ *
+ * A process that was killed holds its lock until its last write has ended, which is after its death:
+ * whoever starts it again waits for that.
  */
 export function openDiskFile(path: string, options: DiskOpenOptions): OpenedDisk {
+  const tries = Math.ceil((options.lockWaitUs ?? 0) / 1000 / LOCK_RETRY_MS);
+  for (let left = tries; ; left--) {
+    const opened = tryToOpen(path, options);
+    if (opened !== null) return opened;
+    if (left <= 0) {
+      throw new FastblockError("FB4005", `opening ${path}: another process holds it`);
+    }
+    Bun.sleepSync(LOCK_RETRY_MS);
+  }
+}
+
+/** Null when another process holds it. */
+function tryToOpen(path: string, options: DiskOpenOptions): OpenedDisk | null {
   const readOnly = options.readOnly === true;
   if (options.createBytes !== undefined && !readOnly) createFile(path, options.createBytes);
   const isBlockDevice = isBlock(path);
   const mode = readOnly ? O_RDONLY : O_RDWR;
+  const shard = options.shard ?? 0;
   // O_EXCL without O_CREAT: refuse a block device that is mounted or held by somebody else.
-  const lockHeld = options.lockHeld === true;
-  const flags = isBlockDevice && !readOnly && !lockHeld ? mode | O_EXCL : mode;
+  const flags = isBlockDevice && !readOnly && shard === 0 ? mode | O_EXCL : mode;
   let direct = true;
   let fd = openFile(path, flags | O_DIRECT, 0);
   if (fd === -EINVAL) {
     direct = false;
     fd = openFile(path, flags, 0);
   }
-  if (fd === -EBUSY) throw inUse(path);
+  if (fd === -EBUSY) return null;
   if (fd < 0) throw failed("opening", path, fd);
-  const locked = lockHeld ? 0 : lockFile(fd, !readOnly);
+  const locked = lockFor(fd, shard, readOnly);
   if (locked < 0) {
     closeFile(fd);
-    throw locked === -EWOULDBLOCK ? inUse(path) : failed("locking", path, locked);
+    if (locked === -EAGAIN) return null;
+    throw failed("locking", path, locked);
   }
   const size = isBlockDevice ? blockDeviceSize(fd) : fstatSync(fd).size;
   if (size < 0) {
     closeFile(fd);
     throw failed("measuring", path, size);
   }
-  return { fd, sizeBytes: Math.floor(size / BLOCK_SIZE) * BLOCK_SIZE, direct, isBlockDevice };
+  const sizeBytes = Math.floor(size / BLOCK_SIZE) * BLOCK_SIZE;
+  return { path, fd, sizeBytes, direct, readOnly, isBlockDevice };
+}
+
+/**
+ * Byte N of the device stands for shard N. Shard 0 must get all of them, as the process before may
+ * have had more shards, and leaves the rest to the others; a reader shares all of them.
+ */
+function lockFor(fd: number, shard: number, readOnly: boolean): number {
+  if (readOnly) return lockRange(fd, "shared", 0, 0);
+  if (shard > 0) return lockRange(fd, "exclusive", shard, 1);
+  const result = lockRange(fd, "exclusive", 0, 0);
+  return result < 0 ? result : lockRange(fd, "none", 1, 0);
 }
 
 /** Make a sparse file when nothing stands at the path, its name durable. */
@@ -101,11 +131,10 @@ function isBlock(path: string): boolean {
   );
 }
 
-function inUse(path: string): FastblockError {
-  return new FastblockError("FB4005", `opening ${path}: another process holds it`);
-}
-
 function failed(what: string, path: string, result: number): FastblockError {
-  const hint = result === -ENOENT ? { hint: "create it first: fastblock osd format" } : {};
+  const hint =
+    result === -ENOENT
+      ? { hint: `make it first: fastblock osd format --data ${path} --id OSD --size 8GiB` }
+      : {};
   return new FastblockError("FB4009", `${what} ${path}: ${errnoText(-result)}`, hint);
 }

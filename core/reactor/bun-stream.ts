@@ -1,154 +1,34 @@
 import type { Socket } from "bun";
-import type { ReactorBase } from "./reactor-base.ts";
-import { type BufferPool, ReceiveBuffer, SendBuffer } from "./stream-buffers.ts";
-import { type Stream, type StreamHandler, Timer } from "./world.ts";
-
-const FLUSH_US_MAX = 5_000_000;
-const LINGER_US_MAX = 1_000_000;
-
-/** What a stream needs of its network. */
-export interface BunStreamHost {
-  readonly world: ReactorBase;
-  readonly buffers: BufferPool;
-  /** Call `pump` at the end of the turn. */
-  mark(stream: BunStream): void;
-  /** Call `deliver` in the next handler phase. */
-  defer(stream: BunStream): void;
-  remove(stream: BunStream): void;
-}
-
-enum Stage {
-  Connecting = 0,
-  Open = 1,
-  Flushing = 2,
-  Lingering = 3,
-  Ending = 4,
-  Closed = 5,
-}
+import { BufferedStream, StreamStage } from "./stream-base.ts";
 
 /**
  * One connection on a socket of the runtime. Its callbacks only note what happened; the handler is
  * called in the handler phase of the world's turn, as on the ring.
  */
-export class BunStream extends Timer implements Stream {
-  readonly peer: string;
-  handler: StreamHandler;
-  isMarked = false;
-  hasEvents = false;
-  private readonly host: BunStreamHost;
-  private readonly receive: ReceiveBuffer;
-  private readonly send: SendBuffer;
+export class BunStream extends BufferedStream {
   private socket: Socket<BunStream> | null = null;
-  private stage = Stage.Connecting;
   /** Chunks for which the receive buffer had no room. */
   private overflow: Uint8Array[] = [];
   private openPending = false;
-  private paused = false;
   private socketPaused = false;
-  private fresh = false;
-  private ended = false;
   private endReason = "";
   private blocked = false;
   private writablePending = false;
-  private wantedBytes = 0;
-  private reason = "";
-
-  constructor(
-    host: BunStreamHost,
-    peer: string,
-    handler: StreamHandler,
-    receiveAt: number,
-    receiveBytes: number,
-    sendAt: number,
-    sendBytes: number,
-  ) {
-    super();
-    this.host = host;
-    this.peer = peer;
-    this.handler = handler;
-    this.receive = new ReceiveBuffer(host.world.arena.bytes, receiveAt, receiveBytes);
-    this.send = new SendBuffer(sendAt, sendBytes);
-  }
-
-  get receiveOffset(): number {
-    return this.receive.head;
-  }
-
-  get receiveLength(): number {
-    return this.receive.length;
-  }
-
-  get unsentBytes(): number {
-    return this.send.unsentBytes;
-  }
-
-  get isClosing(): boolean {
-    return this.stage > Stage.Open;
-  }
-
-  consume(lengthBytes: number): void {
-    this.receive.consume(lengthBytes);
-    this.host.mark(this);
-  }
-
-  pause(): void {
-    this.paused = true;
-    this.host.mark(this);
-  }
-
-  resume(): void {
-    if (!this.paused) return;
-    this.paused = false;
-    this.fresh = this.receive.length > 0;
-    this.host.mark(this);
-    this.host.defer(this);
-  }
-
-  reserve(lengthBytes: number): number {
-    if (this.stage > Stage.Open) return -1;
-    const at = this.send.reserve(lengthBytes);
-    if (at < 0) this.wantedBytes = lengthBytes;
-    return at;
-  }
-
-  commit(lengthBytes: number): void {
-    if (this.stage > Stage.Open) return;
-    this.send.commit(lengthBytes);
-    this.host.mark(this);
-  }
-
-  close(reason: string, flush = false): void {
-    if (this.stage > Stage.Open) return;
-    this.reason = reason;
-    if (flush && this.stage === Stage.Open) {
-      this.stage = Stage.Flushing;
-      this.host.world.timers.arm(this, FLUSH_US_MAX);
-      this.host.mark(this);
-      return;
-    }
-    this.end();
-  }
-
-  fail(reason: string): void {
-    if (this.stage >= Stage.Ending) return;
-    this.reason = reason;
-    this.end();
-  }
 
   opened(socket: Socket<BunStream>, outgoing: boolean): void {
-    if (this.stage > Stage.Open) {
+    if (this.stage > StreamStage.Open) {
       socket.terminate();
       return;
     }
     this.socket = socket;
-    this.stage = Stage.Open;
+    this.stage = StreamStage.Open;
     this.openPending = outgoing;
     this.host.mark(this);
     if (outgoing) this.host.defer(this);
   }
 
   onData(chunk: Uint8Array): void {
-    if (this.stage > Stage.Open) return;
+    if (this.stage > StreamStage.Open) return;
     // The chunk belongs to the runtime after the callback.
     this.overflow.push(new Uint8Array(chunk));
     this.takeIn();
@@ -169,17 +49,12 @@ export class BunStream extends Timer implements Stream {
     this.noteEnd(error === undefined ? "closed by the peer" : wordsFor(error));
   }
 
-  onTimer(): void {
-    this.end();
-  }
-
-  /** Handler phase. */
   deliver(): void {
-    if (this.stage === Stage.Ending) {
+    if (this.stage === StreamStage.Ending) {
       this.finish();
       return;
     }
-    if (this.stage === Stage.Flushing || this.stage === Stage.Lingering) {
+    if (this.stage === StreamStage.Flushing || this.stage === StreamStage.Lingering) {
       if (this.ended) this.end();
       return;
     }
@@ -188,44 +63,33 @@ export class BunStream extends Timer implements Stream {
       this.handler.onOpen(this);
     }
     this.deliverReceived();
-    if (this.writablePending && this.stage === Stage.Open) {
+    if (this.writablePending && this.stage === StreamStage.Open) {
       this.writablePending = false;
       this.handler.onWritable(this);
     }
     this.deliverEnd();
   }
 
-  /** End of the turn: take in what overflowed, write what was committed. */
   pump(): void {
-    if (this.stage === Stage.Connecting || this.stage >= Stage.Ending) return;
+    if (this.stage === StreamStage.Connecting || this.stage >= StreamStage.Ending) return;
     if (this.takeIn()) this.host.defer(this);
     this.balance();
     this.write();
-    if (this.stage === Stage.Flushing && this.send.unsentBytes === 0) {
-      this.stage = Stage.Lingering;
-      this.host.world.timers.arm(this, LINGER_US_MAX);
+    if (this.beginLingering()) {
       this.socket?.shutdown(true);
       if (this.ended) this.end();
     }
   }
 
-  abandon(): void {
-    this.stage = Stage.Closed;
-    this.host.world.timers.disarm(this);
+  protected releaseConnection(): void {
     this.socket?.terminate();
-    this.host.remove(this);
-  }
-
-  private deliverReceived(): void {
-    if (this.stage !== Stage.Open || this.paused || !this.fresh) return;
-    this.fresh = false;
-    if (this.receive.length > 0) this.handler.onReceive(this);
-    this.host.mark(this);
+    this.socket = null;
+    this.overflow = [];
   }
 
   /** The peer's end counts once everything before it was delivered. */
   private deliverEnd(): void {
-    if (!this.ended || this.stage !== Stage.Open) return;
+    if (!this.ended || this.stage !== StreamStage.Open) return;
     if (this.endReason === "closed by the peer") {
       if (this.paused || this.overflow.length > 0) return;
     }
@@ -261,7 +125,7 @@ export class BunStream extends Timer implements Stream {
 
   /** Stop the socket while nothing more is wanted or fits. */
   private balance(): void {
-    const wanted = this.overflow.length === 0 && !(this.paused && this.stage === Stage.Open);
+    const wanted = this.overflow.length === 0 && !(this.paused && this.stage === StreamStage.Open);
     if (wanted && this.socketPaused) {
       this.socketPaused = false;
       this.socket?.resume();
@@ -283,30 +147,9 @@ export class BunStream extends Timer implements Stream {
       if (written > 0) this.send.sent(written);
       if (written < wanted) this.blocked = true;
     }
-    if (this.wantedBytes > 0 && this.send.reserve(this.wantedBytes) >= 0) {
-      this.wantedBytes = 0;
+    if (this.takeSpace()) {
       this.writablePending = true;
       this.host.defer(this);
-    }
-  }
-
-  private end(): void {
-    if (this.stage >= Stage.Ending) return;
-    this.stage = Stage.Ending;
-    this.host.world.timers.disarm(this);
-    this.host.defer(this);
-  }
-
-  private finish(): void {
-    this.stage = Stage.Closed;
-    this.socket?.terminate();
-    this.socket = null;
-    this.overflow = [];
-    this.host.remove(this);
-    this.handler.onClose(this, this.reason);
-    if (this.receive.capacity > 0) {
-      this.host.buffers.release(this.receive.base, this.receive.capacity);
-      this.host.buffers.release(this.send.base, this.send.capacity);
     }
   }
 }

@@ -40,7 +40,7 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
     this.onFatal = options.onFatal ?? throwUncaught;
     const requestTurn = (): void => this.requestTurn();
     this.disks = new BunDisks({ arenaBytes: this.arena.bytes, requestTurn });
-    this.network = new BunNetwork(this, requestTurn);
+    this.network = new BunNetwork(this);
     this.turns.wake = requestTurn;
     this.clock.wake = (): void => this.sleep();
   }

@@ -32,7 +32,7 @@ export interface RunnableWorld extends World {
   stop(): Promise<void>;
   /**
    * The runtime is expected to run timers or requests of its own until the matching release: its
-   * loop then gets a turn at least every 5 ms instead of every 100 ms. Counted.
+   * loop then gets a turn at least every 5 ms instead of every second. Counted.
    */
   holdGuest(): void;
   releaseGuest(): void;
@@ -127,7 +127,6 @@ export abstract class TurnClock implements Clock {
 export abstract class ReactorBase implements World {
   readonly arena: LinearArena;
   readonly slots: Slots;
-  readonly slotPool: SlotPool;
   readonly clock: TurnClock;
   readonly random: Random;
   readonly timers: TimerWheel;
@@ -144,8 +143,7 @@ export abstract class ReactorBase implements World {
     const slotsBytes =
       parts.options.slotsBytes ?? Math.floor(parts.memory.byteLength / 2 / SLAB_SIZE) * SLAB_SIZE;
     assert(slotsBytes >= SLAB_SIZE, "world: the slots get less than 1 MiB");
-    this.slotPool = new SlotPool(this.arena, slotsBytes);
-    this.slots = this.slotPool;
+    this.slots = new SlotPool(this.arena, slotsBytes);
     this.clock = parts.clock;
     this.random = parts.random;
     this.timers = new TimerWheel(parts.clock);

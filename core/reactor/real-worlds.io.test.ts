@@ -1,10 +1,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { Ring, UringOp, UringUnavailable } from "../../ffi/uring/ring.ts";
-import { silentLogger } from "../base/logger.ts";
 import { RealHarness } from "./bun-real-harness.ts";
 import { createUringWorld } from "./uring-world.ts";
-
-const MIB = 1_048_576;
 
 async function runChild(
   backend: string,
@@ -75,7 +72,7 @@ describe("ring", () => {
         seen.add(low);
       },
     };
-    for (let at = 0; at < 500; at++) ring.prepare(UringOp.Nop, 0, -1, 0, 0, 0, 0, at, 9);
+    for (let at = 0; at < 500; at++) ring.prepare(UringOp.Nop, -1, 0, 0, 0, 0, at, 9);
     for (let round = 0; round < 100 && seen.size < 500; round++) {
       ring.enter(0);
       ring.reap(handler);
@@ -103,15 +100,5 @@ describe("ring", () => {
     }
     expect(error).toBeInstanceOf(UringUnavailable);
     expect(String(error)).toContain("errno 22");
-  });
-
-  test("a file on a file system without O_DIRECT is opened without", async () => {
-    const world = createUringWorld({ arenaBytes: 8 * MIB, logger: silentLogger });
-    const disk = world.disks.open("/dev/shm/fastblock-reactor-test", { createBytes: MIB });
-    expect(disk.sizeBytes).toBe(MIB);
-    expect(typeof disk.direct).toBe("boolean");
-    disk.close();
-    await world.stop();
-    await Bun.file("/dev/shm/fastblock-reactor-test").delete();
   });
 });

@@ -2,11 +2,10 @@
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
-import { checkDiskOp, setDiskOutcome } from "./disk-op.ts";
+import { DiskBase } from "./disk-base.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
 import {
   type Arena,
-  type Backend,
   type Disk,
   type DiskOp,
   type DiskOpenOptions,
@@ -95,6 +94,15 @@ export class SimDiskFile {
       bytes[place] = bytes[place]! ^ (1 << this.engine.random.below(8));
     }
     this.poke(offsetBytes, bytes);
+  }
+
+  /** Device offsets of all 4 KiB blocks that a read would see with exactly this content. */
+  find(content: Uint8Array): number[] {
+    const blocks = new Set([...this.stable.keys(), ...this.pending.keys()]);
+    return [...blocks]
+      .filter((block) => this.newest(block).every((byte, at) => byte === content[at]))
+      .map((block) => block * BLOCK_SIZE)
+      .sort((a, b) => a - b);
   }
 
   /** What a read would see now (a copy). */
@@ -271,7 +279,8 @@ export class SimDisks implements Disks {
     if (file === undefined) {
       throw new FastblockError("FB4009", `opening ${path}: no such file`);
     }
-    if (file.owner !== null) {
+    const joins = (options.shard ?? 0) > 0 && file.owner === this.host;
+    if (file.owner !== null && !joins) {
       throw new FastblockError("FB4005", `opening ${path}: another process holds it`);
     }
     file.owner = this.host;
@@ -304,10 +313,8 @@ export class SimDisks implements Disks {
       const result = this.carryOut(flight);
       const { op, disk } = flight;
       this.flights.delete(flight);
-      disk.inFlight -= 1;
       this.host.engine.trace(TraceKind.DiskDone, this.host.id, result);
-      setDiskOutcome(op, result);
-      op.onDone();
+      disk.complete(op, result);
     }
     return landed.length;
   }
@@ -343,8 +350,9 @@ export class SimDisks implements Disks {
   }
 
   closeDisk(disk: SimDisk): void {
-    disk.file.owner = null;
     this.opened.delete(disk);
+    for (const other of this.opened) if (other.file === disk.file) return;
+    disk.file.owner = null;
   }
 
   private land(flight: Flight): void {
@@ -452,40 +460,22 @@ export class SimDisks implements Disks {
   }
 }
 
-class SimDisk implements Disk {
+class SimDisk extends DiskBase {
   readonly file: SimDiskFile;
-  readonly backend: Backend = "memory";
-  readonly direct = true;
-  inFlight = 0;
   private readonly disks: SimDisks;
-  private readonly readOnly: boolean;
-  private closed = false;
 
   constructor(disks: SimDisks, file: SimDiskFile, readOnly: boolean) {
+    const { path, sizeBytes } = file;
+    super("memory", { path, sizeBytes, direct: true, readOnly });
     this.disks = disks;
     this.file = file;
-    this.readOnly = readOnly;
   }
 
-  get path(): string {
-    return this.file.path;
-  }
-
-  get sizeBytes(): number {
-    return this.file.sizeBytes;
-  }
-
-  submit(op: DiskOp): void {
-    assert(!this.closed, "Disk.submit: the disk is closed");
-    checkDiskOp(op, this.sizeBytes, this.readOnly);
-    this.inFlight += 1;
+  protected launch(op: DiskOp): void {
     this.disks.launch(this, op);
   }
 
-  close(): void {
-    if (this.closed) return;
-    assert(this.inFlight === 0, "Disk.close: operations are in flight");
-    this.closed = true;
+  protected release(): void {
     this.disks.closeDisk(this);
   }
 }

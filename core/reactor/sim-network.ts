@@ -3,7 +3,7 @@ import { FastblockError } from "../base/errors.ts";
 import type { ReactorBase } from "./reactor-base.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
 import { type SimConnection, SimStream, type SimStreamHost } from "./sim-stream.ts";
-import { BufferPool, RECEIVE_BYTES_DEFAULT, SEND_BYTES_DEFAULT } from "./stream-buffers.ts";
+import { NO_HANDLER, StreamNetwork } from "./stream-base.ts";
 import type {
   Acceptor,
   Address,
@@ -113,17 +113,13 @@ export class SimFabric {
 }
 
 /** The network of one simulated process. */
-export class SimNetwork implements Network, SimStreamHost {
-  readonly world: ReactorBase;
+export class SimNetwork extends StreamNetwork implements Network, SimStreamHost {
   readonly host: SimHost;
   readonly fabric: SimFabric;
-  readonly buffers: BufferPool;
   /** True when the machine is off: connections to it find nobody. */
   isDark: (address: string) => boolean;
   private readonly streams = new Set<SimStream>();
   private readonly listeners = new Set<SimListener>();
-  private eventful: SimStream[] = [];
-  private marked: SimStream[] = [];
   private accepted: { readonly stream: SimStream; readonly acceptor: Acceptor }[] = [];
 
   constructor(
@@ -132,11 +128,10 @@ export class SimNetwork implements Network, SimStreamHost {
     fabric: SimFabric,
     isDark: (address: string) => boolean,
   ) {
-    this.world = world;
+    super(world);
     this.host = host;
     this.fabric = fabric;
     this.isDark = isDark;
-    this.buffers = new BufferPool(world.arena);
   }
 
   listen(address: Address, acceptor: Acceptor, options: StreamOptions = {}): Listener {
@@ -157,22 +152,6 @@ export class SimNetwork implements Network, SimStreamHost {
     return stream;
   }
 
-  defer(stream: SimStream): void {
-    if (!stream.hasEvents) {
-      stream.hasEvents = true;
-      this.eventful.push(stream);
-    }
-    this.host.requestTurn();
-  }
-
-  mark(stream: SimStream): void {
-    if (!stream.isMarked) {
-      stream.isMarked = true;
-      this.marked.push(stream);
-    }
-    if (!this.world.clock.inTurn) this.host.requestTurn();
-  }
-
   remove(stream: SimStream): void {
     this.streams.delete(stream);
   }
@@ -181,31 +160,16 @@ export class SimNetwork implements Network, SimStreamHost {
     this.listeners.delete(listener);
   }
 
-  /** Handler phase. */
-  deliver(): number {
-    const { accepted, eventful } = this;
+  /** Also asks acceptors for the handlers of what came in. */
+  override deliver(): number {
+    const { accepted } = this;
     this.accepted = [];
-    this.eventful = [];
     for (const { stream, acceptor } of accepted) {
       stream.handler = acceptor.onAccept(stream);
       stream.accepted = true;
       this.defer(stream);
     }
-    for (const stream of eventful) {
-      stream.hasEvents = false;
-      stream.deliver();
-    }
-    return accepted.length + eventful.length;
-  }
-
-  /** End of the turn. */
-  flush(): void {
-    const { marked } = this;
-    this.marked = [];
-    for (const stream of marked) {
-      stream.isMarked = false;
-      stream.pump();
-    }
+    return accepted.length + super.deliver();
   }
 
   /** The process ended: peers hear of it (unless the power failed). */
@@ -224,12 +188,8 @@ export class SimNetwork implements Network, SimStreamHost {
   }
 
   private newStream(peer: string, handler: StreamHandler, options: StreamOptions): SimStream {
-    const receiveBytes = options.receiveBytes ?? RECEIVE_BYTES_DEFAULT;
-    const sendBytes = options.sendBytes ?? SEND_BYTES_DEFAULT;
-    const receiveAt = this.buffers.take(receiveBytes);
-    const sendAt = this.buffers.take(sendBytes);
-    if (receiveAt < 0 || sendAt < 0) throw new Error("SimNetwork: arena exhausted by streams");
-    const buffers = { receiveAt, receiveBytes, sendAt, sendBytes };
+    const buffers = this.buffers.takeFor(options);
+    if (buffers === null) throw new Error("SimNetwork: arena exhausted by streams");
     const stream = new SimStream(this, peer, handler, buffers);
     this.streams.add(stream);
     return stream;
@@ -314,10 +274,3 @@ class SimListener implements Listener {
     this.network.removeListener(this);
   }
 }
-
-const NO_HANDLER: StreamHandler = {
-  onOpen() {},
-  onReceive() {},
-  onWritable() {},
-  onClose() {},
-};

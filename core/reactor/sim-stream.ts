@@ -1,20 +1,13 @@
 // cold: the simulator
-import type { ReactorBase } from "./reactor-base.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
-import { type BufferPool, ReceiveBuffer, SendBuffer } from "./stream-buffers.ts";
-import type { Stream, StreamHandler } from "./world.ts";
+import { BufferedStream, type StreamHost, StreamStage } from "./stream-base.ts";
+import type { StreamBuffers } from "./stream-buffers.ts";
+import type { StreamHandler } from "./world.ts";
 
 /** What a simulated stream needs of its network. */
-export interface SimStreamHost {
-  readonly world: ReactorBase;
+export interface SimStreamHost extends StreamHost {
   readonly host: SimHost;
-  readonly buffers: BufferPool;
   readonly fabric: SimWires;
-  /** Call `deliver` in the next handler phase. */
-  defer(stream: SimStream): void;
-  /** Call `pump` at the end of the turn. */
-  mark(stream: SimStream): void;
-  remove(stream: SimStream): void;
 }
 
 /** The wires, as a stream sees them. */
@@ -183,134 +176,53 @@ export class SimConnection {
   }
 }
 
-enum Stage {
-  Connecting = 0,
-  Open = 1,
-  Flushing = 2,
-  Ending = 3,
-  Closed = 4,
-}
-
-/** Where the buffers of a stream lie. */
-export interface SimStreamBuffers {
-  readonly receiveAt: number;
-  readonly receiveBytes: number;
-  readonly sendAt: number;
-  readonly sendBytes: number;
-}
-
 /** One end of a simulated connection. */
-export class SimStream implements Stream {
-  readonly peer: string;
-  handler: StreamHandler;
-  hasEvents = false;
-  isMarked = false;
+export class SimStream extends BufferedStream {
   /** False while an incoming connection waits for its handler. */
   accepted = true;
   connection: SimConnection | null = null;
-  private readonly host: SimStreamHost;
-  private readonly receive: ReceiveBuffer;
-  private readonly send: SendBuffer;
-  private stage = Stage.Connecting;
+  private readonly process: SimHost;
+  private readonly wires: SimWires;
   private openPending = false;
-  private paused = false;
-  private fresh = false;
-  private ended = false;
-  private endSent = false;
-  private wantedBytes = 0;
   private writablePending = false;
-  private reason = "";
 
-  constructor(host: SimStreamHost, peer: string, handler: StreamHandler, at: SimStreamBuffers) {
-    this.host = host;
-    this.peer = peer;
-    this.handler = handler;
-    this.receive = new ReceiveBuffer(host.world.arena.bytes, at.receiveAt, at.receiveBytes);
-    this.send = new SendBuffer(at.sendAt, at.sendBytes);
+  constructor(host: SimStreamHost, peer: string, handler: StreamHandler, at: StreamBuffers) {
+    super(host, peer, handler, at);
+    this.process = host.host;
+    this.wires = host.fabric;
   }
 
   get hostAddress(): string {
-    return this.host.host.address;
+    return this.process.address;
   }
 
   get hostId(): number {
-    return this.host.host.id;
+    return this.process.id;
   }
 
-  get receiveOffset(): number {
-    return this.receive.head;
+  /** The other end hears of it, unless everything is sent first. */
+  override close(reason: string, flush = false): void {
+    const atOnce = !flush || this.stage !== StreamStage.Open;
+    if (atOnce && !this.isClosing) this.breakOff("closed by the peer");
+    super.close(reason, flush);
   }
 
-  get receiveLength(): number {
-    return this.receive.length;
-  }
-
-  get unsentBytes(): number {
-    return this.send.unsentBytes;
-  }
-
-  get isClosing(): boolean {
-    return this.stage > Stage.Open;
-  }
-
-  consume(lengthBytes: number): void {
-    this.receive.consume(lengthBytes);
-    this.host.mark(this);
-  }
-
-  pause(): void {
-    this.paused = true;
-  }
-
-  resume(): void {
-    if (!this.paused) return;
-    this.paused = false;
-    if (this.receive.length > 0) this.fresh = true;
-    this.host.defer(this);
-  }
-
-  reserve(lengthBytes: number): number {
-    if (this.stage > Stage.Open) return -1;
-    const at = this.send.reserve(lengthBytes);
-    if (at < 0) this.wantedBytes = lengthBytes;
-    return at;
-  }
-
-  commit(lengthBytes: number): void {
-    if (this.stage > Stage.Open) return;
-    this.send.commit(lengthBytes);
-    this.host.mark(this);
-  }
-
-  close(reason: string, flush = false): void {
-    if (this.stage > Stage.Open) return;
-    this.reason = reason;
-    if (flush && this.stage === Stage.Open) {
-      this.stage = Stage.Flushing;
-      this.host.mark(this);
-      return;
-    }
-    this.breakOff("closed by the peer");
-    this.end();
-  }
-
-  fail(reason: string): void {
-    if (this.stage >= Stage.Ending) return;
-    this.reason = reason;
-    this.end();
+  override onTimer(): void {
+    this.breakOff("connection reset");
+    super.onTimer();
   }
 
   /** Kernel side: this end and `server` are connected now. */
   joinTo(server: SimStream): void {
-    const connection = new SimConnection(this.host.fabric, this, server);
+    const connection = new SimConnection(this.wires, this, server);
     this.connection = connection;
     server.connection = connection;
-    server.stage = Stage.Open;
+    server.stage = StreamStage.Open;
     server.accepted = false;
-    const { engine, faults } = this.host.fabric;
+    const { engine, faults } = this.wires;
     engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), () => {
-      if (this.stage !== Stage.Connecting) return;
-      this.stage = Stage.Open;
+      if (this.stage !== StreamStage.Connecting) return;
+      this.stage = StreamStage.Open;
       this.openPending = true;
       this.host.defer(this);
     });
@@ -318,35 +230,34 @@ export class SimStream implements Stream {
 
   /** Kernel side: a segment came in. */
   onArrival(): void {
-    if (this.stage < Stage.Ending) this.host.defer(this);
+    if (this.stage < StreamStage.Ending) this.host.defer(this);
   }
 
   /** Kernel side: the pipe has room again. */
   onSpace(): void {
-    if (this.stage >= Stage.Ending) return;
-    if (this.send.unsentBytes > 0 || this.stage === Stage.Flushing) this.host.mark(this);
+    if (this.stage >= StreamStage.Ending) return;
+    if (this.send.unsentBytes > 0 || this.isClosing) this.host.mark(this);
   }
 
   /** Kernel side: the connection broke. */
   onReset(reason: string): void {
-    if (this.stage >= Stage.Ending) return;
-    if (this.stage !== Stage.Flushing) this.reason = reason;
+    if (this.stage >= StreamStage.Ending) return;
+    if (!this.isClosing) this.reason = reason;
     this.end();
   }
 
   /** The process is gone. */
   die(silent: boolean): void {
-    if (this.connection !== null && this.stage < Stage.Ending) {
+    if (this.connection !== null && this.stage < StreamStage.Ending) {
       if (silent) this.connection.end();
       else this.connection.breakOff(this, "connection reset");
     }
-    this.stage = Stage.Closed;
+    this.stage = StreamStage.Closed;
   }
 
-  /** Handler phase. */
   deliver(): void {
     if (!this.accepted) return;
-    if (this.stage === Stage.Ending) {
+    if (this.stage === StreamStage.Ending) {
       this.finish();
       return;
     }
@@ -356,23 +267,18 @@ export class SimStream implements Stream {
       this.host.mark(this);
     }
     this.takeIn();
-    if (this.stage === Stage.Flushing) {
-      this.receive.consume(this.receive.length);
-    } else if (this.stage === Stage.Open && this.fresh && !this.paused) {
-      this.fresh = false;
-      if (this.receive.length > 0) this.handler.onReceive(this);
-    }
+    if (this.isClosing) this.receive.consume(this.receive.length);
+    else this.deliverReceived();
     this.takeInRest();
-    if (this.writablePending && this.stage === Stage.Open) {
+    if (this.writablePending && this.stage === StreamStage.Open) {
       this.writablePending = false;
       this.handler.onWritable(this);
     }
     this.deliverEnd();
   }
 
-  /** End of the turn: put committed bytes on the wire. */
   pump(): void {
-    if (this.stage === Stage.Connecting || this.stage >= Stage.Ending) return;
+    if (this.stage === StreamStage.Connecting || this.stage >= StreamStage.Ending) return;
     const { connection } = this;
     if (connection === null) return;
     if (connection.incoming(this).arrived.length > 0 && this.hasRoom()) this.host.defer(this);
@@ -384,17 +290,17 @@ export class SimStream implements Stream {
       pipe.put({ bytes: bytes.slice(this.send.head, this.send.head + count) });
       this.send.sent(count);
     }
-    if (this.wantedBytes > 0 && this.send.reserve(this.wantedBytes) >= 0) {
-      this.wantedBytes = 0;
+    if (this.takeSpace()) {
       this.writablePending = true;
       this.host.defer(this);
     }
-    if (this.stage === Stage.Flushing && this.send.unsentBytes === 0 && !this.endSent) {
-      this.endSent = true;
-      pipe.put({ bytes: null });
-    }
+    if (this.beginLingering()) pipe.put({ bytes: null });
     // Our end is on the wire and everything before it was taken: nothing is left to wait for.
-    if (this.endSent && pipe.bytes === 0) this.end();
+    if (this.stage === StreamStage.Lingering && pipe.bytes === 0) this.end();
+  }
+
+  protected releaseConnection(): void {
+    this.wires.engine.trace(TraceKind.Close, this.hostId, this.reason.length);
   }
 
   private hasRoom(): boolean {
@@ -404,9 +310,9 @@ export class SimStream implements Stream {
   /** Move what arrived into the receive buffer, sometimes only a part. */
   private takeIn(): void {
     const { connection } = this;
-    if (connection === null || (this.paused && this.stage === Stage.Open)) return;
+    if (connection === null || (this.paused && this.stage === StreamStage.Open)) return;
     const pipe = connection.incoming(this);
-    const { engine, faults } = this.host.fabric;
+    const { engine, faults } = this.wires;
     while (pipe.arrived.length > 0) {
       const segment = pipe.arrived[0]!;
       if (segment.bytes === null) {
@@ -431,13 +337,13 @@ export class SimStream implements Stream {
   /** Bytes or the end may still wait behind a short read or a full buffer that was emptied. */
   private takeInRest(): void {
     const { connection } = this;
-    if (connection === null || this.stage > Stage.Flushing) return;
+    if (connection === null || this.stage >= StreamStage.Ending) return;
     if (connection.incoming(this).arrived.length > 0 && this.hasRoom()) this.host.defer(this);
   }
 
   private deliverEnd(): void {
-    if (!this.ended || this.stage >= Stage.Ending) return;
-    if (this.stage === Stage.Open) {
+    if (!this.ended || this.stage >= StreamStage.Ending) return;
+    if (this.stage === StreamStage.Open) {
       if (this.paused || this.fresh) return;
       this.reason = "closed by the peer";
     }
@@ -447,22 +353,6 @@ export class SimStream implements Stream {
 
   private breakOff(reason: string): void {
     this.connection?.breakOff(this, reason);
-  }
-
-  private end(): void {
-    if (this.stage >= Stage.Ending) return;
-    this.stage = Stage.Ending;
-    this.host.defer(this);
-  }
-
-  private finish(): void {
-    this.stage = Stage.Closed;
-    const { fabric } = this.host;
-    fabric.engine.trace(TraceKind.Close, this.hostId, this.reason.length);
-    this.host.remove(this);
-    this.handler.onClose(this, this.reason);
-    this.host.buffers.release(this.receive.base, this.receive.capacity);
-    this.host.buffers.release(this.send.base, this.send.capacity);
   }
 }
 

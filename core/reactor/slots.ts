@@ -12,11 +12,6 @@ const WORDS_PER_SLAB = 8;
 const NONE = -1;
 const POISON = 0xdb;
 
-/** Told when a slab is used for the first time (to register it with the kernel). */
-export interface SlabObserver {
-  onSlab(slab: number, arenaOffset: number): void;
-}
-
 /**
  * Slots in slabs of 1 MiB: a slab belongs to one size class while any of its slots is taken and
  * goes back to the common list when the last one is released, as long as another slab of the class
@@ -28,8 +23,8 @@ export interface SlabObserver {
 export class SlotPool implements Slots {
   usedBytes = 0;
   /** Arena offset of slab 0; slabs follow each other. */
-  readonly baseOffset: number;
-  readonly slabCount: number;
+  private readonly baseOffset: number;
+  private readonly slabCount: number;
   private readonly arena: Arena;
   private readonly classOf: Int8Array;
   private readonly freeCount: Uint16Array;
@@ -39,7 +34,6 @@ export class SlotPool implements Slots {
   /** First slab with room, per class; the last entry heads the common list. */
   private readonly heads: Int32Array;
   private untouched = 0;
-  private observer: SlabObserver | null = null;
 
   /** Reserve `sizeBytes` (a multiple of 1 MiB) of the arena; memory is touched only when taken. */
   constructor(arena: Arena, sizeBytes: number) {
@@ -54,11 +48,6 @@ export class SlotPool implements Slots {
     this.next = new Int32Array(this.slabCount).fill(NONE);
     this.previous = new Int32Array(this.slabCount).fill(NONE);
     this.heads = new Int32Array(CLASS_COUNT + 1).fill(NONE);
-  }
-
-  /** Be told of each slab from its first use on. */
-  observe(observer: SlabObserver): void {
-    this.observer = observer;
   }
 
   take(sizeBytes: number): number {
@@ -100,12 +89,6 @@ export class SlotPool implements Slots {
       this.closeSlab(sizeClass, slab);
   }
 
-  /** The slab that holds an arena offset, or -1 outside of the slots. */
-  slabAt(offset: number): number {
-    const slab = Math.floor((offset - this.baseOffset) / SLAB_SIZE);
-    return slab >= 0 && slab < this.slabCount ? slab : -1;
-  }
-
   private hasOther(sizeClass: number, slab: number): boolean {
     const head = this.heads[sizeClass]!;
     return head !== slab || this.next[slab] !== NONE;
@@ -119,7 +102,6 @@ export class SlotPool implements Slots {
     } else if (this.untouched < this.slabCount) {
       slab = this.untouched;
       this.untouched += 1;
-      if (this.observer !== null) this.observer.onSlab(slab, this.baseOffset + slab * SLAB_SIZE);
     } else {
       slab = this.stealSlab();
       if (slab === NONE) return NONE;

@@ -2,10 +2,27 @@
 import { assert } from "../base/assert.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { LinearArena } from "./arena.ts";
+import type { StreamOptions } from "./world.ts";
 
 /** What a stream gets when its options name nothing. */
-export const RECEIVE_BYTES_DEFAULT = 1_048_576;
-export const SEND_BYTES_DEFAULT = 2_097_152;
+const RECEIVE_BYTES_DEFAULT = 1_048_576;
+const SEND_BYTES_DEFAULT = 2_097_152;
+
+/** Where the two buffers of a stream lie in the arena. */
+export interface StreamBuffers {
+  readonly receiveAt: number;
+  readonly receiveBytes: number;
+  readonly sendAt: number;
+  readonly sendBytes: number;
+}
+
+/** Of a stream that is over before it began. */
+export const NO_BUFFERS: StreamBuffers = {
+  receiveAt: 0,
+  receiveBytes: 0,
+  sendAt: 0,
+  sendBytes: 0,
+};
 
 /**
  * Buffers of connections, kept by size when a connection ends: the arena never takes memory back.
@@ -18,6 +35,20 @@ export class BufferPool {
 
   constructor(arena: LinearArena) {
     this.arena = arena;
+  }
+
+  /** The buffers of a stream; null when the arena is exhausted. cold: once per connection */
+  takeFor(options: StreamOptions): StreamBuffers | null {
+    const receiveBytes = options.receiveBytes ?? RECEIVE_BYTES_DEFAULT;
+    const sendBytes = options.sendBytes ?? SEND_BYTES_DEFAULT;
+    const receiveAt = this.take(receiveBytes);
+    if (receiveAt < 0) return null;
+    const sendAt = this.take(sendBytes);
+    if (sendAt < 0) {
+      this.release(receiveAt, receiveBytes);
+      return null;
+    }
+    return { receiveAt, receiveBytes, sendAt, sendBytes };
   }
 
   /** An offset of `sizeBytes` (rounded up to 4 KiB), or -1 when the arena is exhausted. */
@@ -190,3 +221,7 @@ export class SendBuffer {
     return this.secondEnd + lengthBytes <= this.head ? this.secondEnd : -1;
   }
 }
+
+/** What a stream that is over is left with. */
+export const EMPTY_RECEIVE: ReceiveBuffer = new ReceiveBuffer(new Uint8Array(0), 0, 0);
+export const EMPTY_SEND: SendBuffer = new SendBuffer(0, 0);

@@ -55,6 +55,36 @@ describe("timer wheel", () => {
     }
   });
 
+  test("a few timers far away wake the reactor once each", () => {
+    const base = new Base();
+    base.now = 123_456;
+    const wheel = new TimerWheel(base);
+    const delaysMs = [700, 70_000, 20_000_000];
+    for (const ms of delaysMs) wheel.arm(new Noting(base), ms * 1000);
+    for (const ms of delaysMs) {
+      const next = wheel.nextDueUs();
+      expect(next).toBe(124_000 + ms * 1000);
+      base.now = next;
+      wheel.expire(base.now);
+    }
+    expect(wheel.count).toBe(0);
+  });
+
+  test("periods begin together on the clock", () => {
+    const base = new Base();
+    base.now = 1_234_567_890;
+    const wheel = new TimerWheel(base);
+    const timers = [new Noting(base), new Noting(base)];
+    wheel.armPeriod(timers[0]!, 1_000_000);
+    base.now += 500_000;
+    wheel.armPeriod(timers[1]!, 5_000_000);
+    expect(timers.map((timer) => timer.timerDueUs)).toEqual([1_235_000_000, 1_240_000_000]);
+    base.now = 1_235_000_000;
+    wheel.expire(base.now);
+    wheel.armPeriod(timers[0]!, 1_000_000);
+    expect(timers[0]!.timerDueUs).toBe(1_236_000_000);
+  });
+
   test("fires everything due after a long sleep, in order of ticks", () => {
     const base = new Base();
     const wheel = new TimerWheel(base);

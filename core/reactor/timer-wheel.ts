@@ -7,6 +7,8 @@ const LEVEL_SLOTS = 256;
 const LEVEL_MASK = 255;
 const LEVELS = 4;
 const TICK_US = 1000;
+/** Of a slot with more timers than this, the next due one is not looked for. */
+const SEARCH_MAX = 16;
 /** 2^32 ticks of 1 ms: 49 days; a longer delay is a bug. */
 const DELAY_TICKS_MAX = 4_294_967_295;
 
@@ -65,6 +67,10 @@ export class TimerWheel implements Timers {
     this.base.armed();
   }
 
+  armPeriod(timer: Timer, periodUs: number): void {
+    this.arm(timer, periodUs - (this.base.baseUs() % periodUs));
+  }
+
   disarm(timer: Timer): void {
     if (timer.timerDueUs < 0) return;
     const next = timer.timerNext!;
@@ -94,8 +100,8 @@ export class TimerWheel implements Timers {
   }
 
   /**
-   * When `expire` next has work, in µs; Infinity when nothing is armed. A timer far away answers
-   * with an earlier moment, at which it moves a level down: at most three such for its life.
+   * When `expire` next has work, in µs; Infinity when nothing is armed. Of many timers far away it
+   * is an earlier moment, at which they move a level down: at most three such for the life of each.
    */
   nextDueUs(): number {
     if (this.armed === 0) return Number.POSITIVE_INFINITY;
@@ -104,11 +110,30 @@ export class TimerWheel implements Timers {
       const present = Math.floor(this.tick / span);
       const here = present & LEVEL_MASK;
       const slot = this.nextOccupied(level, here + 1);
-      if (slot < LEVEL_SLOTS) return (present - here + slot) * span * TICK_US;
+      if (slot < LEVEL_SLOTS) {
+        const beginUs = (present - here + slot) * span * TICK_US;
+        return level === 0 ? beginUs : this.firstOf(level * LEVEL_SLOTS + slot, beginUs);
+      }
       span *= LEVEL_SLOTS;
     }
     // Everything armed lies behind a wrap of the highest byte: look again at the next slot.
     return (this.tick + 1) * TICK_US;
+  }
+
+  /**
+   * When the first timer of a slot is due. A reactor that has little to do sleeps until then: with
+   * the slot's begin it would wake once more for each of its few timers.
+   */
+  private firstOf(at: number, beginUs: number): number {
+    const head = this.heads[at]!;
+    let firstUs = Number.POSITIVE_INFINITY;
+    let left = SEARCH_MAX;
+    for (let timer = head.timerNext!; timer !== head; timer = timer.timerNext!) {
+      left -= 1;
+      if (left < 0) return beginUs;
+      if (timer.timerDueUs < firstUs) firstUs = timer.timerDueUs;
+    }
+    return Math.ceil(firstUs / TICK_US) * TICK_US;
   }
 
   /** Go on to the last tick before the lowest level has something or ends, at most to `target`. */

@@ -1,19 +1,12 @@
 // data path
 import { closeFile } from "../../ffi/libc/libc.ts";
-import { type Ring, SQE_FIXED_FILE, UringOp } from "../../ffi/uring/ring.ts";
+import { type Ring, UringOp } from "../../ffi/uring/ring.ts";
 import { assert } from "../base/assert.ts";
 import { type OpenedDisk, openDiskFile } from "./bun-open-disk.ts";
-import { checkDiskOp, setDiskOutcome } from "./disk-op.ts";
+import { DiskBase } from "./disk-base.ts";
 import { UserKind } from "./uring-kinds.ts";
 import type { UringMemory } from "./uring-memory.ts";
-import {
-  type Backend,
-  type Disk,
-  type DiskOp,
-  type DiskOpenOptions,
-  type Disks,
-  DiskVerb,
-} from "./world.ts";
+import { type Disk, type DiskOp, type DiskOpenOptions, type Disks, DiskVerb } from "./world.ts";
 
 /**
  * Disks of a ring: one table of operations in flight for all disks of the thread; the low word of
@@ -54,8 +47,7 @@ export class UringDisks implements Disks {
   /** cold: start-up */
   open(path: string, options: DiskOpenOptions): Disk {
     const file = openDiskFile(path, options);
-    const place = this.memory.takeFile(file.fd);
-    const disk = new UringDisk(this, path, place, file, options.readOnly === true);
+    const disk = new UringDisk(this, file);
     this.opened.push(disk);
     return disk;
   }
@@ -69,7 +61,6 @@ export class UringDisks implements Disks {
     const at = this.opened.indexOf(disk);
     if (at < 0) return;
     this.opened.splice(at, 1);
-    if (disk.filePlace >= 0) this.memory.releaseFile(disk.filePlace);
     closeFile(disk.fd);
   }
 
@@ -98,9 +89,7 @@ export class UringDisks implements Disks {
     this.freePlaces[this.freeCount] = place;
     this.freeCount += 1;
     if (this.waitingHead !== null) this.startWaiting();
-    disk.inFlight -= 1;
-    setDiskOutcome(op, result);
-    op.onDone();
+    disk.complete(op, result);
   }
 
   private startWaiting(): void {
@@ -112,29 +101,27 @@ export class UringDisks implements Disks {
   }
 
   private issue(disk: UringDisk, op: DiskOp, place: number): void {
-    const fixed = disk.filePlace >= 0;
-    const flags = fixed ? SQE_FIXED_FILE : 0;
-    const fd = fixed ? disk.filePlace : disk.fd;
+    const { fd } = disk;
     const length = op.lengthBytes;
     const offset = op.offsetBytes;
     const kind = UserKind.Disk;
     switch (op.verb) {
       case DiskVerb.Read:
-        this.transfer(UringOp.Read, UringOp.ReadFixed, flags, fd, op, 0, place);
+        this.transfer(UringOp.Read, UringOp.ReadFixed, fd, op, 0, place);
         break;
       case DiskVerb.Write:
-        this.transfer(UringOp.Write, UringOp.WriteFixed, flags, fd, op, 0, place);
+        this.transfer(UringOp.Write, UringOp.WriteFixed, fd, op, 0, place);
         break;
       case DiskVerb.WriteDurable:
-        this.transfer(UringOp.Write, UringOp.WriteFixed, flags, fd, op, RWF_DSYNC, place);
+        this.transfer(UringOp.Write, UringOp.WriteFixed, fd, op, RWF_DSYNC, place);
         break;
       case DiskVerb.Flush:
-        this.ring.prepare(UringOp.Fsync, flags, fd, 0, 0, 0, FSYNC_DATASYNC, place, kind);
+        this.ring.prepare(UringOp.Fsync, fd, 0, 0, 0, FSYNC_DATASYNC, place, kind);
         break;
       case DiskVerb.Discard: {
         // Fallocate takes its length in the address and its mode in the length.
         const mode = PUNCH_HOLE_KEEP_SIZE;
-        this.ring.prepare(UringOp.Fallocate, flags, fd, length, mode, offset, 0, place, kind);
+        this.ring.prepare(UringOp.Fallocate, fd, length, mode, offset, 0, place, kind);
         break;
       }
     }
@@ -143,7 +130,6 @@ export class UringDisks implements Disks {
   private transfer(
     plain: UringOp,
     pinned: UringOp,
-    flags: number,
     fd: number,
     op: DiskOp,
     opFlags: number,
@@ -155,12 +141,11 @@ export class UringDisks implements Disks {
     const offset = op.offsetBytes;
     const buffer = memory.bufferAt(op.arenaOffset, length);
     if (buffer === NO_BUFFER) {
-      this.ring.prepare(plain, flags, fd, address, length, offset, opFlags, place, UserKind.Disk);
+      this.ring.prepare(plain, fd, address, length, offset, opFlags, place, UserKind.Disk);
       return;
     }
     const at = this.ring.prepare(
       pinned,
-      flags,
       fd,
       address,
       length,
@@ -173,45 +158,21 @@ export class UringDisks implements Disks {
   }
 }
 
-class UringDisk implements Disk {
-  readonly path: string;
+class UringDisk extends DiskBase {
   readonly fd: number;
-  readonly filePlace: number;
-  readonly sizeBytes: number;
-  readonly direct: boolean;
-  readonly backend: Backend = "uring";
-  inFlight = 0;
   private readonly disks: UringDisks;
-  private readonly readOnly: boolean;
-  private closed = false;
 
-  constructor(
-    disks: UringDisks,
-    path: string,
-    filePlace: number,
-    file: OpenedDisk,
-    readOnly: boolean,
-  ) {
+  constructor(disks: UringDisks, file: OpenedDisk) {
+    super("uring", file);
     this.disks = disks;
-    this.path = path;
     this.fd = file.fd;
-    this.filePlace = filePlace;
-    this.sizeBytes = file.sizeBytes;
-    this.direct = file.direct;
-    this.readOnly = readOnly;
   }
 
-  submit(op: DiskOp): void {
-    assert(!this.closed, "Disk.submit: the disk is closed");
-    checkDiskOp(op, this.sizeBytes, this.readOnly);
-    this.inFlight += 1;
+  protected launch(op: DiskOp): void {
     this.disks.start(this, op);
   }
 
-  close(): void {
-    if (this.closed) return;
-    assert(this.inFlight === 0, "Disk.close: operations are in flight");
-    this.closed = true;
+  protected release(): void {
     this.disks.closeDisk(this);
   }
 }

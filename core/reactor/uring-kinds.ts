@@ -22,5 +22,5 @@ export enum UserKind {
 /** Cancel the operation with this user data; its own completion (ECANCELED) still comes. */
 export function prepareCancel(ring: Ring, id: number, kind: UserKind): void {
   const user = id + kind * 4_294_967_296;
-  ring.prepare(UringOp.AsyncCancel, 0, -1, user, 0, 0, 0, 0, UserKind.Ignored);
+  ring.prepare(UringOp.AsyncCancel, -1, user, 0, 0, 0, 0, UserKind.Ignored);
 }

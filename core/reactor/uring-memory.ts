@@ -1,49 +1,54 @@
 // data path
 import type { Ring } from "../../ffi/uring/ring.ts";
 import type { Logger } from "../base/logger.ts";
-import { SLAB_SIZE, type SlabObserver, type SlotPool } from "./slots.ts";
 
-const FILES_MAX = 1024;
-/** The kernel's bound of buffers in one table. */
-const BUFFERS_MAX = 16_384;
+/** The arena is pinned in pieces of this size; the slots, which begin it, divide it evenly. */
+const PIECE_SHIFT = 20;
+const PIECE_SIZE = 1_048_576;
 
 /**
- * What the ring knows ahead: descriptors in a table (saves taking a reference per operation), and
- * slabs of slots pinned when first used (saves looking up their pages). Both are optional: without
- * the right to lock memory the slabs stay unpinned, with one warning.
+ * What the ring knows ahead: pieces of the arena, pinned when a disk first uses them (saves looking
+ * up their pages for each operation). Without the right to lock memory they stay unpinned, with one
+ * warning.
+ *
+ * Files are not registered: it saves less than can be measured (a reference per operation), and up
+ * to Linux 6.12 a file leaves the table only after everything that was in flight before, be it an
+ * idle connection's receive: a closed device stayed locked, a closed socket stayed.
  */
-export class UringMemory implements SlabObserver {
+export class UringMemory {
   /** Address of the arena's first byte. */
   readonly address: number;
   private readonly ring: Ring;
-  private readonly slots: SlotPool;
   private readonly logger: Logger;
+  /** 1: pinned, as the buffer of the same number. */
   private readonly pinned: Uint8Array;
-  private readonly freeFiles: number[] = [];
   private pinning: boolean;
-  /** Slabs pinned so far, for metrics. */
-  pinnedCount = 0;
+  private pinnedCount = 0;
 
-  constructor(ring: Ring, address: number, slots: SlotPool, logger: Logger) {
+  constructor(ring: Ring, address: number, sizeBytes: number, logger: Logger) {
     this.ring = ring;
     this.address = address;
-    this.slots = slots;
     this.logger = logger;
-    this.pinned = new Uint8Array(slots.slabCount);
-    if (ring.registerFileTable(FILES_MAX)) {
-      for (let place = FILES_MAX - 1; place >= 0; place--) this.freeFiles.push(place);
-    }
-    this.pinning = ring.registerBufferTable(Math.min(BUFFERS_MAX, slots.slabCount));
-    slots.observe(this);
+    const pieces = Math.floor(sizeBytes / PIECE_SIZE);
+    this.pinned = new Uint8Array(pieces);
+    this.pinning = pieces > 0 && ring.registerBufferTable(pieces);
   }
 
-  onSlab(slab: number, arenaOffset: number): void {
-    if (!this.pinning || slab >= BUFFERS_MAX) return;
-    const result = this.ring.updateBuffer(slab, this.address + arenaOffset, SLAB_SIZE);
+  /** Index of the pinned buffer that holds the whole range, or -1. */
+  bufferAt(arenaOffset: number, lengthBytes: number): number {
+    const piece = arenaOffset >>> PIECE_SHIFT;
+    if ((arenaOffset + lengthBytes - 1) >>> PIECE_SHIFT !== piece) return -1;
+    if (this.pinned[piece] === 1) return piece;
+    return this.pinning && piece < this.pinned.length ? this.pin(piece) : -1;
+  }
+
+  /** cold: once for each piece */
+  private pin(piece: number): number {
+    const result = this.ring.updateBuffer(piece, this.address + piece * PIECE_SIZE, PIECE_SIZE);
     if (result === 0) {
-      this.pinned[slab] = 1;
+      this.pinned[piece] = 1;
       this.pinnedCount += 1;
-      return;
+      return piece;
     }
     this.pinning = false;
     this.logger.warn("buffers stay unregistered: I/O costs a little more", {
@@ -51,26 +56,6 @@ export class UringMemory implements SlabObserver {
       registeredMiB: this.pinnedCount,
       hint: "raise the limit of locked memory (LimitMEMLOCK=infinity)",
     });
-  }
-
-  /** Index of the pinned buffer that holds the whole range, or -1. */
-  bufferAt(arenaOffset: number, lengthBytes: number): number {
-    const slab = this.slots.slabAt(arenaOffset);
-    if (slab < 0 || this.pinned[slab] === 0) return -1;
-    return this.slots.slabAt(arenaOffset + lengthBytes - 1) === slab ? slab : -1;
-  }
-
-  /** A place for a descriptor in the ring's table, or -1: use the descriptor itself. */
-  takeFile(fd: number): number {
-    const place = this.freeFiles.pop();
-    if (place === undefined) return -1;
-    if (this.ring.updateFile(place, fd)) return place;
-    this.freeFiles.push(place);
     return -1;
-  }
-
-  releaseFile(place: number): void {
-    this.ring.updateFile(place, -1);
-    this.freeFiles.push(place);
   }
 }

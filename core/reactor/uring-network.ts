@@ -15,10 +15,11 @@ import {
   resolveHost,
 } from "./bun-sockets.ts";
 import type { ReactorBase } from "./reactor-base.ts";
-import { BufferPool, RECEIVE_BYTES_DEFAULT, SEND_BYTES_DEFAULT } from "./stream-buffers.ts";
+import { NO_HANDLER, StreamNetwork } from "./stream-base.ts";
+import { NO_BUFFERS } from "./stream-buffers.ts";
 import { prepareCancel, UserKind } from "./uring-kinds.ts";
 import type { UringMemory } from "./uring-memory.ts";
-import { type StreamHost, UringStream } from "./uring-stream.ts";
+import { UringStream, type UringStreamHost } from "./uring-stream.ts";
 import {
   type Acceptor,
   type Address,
@@ -36,33 +37,19 @@ const EMFILE = 24;
 const ENFILE = 23;
 const NO_OPTIONS: Readonly<StreamOptions> = {};
 
-/**
- * Connections on the ring.
- *
- * A stream has at most one receive and one send in flight. Work found during a turn (space to
- * receive into, bytes to send, a close to begin) marks the stream; `flush` at the end of the turn
- * acts on all marked ones, so everything of a turn leaves in one send. Calls to handlers that do
- * not come from a completion (after `resume`, `close`) are queued by `defer` and made in the
- * handler phase of the next turn.
- */
-export class UringNetwork implements Network, StreamHost {
+/** Connections on the ring. */
+export class UringNetwork extends StreamNetwork implements Network, UringStreamHost {
   readonly ring: Ring;
-  readonly world: ReactorBase;
   readonly memory: UringMemory;
-  readonly buffers: BufferPool;
   private readonly streams: (UringStream | null)[] = [];
   private readonly freeIds: number[] = [];
   private readonly listeners: (UringListener | null)[] = [];
-  private marked: UringStream | null = null;
-  private deferred: UringStream | null = null;
-  private deferredTail: UringStream | null = null;
   private refusedCount = 0;
 
   constructor(ring: Ring, world: ReactorBase, memory: UringMemory) {
+    super(world);
     this.ring = ring;
-    this.world = world;
     this.memory = memory;
-    this.buffers = new BufferPool(world.arena);
   }
 
   /** Open connections. */
@@ -83,7 +70,7 @@ export class UringNetwork implements Network, StreamHost {
   connect(target: Address, handler: StreamHandler, options: StreamOptions = NO_OPTIONS): Stream {
     const stream = this.newStream(addressText(target), handler, options);
     if (stream === null) {
-      const refused = new UringStream(this, -1, addressText(target), handler);
+      const refused = new UringStream(this, -1, addressText(target), handler, NO_BUFFERS);
       refused.fail("out of memory for buffers");
       return refused;
     }
@@ -128,52 +115,6 @@ export class UringNetwork implements Network, StreamHost {
     else stream.onConnected(result);
   }
 
-  /** Act on `stream` at the end of the turn. */
-  mark(stream: UringStream): void {
-    if (stream.isMarked) return;
-    stream.isMarked = true;
-    stream.nextMarked = this.marked;
-    this.marked = stream;
-  }
-
-  /** Call the stream's handler in the next turn. */
-  defer(stream: UringStream): void {
-    if (stream.isDeferred) return;
-    stream.isDeferred = true;
-    stream.nextDeferred = null;
-    if (this.deferredTail === null) this.deferred = stream;
-    else this.deferredTail.nextDeferred = stream;
-    this.deferredTail = stream;
-    this.world.turns.again();
-  }
-
-  /** Handler phase: make the calls that were deferred before this turn. */
-  runDeferred(): void {
-    let stream = this.deferred;
-    this.deferred = null;
-    this.deferredTail = null;
-    while (stream !== null) {
-      const next: UringStream | null = stream.nextDeferred;
-      stream.nextDeferred = null;
-      stream.isDeferred = false;
-      stream.runDeferred();
-      stream = next;
-    }
-  }
-
-  /** End of the turn: prepare receives and sends of all marked streams. */
-  flush(): void {
-    let stream = this.marked;
-    this.marked = null;
-    while (stream !== null) {
-      const next: UringStream | null = stream.nextMarked;
-      stream.nextMarked = null;
-      stream.isMarked = false;
-      stream.pump();
-      stream = next;
-    }
-  }
-
   /** Forget a stream whose operations are all over. */
   remove(stream: UringStream): void {
     if (stream.id < 0) return;
@@ -197,22 +138,14 @@ export class UringNetwork implements Network, StreamHost {
     handler: StreamHandler,
     options: StreamOptions,
   ): UringStream | null {
-    const receiveBytes = options.receiveBytes ?? RECEIVE_BYTES_DEFAULT;
-    const sendBytes = options.sendBytes ?? SEND_BYTES_DEFAULT;
-    const receiveAt = this.buffers.take(receiveBytes);
-    if (receiveAt < 0) return null;
-    const sendAt = this.buffers.take(sendBytes);
-    if (sendAt < 0) {
-      this.buffers.release(receiveAt, receiveBytes);
-      return null;
-    }
+    const buffers = this.buffers.takeFor(options);
+    if (buffers === null) return null;
     let id = this.freeIds.pop();
     if (id === undefined) {
       id = this.streams.length;
       this.streams.push(null);
     }
-    const stream = new UringStream(this, id, peer, handler);
-    stream.useBuffers(receiveAt, receiveBytes, sendAt, sendBytes);
+    const stream = new UringStream(this, id, peer, handler, buffers);
     this.streams[id] = stream;
     return stream;
   }
@@ -262,7 +195,6 @@ export class UringListener extends Timer implements Listener {
     // The flags of accept4: close on exec.
     this.network.ring.prepare(
       UringOp.Accept,
-      0,
       this.fd,
       0,
       0,
@@ -328,11 +260,3 @@ export class UringListener extends Timer implements Listener {
     this.network.removeListener(this);
   }
 }
-
-/** Stands in until the acceptor has answered; nothing calls it. */
-const NO_HANDLER: StreamHandler = {
-  onOpen() {},
-  onReceive() {},
-  onWritable() {},
-  onClose() {},
-};

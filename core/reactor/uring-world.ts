@@ -25,10 +25,11 @@ import type { Backend } from "./world.ts";
  *       → drains → promise jobs → gathered sends and receives → again
  *
  * The runtime's own event loop (HTTP, timers, messages between threads) is a guest: the ring polls
- * its epoll descriptor; when that is readable, or `maxBlock` has passed (the runtime keeps its
- * timers in the epoll timeout, which the ring does not see), the loop gets one turn by awaiting an
- * immediate. After a guest turn the reactor takes a turn without blocking, so that what the guest
- * queued is drained at once.
+ * its epoll descriptor; when that is readable the loop gets one turn by awaiting an immediate. The
+ * runtime keeps its timers in the epoll timeout, which the ring does not see: whoever relies on
+ * them says so (`holdGuest`), else they fire at the next of the turns that come once a second.
+ * After a guest turn the reactor takes a turn without blocking, so that what the guest queued is
+ * drained at once.
  *
  * Promise jobs that queue work for a drain after the drains of their turn must call
  * `turns.again()`; jobs that run before are covered.
@@ -45,12 +46,11 @@ export interface UringOptions extends WorldOptions {
 
 const ENTRIES_DEFAULT = 512;
 const COMPLETIONS_PER_ENTRY = 8;
-const IDLE_BLOCK_US = 100_000;
+/** Each turn of a guest that has nothing to do costs two system calls and a turn of ours. */
+const IDLE_BLOCK_US = 1_000_000;
 const GUEST_BLOCK_US = 5_000;
 /** Without the epoll descriptor the guest's events are only seen by giving it turns. */
 const BLIND_BLOCK_US = 1_000;
-/** The guest counts as busy this long after its descriptor was readable. */
-const GUEST_BUSY_US = 50_000;
 /** A spin that found nothing this often in a row is tried only at every 64th block. */
 const SPIN_MISSES_MAX = 16;
 const SPIN_RETRY_MASK = 63;
@@ -73,7 +73,6 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
   private holds = 0;
   private polling = false;
   private guestReady = true;
-  private guestBusyUntilUs = 0;
   private lastGuestUs = 0;
   private spinMisses = 0;
 
@@ -91,7 +90,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     });
     this.ring = ring;
     this.mapped = mapped;
-    const memory = new UringMemory(ring, mapped.address, this.slotPool, options.logger);
+    const memory = new UringMemory(ring, mapped.address, options.arenaBytes, options.logger);
     this.disks = new UringDisks(ring, memory);
     this.network = new UringNetwork(ring, this, memory);
     this.onFatal = options.onFatal ?? throwUncaught;
@@ -142,7 +141,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     // A completion appears in the other ring; its user data travels in the offset.
     const user = UserKind.Channel * 4_294_967_296;
     const kind = UserKind.Ignored;
-    this.ring.prepare(UringOp.MsgRing, 0, channel.waker, 0, 0, user, 0, 0, kind);
+    this.ring.prepare(UringOp.MsgRing, channel.waker, 0, 0, user, 0, 0, kind);
     this.turns.again();
   }
 
@@ -175,8 +174,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     while (this.running) {
       this.turn();
       const nowUs = this.clock.turnUs;
-      if (this.guestReady || nowUs - this.lastGuestUs >= this.guestEveryUs(nowUs)) {
-        if (this.guestReady) this.guestBusyUntilUs = nowUs + GUEST_BUSY_US;
+      if (this.guestReady || nowUs - this.lastGuestUs >= this.guestEveryUs) {
         this.guestReady = false;
         this.lastGuestUs = nowUs;
         this.stats.guestTurns += 1;
@@ -201,7 +199,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     this.stats.turns += 1;
     this.stats.completions += this.ring.reap(this);
     this.stats.completions += this.mailbox.drain();
-    this.network.runDeferred();
+    this.network.deliver();
     drainMicrotasks();
     this.timers.expire(clock.turnUs);
     drainMicrotasks();
@@ -216,7 +214,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     const turns = this.turns;
     if (!this.polling && this.guestFd >= 0) {
       const kind = UserKind.Guest;
-      this.ring.prepare(UringOp.PollAdd, 0, this.guestFd, 0, 0, 0, POLLIN, 0, kind);
+      this.ring.prepare(UringOp.PollAdd, this.guestFd, 0, 0, 0, POLLIN, 0, kind);
       this.polling = true;
     }
     const again = turns.againRequested || this.guestReady;
@@ -226,7 +224,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     const took = nowUs - this.clock.turnUs;
     if (took > this.stats.turnUsMax && this.stats.turns > 0) this.stats.turnUsMax = took;
     if (!again) {
-      timeoutUs = this.guestEveryUs(nowUs);
+      timeoutUs = this.guestEveryUs;
       const timerUs = this.timers.nextDueUs() - nowUs;
       if (timerUs < timeoutUs) timeoutUs = timerUs > 0 ? timerUs : 0;
     }
@@ -255,9 +253,9 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
   }
 
   /** How often the guest gets a turn, and how long a block lasts at most. */
-  private guestEveryUs(nowUs: number): number {
+  private get guestEveryUs(): number {
     if (this.guestFd < 0) return BLIND_BLOCK_US;
-    return this.holds > 0 || nowUs < this.guestBusyUntilUs ? GUEST_BLOCK_US : IDLE_BLOCK_US;
+    return this.holds > 0 ? GUEST_BLOCK_US : IDLE_BLOCK_US;
   }
 }
 

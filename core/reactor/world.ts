@@ -85,9 +85,33 @@ export abstract class Timer {
   abstract onTimer(): void;
 }
 
+/** A timer of something that has several: calls a function, made once with its owner. */
+export class CallbackTimer extends Timer {
+  private readonly callback: () => void;
+
+  constructor(callback: () => void) {
+    super();
+    this.callback = callback;
+  }
+
+  onTimer(): void {
+    this.callback();
+  }
+}
+
+/** Resolve after `delayUs` on the clock of a world. cold: for control code */
+export function sleep(timers: Timers, delayUs: number): Promise<void> {
+  return new Promise((resolve) => timers.arm(new CallbackTimer(resolve), delayUs));
+}
+
 export interface Timers {
   /** (Re)arm: `onTimer` runs once in the first turn at or after `delayUs` (1 ms grain). */
   arm(timer: Timer, delayUs: number): void;
+  /**
+   * As `arm`, for the next moment at which the clock shows a multiple of `periodUs`: what is done
+   * once a period shares its wake-ups, within a reactor and among the processes of a machine.
+   */
+  armPeriod(timer: Timer, periodUs: number): void;
   /** Disarm; nothing happens when it is idle. */
   disarm(timer: Timer): void;
 }
@@ -103,6 +127,19 @@ export enum DrainOrder {
 
 export interface Drain {
   drain(): void;
+}
+
+/** A drain of something that has several: calls a function, made once with its owner. */
+export class CallbackDrain implements Drain {
+  private readonly callback: () => void;
+
+  constructor(callback: () => void) {
+    this.callback = callback;
+  }
+
+  drain(): void {
+    this.callback();
+  }
 }
 
 export interface Turns {
@@ -166,13 +203,20 @@ export interface DiskOpenOptions {
   /** Create a regular file of this size (sparse) when nothing stands at the path. */
   readonly createBytes?: number;
   readonly readOnly?: boolean;
-  /** Another shard of this process holds the lock already: take none. */
-  readonly lockHeld?: boolean;
+  /**
+   * The shard (default 0) of the process that opens: the one of shard 0 keeps other processes away,
+   * and comes first. Each shard holds a part of the lock for as long as an operation of its own is
+   * in flight, even when the process was killed: nobody reads what is still being written.
+   */
+  readonly shard?: number;
+  /** Wait this long (µs, default 0) for the lock, blocking the thread: its holder may just have died. */
+  readonly lockWaitUs?: number;
 }
 
 export interface Disks {
   /**
-   * Open a regular file or block device with an exclusive lock (flock; O_EXCL on block devices).
+   * Open a regular file or block device, locked against other processes (and held by O_EXCL, when
+   * it is a block device); `readOnly` shares it with other readers.
    * Throws FB4005 when another process holds it, FB4009 for other failures. Cold.
    */
   open(path: string, options: DiskOpenOptions): Disk;

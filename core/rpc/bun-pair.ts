@@ -159,6 +159,9 @@ export class MemoryWorld implements World {
         timer.timerDueUs = pair.nowUs + delayUs;
         this.armed.set(timer, timer.timerDueUs);
       },
+      armPeriod: (timer, periodUs) => {
+        this.timers.arm(timer, periodUs - (pair.nowUs % periodUs));
+      },
       disarm: (timer) => {
         timer.timerDueUs = -1;
         this.armed.delete(timer);

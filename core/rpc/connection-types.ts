@@ -12,7 +12,7 @@ export const HANDSHAKE_LIMIT_US = 5_000_000;
 export const PING_INTERVAL_US = 5_000_000;
 /** One that heard nothing, or whose peer took nothing, for this long is closed. */
 export const SILENCE_LIMIT_US = 15_000_000;
-/** How often time limits of requests are looked at. */
+/** The shortest time between two looks at the time limits of requests. */
 export const SWEEP_INTERVAL_US = 50_000;
 
 export enum ConnectionState {

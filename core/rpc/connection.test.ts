@@ -56,6 +56,23 @@ describe("connection", () => {
     expect(ends.connection.isOpen).toBe(true);
   });
 
+  test("a request made because another ran out of time has a limit of its own", () => {
+    const ends = new Ends();
+    ends.osdSide.hold = true;
+    ends.pair.settle();
+    const first = ends.request(body("a"), 200_000)!;
+    const again: { status: Status | null }[] = [];
+    const fail = first.onFail.bind(first);
+    first.onFail = (status) => {
+      fail(status);
+      again.push(ends.request(body("b"), 100_000)!);
+    };
+    ends.pair.advance(250_000, 10_000);
+    expect(again.map((op) => op.status)).toEqual([null]);
+    ends.pair.advance(150_000, 10_000);
+    expect(again.map((op) => op.status)).toEqual([Status.TimedOut]);
+  });
+
   test("a cancelled request fails at once", () => {
     const ends = new Ends();
     ends.pair.settle();
@@ -404,7 +421,9 @@ describe("who talks to whom", () => {
   });
 
   test("the identity is checked when an endpoint is made", () => {
-    expect(() => new Ends({ osd: { ...OSD, clusterId: "nonsense" } })).toThrow("malformed uuid");
+    expect(() => new Ends({ osd: { ...OSD, clusterId: "nonsense" } })).toThrow(
+      "uuidBytes: not a uuid",
+    );
     expect(() => new Ends({ clientKey: new Uint8Array(16) })).toThrow("32 bytes");
   });
 });

@@ -80,7 +80,6 @@ export class Connection extends Link {
   private readonly waiters: WaiterQueue = new WaiterQueue();
   private sentUs = 0;
   private heardUs = 0;
-  private sweeping = false;
 
   /** By the endpoint: target, receiver and handler for a dialled one, admission for an accepted. */
   constructor(
@@ -111,7 +110,7 @@ export class Connection extends Link {
   /**
    * Start a request: `op.onReply` or `op.onFail` follows once it is finished.
    *
-   * `timeoutUs` 0: no limit (looked at every 50 ms). Answers the arena offset of the header, or -1:
+   * `timeoutUs` 0: no limit (kept to within 50 ms). Answers the arena offset of the header, or -1:
    * see `refusal`.
    */
   beginRequest(
@@ -266,10 +265,7 @@ export class Connection extends Link {
     op.rpcDueUs = this.begunTimeoutUs > 0 ? this.sentUs + this.begunTimeoutUs : 0;
     this.pending.add(op);
     assert(op.rpcRequestId === requestId, "Connection.finish: request id changed");
-    if (op.rpcDueUs > 0 && !this.sweeping) {
-      this.sweeping = true;
-      this.world.timers.arm(this, SWEEP_INTERVAL_US);
-    }
+    if (op.rpcDueUs > 0) this.sweepBy(op.rpcDueUs);
   }
 
   private leaveServing(): void {
@@ -402,8 +398,7 @@ export class Connection extends Link {
     this.receiveSealing.reset(handshake.receiveKey, handshake.keyId);
     this.sentUs = this.world.clock.turnUs;
     this.heardUs = this.sentUs;
-    this.sweeping = false;
-    this.world.timers.arm(this, PING_INTERVAL_US);
+    this.world.timers.armPeriod(this, PING_INTERVAL_US);
     if (this.admission !== null) this.handler = this.admission(this);
     return this.handler !== null;
   }
@@ -420,7 +415,6 @@ export class Connection extends Link {
     this.starvedOfSpace = false;
     this.starvedOfRows = false;
     this.blockedSinceUs = 0;
-    this.sweeping = false;
     this.pending.failAll(Status.Unreachable);
     this.waiters.callAll(this);
     if (this.handler !== null) this.handler.onClose(this, reason, opened);
@@ -429,7 +423,9 @@ export class Connection extends Link {
   /** Time limits of requests, and signs of life. */
   protected sweep(): void {
     const nowUs = this.world.clock.turnUs;
-    if (this.pending.timed > 0) this.pending.expire(nowUs);
+    // First: what fails may ask again, under a limit that ends before.
+    this.world.timers.armPeriod(this, PING_INTERVAL_US);
+    const dueUs = this.pending.expire(nowUs);
     if (this.stage !== ConnectionState.Open) return;
     const paused = this.pausedByOwner || this.pausedByLoad;
     if (!paused && nowUs - this.heardUs > SILENCE_LIMIT_US) {
@@ -444,10 +440,16 @@ export class Connection extends Link {
       this.fail("the key signed its most blocks", "");
       return;
     }
-    if (nowUs - this.sentUs >= PING_INTERVAL_US && this.begin(FrameKind.Ping, 0, 0, 0) >= 0) {
+    if (nowUs - this.sentUs > PING_INTERVAL_US / 2 && this.begin(FrameKind.Ping, 0, 0, 0) >= 0) {
       this.finish();
     }
-    this.sweeping = this.pending.timed > 0;
-    this.world.timers.arm(this, this.sweeping ? SWEEP_INTERVAL_US : PING_INTERVAL_US);
+    this.sweepBy(dueUs);
+  }
+
+  /** Look at the time limits when this one ends, unless that is done before. */
+  private sweepBy(dueUs: number): void {
+    if (dueUs >= this.timerDueUs) return;
+    const delayUs = dueUs - this.world.clock.turnUs;
+    this.world.timers.arm(this, delayUs < SWEEP_INTERVAL_US ? SWEEP_INTERVAL_US : delayUs);
   }
 }

@@ -192,13 +192,35 @@ export class ControlService implements ConnectionHandler {
     if (outbox === undefined) {
       if (transmit(this.arena, connection, outgoing)) return true;
       if (connection.refusal !== Status.Busy) {
-        outgoing.fail(connection.refusal);
+        this.refuse(connection, outgoing);
         return false;
       }
       outbox = new Outbox(this.arena, () => this.outboxes.delete(connection));
       this.outboxes.set(connection, outbox);
     }
     return outbox.push(connection, outgoing);
+  }
+
+  /** What can not be sent as it is: a caller hears of it, an answer is said to be missing. */
+  private refuse(connection: Connection, outgoing: Outgoing): void {
+    const status = connection.refusal;
+    outgoing.fail(status);
+    if (outgoing.shape !== Shape.Reply || !connection.isOpen) return;
+    const method = Method[outgoing.method] ?? String(outgoing.method);
+    this.logger.error("an answer can not be sent", {
+      method,
+      bytes: outgoing.body.length,
+      status: statusName(status),
+    });
+    const failure = failureBytes(
+      new FastblockError("FB1003", `${method}: the answer is too large`),
+    );
+    const { requestId } = outgoing;
+    transmit(
+      this.arena,
+      connection,
+      new Outgoing(Shape.Failure, outgoing.method, failure, null, requestId, 0),
+    );
   }
 
   /** A copy: the frame's memory is reused. */

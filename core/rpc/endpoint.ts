@@ -2,6 +2,7 @@
 import { assert } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { PAYLOAD_SIZE_MAX, TWO_32 } from "../base/units.ts";
+import { uuidBytes } from "../base/uuid.ts";
 import {
   type Acceptor,
   type Address,
@@ -19,7 +20,7 @@ import {
   HEADER_SIZE_CONTROL_MAX,
   HEADER_SIZE_DATA_MAX,
 } from "./frame.ts";
-import { type HandshakeConfig, uuidBytes } from "./handshake.ts";
+import type { HandshakeConfig } from "./handshake.ts";
 import type { Link } from "./link.ts";
 import { ID_ANY, type RpcIdentity, type RpcReceiver } from "./peer.ts";
 
@@ -27,6 +28,8 @@ import { ID_ANY, type RpcIdentity, type RpcReceiver } from "./peer.ts";
 export interface RpcOptions {
   /** Control messages of up to 1 MiB pass, and no payload. Default: headers of 8 KiB, payloads. */
   readonly control?: boolean;
+  /** Largest header taken beside data, where calls share the connections. Default 8 KiB. */
+  readonly headerBytes?: number;
   /** Own requests that wait on one connection: a power of two. Default 1024. */
   readonly requestsMax?: number;
   /** Requests of a peer that are served at once on one connection. Default 1024. */
@@ -108,7 +111,7 @@ export class RpcEndpoint {
 function limitsOf(options: RpcOptions): FrameLimits {
   return options.control === true
     ? { headerBytes: HEADER_SIZE_CONTROL_MAX, payloadBytes: 0 }
-    : { headerBytes: HEADER_SIZE_DATA_MAX, payloadBytes: PAYLOAD_SIZE_MAX };
+    : { headerBytes: options.headerBytes ?? HEADER_SIZE_DATA_MAX, payloadBytes: PAYLOAD_SIZE_MAX };
 }
 
 /** What connections share. */

@@ -12,6 +12,7 @@ import {
 } from "../../proto/gen/rpc_pb.ts";
 import type { Checksum } from "../base/checksum.ts";
 import type { Random } from "../base/prng.ts";
+import { UUID_SIZE, uuidBytes, uuidText } from "../base/uuid.ts";
 import { FRAME_VERSION, type FrameLimits, HEADER_SIZE_HANDSHAKE_MAX } from "./frame.ts";
 import { ID_ANY, Role, type RpcIdentity, type RpcPeer, type RpcReceiver } from "./peer.ts";
 
@@ -45,7 +46,6 @@ export enum HandshakeStep {
 /** The id of the pre-shared key; per-client keys get others. */
 const KEY_ID_PSK = 1;
 const NONCE_SIZE = 32;
-const UUID_SIZE = 16;
 const encoder = /* @__PURE__ */ new TextEncoder();
 
 /** Why a handshake ends: words for the log of both ends. */
@@ -359,31 +359,6 @@ export class Handshake {
     this.stage = Stage.Failed;
     return new HandshakeRefusal(reason);
   }
-}
-
-/** The 16 bytes of a uuid as text; none of undefined. Throws on malformed text. */
-export function uuidBytes(text: string | undefined): Uint8Array {
-  if (text === undefined || text === "") return new Uint8Array(0);
-  const digits = text.replaceAll("-", "");
-  if (!/^[0-9a-fA-F]{32}$/.test(digits)) {
-    throw new HandshakeRefusal(`malformed uuid: ${text}, wanted 32 hexadecimal digits`);
-  }
-  return Uint8Array.from({ length: UUID_SIZE }, (_, at) =>
-    Number.parseInt(digits.slice(at * 2, at * 2 + 2), 16),
-  );
-}
-
-/** The uuid for people, lower case with dashes; empty for none, and for what is no uuid. */
-function uuidText(bytes: Uint8Array): string {
-  if (bytes.length !== UUID_SIZE) return "";
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return [
-    hex.slice(0, 8),
-    hex.slice(8, 12),
-    hex.slice(12, 16),
-    hex.slice(16, 20),
-    hex.slice(20),
-  ].join("-");
 }
 
 function describe(role: number, id: number, shard: number, store: string): string {

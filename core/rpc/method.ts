@@ -34,4 +34,8 @@ export enum Method {
   /** One-way, mon to the holder of a session: control.ImageChanged. */
   ImageChanged = 74,
   SessionAttach = 80,
+  // Catch-up by difference, replica to leader: proto/fill.proto.
+  FillBegin = 96,
+  FillList = 97,
+  FillUnits = 98,
 }

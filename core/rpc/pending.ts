@@ -66,14 +66,20 @@ export class PendingTable {
     return requestId >= this.capacity && requestId < this.sequence * this.capacity;
   }
 
-  /** Fail what is due at `nowUs` with `TimedOut`. */
-  expire(nowUs: number): void {
+  /** Fail what is due at `nowUs` with `TimedOut`. Answers when the next is due; Infinity: none. */
+  expire(nowUs: number): number {
+    let nextUs = Number.POSITIVE_INFINITY;
     for (let row = 0; row < this.capacity && this.timed > 0; row++) {
       const op = this.rows[row]!;
-      if (op === null || op.rpcDueUs === 0 || op.rpcDueUs > nowUs) continue;
+      if (op === null || op.rpcDueUs === 0) continue;
+      if (op.rpcDueUs > nowUs) {
+        if (op.rpcDueUs < nextUs) nextUs = op.rpcDueUs;
+        continue;
+      }
       this.remove(op);
       op.onFail(Status.TimedOut);
     }
+    return nextUs;
   }
 
   /** Fail everything that waits now; what the callbacks add stays. */

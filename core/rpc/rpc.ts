@@ -23,4 +23,3 @@ export {
   SHARD_NONE,
 } from "./peer.ts";
 export { RequestOp } from "./request.ts";
-export { uuidBytes } from "./handshake.ts";

@@ -13,7 +13,7 @@ import { getU64, putU64 } from "./fixed.ts";
  *        12 crc u32 (of the 4 KiB, this field zero, seeded with the store's uuid)
  *        16 seq u64 | 24 bodyBytes u64 | 32 bodyCrc u32 | 36 groups u32 | 40 pages u32
  *        44 tombstones u32 | 48 tailPosition u64 | 56 tailSeq u64 | 64 tailPrevCrc u32
- *        68 tailIncarnation u32 | 72 pageStamp u64 | 80 parents u32 | 84 reserved
+ *        68 tailIncarnation u32 | 72 pageStamp u64 | 80 parents u32 | 84 headSeq u64 | 92 reserved
  * body   groups | tombstones (pg u32, replicaId u32) | parents (layer u64, parent u64, snapSeq u32,
  *        reserved u32) | page crcs u32 (0: never written), in order of zones and pages
  * group   0 size u32 | 4 pg u32 | 8 replicaId u32 | 12 health u8 | 13 reserved 3
@@ -24,6 +24,7 @@ import { getU64, putU64 } from "./fixed.ts";
  *        | fences (layer u64, lockEpoch u32, snapSeq u32)
  * ```
  * `tailPrevCrc` and `tailIncarnation` are those of batch tailSeq − 1: the chain goes on from there.
+ * Local facts of batches before `headSeq` are in here; what comes behind may change them.
  */
 export interface CheckpointHeader {
   readonly shard: number;
@@ -40,6 +41,7 @@ export interface CheckpointHeader {
   readonly tailPrevCrc: number;
   readonly tailIncarnation: number;
   readonly pageStamp: number;
+  readonly headSeq: number;
 }
 
 /** Whether a group's replica can be relied on. Disk format. */
@@ -105,6 +107,18 @@ export interface LayerParent {
   readonly snapSeq: number;
 }
 
+const NO_GROUP: Omit<CheckpointGroup, "state"> = {
+  pg: 0,
+  replicaId: 0,
+  health: GroupHealth.Ok,
+  term: 0,
+  vote: 0,
+  commit: 0,
+  baseIndex: 0,
+  baseTerm: 0,
+  fillIndex: 0,
+};
+
 /** "FBCP". */
 const MAGIC = 0x5043_4246;
 const FORMAT = 1;
@@ -136,6 +150,7 @@ export function encodeCheckpointHeader(
   view.setUint32(68, header.tailIncarnation, true);
   putU64(view, 72, header.pageStamp);
   view.setUint32(80, header.parents, true);
+  putU64(view, 84, header.headSeq);
   view.setUint32(12, checksum.crc32(bytes, seed), true);
   return bytes;
 }
@@ -169,6 +184,7 @@ export function decodeCheckpointHeader(
     tailIncarnation: view.getUint32(68, true),
     pageStamp: getU64(view, 72),
     parents: view.getUint32(80, true),
+    headSeq: getU64(view, 84),
   };
 }
 
@@ -259,6 +275,22 @@ export function encodeBody(body: CheckpointBody): Uint8Array {
     at += 4;
   }
   return bytes;
+}
+
+/** The state of one group alone, as a row of a checkpoint: how a replica tells it to another. */
+export function encodeGroupState(state: GroupState): Uint8Array {
+  const group: CheckpointGroup = { ...NO_GROUP, state };
+  const bytes = new Uint8Array(groupSize(group));
+  encodeGroup(bytes, 0, group);
+  return bytes;
+}
+
+/** Read back what `encodeGroupState` wrote; undefined when it is malformed. */
+export function decodeGroupState(bytes: Uint8Array): GroupState | undefined {
+  if (bytes.length < GROUP_SIZE) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (view.getUint32(0, true) !== bytes.length) return undefined;
+  return decodeGroup(bytes, view, 0, bytes.length)?.state;
 }
 
 /** Read a body whose checksum was verified; undefined when it contradicts its header. */

@@ -272,6 +272,7 @@ describe("checkpoint", () => {
     tailSeq: 71,
     tailPrevCrc: 72,
     tailIncarnation: 8,
+    headSeq: 0x2_0000_0009,
     pageStamp: 9 * TWO_32 + 1,
   };
 

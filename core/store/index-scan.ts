@@ -22,6 +22,9 @@ import type { SlotTable } from "./slot-table.ts";
  * remembers: otherwise a page write was lost, and an older page, valid in itself, came back. A page
  * with newer slots was written (perhaps in part) after the checkpoint; redo repairs it. A slot with a
  * bad checksum is damage, but on a page that was never written before the checkpoint.
+ *
+ * Nothing is known of the slots of a damaged page: they count as free, whatever of them can be read.
+ * What they held is missing from its group then; who opened the store has to distrust all groups.
  */
 export interface IndexScanInput {
   readonly world: World;
@@ -44,6 +47,8 @@ export interface IndexScanResult {
   readonly damage: { readonly offsetBytes: number; readonly text: string }[];
   readonly slotsChecked: number;
   readonly liveUnits: number;
+  /** The highest version that the pages hold for each row. */
+  readonly versions: ReadonlyMap<number, number>;
 }
 
 /** Read all index pages into the table. Slots that lose or are nobody's end in quarantine. */
@@ -92,6 +97,7 @@ class IndexScanner {
   private readonly valid: boolean[] = [];
   /** Stamps of slots that are newer than the checkpoint; the others count as 0. */
   private readonly stamps = new Map<number, number>();
+  private readonly versions = new Map<number, number>();
   private slotsChecked = 0;
   private liveUnits = 0;
 
@@ -101,7 +107,8 @@ class IndexScanner {
   }
 
   result(): IndexScanResult {
-    return { damage: this.damage, slotsChecked: this.slotsChecked, liveUnits: this.liveUnits };
+    const { damage, slotsChecked, liveUnits, versions } = this;
+    return { damage, slotsChecked, liveUnits, versions };
   }
 
   page(zoneNumber: number, page: number, at: number): void {
@@ -122,6 +129,7 @@ class IndexScanner {
       zone.open(table.geometry.slotsPerZone);
       table.markDirty(first);
     }
+    if (text !== undefined) return;
     for (let slot = 0; slot < SLOTS_PER_PAGE; slot++) {
       if (this.valid[slot]) this.take(first + slot, this.images[slot]!);
     }
@@ -174,6 +182,7 @@ class IndexScanner {
       table.quarantine(slot, 0);
       return;
     }
+    this.versions.set(row, Math.max(this.versions.get(row) ?? 0, image.version));
     const handle = table.layers.obtain(image.layer);
     const rival = hole
       ? table.exactHole(handle, image.unit, image.snapSeq, row)
@@ -221,6 +230,7 @@ class IndexScanner {
     }
     zone.dataBits[index] = image.dataBits;
     zone.lostBits[index] = image.lostBits;
+    if (image.lostBits !== 0) zone.holdsLost = true;
     for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
       table.setBlock(slot, bit, image.versions[bit]!, image.crcs[bit]!);
     }

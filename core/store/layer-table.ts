@@ -65,6 +65,11 @@ export class LayerTable {
     this.dropUnused(handle);
   }
 
+  /** Units of a layer on this shard; cold. */
+  unitsOf(handle: number): number {
+    return this.slotCounts[handle]! - this.holeCounts[handle]!;
+  }
+
   hasHoles(handle: number): boolean {
     return this.holeCounts[handle]! > 0;
   }

@@ -33,6 +33,8 @@ export class SlotTable {
   /** Pages that changed since they were written: `page` of `markDirty`, each once. */
   dirtyPages: Uint32Array = new Uint32Array(256);
   dirtyCount = 0;
+  /** Units that are in chains, by the row of their group. */
+  private rowUnits: Uint32Array = new Uint32Array(64);
   private readonly buckets: Uint32Array;
   private readonly bucketMask: number;
   private readonly slotShift: number;
@@ -323,6 +325,10 @@ export class SlotTable {
     zone.snapSeq[index] = snapSeq;
     zone.row[index] = row;
     this.layers.addSlot(layer, hole);
+    if (!hole) {
+      if (row >= this.rowUnits.length) this.growRows(row);
+      this.rowUnits[row] = this.rowUnits[row]! + 1;
+    }
     const bucket = this.bucketOf(layer, unit, hole ? row : NO_HOLE);
     const head = this.buckets[bucket]!;
     if (head === NONE || this.snapSeqOf(head) < snapSeq) {
@@ -364,7 +370,20 @@ export class SlotTable {
       this.zoneOf(at).older[this.indexOf(at)] = older;
     }
     zone.state[index] = SlotState.Taken;
+    if (!hole) this.rowUnits[zone.row[index]!] = this.rowUnits[zone.row[index]!]! - 1;
     this.layers.removeSlot(layer, hole);
+  }
+
+  /** Units of a group's replica; cold. */
+  unitsOfRow(row: number): number {
+    return row < this.rowUnits.length ? this.rowUnits[row]! : 0;
+  }
+
+  // cold: doubles when a row is beyond it.
+  private growRows(row: number): void {
+    const grown = new Uint32Array(2 ** Math.ceil(Math.log2(row + 1)));
+    grown.set(this.rowUnits);
+    this.rowUnits = grown;
   }
 
   private lookup(layer: number, unit: number, holeRow: number): number {

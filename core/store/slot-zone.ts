@@ -36,6 +36,8 @@ export class SlotZone {
   readonly unitsOffset: number;
   readonly pageCount: number;
   opened = false;
+  /** A slot of the zone may hold lost blocks: set with them, taken back by who finds none. */
+  holdsLost = false;
   freeUnits: number;
   freeHoles: number;
 

@@ -1,7 +1,7 @@
 // data path
 /** Face of the store's structures: superblock, zones, index slots, quarantine, checkpoint. */
 export * from "./checkpoint-codec.ts";
-export { getU64, putU64 } from "./fixed.ts";
+export { getU48, getU64, putU48, putU64 } from "./fixed.ts";
 export * from "./geometry.ts";
 export { NONE } from "./layer-table.ts";
 export { type IndexScanResult, scanIndex } from "./index-scan.ts";

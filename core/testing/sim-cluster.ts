@@ -2,15 +2,17 @@
 import { toBinary } from "@bufbuild/protobuf";
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import { formatPgId, type OsdId, type PgId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Prng } from "../base/prng.ts";
 import { Client } from "../client/client.ts";
-import { ClusterMap } from "../cluster/cluster.ts";
+import { ClusterMap, type PgInfo } from "../cluster/cluster.ts";
 import { MemoryMetaStore, Monitor } from "../mon/mon.ts";
 import { MonSession, OsdShard, type ShardReport } from "../osd/osd.ts";
-import { formatStore } from "../pg/pg.ts";
+import { formatStore, type Group, type StoreClaim, type StoreTuning } from "../pg/pg.ts";
 import { Simulation, type SimWorld } from "../reactor/reactor.ts";
-import { uuidBytes } from "../rpc/rpc.ts";
+import type { Disk } from "../reactor/world.ts";
+import { uuidBytes } from "../base/uuid.ts";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
 
 /**
@@ -22,13 +24,14 @@ import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
  */
 
 const CLUSTER_ID = "11111111-2222-4333-8444-555555555555";
-const MON_ADDRESS = "10.0.0.100";
-const CLIENT_ADDRESS = "10.0.0.200";
+export const MON_ADDRESS = "10.0.0.100";
+const CLIENT_NET = "10.0.0.";
+const CLIENT_HOST = 200;
 const CONTROL_PORT = 7400;
 const DATA_PORT = 7500;
 const ARENA_BYTES = 192 * 1_048_576;
 const DEVICE_BYTES = 512 * 1_048_576;
-const LOG_BYTES = 96 * 1_048_576;
+const LOG_BYTES_DEFAULT = 96 * 1_048_576;
 /** How long, in simulated time, a step of the set-up may take. */
 const STEP_LIMIT_US = 60_000_000;
 
@@ -37,8 +40,21 @@ export interface SimClusterOptions {
   readonly replicas: number;
   readonly pgCount: number;
   readonly imageBytes: number;
+  /** Shards of each osd: all in one process, each with a store and a port of its own. Default 1. */
+  readonly shards?: number;
+  /** Client processes. Default 1. */
+  readonly clients?: number;
+  /** Of the pool. Default: as for any pool. */
+  readonly objectBytes?: number;
+  /** Of each osd. Default 512 MiB. */
+  readonly deviceBytes?: number;
+  /** Log of each osd. Default 96 MiB, more than a run fills. */
+  readonly logBytes?: number;
+  readonly tuning?: Partial<StoreTuning>;
   readonly checksum: Checksum;
   readonly logger?: Logger;
+  /** Faults are planted that must be logged as errors. */
+  readonly errorsAllowed?: boolean;
   readonly drainMicrotasks: () => void;
 }
 
@@ -46,18 +62,31 @@ export interface SimClusterOptions {
 export interface SimOsd {
   readonly id: number;
   readonly address: string;
-  readonly path: string;
+  /** Its device: another one once the disk was replaced. */
+  path: string;
   world: SimWorld | null;
+  /** Its first shard, and all of them; null and none before the first start. */
   shard: OsdShard | null;
+  shards: readonly OsdShard[];
   session: MonSession | null;
+}
+
+/** One client process. */
+export interface SimClient {
+  readonly client: Client;
+  readonly world: SimWorld;
+}
+
+/** The groups of all shards of an osd. */
+export function groupsOf(osd: SimOsd): Group[] {
+  return osd.shards.flatMap((shard) => [...shard.pg.groups.values()]);
 }
 
 export class SimCluster {
   readonly simulation: Simulation;
   readonly osds: SimOsd[] = [];
   readonly random: Prng;
-  readonly client: Client;
-  readonly clientWorld: SimWorld;
+  readonly clients: SimClient[] = [];
   private readonly options: SimClusterOptions;
   private readonly key = new Uint8Array(32).fill(7);
   private readonly monitor: Monitor;
@@ -68,6 +97,7 @@ export class SimCluster {
       drainMicrotasks: options.drainMicrotasks,
       checksum: options.checksum,
       arenaBytes: ARENA_BYTES,
+      errorsAllowed: options.errorsAllowed === true,
       ...(options.logger === undefined ? {} : { logger: options.logger }),
     });
     this.random = this.simulation.newRandom(1);
@@ -79,6 +109,7 @@ export class SimCluster {
         path: `/osd.${String(id)}`,
         world: null,
         shard: null,
+        shards: [],
         session: null,
       });
     }
@@ -102,16 +133,32 @@ export class SimCluster {
       },
     });
     monWorld.start();
-    this.clientWorld = this.simulation.createWorld("client", CLIENT_ADDRESS);
-    this.client = new Client({
-      world: this.clientWorld,
-      name: "client",
+    for (let at = 0; at < (options.clients ?? 1); at++) this.clients.push(this.newClient(at));
+  }
+
+  private newClient(at: number): SimClient {
+    const name = at === 0 ? "client" : `client.${String(at)}`;
+    const address = `${CLIENT_NET}${String(CLIENT_HOST + at)}`;
+    const world = this.simulation.createWorld(name, address);
+    const client = new Client({
+      world,
+      name,
       clusterId: CLUSTER_ID,
       psk: this.key,
       mons: [{ host: MON_ADDRESS, port: CONTROL_PORT }],
-      bind: CLIENT_ADDRESS,
+      bind: address,
     });
-    this.clientWorld.start();
+    world.start();
+    return { client, world };
+  }
+
+  /** The first client, and its process. */
+  get client(): Client {
+    return this.clients[0]!.client;
+  }
+
+  get clientWorld(): SimWorld {
+    return this.clients[0]!.world;
   }
 
   /** Let simulated time pass until the promise settles. */
@@ -150,6 +197,9 @@ export class SimCluster {
           size: this.options.replicas,
           pgCount: this.options.pgCount,
           failureDomain: "osd",
+          ...(this.options.objectBytes === undefined
+            ? {}
+            : { objectBytes: this.options.objectBytes }),
         },
         false,
       ),
@@ -158,20 +208,28 @@ export class SimCluster {
       "image create",
       this.monitor.images.create("pool", "image", this.options.imageBytes, false),
     );
-    this.await("client start", this.client.start());
+    for (const { client } of this.clients) this.await("client start", client.start());
+  }
+
+  private get deviceBytes(): number {
+    return this.options.deviceBytes ?? DEVICE_BYTES;
+  }
+
+  private get shardCount(): number {
+    return this.options.shards ?? 1;
   }
 
   private async format(osd: SimOsd): Promise<void> {
     const world = this.simulation.createWorld(`osd.${String(osd.id)}`, osd.address);
     world.start();
-    const disk = world.disks.open(osd.path, { createBytes: DEVICE_BYTES });
+    const disk = world.disks.open(osd.path, { createBytes: this.deviceBytes });
     await formatStore({
       world,
       disk,
       clusterId: uuidBytes(CLUSTER_ID),
       osd: osd.id,
-      shardCount: 1,
-      logBytes: LOG_BYTES,
+      shardCount: this.shardCount,
+      logBytes: this.options.logBytes ?? LOG_BYTES_DEFAULT,
     });
     disk.close();
     await world.stop();
@@ -182,36 +240,60 @@ export class SimCluster {
     assert(osd.world === null || !osd.world.alive, "SimCluster.startOsd: it runs");
     const world = this.simulation.createWorld(`osd.${String(osd.id)}`, osd.address);
     osd.world = world;
-    const disk = world.disks.open(osd.path, {});
-    const shard = new OsdShard({
-      world,
-      logger: world.logger,
-      disk,
-      clusterId: CLUSTER_ID,
-      clusterKey: this.key,
-      osd: osd.id,
-      shard: 0,
-      shardCount: 1,
-      bind: osd.address,
-      port: DATA_PORT,
-      host: {
-        onFatal: (reason) => {
-          throw new Error(reason);
-        },
-      },
-    });
-    osd.shard = shard;
+    const first = this.newShard(osd, world, 0);
+    osd.shard = first;
+    osd.shards = [first];
+    osd.session = null;
     world.start();
-    shard.open().then(
-      () => {
-        if (world.alive) this.serve(osd, world, shard);
+    this.open(osd, world).then(
+      (ports) => {
+        if (world.alive) this.serve(osd, world, ports);
       },
       (error: unknown) => this.simulation.fail(world.name, error),
     );
   }
 
-  private serve(osd: SimOsd, world: SimWorld, shard: OsdShard): void {
-    const port = shard.listen();
+  /** The first shard claims the device, the others follow. Answers their ports. */
+  private async open(osd: SimOsd, world: SimWorld): Promise<number[]> {
+    const first = osd.shard!;
+    await first.open();
+    const ports = [first.listen()];
+    for (let shard = 1; shard < this.shardCount; shard++) {
+      const next = this.newShard(osd, world, shard, first.claim);
+      await next.open();
+      if (!world.alive) break;
+      ports.push(next.listen());
+      osd.shards = [...osd.shards, next];
+    }
+    return ports;
+  }
+
+  private newShard(osd: SimOsd, world: SimWorld, shard: number, claim?: StoreClaim): OsdShard {
+    return new OsdShard({
+      world,
+      logger: world.logger,
+      disk: world.disks.open(osd.path, { shard }),
+      clusterId: CLUSTER_ID,
+      clusterKey: this.key,
+      osd: osd.id,
+      shard,
+      shardCount: this.shardCount,
+      bind: osd.address,
+      port: DATA_PORT + shard,
+      ...(claim === undefined ? {} : { claim }),
+      ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),
+      host: {
+        onFatal: (reason) => {
+          throw new Error(reason);
+        },
+        onNews: () => osd.session?.hasten(),
+      },
+    });
+  }
+
+  private serve(osd: SimOsd, world: SimWorld, ports: readonly number[]): void {
+    const { shards } = osd;
+    const { storeUuid, incarnation } = shards[0]!.identity;
     const map = new ClusterMap();
     osd.session = new MonSession({
       world,
@@ -222,26 +304,110 @@ export class SimCluster {
       mons: [{ host: MON_ADDRESS, port: CONTROL_PORT }],
       identity: {
         osd: osd.id,
-        storeUuid: shard.identity.storeUuid,
-        incarnation: shard.identity.incarnation,
+        storeUuid,
+        incarnation,
         hostName: `host-${String(osd.id)}`,
-        addresses: [{ host: osd.address, port }],
-        capacityBytes: DEVICE_BYTES,
+        addresses: ports.map((port) => ({ host: osd.address, port })),
+        capacityBytes: this.deviceBytes,
         version: "sim",
         backend: "memory",
       },
       map,
       host: {
         onMap: (update) => {
-          shard.onMap(toBinary(MapUpdateSchema, update));
+          const encoded = toBinary(MapUpdateSchema, update);
+          for (const shard of shards) shard.onMap(encoded);
         },
         collect: (complete): Promise<readonly ShardReport[]> =>
-          Promise.resolve([shard.report(complete)]),
-        transferLeader: (pg, to) => shard.transferLeader(pg, to),
+          Promise.resolve(shards.map((shard) => shard.report(complete))),
+        transferLeader: (pg, to) => {
+          for (const shard of shards) shard.transferLeader(pg, to);
+        },
         onRefused: (error) => this.simulation.fail(world.name, error),
       },
     });
     osd.session.start();
+  }
+
+  /** Stop an osd in order, as SIGTERM does. */
+  async stopOsd(osd: SimOsd): Promise<void> {
+    const { world, session, shards } = osd;
+    assert(world?.alive === true, "SimCluster.stopOsd: it does not run");
+    await session?.stop();
+    osd.session = null;
+    for (const shard of shards) await shard.stop();
+    await world.stop();
+  }
+
+  /** Every group as the monitor's map has it. */
+  get pgs(): readonly PgInfo[] {
+    return [...this.monitor.catalogue.map.pgs.values()];
+  }
+
+  /** `pg replace`: the leader carries it out while simulated time passes. */
+  replaceReplica(pg: number, from: number, to: number): void {
+    this.await("replace", this.moveReplica(pg, from, to));
+  }
+
+  /** As `replaceReplica`, for whoever may not let time pass: rejects as the monitor refuses. */
+  async moveReplica(pg: number, from: number, to: number): Promise<void> {
+    const name = formatPgId(pg as PgId);
+    await this.monitor.pools.replaceReplica(name, from as OsdId, to as OsdId, false);
+  }
+
+  /** Whether the monitor takes an osd for up; and the store that it knows under its id. */
+  isUp(osd: SimOsd): boolean {
+    return this.monitor.catalogue.map.osds.get(osd.id as OsdId)?.up === true;
+  }
+
+  storeOf(osd: SimOsd): string | undefined {
+    return this.monitor.catalogue.map.osds.get(osd.id as OsdId)?.storeUuid;
+  }
+
+  /** Whether the voters of every group are those that the map wants, and nobody leaves. */
+  get settled(): boolean {
+    return this.pgs.every((pg) => {
+      const wanted = pg.replicas.map((one) => one.replicaId).sort((a, b) => a - b);
+      const { configuration } = pg;
+      if (configuration === undefined || pg.replicas.some((one) => one.leaving)) return false;
+      if (configuration.outgoing.length + configuration.learners.length > 0) return false;
+      return String(configuration.voters) === String(wanted);
+    });
+  }
+
+  /** Give an osd that does not run an empty device. Its id and address stay. */
+  replaceDisk(osd: SimOsd): void {
+    this.await("format", this.renewDisk(osd));
+  }
+
+  /** As `replaceDisk`, for whoever may not let time pass. */
+  async renewDisk(osd: SimOsd): Promise<void> {
+    assert(osd.world?.alive !== true, "SimCluster.renewDisk: it runs");
+    osd.path += "'";
+    await this.format(osd);
+  }
+
+  /** Run something on the device of an osd that does not run, as a tool would. */
+  async withDevice<Value>(
+    osd: SimOsd,
+    use: (world: SimWorld, disk: Disk) => Promise<Value>,
+  ): Promise<Value> {
+    assert(osd.world?.alive !== true, "SimCluster.withDevice: the osd runs");
+    const world = this.simulation.createWorld(`tool.${String(osd.id)}`, osd.address);
+    world.start();
+    const disk = world.disks.open(osd.path, { readOnly: true });
+    try {
+      return await use(world, disk);
+    } finally {
+      disk.close();
+      await world.stop();
+    }
+  }
+
+  /** Codes of the monitor's checks that fail, with what they say. */
+  get health(): Map<string, { readonly summary: string; readonly details: readonly string[] }> {
+    const { checks } = this.monitor.views.status().health;
+    return new Map(checks.map((check) => [check.code, check]));
   }
 
   /** Whether every group has a leader that serves. */
@@ -249,25 +415,8 @@ export class SimCluster {
     const groups = new Set<number>();
     for (const osd of this.osds) {
       if (osd.world?.alive !== true || osd.shard === null) continue;
-      for (const group of osd.shard.pg.groups.values()) if (group.serving) groups.add(group.pg);
+      for (const group of groupsOf(osd)) if (group.serving) groups.add(group.pg);
     }
     return groups.size === this.options.pgCount;
-  }
-
-  /** No two replicas of a group believe to lead in one term (election safety). */
-  checkLeaders(leaders: Map<string, number>): void {
-    for (const osd of this.osds) {
-      if (osd.world?.alive !== true || osd.shard === null) continue;
-      for (const group of osd.shard.pg.groups.values()) {
-        if (!group.isLeader) continue;
-        const key = `${String(group.pg)}/${String(group.node.term)}`;
-        const before = leaders.get(key);
-        assert(
-          before === undefined || before === osd.id,
-          `two leaders of group ${key}: osd.${String(before)} and osd.${String(osd.id)}`,
-        );
-        leaders.set(key, osd.id);
-      }
-    }
   }
 }

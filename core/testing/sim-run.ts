@@ -3,23 +3,28 @@ import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
 import type { Logger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
-import { Status, statusName } from "../base/status.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
-import { type Image, ImageOp, OpKind } from "../client/client.ts";
-import type { Group } from "../pg/pg.ts";
-import { ProgressState } from "../raft/raft.ts";
-import { SimCluster, type SimOsd } from "./sim-cluster.ts";
+import type { Image } from "../client/client.ts";
+import {
+  checkStopped,
+  checkUnits,
+  compareReplicas,
+  describe,
+  SimWatch,
+  unrest,
+} from "./sim-check.ts";
+import { SimCluster } from "./sim-cluster.ts";
+import { type FaultPlan, SimFaults } from "./sim-faults.ts";
+import { SimLoad } from "./sim-load.ts";
 
 /**
- * One run of the simulator: a cluster, a client that writes and reads, faults, a verdict.
+ * One run of the simulator: a cluster, clients that write and read, faults, a verdict.
  *
- * Phase one, with faults: crashes (what was not made stable is lost, torn or kept by chance),
- * partitions in one or both directions, pauses, resets. Phase two, without: everything finishes,
- * every block is what was written last, all replicas are equal.
- *
- * Each block has at most one operation in flight, so that a read has exactly one right answer: the
- * content of the last write that was answered. Writes are answered late, never with an error: the
- * client retries under the same number until the cluster is back.
+ * The seed draws everything: how many osds and shards there are, how large their logs, which faults
+ * there may be (`sim-faults.ts`), and when. A run has one or two rounds. In each of them faults come
+ * first: crashes (what was not made stable is lost, torn or kept by chance), partitions, pauses,
+ * resets, replicas that move, damage and lost disks. Then they end, and everything finishes: every
+ * block is what was written last, on every replica, all replicas are equal, nothing is filled,
+ * nothing is lost. At the end of a run each store is stopped in order and looked at on its device.
  */
 
 export interface SimRunOptions {
@@ -27,32 +32,73 @@ export interface SimRunOptions {
   readonly checksum: Checksum;
   readonly drainMicrotasks: () => void;
   readonly logger?: Logger;
-  /** Simulated time of phase one. Default 4 s. */
+  /** Simulated time with faults, of each round. Default 4 s. */
   readonly faultUs?: number;
 }
 
 export interface SimVerdict {
   readonly seed: number;
+  /** Answered with Ok; and reads refused for damage that could not be healed at once. */
   readonly operations: number;
+  readonly refused: number;
   readonly crashes: number;
   readonly partitions: number;
   readonly pauses: number;
-  /** Replicas left behind because the leader's log no longer reached back to them. */
-  readonly beyondLog: number;
+  /** Replicas that were moved; disks that were lost; blocks of devices that were damaged. */
+  readonly moves: number;
+  readonly disks: number;
+  readonly rotted: number;
+  readonly blocksHealed: number;
+  /** Replicas that were filled by difference, and blocks copied for it. */
+  readonly fills: number;
+  readonly blocksFilled: number;
   readonly simulatedUs: number;
   readonly traceHash: string;
 }
 
-const IMAGE_BYTES = 16 * 1_048_576;
+const MIB = 1_048_576;
+const IMAGE_BYTES = 16 * MIB;
+/** Two units: the workload has a dozen objects, and parts of an operation go to several groups. */
+const OBJECT_BYTES = 131_072;
+const DEVICE_BYTES = 256 * MIB;
 const PG_COUNT = 4;
-const DEPTH = 12;
-const BLOCKS_MAX = 8;
-/** Pause of a client between two operations, µs. */
-const THINK_US_MAX = 10_000;
-/** Blocks that the workload touches: few, so that they are overwritten often. */
-const BLOCK_SPAN = 384;
+const REPLICAS = 3;
+const CLIENTS = 2;
 const FAULT_US_DEFAULT = 4_000_000;
 const FINISH_LIMIT_US = 60_000_000;
+const LOOK_US = 20_000;
+
+/** What the seed makes of a run. */
+interface Plan extends FaultPlan {
+  readonly osds: number;
+  readonly shards: number;
+  readonly rounds: number;
+  /**
+   * In a third of the seeds the log is small and keeps next to nothing for followers: whoever was
+   * away comes back by difference.
+   */
+  readonly smallLog: boolean;
+}
+
+const SMALL_LOG = {
+  logBytes: 4 * MIB,
+  tuning: { moverStartPercent: 5, checkpointStartPercent: 10, retentionPercent: 2 },
+};
+const LARGE_LOG = { logBytes: 16 * MIB };
+
+function planOf(seed: number): Plan {
+  const random = new Prng(seed * 13 + 7);
+  const osds = [3, 3, 4, 5][random.below(4)]!;
+  return {
+    osds,
+    shards: random.below(5) === 0 ? 2 : 1,
+    rounds: random.below(4) === 0 ? 2 : 1,
+    smallLog: random.below(3) === 0,
+    moves: osds > REPLICAS && random.below(4) > 0,
+    rot: random.below(5) < 3,
+    diskLoss: random.below(3) === 0,
+  };
+}
 
 /** Run one seed. Throws with the seed in the message when a promise is broken. */
 export function runSimulation(options: SimRunOptions): SimVerdict {
@@ -66,306 +112,102 @@ export function runSimulation(options: SimRunOptions): SimVerdict {
 }
 
 class SimRun {
-  readonly cluster: SimCluster;
   private readonly options: SimRunOptions;
-  private readonly random: Prng;
-  private readonly leaders = new Map<string, number>();
-  private image!: Image;
-  private readonly ops: WorkOp[] = [];
-  /** Stamp of the content that each block must have; 0: zeros. */
-  readonly wanted = new Float64Array(BLOCK_SPAN);
-  readonly busy = new Uint8Array(BLOCK_SPAN);
-  private stamps = 0;
-  private running = 0;
-  private stopping = false;
-  operations = 0;
-  private crashes = 0;
-  private partitions = 0;
-  private pauses = 0;
-  private beyondLog = 0;
+  private readonly plan: Plan;
+  private readonly cluster: SimCluster;
+  private readonly watch: SimWatch;
 
   constructor(options: SimRunOptions) {
     this.options = options;
-    this.random = new Prng(options.seed * 31 + 5);
+    this.plan = planOf(options.seed);
+    const { osds, shards, smallLog } = this.plan;
     this.cluster = new SimCluster(options.seed, {
-      osds: 3,
-      replicas: 3,
+      osds,
+      shards,
+      replicas: REPLICAS,
+      clients: CLIENTS,
       pgCount: PG_COUNT,
       imageBytes: IMAGE_BYTES,
+      objectBytes: OBJECT_BYTES,
+      deviceBytes: DEVICE_BYTES,
+      ...(smallLog ? SMALL_LOG : LARGE_LOG),
       checksum: options.checksum,
       drainMicrotasks: options.drainMicrotasks,
       ...(options.logger === undefined ? {} : { logger: options.logger }),
     });
+    this.watch = new SimWatch(this.cluster);
   }
 
   go(): SimVerdict {
-    const { cluster } = this;
-    cluster.start();
-    this.image = cluster.await("image open", cluster.client.openImage("pool/image"));
-    const arena = cluster.clientWorld.arena;
-    for (let at = 0; at < DEPTH; at++) {
-      this.ops.push(new WorkOp(this, arena.allocate(BLOCKS_MAX * BLOCK_SIZE)));
-    }
+    const { cluster, plan } = this;
     const { simulation } = cluster;
-    const endUs = simulation.nowUs + (this.options.faultUs ?? FAULT_US_DEFAULT);
-    for (const op of this.ops) this.next(op);
-    this.planFault(endUs);
-    while (simulation.nowUs < endUs) {
-      simulation.run(simulation.nowUs + 20_000);
-      cluster.checkLeaders(this.leaders);
+    cluster.start();
+    const images: Image[] = cluster.clients.map(({ client }) =>
+      cluster.await("image open", client.openImage("pool/image")),
+    );
+    const load = new SimLoad(cluster, images);
+    const faults = new SimFaults(cluster, load, plan);
+    for (let round = 0; round < plan.rounds; round++) {
+      load.start();
+      const endUs = simulation.nowUs + (this.options.faultUs ?? FAULT_US_DEFAULT);
+      faults.begin(endUs);
+      while (simulation.nowUs < endUs) {
+        simulation.run(simulation.nowUs + LOOK_US);
+        this.watch.look();
+      }
+      this.finish(load, faults);
     }
-    this.finish();
+    for (const osd of cluster.osds) faults.count(osd);
+    for (const osd of cluster.osds) {
+      cluster.await("stop", checkStopped(cluster, osd, faults.rotted > 0));
+    }
     return {
       seed: this.options.seed,
-      operations: this.operations,
-      crashes: this.crashes,
-      partitions: this.partitions,
-      pauses: this.pauses,
-      beyondLog: this.beyondLog,
+      operations: load.operations,
+      refused: load.refused,
+      crashes: faults.crashes,
+      partitions: faults.partitions,
+      pauses: faults.pauses,
+      moves: faults.moves,
+      disks: faults.disks,
+      rotted: faults.rotted,
+      blocksHealed: faults.blocksHealed,
+      fills: faults.fills,
+      blocksFilled: faults.blocksFilled,
       simulatedUs: simulation.nowUs,
       traceHash: simulation.traceHash,
     };
   }
 
-  /* ------------------------------------------------------------ phase two */
-
-  private finish(): void {
+  /** No more faults: everything must come to its end, and be right. */
+  private finish(load: SimLoad, faults: SimFaults): void {
     const { cluster } = this;
-    this.stopping = true;
-    cluster.simulation.heal();
-    for (const osd of cluster.osds) {
-      osd.world?.resume();
-      if (osd.world?.alive !== true) cluster.startOsd(osd);
-    }
-    const done = cluster.simulation.run(() => this.running === 0, FINISH_LIMIT_US);
-    assert(done, "operations are open long after the last fault");
-    cluster.checkLeaders(this.leaders);
-    this.verifyAll();
-    this.verifyReplicas();
+    const { simulation } = cluster;
+    load.stop();
+    faults.end();
+    const answered = simulation.run(() => load.idle, FINISH_LIMIT_US);
+    assert(answered, `operations are open long after the last fault:\n${describe(cluster)}`);
+    const repaired = simulation.run(() => faults.idle, FINISH_LIMIT_US);
+    assert(repaired, `a repair goes on long after the last fault:\n${describe(cluster)}`);
+    this.watch.look();
+    this.rest();
+    load.mayRefuse = false;
+    load.verify(REPLICAS);
+    this.rest();
+    compareReplicas(cluster);
+    checkUnits(cluster);
   }
 
-  private verifyAll(): void {
-    for (let block = 0; block < BLOCK_SPAN; block += 16) {
-      const bytes = this.cluster.await(
-        "final read",
-        this.image.read(block * BLOCK_SIZE, 16 * BLOCK_SIZE),
-      );
-      for (let at = 0; at < 16; at++) {
-        const content = bytes.subarray(at * BLOCK_SIZE, (at + 1) * BLOCK_SIZE);
-        this.checkBlock(block + at, content, "final read");
-      }
-    }
-  }
-
-  /** Nobody stays behind its leader. */
-  private verifyReplicas(): void {
+  /** Looks at the whole cluster are dear: one at a time, with some time between. */
+  private rest(): void {
     const { cluster } = this;
-    const equal = cluster.simulation.run(() => this.caughtUp(), FINISH_LIMIT_US);
-    assert(equal, "replicas did not catch up");
-  }
-
-  /**
-   * Every replica has applied what its leader has. One that was away for longer than the leader's
-   * log reaches back needs the catch-up by difference, which is not there yet: counted apart.
-   */
-  private caughtUp(): boolean {
-    this.beyondLog = 0;
-    for (const osd of this.cluster.osds) {
-      for (const group of osd.shard!.pg.groups.values()) {
-        if (group.isLeader && !this.followersCaughtUp(group)) return false;
-      }
-    }
-    return true;
-  }
-
-  private followersCaughtUp(group: Group): boolean {
-    for (const osd of this.cluster.osds) {
-      const other = osd.shard!.pg.groups.get(group.pg);
-      if (other === undefined || other.creating) return false;
-      if (other.appliedIndex === group.appliedIndex) continue;
-      const slot = group.node.conf.slotOf(other.replica);
-      if (group.node.peerState(slot) !== ProgressState.Fill) return false;
-      this.beyondLog += 1;
-    }
-    return true;
-  }
-
-  /* ------------------------------------------------------------- workload */
-
-  /** Start the next operation on blocks that nobody uses now. */
-  next(op: WorkOp): void {
-    if (this.stopping) return;
-    const blocks = this.random.below(4) === 0 ? 1 + this.random.below(BLOCKS_MAX) : 1;
-    const first = this.random.below(BLOCK_SPAN - blocks + 1);
-    for (let at = 0; at < blocks; at++) {
-      if (this.busy[first + at] !== 0) {
-        // Somebody is there: try elsewhere, a little later.
-        this.cluster.simulation.after(200, () => this.next(op));
-        return;
-      }
-    }
-    for (let at = 0; at < blocks; at++) this.busy[first + at] = 1;
-    op.first = first;
-    op.blocks = blocks;
-    this.fill(op);
-    this.running += 1;
-    this.image.submit(op);
-  }
-
-  private fill(op: WorkOp): void {
-    op.offsetBytes = op.first * BLOCK_SIZE;
-    op.lengthBytes = op.blocks * BLOCK_SIZE;
-    const chance = this.random.below(10);
-    if (chance < 5) {
-      op.kind = OpKind.Write;
-      for (let at = 0; at < op.blocks; at++) {
-        this.stamps += 1;
-        op.stamps[at] = this.stamps;
-        const start = op.arenaOffset + at * BLOCK_SIZE;
-        stampBlock(this.arenaBytes.subarray(start, start + BLOCK_SIZE), this.stamps);
-      }
-    } else if (chance < 6) {
-      op.kind = this.random.below(2) === 0 ? OpKind.Zero : OpKind.Discard;
-      op.stamps.fill(0);
-    } else {
-      op.kind = OpKind.Read;
+    const endUs = cluster.simulation.nowUs + FINISH_LIMIT_US;
+    for (;;) {
+      const what = unrest(cluster);
+      if (what === "") return;
+      const isLate = cluster.simulation.nowUs > endUs;
+      assert(!isLate, `no rest long after the last fault: ${what}\n${describe(cluster)}`);
+      cluster.simulation.run(cluster.simulation.nowUs + LOOK_US);
     }
   }
-
-  get arenaBytes(): Uint8Array {
-    return this.cluster.clientWorld.arena.bytes;
-  }
-
-  /** An operation was answered. */
-  onAnswered(op: WorkOp): void {
-    this.running -= 1;
-    this.operations += 1;
-    assert(op.status === Status.Ok, `operation answered ${statusName(op.status)}`);
-    for (let at = 0; at < op.blocks; at++) {
-      const block = op.first + at;
-      if (op.kind === OpKind.Read) {
-        const start = op.arenaOffset + at * BLOCK_SIZE;
-        this.checkBlock(block, this.arenaBytes.subarray(start, start + BLOCK_SIZE), "read");
-      } else {
-        this.wanted[block] = op.stamps[at]!;
-      }
-      this.busy[block] = 0;
-    }
-    this.cluster.simulation.after(this.random.below(THINK_US_MAX), () => this.next(op));
-  }
-
-  private checkBlock(block: number, content: Uint8Array, what: string): void {
-    const wanted = this.wanted[block]!;
-    const seen = stampOf(content);
-    assert(
-      seen === wanted,
-      `${what} of block ${String(block)}: stamp ${String(seen)}, wanted ${String(wanted)}`,
-    );
-  }
-
-  /* --------------------------------------------------------------- faults */
-
-  private planFault(endUs: number): void {
-    const { simulation } = this.cluster;
-    const delay = 50_000 + this.random.below(900_000);
-    if (simulation.nowUs + delay >= endUs) return;
-    simulation.after(delay, () => {
-      this.inject();
-      this.planFault(endUs);
-    });
-  }
-
-  private inject(): void {
-    const { cluster } = this;
-    const osd = cluster.osds[this.random.below(cluster.osds.length)]!;
-    switch (this.random.below(6)) {
-      case 0:
-      case 1:
-        this.crash(osd);
-        break;
-      case 2:
-        for (const one of cluster.osds) if (this.random.below(2) === 0) this.crash(one);
-        break;
-      case 3:
-        this.cut(osd);
-        break;
-      case 4:
-        this.pause(osd);
-        break;
-      default:
-        cluster.simulation.reset(osd.address, "*");
-    }
-  }
-
-  private crash(osd: SimOsd): void {
-    if (osd.world?.alive !== true) return;
-    this.crashes += 1;
-    if (this.random.below(2) === 0) osd.world.crash();
-    else osd.world.powerCut();
-    osd.session = null;
-    this.cluster.simulation.after(10_000 + this.random.below(1_500_000), () => {
-      if (osd.world?.alive !== true) this.cluster.startOsd(osd);
-    });
-  }
-
-  private cut(osd: SimOsd): void {
-    const other = this.cluster.osds[this.random.below(this.cluster.osds.length)]!;
-    if (other === osd) return;
-    this.partitions += 1;
-    const { simulation } = this.cluster;
-    simulation.cut(osd.address, other.address);
-    const both = this.random.below(2) === 0;
-    if (both) simulation.cut(other.address, osd.address);
-    simulation.after(100_000 + this.random.below(2_000_000), () => {
-      simulation.heal(osd.address, other.address);
-      if (both) simulation.heal(other.address, osd.address);
-    });
-  }
-
-  private pause(osd: SimOsd): void {
-    const world = osd.world;
-    if (world?.alive !== true) return;
-    this.pauses += 1;
-    world.pause();
-    this.cluster.simulation.after(50_000 + this.random.below(2_000_000), () => {
-      if (world.alive) world.resume();
-    });
-  }
-}
-
-class WorkOp extends ImageOp {
-  first = 0;
-  blocks = 0;
-  readonly stamps = new Float64Array(BLOCKS_MAX);
-  private readonly run: SimRun;
-
-  constructor(run: SimRun, arenaOffset: number) {
-    super();
-    this.run = run;
-    this.arenaOffset = arenaOffset;
-  }
-
-  override onDone(): void {
-    this.run.onAnswered(this);
-  }
-}
-
-/** Content of a block that only this stamp makes. */
-function stampBlock(block: Uint8Array, stamp: number): void {
-  const view = new DataView(block.buffer, block.byteOffset, block.byteLength);
-  for (let at = 0; at < block.length; at += 8) {
-    view.setUint32(at, stamp, true);
-    view.setUint32(at + 4, Math.imul(stamp, 0x9e37_79b1) ^ at, true);
-  }
-}
-
-/** The stamp of a block's content; 0 for zeros, -1 when it is not one whole stamp. */
-function stampOf(block: Uint8Array): number {
-  const view = new DataView(block.buffer, block.byteOffset, block.byteLength);
-  const stamp = view.getUint32(0, true);
-  for (let at = 0; at < block.length; at += 8) {
-    const check = stamp === 0 ? 0 : (Math.imul(stamp, 0x9e37_79b1) ^ at) >>> 0;
-    if (view.getUint32(at, true) !== stamp || view.getUint32(at + 4, true) !== check) return -1;
-  }
-  return stamp;
 }

@@ -19,7 +19,6 @@ const { symbols: libc } = dlopen("libc.so.6", {
   madvise: { args: [PTR, U64, I32], returns: I32 },
   open: { args: [PTR, I32, I32], returns: I32 },
   close: { args: [I32], returns: I32 },
-  flock: { args: [I32, I32], returns: I32 },
   ioctl: { args: [I32, U64, PTR], returns: I32 },
   fallocate: { args: [I32, I32, U64, U64], returns: I32 },
   ftruncate: { args: [I32, U64], returns: I32 },
@@ -38,6 +37,11 @@ const { symbols: libc } = dlopen("libc.so.6", {
   getsockname: { args: [I32, PTR, PTR], returns: I32 },
   getpeername: { args: [I32, PTR, PTR], returns: I32 },
   __errno_location: { args: [], returns: PTR },
+});
+
+// `fcntl` is variadic: one binding for each shape of its last argument.
+const { symbols: lockCall } = dlopen("libc.so.6", {
+  fcntl: { args: [I32, I32, PTR], returns: I32 },
 });
 
 const errnoAddress = libc.__errno_location() as Pointer;
@@ -111,9 +115,11 @@ export function unmapMemory(memory: MappedMemory): void {
 
 /* ------------------------------------------------------------------- files */
 
-const LOCK_SH = 1;
-const LOCK_EX = 2;
-const LOCK_NB = 4;
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
 const BLKGETSIZE64 = 0x8008_1272n;
 const FALLOC_KEEP_SIZE = 1;
 const FALLOC_PUNCH_HOLE = 2;
@@ -126,9 +132,33 @@ export function closeFile(fd: number): number {
   return answer(libc.close(fd));
 }
 
-/** Lock without waiting: -EWOULDBLOCK (-11) when another holder stands against it. */
-export function lockFile(fd: number, exclusive: boolean): number {
-  return answer(libc.flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB));
+/**
+ * Lock, or unlock, `length` bytes from `start` (length 0: to the end of all files) without waiting:
+ * -EAGAIN (-11) when another holder stands against it.
+ *
+ * The lock is of the open file, not of the process: it ends with the last reference, and each
+ * operation that the kernel still works on is one.
+ */
+export function lockRange(
+  fd: number,
+  kind: "shared" | "exclusive" | "none",
+  start: number,
+  length: number,
+): number {
+  // type 2 | whence 2 | pad 4 | start 8 | length 8 | pid 4 | pad 4
+  const words = new Int32Array(new ArrayBuffer(32));
+  words[0] = kind === "shared" ? F_RDLCK : kind === "exclusive" ? F_WRLCK : F_UNLCK;
+  words[2] = start;
+  words[4] = length;
+  return answer(lockCall.fcntl(fd, F_OFD_SETLK, ptr(words)));
+}
+
+/** Whether another open file holds an exclusive lock on any byte; nothing is locked by asking. */
+export function isLocked(fd: number): boolean {
+  const words = new Int32Array(new ArrayBuffer(32));
+  words[0] = F_RDLCK;
+  const result = answer(lockCall.fcntl(fd, F_OFD_GETLK, ptr(words)));
+  return result === 0 && (words[0]! & 0xffff) !== F_UNLCK;
 }
 
 /** Bytes of a block device. */

@@ -59,9 +59,6 @@ export enum UringOp {
   MsgRing = 40,
 }
 
-/** Flag of a submission entry: `fd` is a place in the ring's file table. */
-export const SQE_FIXED_FILE = 1;
-
 const SETUP_CQSIZE = 8;
 const SETUP_CLAMP = 16;
 const SETUP_SUBMIT_ALL = 1 << 7;
@@ -79,8 +76,6 @@ const FEATURE_SINGLE_MMAP = 1;
 const FEATURE_NODROP = 2;
 const FEATURE_EXT_ARG = 256;
 
-const REGISTER_FILES = 2;
-const REGISTER_FILES_UPDATE = 6;
 const REGISTER_BUFFERS2 = 15;
 const REGISTER_BUFFERS_UPDATE = 16;
 const REGISTER_RING_FDS = 20;
@@ -202,7 +197,6 @@ export class Ring {
    */
   prepare(
     op: UringOp,
-    flags: number,
     fd: number,
     address: number,
     length: number,
@@ -215,7 +209,7 @@ export class Ring {
     const at = (this.tail & this.sqMask) << 4;
     this.tail = (this.tail + 1) | 0;
     const words = this.sqes;
-    words[at] = op | (flags << 8);
+    words[at] = op;
     words[at + 1] = fd;
     words[at + 2] = offset;
     words[at + 3] = offset / 4_294_967_296;
@@ -282,24 +276,6 @@ export class Ring {
   /** True when `reap` would find something. */
   get ready(): boolean {
     return Atomics.load(this.sq, this.cqTailAt) !== this.cqHead;
-  }
-
-  /** Make a table of `count` empty places for files; false when not allowed. cold: start-up */
-  registerFileTable(count: number): boolean {
-    const fds = new Int32Array(new ArrayBuffer(count * 4)).fill(-1);
-    return this.register(REGISTER_FILES, ptr(fds), count) === 0;
-  }
-
-  /** Put a descriptor (or -1) into a place of the file table. cold: once per connection */
-  updateFile(place: number, fd: number): boolean {
-    const fds = new Int32Array(new ArrayBuffer(4));
-    fds[0] = fd;
-    const address: number = ptr(fds);
-    const update = new Uint32Array(new ArrayBuffer(16));
-    update[0] = place;
-    update[2] = address;
-    update[3] = address / 4_294_967_296;
-    return this.register(REGISTER_FILES_UPDATE, ptr(update), 1) === 1;
   }
 
   /** Make a table of `count` empty places for buffers; false when not allowed. cold: start-up */

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iOAoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNIkEKEU1hcFN1YnNjcmliZVJlcGx5EiwKBnVwZGF0ZRgBIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZSIyCg1NYXBHZXRSZXF1ZXN0EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0iOwoLTWFwR2V0UmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIvcBChJPc2RSZWdpc3RlclJlcXVlc3QSCwoDb3NkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIyCglhZGRyZXNzZXMYBCADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSEwoLaW5jYXJuYXRpb24YBSABKAQSFgoOY2FwYWNpdHlfYnl0ZXMYBiABKAQSDAoEYm9vdBgHIAEoBBIPCgd2ZXJzaW9uGAggASgJEg8KB2JhY2tlbmQYCSABKAkSEgoKZ2VuZXJhdGlvbhgKIAEoDRINCgVlcG9jaBgLIAEoDSJxChBPc2RSZWdpc3RlclJlcGx5EhMKC2luY2FybmF0aW9uGAEgASgEEiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA0ijQIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCCJFCg5Pc2RSZXBvcnRSZXBseRISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEhAKCHJlZ2lzdGVyGAMgASgIIoACCghQZ1JlcG9ydBIKCgJwZxgBIAEoDRIPCgdyZXBsaWNhGAIgASgNEicKBHJvbGUYAyABKA4yGS5mYXN0YmxvY2suY29udHJvbC5QZ1JvbGUSDAoEdGVybRgEIAEoBBIOCgZsZWFkZXIYBSABKA0SFAoMY29tbWl0X2luZGV4GAYgASgEEhUKDWFwcGxpZWRfaW5kZXgYByABKAQSEwoLZXN0YWJsaXNoZWQYCCABKAgSOgoNY29uZmlndXJhdGlvbhgJIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24SEgoKdXNlZF9ieXRlcxgKIAEoBCJqCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBCI2CgdDb3VudGVyEgwKBG5hbWUYASABKAkSDgoGbGFiZWxzGAIgAygJEg0KBXZhbHVlGAMgASgBIlUKCk9zZENvbW1hbmQSPAoPdHJhbnNmZXJfbGVhZGVyGAEgASgLMiEuZmFzdGJsb2NrLmNvbnRyb2wuVHJhbnNmZXJMZWFkZXJIAEIJCgdjb21tYW5kIjAKDlRyYW5zZmVyTGVhZGVyEgoKAnBnGAEgASgNEhIKCnRvX3JlcGxpY2EYAiABKA0iqAEKC0ltYWdlSGVhZGVyEg0KBWltYWdlGAEgASgEEgwKBG5hbWUYAiABKAkSDAoEcG9vbBgDIAEoDRIOCgZmYW1pbHkYBCABKAQSDQoFbGF5ZXIYBSABKAQSEgoKc2l6ZV9ieXRlcxgGIAEoBBIVCg1vYmplY3RfYmxvY2tzGAcgASgNEhAKCHNuYXBfc2VxGAggASgNEhIKCmxvY2tfZXBvY2gYCSABKA0ipQEKDFNlc3Npb25HcmFudBIPCgdzZXNzaW9uGAEgASgEEg0KBWltYWdlGAIgASgEEg0KBWxheWVyGAMgASgEEhIKCnNpemVfYnl0ZXMYBCABKAQSDgoGcmlnaHRzGAUgASgNEhIKCmxvY2tfZXBvY2gYBiABKA0SEAoIc25hcF9zZXEYByABKA0SDAoEcG9vbBgIIAEoDRIOCgZzZXJpYWwYCSABKA0iggEKEEltYWdlT3BlblJlcXVlc3QSDAoEcG9vbBgBIAEoCRINCgVpbWFnZRgCIAEoCRIuCgRtb2RlGAMgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VPcGVuTW9kZRIOCgZjbGllbnQYBCABKAkSEQoJdGFrZV9vdmVyGAUgASgIIlwKDkltYWdlT3BlblJlcGx5Ei4KBmhlYWRlchgBIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyEg0KBWdyYW50GAIgASgMEgsKA21hYxgDIAEoDCImChNJbWFnZVJlZnJlc2hSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiXwoRSW1hZ2VSZWZyZXNoUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiQKEUltYWdlQ2xvc2VSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiEQoPSW1hZ2VDbG9zZVJlcGx5IiAKEEltYWdlTGlzdFJlcXVlc3QSDAoEcG9vbBgBIAEoCSJCCg5JbWFnZUxpc3RSZXBseRIwCgZpbWFnZXMYASADKAsyIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZUxpc3RJdGVtIk0KDUltYWdlTGlzdEl0ZW0SDAoEcG9vbBgBIAEoCRIuCgZoZWFkZXIYAiABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlciIwCgxJbWFnZUNoYW5nZWQSDwoHc2Vzc2lvbhgBIAEoBBIPCgdyZW1vdmVkGAIgASgIIjIKFFNlc3Npb25BdHRhY2hSZXF1ZXN0Eg0KBWdyYW50GAEgASgMEgsKA21hYxgCIAEoDCIkChJTZXNzaW9uQXR0YWNoUmVwbHkSDgoGc3RhdHVzGAEgASgNKqEBCgZQZ1JvbGUSFwoTUEdfUk9MRV9VTlNQRUNJRklFRBAAEhQKEFBHX1JPTEVfRk9MTE9XRVIQARIVChFQR19ST0xFX0NBTkRJREFURRACEhIKDlBHX1JPTEVfTEVBREVSEAMSEwoPUEdfUk9MRV9MRUFSTkVSEAQSEwoPUEdfUk9MRV9GSUxMSU5HEAUSEwoPUEdfUk9MRV9SRU1PVkVEEAYqigEKDUltYWdlT3Blbk1vZGUSHwobSU1BR0VfT1BFTl9NT0RFX1VOU1BFQ0lGSUVEEAASGgoWSU1BR0VfT1BFTl9NT0RFX1NIQVJFRBABEh0KGUlNQUdFX09QRU5fTU9ERV9SRUFEX09OTFkQAhIdChlJTUFHRV9PUEVOX01PREVfRVhDTFVTSVZFEANiBnByb3RvMw");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iOAoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNIkEKEU1hcFN1YnNjcmliZVJlcGx5EiwKBnVwZGF0ZRgBIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZSIyCg1NYXBHZXRSZXF1ZXN0EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0iOwoLTWFwR2V0UmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIvcBChJPc2RSZWdpc3RlclJlcXVlc3QSCwoDb3NkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIyCglhZGRyZXNzZXMYBCADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSEwoLaW5jYXJuYXRpb24YBSABKAQSFgoOY2FwYWNpdHlfYnl0ZXMYBiABKAQSDAoEYm9vdBgHIAEoBBIPCgd2ZXJzaW9uGAggASgJEg8KB2JhY2tlbmQYCSABKAkSEgoKZ2VuZXJhdGlvbhgKIAEoDRINCgVlcG9jaBgLIAEoDSJxChBPc2RSZWdpc3RlclJlcGx5EhMKC2luY2FybmF0aW9uGAEgASgEEiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA0i7gIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2UiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgigAIKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEImoKCE9zZFVzYWdlEhYKDmNhcGFjaXR5X2J5dGVzGAEgASgEEhIKCnVzZWRfYnl0ZXMYAiABKAQSGgoSbG9nX2NhcGFjaXR5X2J5dGVzGAMgASgEEhYKDmxvZ191c2VkX2J5dGVzGAQgASgEIjYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEiVQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAQgkKB2NvbW1hbmQiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0quQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByqKAQoNSW1hZ2VPcGVuTW9kZRIfChtJTUFHRV9PUEVOX01PREVfVU5TUEVDSUZJRUQQABIaChZJTUFHRV9PUEVOX01PREVfU0hBUkVEEAESHQoZSU1BR0VfT1BFTl9NT0RFX1JFQURfT05MWRACEh0KGUlNQUdFX09QRU5fTU9ERV9FWENMVVNJVkUQA2IGcHJvdG8z");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 when the mon pushes it (one-way).
@@ -317,7 +317,7 @@ export const MapReplicaSchema: GenMessage<MapReplica> = /*@__PURE__*/
   messageDesc(file_control, 5);
 
 /**
- * A configuration that a leader reported as applied.
+ * A configuration that a leader reported as applied and settled.
  *
  * @generated from message fastblock.control.MapConfiguration
  */
@@ -597,6 +597,8 @@ export type OsdReportRequest = Message<"fastblock.control.OsdReportRequest"> & {
   unreachable: number[];
 
   /**
+   * Absent together with counters and refused: they are as in the report before.
+   *
    * @generated from field: fastblock.control.OsdUsage usage = 7;
    */
   usage?: OsdUsage | undefined;
@@ -614,11 +616,26 @@ export type OsdReportRequest = Message<"fastblock.control.OsdReportRequest"> & {
   stopping: boolean;
 
   /**
-   * pgs holds every group of this osd: what is not there has no replica here.
+   * pgs, here and in the reports that follow at once where they do not fit, holds every group of
+   * this osd: what is not there has no replica here.
    *
    * @generated from field: bool complete = 10;
    */
   complete: boolean;
+
+  /**
+   * Blocks that this osd refuses to show, the first of each shard; counters tell how many there are.
+   *
+   * @generated from field: repeated fastblock.control.RefusedBlock refused = 11;
+   */
+  refused: RefusedBlock[];
+
+  /**
+   * Space of layers that is not as in the report before; with complete: of every layer.
+   *
+   * @generated from field: repeated fastblock.control.LayerUsage layers = 12;
+   */
+  layers: LayerUsage[];
 };
 
 /**
@@ -627,6 +644,73 @@ export type OsdReportRequest = Message<"fastblock.control.OsdReportRequest"> & {
  */
 export const OsdReportRequestSchema: GenMessage<OsdReportRequest> = /*@__PURE__*/
   messageDesc(file_control, 13);
+
+/**
+ * What one layer takes on one shard, for all replicas there.
+ *
+ * @generated from message fastblock.control.LayerUsage
+ */
+export type LayerUsage = Message<"fastblock.control.LayerUsage"> & {
+  /**
+   * @generated from field: uint32 shard = 1;
+   */
+  shard: number;
+
+  /**
+   * @generated from field: uint64 layer = 2;
+   */
+  layer: bigint;
+
+  /**
+   * Bytes of units; 0: nothing is left.
+   *
+   * @generated from field: uint64 used_bytes = 3;
+   */
+  usedBytes: bigint;
+};
+
+/**
+ * Describes the message fastblock.control.LayerUsage.
+ * Use `create(LayerUsageSchema)` to create a new message.
+ */
+export const LayerUsageSchema: GenMessage<LayerUsage> = /*@__PURE__*/
+  messageDesc(file_control, 14);
+
+/**
+ * A block without a whole copy here. Not lost: some replica can not be asked for it now.
+ *
+ * @generated from message fastblock.control.RefusedBlock
+ */
+export type RefusedBlock = Message<"fastblock.control.RefusedBlock"> & {
+  /**
+   * @generated from field: uint32 pg = 1;
+   */
+  pg: number;
+
+  /**
+   * @generated from field: uint64 layer = 2;
+   */
+  layer: bigint;
+
+  /**
+   * In blocks of 4 KiB within the layer.
+   *
+   * @generated from field: uint64 block = 3;
+   */
+  block: bigint;
+
+  /**
+   * @generated from field: bool lost = 4;
+   */
+  lost: boolean;
+};
+
+/**
+ * Describes the message fastblock.control.RefusedBlock.
+ * Use `create(RefusedBlockSchema)` to create a new message.
+ */
+export const RefusedBlockSchema: GenMessage<RefusedBlock> = /*@__PURE__*/
+  messageDesc(file_control, 15);
 
 /**
  * @generated from message fastblock.control.OsdReportReply
@@ -657,7 +741,7 @@ export type OsdReportReply = Message<"fastblock.control.OsdReportReply"> & {
  * Use `create(OsdReportReplySchema)` to create a new message.
  */
 export const OsdReportReplySchema: GenMessage<OsdReportReply> = /*@__PURE__*/
-  messageDesc(file_control, 14);
+  messageDesc(file_control, 16);
 
 /**
  * @generated from message fastblock.control.PgReport
@@ -708,7 +792,7 @@ export type PgReport = Message<"fastblock.control.PgReport"> & {
   established: boolean;
 
   /**
-   * Leaders only: the applied configuration.
+   * Leaders only: the applied configuration, once a quorum of its voters knows that it is committed.
    *
    * @generated from field: fastblock.control.MapConfiguration configuration = 9;
    */
@@ -727,7 +811,7 @@ export type PgReport = Message<"fastblock.control.PgReport"> & {
  * Use `create(PgReportSchema)` to create a new message.
  */
 export const PgReportSchema: GenMessage<PgReport> = /*@__PURE__*/
-  messageDesc(file_control, 15);
+  messageDesc(file_control, 17);
 
 /**
  * @generated from message fastblock.control.OsdUsage
@@ -759,7 +843,7 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
  * Use `create(OsdUsageSchema)` to create a new message.
  */
 export const OsdUsageSchema: GenMessage<OsdUsage> = /*@__PURE__*/
-  messageDesc(file_control, 16);
+  messageDesc(file_control, 18);
 
 /**
  * One counter or gauge for /metrics: a name of interfaces (`fastblock_osd_ops_total`), labels.
@@ -790,7 +874,7 @@ export type Counter = Message<"fastblock.control.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_control, 17);
+  messageDesc(file_control, 19);
 
 /**
  * Method 73, one-way, mon to osd.
@@ -815,7 +899,7 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
  * Use `create(OsdCommandSchema)` to create a new message.
  */
 export const OsdCommandSchema: GenMessage<OsdCommand> = /*@__PURE__*/
-  messageDesc(file_control, 18);
+  messageDesc(file_control, 20);
 
 /**
  * Give leadership of a group to another replica.
@@ -839,7 +923,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 19);
+  messageDesc(file_control, 21);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -898,7 +982,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 20);
+  messageDesc(file_control, 22);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -964,7 +1048,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 21);
+  messageDesc(file_control, 23);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1007,7 +1091,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 22);
+  messageDesc(file_control, 24);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1036,7 +1120,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 23);
+  messageDesc(file_control, 25);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1056,7 +1140,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 24);
+  messageDesc(file_control, 26);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1083,7 +1167,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 25);
+  messageDesc(file_control, 27);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1102,7 +1186,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 26);
+  messageDesc(file_control, 28);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1115,7 +1199,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 27);
+  messageDesc(file_control, 29);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1134,7 +1218,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 28);
+  messageDesc(file_control, 30);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1151,7 +1235,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 29);
+  messageDesc(file_control, 31);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1173,7 +1257,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 32);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1197,7 +1281,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 33);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1222,7 +1306,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 34);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1241,7 +1325,7 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 35);
 
 /**
  * @generated from enum fastblock.control.PgRole
@@ -1285,6 +1369,13 @@ export enum PgRole {
    * @generated from enum value: PG_ROLE_REMOVED = 6;
    */
   REMOVED = 6,
+
+  /**
+   * Its store lost something that it had acknowledged: it says nothing more, and must be renewed.
+   *
+   * @generated from enum value: PG_ROLE_DISTRUSTED = 7;
+   */
+  DISTRUSTED = 7,
 }
 
 /**

@@ -7,7 +7,7 @@ import type {
   StreamHandler,
   World,
 } from "../../reactor/world.ts";
-import { DrainOrder, Timer } from "../../reactor/world.ts";
+import { CallbackTimer, DrainOrder } from "../../reactor/world.ts";
 import type { ExportSource, OpenExport } from "./export-source.ts";
 import { Negotiation, type NegotiationHost } from "./negotiation.ts";
 import { NbdPools } from "./request.ts";
@@ -73,7 +73,7 @@ class ServerCore implements NegotiationHost, TransmissionHost, Drain {
   private readonly listeners: Listener[] = [];
   private readonly negotiations = new Set<Negotiation>();
   private readonly transmissions = new Map<Transmission, OpenExport>();
-  private readonly scan: ScanTimer;
+  private readonly scan: CallbackTimer;
   private resumed: Negotiation[] = [];
   private served: Transmission[] = [];
   private waiting: Transmission[] = [];
@@ -86,7 +86,7 @@ class ServerCore implements NegotiationHost, TransmissionHost, Drain {
     this.world = world;
     this.source = source;
     this.pools = new NbdPools(world.slots);
-    this.scan = new ScanTimer(this);
+    this.scan = new CallbackTimer(() => this.onScan());
     world.turns.addDrain(DrainOrder.Apply, this);
   }
 
@@ -271,19 +271,6 @@ class ServerCore implements NegotiationHost, TransmissionHost, Drain {
         transmission.abort("the client does not move");
       }
     }
-  }
-}
-
-class ScanTimer extends Timer {
-  private readonly core: ServerCore;
-
-  constructor(core: ServerCore) {
-    super();
-    this.core = core;
-  }
-
-  override onTimer(): void {
-    this.core.onScan();
   }
 }
 

@@ -1,0 +1,196 @@
+import { expect, test } from "bun:test";
+import { closeSync, openSync, readFileSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { spawn } from "bun";
+import { EXECUTABLE, type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
+
+/** Small osds: made in a moment. */
+const SMALL = ["--osd-size", "300MiB"];
+const NAMES = ["mon.a", "osd.0", "nbd.0"];
+
+interface ProblemLine {
+  readonly error: { readonly code: string; readonly detail: string; readonly hint: string };
+}
+
+/** Run a command that must fail with this exit code. Answers the error that it told. */
+async function refused(
+  cluster: TestCluster,
+  code: number,
+  ...words: readonly string[]
+): Promise<ProblemLine["error"]> {
+  const result = await cluster.attempt(...words, "-o", "json");
+  const seen = `${words.join(" ")}: ${result.code} ${result.stdout}`;
+  expect(seen).toBe(`${words.join(" ")}: ${code} `);
+  return (JSON.parse(result.stderr) as ProblemLine).error;
+}
+
+function leftOf(cluster: TestCluster): readonly string[] {
+  return NAMES.filter((name) => cluster.isRunning(name));
+}
+
+test("one directory is started twice at once, and one name twice", async () => {
+  await withCluster({ osds: 1, flags: SMALL }, async (cluster) => {
+    const { directory } = cluster;
+    await cluster.run("dev", "reset", "--dir", directory, "--yes");
+    const up = ["dev", "up", "--dir", directory, "--osds", "1", "--detach", ...SMALL];
+    await Promise.all([cluster.run(...up), cluster.run(...up)]);
+    expect(leftOf(cluster)).toEqual(NAMES);
+    const pid = cluster.pid("osd.0");
+    const data = join(directory, "osd.0.img");
+    const twice = await refused(cluster, 4, "osd", "run", "--name", "osd.0", "--data", data);
+    expect(twice).toMatchObject({ code: "FB4005", hint: `stop it first: kill ${pid}` });
+    expect(cluster.pid("osd.0")).toBe(pid);
+    const port = String(cluster.port("nbd.0", "nbd"));
+    const taken = await refused(
+      cluster,
+      4,
+      "client",
+      "nbd",
+      "serve",
+      "--name",
+      "x",
+      "--port",
+      port,
+    );
+    expect(taken.detail).toContain("address in use");
+    expect((await refused(cluster, 2, "mon", "run")).detail).toContain("no --data");
+    expect(await cluster.run("dev", "down", "--dir", directory)).toBe("");
+    expect(leftOf(cluster)).toEqual([]);
+  });
+});
+
+test("an osd that can not start says why on the terminal, and nothing is left running", async () => {
+  await withCluster({ osds: 1, flags: SMALL }, async (cluster) => {
+    const { directory } = cluster;
+    await cluster.run("dev", "down", "--dir", directory);
+    const path = join(directory, "osd.0.img");
+    const file = openSync(path, "r+");
+    for (const at of [0, statSync(path).size - 4096])
+      writeSync(file, Buffer.alloc(4096), 0, 4096, at);
+    closeSync(file);
+    const up = ["dev", "up", "--dir", directory];
+    for (const words of [[...up, "--detach"], up]) {
+      const problem = await refused(cluster, 1, ...words);
+      expect(problem.code).toBe("FB4001");
+      expect(problem.detail).toStartWith("starting osd.0: ");
+      expect(leftOf(cluster)).toEqual([]);
+    }
+    const wide = ["--osds", "64", "--osd-size", "16TiB", "--shards", "32"];
+    const other = cluster.path("other");
+    const full = await refused(cluster, 1, "dev", "up", "--dir", other, "--detach", ...wide);
+    expect(full).toMatchObject({ code: "FB4010" });
+    expect(full.hint).toContain("--osd-size 1GiB");
+    const small = await cluster.attempt("dev", "up", "--dir", "/proc/none/dir", "--detach");
+    expect(`${small.code} ${small.stderr}`).toStartWith("1 error FB1008: making the directory");
+  });
+});
+
+test("a cluster in the foreground ends with its terminal, its signal, or its own death", async () => {
+  await withCluster({ osds: 1, flags: SMALL }, async (cluster) => {
+    await cluster.run("dev", "down", "--dir", cluster.directory);
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"] as const) {
+      const up = spawn([EXECUTABLE, "dev", "up", "--dir", cluster.directory], {
+        cwd: "/",
+        stdin: "ignore",
+        stdout: "pipe",
+        stderr: "ignore",
+      });
+      let text = "";
+      for await (const bytes of up.stdout) {
+        text += new TextDecoder().decode(bytes);
+        if (text.includes("Ctrl-C stops it.")) break;
+      }
+      expect(leftOf(cluster)).toEqual(NAMES);
+      up.kill(signal);
+      expect(`${signal} ${await up.exited}`).toBe(`${signal} ${signal === "SIGKILL" ? 137 : 0}`);
+      await waitFor(`nothing to run after ${signal}`, () => leftOf(cluster).length === 0);
+    }
+  });
+});
+
+test("what is refused names its reason, and space and holders are told as they are", async () => {
+  await withCluster({ osds: 1, flags: SMALL }, async (cluster) => {
+    const uri = await cluster.image("p/a", "64MiB", 1);
+    const many = await refused(cluster, 8, "pool", "create", "q", "--size", "1", "--pgs", "65536");
+    expect(many.hint).toBe("take fewer groups: --pgs 4096");
+    await cluster.run("osd", "out", "0");
+    const out = await refused(cluster, 8, "pool", "create", "q", "--size", "1");
+    expect(out.hint).toBe("take it in again: fastblock osd in 0");
+    await cluster.run("osd", "in", "0");
+    for (const words of [
+      ["client", "read", "p/a", "/proc/none"],
+      ["client", "write", "p/a", "/proc/none"],
+    ]) {
+      expect((await refused(cluster, 1, ...words)).code).toBe("FB1008");
+    }
+    const data = cluster.path("small.img");
+    const format = ["osd", "format", "--id", "7", "--data", data];
+    expect((await refused(cluster, 2, ...format, "--size", "10MiB")).code).toBe("FB4007");
+    await cluster.run(...format, "--size", "300MiB");
+    const other = await refused(cluster, 2, ...format, "--size", "400MiB", "--force");
+    expect(other.hint).toContain("leave --size out");
+    expect((await refused(cluster, 8, ...format)).code).toBe("FB4008");
+    const qemu = spawn(["qemu-io", "-f", "raw", "-c", "write 0 1M", "-c", "sleep 60000", uri], {
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: "ignore",
+    });
+    try {
+      interface Image {
+        readonly allocatedBytes: number;
+        readonly usedBytes: number;
+        readonly sessions: readonly { readonly client: string; readonly alive: boolean }[];
+      }
+      const image = (): Promise<Image> => cluster.json<Image>("image", "info", "p/a");
+      const seen = await waitFor("its space to be told", async () => {
+        const one = await image();
+        return one.usedBytes === 1_048_576 ? one : undefined;
+      });
+      expect(seen).toMatchObject({ allocatedBytes: 1_048_576, usedBytes: 1_048_576 });
+      expect(seen.sessions).toMatchObject([{ client: "nbd.0", alive: true }]);
+      expect(await cluster.run("image", "du", "p/a", "--columns", "image,allocated,share")).toMatch(
+        /\np\/a +1 MiB +1\.6 %\n$/,
+      );
+      const pool = await cluster.json<{ readonly usedBytes: number }>("pool", "info", "p");
+      expect(pool.usedBytes).toBe(1_048_576);
+      const held = await refused(cluster, 8, "image", "rm", "p/a");
+      expect(held).toMatchObject({ code: "FB3005" });
+      expect(held.hint).toContain("fastblock image rm p/a --force FB3005");
+    } finally {
+      qemu.kill("SIGKILL");
+      await qemu.exited;
+    }
+    await cluster.run("image", "rm", "p/a", "--force", "FB3005");
+    expect((await refused(cluster, 8, "op", "cancel", "1")).code).toBe("FB6002");
+    expect(await cluster.json("op", "show", "1")).toMatchObject({ id: 1, state: "done" });
+    expect(await cluster.run("status", "-o", "name")).toBe("dev\n");
+  });
+});
+
+test("two reports of a bench are compared by their ratios", async () => {
+  await withCluster({ osds: 1, flags: SMALL }, async (cluster) => {
+    await cluster.image("p/a", "16MiB", 1);
+    const run = ["bench", "image", "p/a", "--bs", "4KiB", "--time", "300ms", "--ramp", "0s"];
+    const history = cluster.path("history.jsonl");
+    const paths: string[] = [];
+    for (const depth of ["1", "16"]) {
+      const words = [...run, "--no-drain", "--depth", depth, "--rw", "rw", "--history", history];
+      paths.push(cluster.path(`${depth}.json`));
+      writeFileSync(paths.at(-1)!, await cluster.run(...words, "-o", "json"));
+    }
+    const rows = await cluster.json<
+      readonly {
+        readonly figure: string;
+        readonly a: number;
+        readonly b: number;
+        readonly ratio: number;
+      }[]
+    >("bench", "compare", ...paths);
+    const [a, b] = paths.map((path) => JSON.parse(readFileSync(path, "utf8")) as { iops: number });
+    const iops = rows.find(({ figure }) => figure === "iops");
+    expect(iops).toMatchObject({ a: a!.iops, b: b!.iops });
+    expect(iops!.ratio).toBeCloseTo(b!.iops / a!.iops, 2);
+    const line = JSON.parse(readFileSync(history, "utf8").split("\n")[0]!) as object;
+    expect(Object.keys(line)).toEqual(["key", "kind", "value", "call", "return", "ok"]);
+  });
+});

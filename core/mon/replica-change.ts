@@ -1,0 +1,71 @@
+import { formatPgId, type OsdId, type PgId, type ReplicaId, type ShardIndex } from "../base/ids.ts";
+import type { Logger } from "../base/logger.ts";
+import type { PgInfo, ReplicaInfo } from "../cluster/cluster.ts";
+import { PgRole, type PgReport } from "../../proto/gen/control_pb.ts";
+import type { Catalogue, Change } from "./catalogue.ts";
+
+/** The newest report of each replica of a group, by replica id. */
+export type ReplicaReports = ReadonlyMap<ReplicaId, PgReport>;
+
+/** Ids jump with the generation: a restored monitor must not hand one out twice. */
+const REPLICA_JUMP = 65_536;
+
+/** The first replica id of a new group. */
+export function firstReplicaId(catalogue: Catalogue): number {
+  return (catalogue.map.generation - 1) * REPLICA_JUMP + 1;
+}
+
+/** A new member of an existing group, under an id that none of its members ever had. */
+export function newReplica(
+  catalogue: Catalogue,
+  change: Change,
+  id: PgId,
+  seat: { readonly osd: OsdId; readonly shard: ShardIndex },
+): ReplicaInfo {
+  const next = catalogue.pgs.get(id)?.nextReplicaId ?? 1;
+  const replicaId = Math.max(next, firstReplicaId(catalogue)) as ReplicaId;
+  change.putPg({ id, nextReplicaId: replicaId + 1 });
+  const storeUuid = catalogue.map.osds.get(seat.osd)!.storeUuid;
+  return { replicaId, osd: seat.osd, storeUuid, shard: seat.shard, leaving: false };
+}
+
+/**
+ * The group with `added` wanted in the place of `old`, which leaves once a configuration is without
+ * it. Nobody founds the group any more: `added` must not take itself for a founder.
+ */
+export function withReplacement(pg: PgInfo, old: ReplicaInfo, added: ReplicaInfo): PgInfo {
+  const wanted = pg.replicas.map((one) => (one === old ? added : one));
+  return { ...pg, creating: false, replicas: [...wanted, { ...old, leaving: true }] };
+}
+
+/**
+ * Give replicas that their own stores no longer trust a new id in the same place: the osd keeps
+ * their blocks and the leader sends what differs.
+ *
+ * Requires: the group has a leader that serves. Without one the old replicas may be all that is
+ * left, and nothing is given up.
+ */
+export function withRenewals(
+  pg: PgInfo,
+  reports: ReplicaReports,
+  catalogue: Catalogue,
+  change: Change,
+  logger: Logger,
+): PgInfo {
+  let next = pg;
+  for (const old of pg.replicas) {
+    if (old.leaving || reports.get(old.replicaId)?.role !== PgRole.DISTRUSTED) continue;
+    if (catalogue.map.osds.get(old.osd)?.storeUuid !== old.storeUuid) continue;
+    const added = newReplica(catalogue, change, pg.id, old);
+    logger.warn("a replica is renewed: its store does not trust it", {
+      pg: formatPgId(pg.id),
+      osd: old.osd,
+      replica: old.replicaId,
+      renewed: added.replicaId,
+    });
+    next = withReplacement(next, old, added);
+    // One at a time: the allocation above is seen by the next change only.
+    break;
+  }
+  return next;
+}

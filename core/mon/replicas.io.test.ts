@@ -1,0 +1,146 @@
+/** What the monitor does about replicas by itself and by command, with stand-ins for osds. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { PgRole } from "../../proto/gen/control_pb.ts";
+import { type FakeOsd, MonHarness, until, uuidOf } from "./bun-mon-harness.ts";
+
+const PG = 65_536;
+
+interface ReplicaView {
+  readonly replicaId: number;
+  readonly osd: number;
+  readonly leaving: boolean;
+  readonly role: string;
+}
+
+interface PgView {
+  readonly leaderOsd: number;
+  readonly osds: number[];
+  readonly joining: number[];
+  readonly leaving: number[];
+  readonly replicas: ReplicaView[];
+  readonly configuration: { readonly voters: number[] };
+}
+
+let mon: MonHarness;
+let osds: FakeOsd[];
+beforeEach(async () => {
+  mon = new MonHarness();
+  await mon.start();
+  osds = await mon.addOsds(3);
+  await mon.post("/pools", { name: "p", size: 3, pgCount: 1 });
+  await until("the group is led", async () => (await group()).leaderOsd !== null);
+});
+afterEach(async () => {
+  const { errors } = mon;
+  await mon.close();
+  expect(errors).toEqual([]);
+});
+
+async function group(): Promise<PgView> {
+  return (await mon.get("/pgs/1.0")).body as PgView;
+}
+
+test("a replica that its store distrusts gets a new id in the same place", async () => {
+  const before = await group();
+  const victim = before.osds.find((osd) => osd !== before.leaderOsd)!;
+  const old = before.replicas.find((one) => one.osd === victim)!.replicaId;
+  // The leader's report names the wanted voters as soon as it has the map: hold it back.
+  osds[before.leaderOsd]!.isReporting = false;
+  osds[victim]!.roles.set(old, PgRole.DISTRUSTED);
+  await until("it is renewed", async () => (await group()).leaving.length === 1);
+  const renewing = await group();
+  expect(renewing.osds).toEqual(before.osds);
+  expect([renewing.joining, renewing.leaving]).toEqual([[victim], [victim]]);
+  expect(renewing.replicas.map((one) => [one.replicaId, one.osd, one.leaving])).toEqual([
+    ...before.replicas.map((one) =>
+      one.osd === victim ? [4, victim, false] : [one.replicaId, one.osd, false],
+    ),
+    [old, victim, true],
+  ]);
+  // Once: the same word again makes no further replica.
+  await osds[victim]!.report();
+  expect((await group()).replicas.length).toBe(4);
+  osds[before.leaderOsd]!.isReporting = true;
+  await until("the old one is out", async () => (await group()).replicas.length === 3);
+  expect((await group()).configuration.voters).toContain(4);
+});
+
+test("without a leader nothing is given up", async () => {
+  const { leaderOsd, replicas } = await group();
+  const leader = osds[leaderOsd]!;
+  leader.leads.clear();
+  await leader.report();
+  for (const { osd, replicaId } of replicas) {
+    if (osd === leaderOsd) continue;
+    osds[osd]!.roles.set(replicaId, PgRole.DISTRUSTED);
+    await osds[osd]!.report();
+  }
+  await mon.monitor.flushNow();
+  expect((await group()).leaving).toEqual([]);
+});
+
+test("a replaced disk gets its replicas back by a command that names the same osd", async () => {
+  const { osds: members } = await group();
+  const lost = members[2]!;
+  const itself = { fromOsd: lost, toOsd: lost };
+  await until("a whole store is refused", async () => {
+    const { body } = await mon.post("/pgs/1.0:replaceReplica", itself);
+    return body.code === "FB2203";
+  });
+  await osds[lost]!.report({ stopping: true });
+  await osds[lost]!.close();
+  await until("it is down", async () => (await mon.get(`/osds/${lost}`)).body.up === false);
+  await mon.addOsd(lost, { storeUuid: uuidOf(77) });
+  const { body: health } = await mon.get("/health");
+  expect(health.checks.map((one: { code: string }) => one.code)).toContain("STORE_REPLACED");
+  const { status, body } = await mon.post("/pgs/1.0:replaceReplica", itself);
+  expect([status, body.osds, body.leaving]).toEqual([202, members, [lost]]);
+  await until("the old one is out", async () => (await group()).replicas.length === 3);
+});
+
+test("nothing comes to an osd that a replica of the group still leaves", async () => {
+  const spare = 3;
+  osds.push(await mon.addOsd(spare));
+  const before = await group();
+  const old = before.osds.find((osd) => osd !== before.leaderOsd)!;
+  osds[before.leaderOsd]!.isReporting = false;
+  await until("it is replaced", async () => {
+    const { status } = await mon.post("/pgs/1.0:replaceReplica", { fromOsd: old, toOsd: spare });
+    return status === 202;
+  });
+  const back = await mon.post("/pgs/1.0:replaceReplica", { fromOsd: spare, toOsd: old });
+  expect([back.status, back.body.code]).toEqual([409, "FB2203"]);
+  const lead = await mon.post("/pgs/1.0:transferLeader", { osd: old });
+  expect([lead.status, lead.body.code, lead.body.why]).toEqual([
+    409,
+    "FB2203",
+    "its replica there is leaving",
+  ]);
+  const early = await mon.post("/pgs/1.0:transferLeader", { osd: spare });
+  expect([early.status, early.body.code]).toEqual([409, "FB2203"]);
+});
+
+test("the word of a replica's end does not hide the one that came in its place", async () => {
+  const { osds: members, replicas } = await group();
+  const osd = members[1]!;
+  const { replicaId } = replicas.find((one) => one.osd === osd)!;
+  await osds[osd]!.report({ complete: false });
+  const gone = { $typeName: "fastblock.control.PgReport" as const, pg: PG, replica: 99 };
+  await osds[osd]!.report({
+    complete: false,
+    pgs: [
+      {
+        ...gone,
+        role: PgRole.REMOVED,
+        term: 0n,
+        leader: 0,
+        commitIndex: 0n,
+        appliedIndex: 0n,
+        established: false,
+        usedBytes: 0n,
+      },
+    ],
+  });
+  const found = (await group()).replicas.find((one) => one.replicaId === replicaId)!;
+  expect(found.role).not.toBe("unknown");
+});

@@ -1,0 +1,282 @@
+// cold path: a replica that is filled asks in rounds of milliseconds.
+/**
+ * Both ends of catch-up by difference (`core/pg/fill.ts`) on the wire: this shard answers as a
+ * leader, and asks leaders for its own replicas. Messages: `proto/fill.proto`; data travels as
+ * answers to BlockFetch.
+ */
+import { create, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
+import { FastblockError } from "../base/errors.ts";
+import { Status } from "../base/status.ts";
+import { BLOCKS_PER_UNIT, TWO_32 } from "../base/units.ts";
+import {
+  BlockState,
+  type FillBeginning,
+  type FillPage,
+  type FillSource,
+  type FillUnits,
+  type Group,
+  type ListedUnit,
+  type PgShard,
+  type UnitKey,
+  UnitListing,
+  UnitState,
+} from "../pg/pg.ts";
+import type { World } from "../reactor/world.ts";
+import { type Connection, type ControlService, Method } from "../rpc/rpc.ts";
+import { decodeGroupState, encodeGroupState } from "../store/store.ts";
+import {
+  BeginReplySchema,
+  BeginRequestSchema,
+  ListReplySchema,
+  ListRequestSchema,
+  UnitsReplySchema,
+  UnitsRequestSchema,
+} from "../../proto/gen/fill_pb.ts";
+import { fetchBlocks } from "./block-fetch.ts";
+
+const KEY_BYTES = 16;
+const LISTED_BYTES = 24;
+const BLOCK_BYTES = 12;
+const UNIT_BYTES = BLOCKS_PER_UNIT * BLOCK_BYTES;
+/** Units that one request may ask about. */
+const UNITS_MAX = 256;
+/** Slices of the index that are looked at for one page: a page may be empty and not the last. */
+const SLICES_MAX = 8;
+/** A leader that does not answer in time is asked anew. */
+const CALL_TIMEOUT_MS = 2000;
+
+/** Answer replicas that are filled from this shard's groups. */
+export function serveFill(pg: PgShard, service: ControlService): void {
+  const listing = new UnitListing();
+  service.serve(Method.FillBegin, BeginRequestSchema, BeginReplySchema, (request) => {
+    const group = leaderOf(pg, request.pg, request.replica);
+    const index = group.appliedIndex;
+    const term = group.node.log.termAt(index);
+    const state = encodeGroupState(group.encodeState());
+    return create(BeginReplySchema, { index: BigInt(index), term: BigInt(term), state });
+  });
+  service.serve(Method.FillList, ListRequestSchema, ListReplySchema, (request) => {
+    const group = leaderOf(pg, request.pg, request.replica);
+    let cursor = request.cursor;
+    for (let slice = 0; slice < SLICES_MAX; slice++) {
+      cursor = pg.store.listUnits(group.row, cursor, listing);
+      if (cursor < 0 || listing.count > 0) break;
+    }
+    const units = encodeListing(listing);
+    return create(ListReplySchema, { next: Math.max(0, cursor), end: cursor < 0, units });
+  });
+  service.serve(Method.FillUnits, UnitsRequestSchema, UnitsReplySchema, (request) => {
+    const group = leaderOf(pg, request.pg, request.replica);
+    const keys = decodeKeys(request.keys);
+    const units = new Uint8Array(keys.length * UNIT_BYTES);
+    const view = new DataView(units.buffer);
+    const state = new UnitState();
+    for (const [at, key] of keys.entries()) {
+      state.layer = key.layer;
+      state.unit = key.unit;
+      state.snapSeq = key.snapSeq;
+      pg.store.unitState(group.row, state);
+      encodeUnit(view, at * UNIT_BYTES, state);
+    }
+    return create(UnitsReplySchema, { applied: BigInt(group.appliedIndex), units });
+  });
+}
+
+/**
+ * What a leader has applied is committed, whether it serves already or not. Waiting for that was not
+ * enough: it may need this very replica to commit anything, when another one is gone.
+ */
+function leaderOf(pg: PgShard, id: number, replica: number): Group {
+  const group = pg.groups.get(id);
+  if (group !== undefined && group.replica === replica && group.isLeader) return group;
+  throw new FastblockError("FB1007", `filling a replica of group ${String(id)}: not the leader`, {
+    why: `replica ${String(replica)} is asked and does not lead here, wanted the leader`,
+  });
+}
+
+/** A leader at the other end of a connection. */
+export class PeerFillSource implements FillSource {
+  private readonly world: World;
+  private readonly service: ControlService;
+  private readonly connection: Connection;
+  private readonly pg: number;
+  private readonly replica: number;
+
+  constructor(
+    world: World,
+    service: ControlService,
+    connection: Connection,
+    pg: number,
+    replica: number,
+  ) {
+    this.world = world;
+    this.service = service;
+    this.connection = connection;
+    this.pg = pg;
+    this.replica = replica;
+  }
+
+  async begin(): Promise<FillBeginning> {
+    const request = create(BeginRequestSchema, { pg: this.pg, replica: this.replica });
+    const reply = await this.call(Method.FillBegin, BeginRequestSchema, request, BeginReplySchema);
+    const state = decodeGroupState(reply.state);
+    const index = Number(reply.index);
+    if (state === undefined || state.applied !== index) throw malformed("the state of the group");
+    return { index, term: Number(reply.term), state };
+  }
+
+  async list(cursor: number): Promise<FillPage> {
+    const request = create(ListRequestSchema, { pg: this.pg, replica: this.replica, cursor });
+    const reply = await this.call(Method.FillList, ListRequestSchema, request, ListReplySchema);
+    return { next: reply.end ? -1 : reply.next, units: decodeListing(reply.units) };
+  }
+
+  async units(keys: readonly UnitKey[]): Promise<FillUnits> {
+    const request = create(UnitsRequestSchema, {
+      pg: this.pg,
+      replica: this.replica,
+      keys: encodeKeys(keys),
+    });
+    const reply = await this.call(Method.FillUnits, UnitsRequestSchema, request, UnitsReplySchema);
+    if (reply.units.length !== keys.length * UNIT_BYTES) throw malformed("units");
+    const view = viewOf(reply.units);
+    const units = keys.map((key, at) => decodeUnit(view, at * UNIT_BYTES, key));
+    return { applied: Number(reply.applied), units };
+  }
+
+  async blocks(unit: UnitState, first: number, count: number, to: number): Promise<number> {
+    const range = {
+      pg: this.pg,
+      replica: this.replica,
+      layer: unit.layer,
+      firstBlock: unit.unit * BLOCKS_PER_UNIT + first,
+      blocks: count,
+      snapSeq: unit.snapSeq,
+    };
+    const answer = await fetchBlocks(this.world, this.connection, range, to);
+    if (answer.status === Status.Damaged) return -1;
+    if (answer.status !== Status.Ok) {
+      throw new FastblockError("FB1004", "fetching blocks from the leader failed", {
+        why: Status[answer.status] ?? String(answer.status),
+      });
+    }
+    let bits = 0;
+    for (const [at, block] of answer.blocks.entries()) {
+      if (block.state === BlockState.Damaged) return -1;
+      // Given up since it was told as data: no later entry changed it, so it must be told again.
+      if (block.state === BlockState.Lost) return -1;
+      const same =
+        block.state === BlockState.Data &&
+        block.version === unit.versions[first + at]! &&
+        block.crc === unit.crcs[first + at]!;
+      if (same) bits |= 1 << (first + at);
+    }
+    return bits;
+  }
+
+  private call<Request extends DescMessage, Reply extends DescMessage>(
+    method: Method,
+    schema: Request,
+    message: MessageShape<Request>,
+    reply: Reply,
+  ): Promise<MessageShape<Reply>> {
+    return this.service.call(this.connection, method, schema, message, reply, {
+      timeoutMs: CALL_TIMEOUT_MS,
+    });
+  }
+}
+
+function malformed(what: string): FastblockError {
+  return new FastblockError("FB1007", `filling a replica: ${what} of the leader is malformed`);
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+function putKey(view: DataView, at: number, key: UnitKey): void {
+  view.setUint32(at, key.layer % TWO_32, true);
+  view.setUint32(at + 4, Math.floor(key.layer / TWO_32), true);
+  view.setUint32(at + 8, key.unit, true);
+  view.setUint32(at + 12, key.snapSeq, true);
+}
+
+function getKey(view: DataView, at: number): UnitKey {
+  return {
+    layer: view.getUint32(at, true) + view.getUint32(at + 4, true) * TWO_32,
+    unit: view.getUint32(at + 8, true),
+    snapSeq: view.getUint32(at + 12, true),
+  };
+}
+
+function encodeKeys(keys: readonly UnitKey[]): Uint8Array {
+  const bytes = new Uint8Array(keys.length * KEY_BYTES);
+  for (const [at, key] of keys.entries()) putKey(viewOf(bytes), at * KEY_BYTES, key);
+  return bytes;
+}
+
+function decodeKeys(bytes: Uint8Array): UnitKey[] {
+  if (bytes.length % KEY_BYTES !== 0 || bytes.length > UNITS_MAX * KEY_BYTES) {
+    throw malformed("the list of units");
+  }
+  const view = viewOf(bytes);
+  const keys: UnitKey[] = [];
+  for (let at = 0; at < bytes.length; at += KEY_BYTES) keys.push(getKey(view, at));
+  return keys;
+}
+
+function encodeListing(listing: UnitListing): Uint8Array {
+  const bytes = new Uint8Array(listing.count * LISTED_BYTES);
+  const view = viewOf(bytes);
+  for (let row = 0; row < listing.count; row++) {
+    const at = row * LISTED_BYTES;
+    putKey(view, at, {
+      layer: listing.layers[row]!,
+      unit: listing.units[row]!,
+      snapSeq: listing.snapSeqs[row]!,
+    });
+    view.setUint32(at + 16, listing.digestsLow[row]!, true);
+    view.setUint32(at + 20, listing.digestsHigh[row]!, true);
+  }
+  return bytes;
+}
+
+function decodeListing(bytes: Uint8Array): ListedUnit[] {
+  if (bytes.length % LISTED_BYTES !== 0) throw malformed("the list of units");
+  const view = viewOf(bytes);
+  const units: ListedUnit[] = [];
+  for (let at = 0; at < bytes.length; at += LISTED_BYTES) {
+    units.push({
+      ...getKey(view, at),
+      digestLow: view.getUint32(at + 16, true),
+      digestHigh: view.getUint32(at + 20, true),
+    });
+  }
+  return units;
+}
+
+function encodeUnit(view: DataView, from: number, unit: UnitState): void {
+  for (let block = 0; block < BLOCKS_PER_UNIT; block++) {
+    const at = from + block * BLOCK_BYTES;
+    const version = unit.versions[block]!;
+    const high = Math.floor(version / TWO_32);
+    view.setUint32(at, unit.crcs[block]!, true);
+    view.setUint32(at + 4, version % TWO_32, true);
+    view.setUint32(at + 8, (high | (unit.states[block]! << 30)) >>> 0, true);
+  }
+}
+
+function decodeUnit(view: DataView, from: number, key: UnitKey): UnitState {
+  const unit = new UnitState();
+  unit.layer = key.layer;
+  unit.unit = key.unit;
+  unit.snapSeq = key.snapSeq;
+  for (let block = 0; block < BLOCKS_PER_UNIT; block++) {
+    const at = from + block * BLOCK_BYTES;
+    const high = view.getUint32(at + 8, true);
+    unit.crcs[block] = view.getUint32(at, true);
+    unit.versions[block] = view.getUint32(at + 4, true) + (high & 0xffff) * TWO_32;
+    unit.states[block] = high >>> 30;
+  }
+  return unit;
+}

@@ -1,0 +1,541 @@
+// cold path: a replica is filled in rounds of milliseconds; nothing here runs per I/O.
+/**
+ * Catch-up by difference: for a replica that misses entries which nobody holds in the log any more,
+ * or whose store can not be trusted as it is.
+ *
+ *   begin     when its log does not reach the leader's: it takes over the leader's position X and
+ *             the state of the group as of X; its blocks stay what they are: old
+ *   listing   the leader tells its units, each with a digest of its 16 blocks; equal ones are done
+ *   transfer  units that differ, then its own units that the leader did not tell, in rounds:
+ *               hold: apply nothing further
+ *               ask what the blocks of some units are; the answer holds at the leader's applied
+ *               index L; go on applying until exactly L, and hold there
+ *               fetch the blocks that differ, log them, and when that is durable, put them in place
+ *               let go
+ *   again     until a pass has put nothing in place: what an older snapshot or a parent shows may
+ *             show through where a newer one, compared before, holds nothing of its own
+ *   end       a durable record; from then on it counts again
+ *
+ * Each round makes some units of this replica at index L what they are at the leader at index L.
+ * Both apply the same entries from there on, so they stay the same; entries apply as ever, and redo
+ * needs to know no more than behind which entry a transfer stands in the log.
+ *
+ * A block that the leader has overwritten between the answer and the fetch is left out: the entry
+ * that did it lies behind L and will be applied here as well. Units that are told as equal were
+ * equal at two indexes, perhaps different ones; what lies between them either wrote a version, which
+ * both show, or zeroed what both show as zero.
+ *
+ * The simpler design, to compare versions block by block while entries are applied and to let the
+ * higher one win, was not enough: a unit that was zeroed as a whole has no version left, and a copy
+ * that was under way meanwhile would have brought back what was in it.
+ *
+ * Everything starts over when the leader changes or the connection ends: equal units cost 24 bytes.
+ */
+import { assert } from "../base/assert.ts";
+import { FastblockError } from "../base/errors.ts";
+import { Status, statusName } from "../base/status.ts";
+import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
+import { CallbackTimer } from "../reactor/world.ts";
+import { bitCount, dataBits, SlotSet, UnitFillOp } from "./fill-parts.ts";
+import type { FillSource, FillUnits, ListedUnit, UnitKey } from "./fill-source.ts";
+import type { Group } from "./group.ts";
+import { BlockState, GroupHealth, UnitListing, UnitState } from "./local-store.ts";
+import type { PgShard } from "./pg.ts";
+
+/** Groups of one shard that are filled at a time. */
+const RUNNING_MAX = 2;
+/** Units that one round asks about, and data blocks that it copies (4 MiB of slots at most). */
+const ROUND_UNITS_MAX = 64;
+const ROUND_BLOCKS_MAX = 256;
+/**
+ * A pause after each round, in rounds: the share of the time that recovery leaves to clients. One
+ * is the middle of the recovery dial.
+ */
+const PAUSE_ROUNDS = 1;
+const PAUSE_US_MIN = 500;
+const PAUSE_US_MAX = 50_000;
+/** Between an attempt that failed and the next. */
+const RETRY_US = 200_000;
+/** Until a log that was full is looked at again: blocks are being moved home meanwhile. */
+const ROOM_US = 10_000;
+/** A round whose index does not come is given up: the hold must not last. */
+const HOLD_US_MAX = 2_000_000;
+
+/** What was done since the start, all groups of the shard. */
+export interface FillCounters {
+  fillsBegun: number;
+  fillsEnded: number;
+  fillUnitsCompared: number;
+  fillUnitsDiffering: number;
+  /** Blocks with data that differed, and blocks fetched for them: their ratio is the amplification. */
+  fillBlocksDiffering: number;
+  fillBlocksCopied: number;
+}
+
+/** The groups of one shard that are being filled, or wait for it. */
+export class Fills {
+  readonly counters: FillCounters = {
+    fillsBegun: 0,
+    fillsEnded: 0,
+    fillUnitsCompared: 0,
+    fillUnitsDiffering: 0,
+    fillBlocksDiffering: 0,
+    fillBlocksCopied: 0,
+  };
+  private readonly shard: PgShard;
+  private readonly waiting: Fill[] = [];
+  private running = 0;
+  private stopped = false;
+
+  constructor(shard: PgShard) {
+    this.shard = shard;
+  }
+
+  /** How many groups are being filled or wait for it. */
+  get count(): number {
+    return this.running + this.waiting.length;
+  }
+
+  /**
+   * Fill a group. `fromBase`: its log does not reach the leader's, it has to begin at the leader's
+   * position; else it was being filled when this process started.
+   */
+  want(group: Group, fromBase: boolean): void {
+    if (this.stopped) return;
+    if (group.fill !== null) {
+      if (fromBase) group.fill.beginAgain();
+      return;
+    }
+    group.fill = new Fill(this.shard, group, this.counters, fromBase);
+    this.waiting.push(group.fill);
+    this.next();
+  }
+
+  /** The replica is gone, or the process stops. */
+  forget(group: Group): void {
+    const fill = group.fill;
+    if (fill === null) return;
+    fill.cancel();
+    const at = this.waiting.indexOf(fill);
+    if (at >= 0) this.waiting.splice(at, 1);
+    group.fill = null;
+  }
+
+  /** Fill nothing any more. */
+  stop(): void {
+    this.stopped = true;
+    for (const group of this.shard.groups.values()) this.forget(group);
+  }
+
+  private next(): void {
+    while (this.running < RUNNING_MAX && this.waiting.length > 0) {
+      const fill = this.waiting.shift()!;
+      this.running += 1;
+      // `run` answers every error itself; what still comes out is a bug and ends the process.
+      fill.run().then(
+        () => this.onEnded(fill),
+        (error: unknown) => this.shard.onBroken(error),
+      );
+    }
+  }
+
+  private onEnded(fill: Fill): void {
+    this.running -= 1;
+    if (fill.group.fill === fill) fill.group.fill = null;
+    this.next();
+  }
+}
+
+/** One group on its way back. */
+export class Fill {
+  readonly group: Group;
+  private readonly shard: PgShard;
+  private readonly counters: FillCounters;
+  private fromBase: boolean;
+  private cancelled = false;
+  private readonly seen = new SlotSet();
+  private readonly pending: UnitKey[] = [];
+  /** Units that the leader could not read: tried again at the end. */
+  private readonly unreadable: UnitKey[] = [];
+  private readonly own = new UnitState();
+  /** Units put in place by the pass that goes on. */
+  private placed = 0;
+  private wake: (() => void) | null = null;
+
+  constructor(shard: PgShard, group: Group, counters: FillCounters, fromBase: boolean) {
+    this.shard = shard;
+    this.group = group;
+    this.counters = counters;
+    this.fromBase = fromBase;
+  }
+
+  /** The leader's log went past this replica again. */
+  beginAgain(): void {
+    this.fromBase = true;
+  }
+
+  cancel(): void {
+    this.cancelled = true;
+    this.release();
+    this.wake?.();
+  }
+
+  /** Called by the group whenever it has applied something. */
+  onApplied(): void {
+    this.wake?.();
+  }
+
+  /** Called by the group: the beginning is durable. */
+  onBegun(): void {
+    this.wake?.();
+  }
+
+  /** Until the replica counts again. */
+  async run(): Promise<void> {
+    while (!this.cancelled) {
+      try {
+        if (await this.attempt()) return;
+      } catch (error) {
+        if (!(error instanceof FastblockError) && !(error instanceof Setback)) throw error;
+        const reason = error.message;
+        this.shard.logger.info("filling begins again", { pg: this.group.pg, reason });
+      } finally {
+        this.release();
+      }
+      await this.pause(RETRY_US);
+    }
+  }
+
+  /** One attempt with one leader. False: there is none, or it has to begin again. */
+  private async attempt(): Promise<boolean> {
+    const source = this.shard.fillSource(this.group);
+    if (source === null) return false;
+    if (this.group.isLeader) this.fromBase = false;
+    if (this.fromBase && !(await this.begin(source))) return false;
+    if (!this.isFilling()) return true;
+    do {
+      this.placed = 0;
+      await this.pass(source);
+    } while (this.placed > 0 && this.goesOn());
+    if (!this.goesOn()) return false;
+    this.shard.store.endFill(this.group.row);
+    this.shard.world.turns.again();
+    await this.until(() => !this.isFilling());
+    this.counters.fillsEnded += 1;
+    this.shard.logger.info("replica is filled", { pg: this.group.pg, replica: this.group.replica });
+    return true;
+  }
+
+  /** Once through everything. */
+  private async pass(source: FillSource): Promise<void> {
+    await this.list(source);
+    await this.listOwn(source);
+    while (this.unreadable.length > 0 && this.goesOn()) {
+      this.pending.push(...this.unreadable.splice(0));
+      await this.pause(RETRY_US);
+      await this.transferAll(source, 1);
+    }
+  }
+
+  private isFilling(): boolean {
+    return this.shard.store.healthOf(this.group.row) === GroupHealth.Filling;
+  }
+
+  private goesOn(): boolean {
+    return !this.cancelled && !this.fromBase;
+  }
+
+  /* -------------------------------------------------------------- beginning */
+
+  /** Take over the leader's position. False: not now, or not needed any more. */
+  private async begin(source: FillSource): Promise<boolean> {
+    const { group, shard } = this;
+    const { node } = group;
+    group.deaf = true;
+    node.setFilling(true);
+    await this.until(() => group.isQuiet);
+    const beginning = await source.begin();
+    if (this.cancelled) return false;
+    assert(group.isQuiet, "Fill.begin: the replica appended while it was deaf");
+    this.fromBase = false;
+    const known =
+      beginning.index <= group.commitIndex || node.log.matches(beginning.index, beginning.term);
+    if (known) {
+      // The entries came after all: an answer to an older question.
+      this.hearAgain();
+      return true;
+    }
+    this.counters.fillsBegun += 1;
+    shard.logger.info("filling a replica by difference", {
+      pg: group.pg,
+      replica: group.replica,
+      applied: group.appliedIndex,
+      from: beginning.index,
+    });
+    group.beginning = beginning;
+    shard.store.beginFill(group.row, beginning.index, beginning.term, beginning.state);
+    shard.world.turns.again();
+    await this.until(() => group.beginning === null);
+    return true;
+  }
+
+  private hearAgain(): void {
+    const { group } = this;
+    group.deaf = false;
+    group.node.setFilling(this.isFilling());
+  }
+
+  /* ---------------------------------------------------------------- listing */
+
+  private async list(source: FillSource): Promise<void> {
+    this.seen.clear();
+    this.pending.length = 0;
+    this.unreadable.length = 0;
+    let cursor = 0;
+    while (cursor >= 0 && this.goesOn()) {
+      const page = await source.list(cursor);
+      for (const listed of page.units) this.compare(listed);
+      await this.transferAll(source, ROUND_UNITS_MAX);
+      cursor = page.next;
+    }
+    await this.transferAll(source, 1);
+  }
+
+  private compare(listed: ListedUnit): void {
+    const { own, shard } = this;
+    own.layer = listed.layer;
+    own.unit = listed.unit;
+    own.snapSeq = listed.snapSeq;
+    shard.store.unitState(this.group.row, own);
+    this.counters.fillUnitsCompared += 1;
+    const slot = shard.store.unitSlot(listed.layer, listed.unit, listed.snapSeq);
+    if (slot >= 0) this.seen.add(slot);
+    shard.store.digestOf(own);
+    if (own.digestLow === listed.digestLow && own.digestHigh === listed.digestHigh) return;
+    this.pending.push({ layer: listed.layer, unit: listed.unit, snapSeq: listed.snapSeq });
+  }
+
+  /** Units that are here and were not told: the leader is asked for each. */
+  private async listOwn(source: FillSource): Promise<void> {
+    const listing = new UnitListing();
+    const { store } = this.shard;
+    let cursor = 0;
+    while (cursor >= 0 && this.goesOn()) {
+      cursor = store.listUnits(this.group.row, cursor, listing);
+      for (let at = 0; at < listing.count; at++) {
+        const layer = listing.layers[at]!;
+        const unit = listing.units[at]!;
+        const snapSeq = listing.snapSeqs[at]!;
+        const slot = store.unitSlot(layer, unit, snapSeq);
+        if (slot >= 0 && this.seen.has(slot)) continue;
+        this.pending.push({ layer, unit, snapSeq });
+      }
+      await this.transferAll(source, ROUND_UNITS_MAX);
+      await this.turn();
+    }
+    await this.transferAll(source, 1);
+  }
+
+  /* --------------------------------------------------------------- transfer */
+
+  /** Rounds, while at least `countMin` units wait. */
+  private async transferAll(source: FillSource, countMin: number): Promise<void> {
+    while (this.pending.length >= countMin && this.goesOn()) {
+      const clock = this.shard.world.clock;
+      const begunUs = clock.nowUs();
+      const keys = this.pending.splice(0, ROUND_UNITS_MAX);
+      try {
+        await this.round(source, keys);
+      } finally {
+        this.release();
+      }
+      const tookUs = clock.nowUs() - begunUs;
+      await this.pause(Math.max(PAUSE_US_MIN, Math.min(PAUSE_US_MAX, tookUs * PAUSE_ROUNDS)));
+    }
+  }
+
+  /** Make some units what they are at the leader. Those that do not fit go back to the queue. */
+  private async round(source: FillSource, keys: readonly UnitKey[]): Promise<void> {
+    const { group } = this;
+    group.holdIndex = group.appliedIndex;
+    const answer = await source.units(keys);
+    if (answer.applied < group.appliedIndex) {
+      // The leader has not applied what this replica knows as committed: in a moment it will have.
+      this.pending.push(...keys);
+      return;
+    }
+    group.holdIndex = answer.applied;
+    this.shard.queueApply(group);
+    this.shard.world.turns.again();
+    await this.until(() => group.appliedIndex === answer.applied);
+    const ops: UnitFillOp[] = [];
+    try {
+      await this.gather(source, keys, answer, ops);
+      await this.place(ops);
+    } finally {
+      for (const op of ops) op.release();
+    }
+  }
+
+  /** Find what differs, and fetch it. */
+  private async gather(
+    source: FillSource,
+    keys: readonly UnitKey[],
+    answer: FillUnits,
+    ops: UnitFillOp[],
+  ): Promise<void> {
+    const { store, world } = this.shard;
+    const fetches: Promise<void>[] = [];
+    let blocks = 0;
+    for (let at = 0; at < keys.length; at++) {
+      const key = keys[at]!;
+      const theirs = answer.units[at]!;
+      const differing = this.differing(key, theirs);
+      if (differing === 0) continue;
+      const data = differing & dataBits(theirs);
+      const count = bitCount(data);
+      const slot = count === 0 ? -1 : world.slots.take(count * BLOCK_SIZE);
+      if (blocks + count > ROUND_BLOCKS_MAX || (count > 0 && slot < 0)) {
+        if (slot >= 0) world.slots.release(slot);
+        this.pending.push(...keys.slice(at));
+        break;
+      }
+      blocks += count;
+      this.counters.fillUnitsDiffering += 1;
+      this.counters.fillBlocksDiffering += count;
+      const op = new UnitFillOp(world, store, theirs, this.group.row, answer.applied);
+      op.mask = differing;
+      op.arenaOffset = slot;
+      ops.push(op);
+      fetches.push(this.fetch(source, op, key, theirs, data));
+    }
+    // All of them end before the slots may be given back.
+    const settled = await Promise.allSettled(fetches);
+    for (const one of settled) if (one.status === "rejected") throw one.reason;
+  }
+
+  /** The blocks of a unit that are not the same here. */
+  private differing(key: UnitKey, theirs: UnitState): number {
+    const { own } = this;
+    own.layer = key.layer;
+    own.unit = key.unit;
+    own.snapSeq = key.snapSeq;
+    this.shard.store.unitState(this.group.row, own);
+    let bits = 0;
+    for (let block = 0; block < BLOCKS_PER_UNIT; block++) {
+      const state = theirs.states[block]!;
+      const same =
+        state === own.states[block]! &&
+        (state === BlockState.Zero ||
+          (theirs.versions[block]! === own.versions[block]! &&
+            theirs.crcs[block]! === own.crcs[block]!));
+      if (!same) bits |= 1 << block;
+    }
+    return bits;
+  }
+
+  /** Fetch the data blocks `data` of one unit, run by run, packed; forget those that changed. */
+  private async fetch(
+    source: FillSource,
+    op: UnitFillOp,
+    key: UnitKey,
+    theirs: UnitState,
+    data: number,
+  ): Promise<void> {
+    let packed = 0;
+    let arrived = 0;
+    let block = 0;
+    while (block < BLOCKS_PER_UNIT) {
+      if ((data & (1 << block)) === 0) {
+        block += 1;
+        continue;
+      }
+      let count = 1;
+      while (block + count < BLOCKS_PER_UNIT && (data & (1 << (block + count))) !== 0) count += 1;
+      this.counters.fillBlocksCopied += count;
+      const to = op.arenaOffset + packed * BLOCK_SIZE;
+      const bits = await source.blocks(theirs, block, count, to);
+      if (bits < 0) {
+        this.unreadable.push(key);
+        op.mask = 0;
+        return;
+      }
+      arrived |= bits;
+      packed += count;
+      block += count;
+    }
+    op.drop(data & ~arrived, data);
+  }
+
+  /** Put the blocks in place. Those that find no room in the log in time go back to the queue. */
+  private async place(ops: readonly UnitFillOp[]): Promise<void> {
+    const { clock, turns } = this.shard.world;
+    const untilUs = clock.nowUs() + HOLD_US_MAX;
+    let waiting = ops.filter((op) => op.mask !== 0);
+    while (waiting.length > 0) {
+      const placed = waiting.map((op) => op.place());
+      turns.again();
+      const statuses = await Promise.all(placed);
+      const failed = statuses.find((status) => status !== Status.Ok && status !== Status.Busy);
+      if (failed !== undefined) {
+        throw new Setback(`a unit could not be put in place: ${statusName(failed)}, wanted Ok`);
+      }
+      const before = waiting.length;
+      waiting = waiting.filter((_, at) => statuses[at] === Status.Busy);
+      this.placed += before - waiting.length;
+      if (waiting.length === 0) return;
+      if (clock.nowUs() > untilUs || !this.goesOn()) {
+        for (const { layer, unit, snapSeq } of waiting) this.pending.push({ layer, unit, snapSeq });
+        return;
+      }
+      await this.pause(ROOM_US);
+    }
+  }
+
+  /* ---------------------------------------------------------------- waiting */
+
+  /** Let the group apply and hear again. */
+  private release(): void {
+    const { group, shard } = this;
+    if (group.beginning === null && group.deaf) this.hearAgain();
+    if (group.holdIndex === Number.POSITIVE_INFINITY) return;
+    group.holdIndex = Number.POSITIVE_INFINITY;
+    shard.queueApply(group);
+    shard.world.turns.again();
+  }
+
+  /** Wait until `ready`, looked at when something was applied and every few milliseconds. */
+  private async until(ready: () => boolean): Promise<void> {
+    const { clock } = this.shard.world;
+    const untilUs = clock.nowUs() + HOLD_US_MAX;
+    while (!ready()) {
+      if (this.cancelled) throw new Setback("the replica is no longer filled here");
+      // A beginning that was handed to the store comes to its end, however long a checkpoint takes.
+      if (clock.nowUs() > untilUs && this.group.beginning === null) {
+        throw new Setback("the replica does not get there in time");
+      }
+      await this.pause(5000);
+    }
+  }
+
+  private turn(): Promise<void> {
+    return this.pause(0);
+  }
+
+  private pause(delayUs: number): Promise<void> {
+    const { world } = this.shard;
+    return new Promise((resolve) => {
+      const timer = new CallbackTimer(() => {
+        this.wake = null;
+        world.timers.disarm(timer);
+        resolve();
+      });
+      // Long pauses are not cut short by what is applied meanwhile.
+      this.wake = delayUs <= 5000 || this.cancelled ? (): void => timer.onTimer() : null;
+      world.timers.arm(timer, delayUs);
+    });
+  }
+}
+
+/** What may happen and is tried again. */
+class Setback extends Error {}

@@ -1,0 +1,247 @@
+// data path
+import type { Mover, ObjectStore } from "../object/object.ts";
+import type { ShardLog } from "../log/log.ts";
+import { CallbackTimer, type Drain, DrainOrder } from "../reactor/world.ts";
+import type { PageWriter } from "../store/store.ts";
+import { Checkpointer, type TurnWaiter } from "./local-store-checkpoint.ts";
+import type { Filler } from "./local-store-fill.ts";
+import type { OpenedStore } from "./local-store-open.ts";
+import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
+
+/** Share of the units in quarantine that starts a checkpoint (R5). */
+const QUARANTINE_SHARE = 0.01;
+
+/** Share of the log that must have filled since the last checkpoint before the next one. */
+const GROWTH_SHARE = 0.05;
+
+/** Sweeps of a checkpoint that find nothing but damage, before it is adopted as it is. */
+const DAMAGE_TRIES = 3;
+
+interface Waiter {
+  readonly ready: () => boolean;
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+/**
+ * The store's own work, looked at in each turn: blocks move home when the log is somewhat full or
+ * nothing is appended for a while, checkpoints begin when the log or the quarantine has grown. The
+ * checkpointer, which alone knows their order, waits here for turns.
+ *
+ * Nothing is moved or checkpointed before `begin`.
+ */
+export class Background implements Drain, TurnWaiter {
+  /** The replay has ended. */
+  begun = false;
+  private readonly parts: StoreParts;
+  private readonly state: StoreState;
+  private readonly log: ShardLog;
+  private readonly objects: ObjectStore;
+  private readonly mover: Mover;
+  private readonly pages: PageWriter;
+  private readonly filler: Filler;
+  private readonly checkpointer: Checkpointer;
+  private readonly idleTimer: CallbackTimer;
+  private readonly waiters: Waiter[] = [];
+  private backgroundHeld = false;
+  private draining = false;
+  private idle = false;
+  private checkpointRequested = false;
+  /** The mover found nothing that may be moved; it looks again after the next batch. */
+  private moverStalled = false;
+  private fruitlessSweeps = 0;
+
+  constructor(opened: OpenedStore, machines: StoreMachines, filler: Filler) {
+    const { parts, state } = opened;
+    this.parts = parts;
+    this.state = state;
+    this.log = machines.log;
+    this.objects = machines.objects;
+    this.mover = machines.mover;
+    this.pages = machines.pages;
+    this.filler = filler;
+    this.checkpointer = new Checkpointer(parts, machines, state, this);
+    this.checkpointer.tailCrc = opened.tailPrevCrc;
+    this.checkpointer.tailIncarnation = opened.tailIncarnation;
+    this.idleTimer = new CallbackTimer(() => this.onIdleTimer());
+    parts.world.turns.addDrain(DrainOrder.Apply, this);
+  }
+
+  /** The replay has ended: work may start. */
+  begin(): void {
+    this.begun = true;
+    this.state.changed = true;
+    this.armIdle(this.parts.tuning.idleMs * 1000);
+  }
+
+  /** Something was appended. */
+  onAppended(): void {
+    this.idle = false;
+    if (this.idleTimer.timerDueUs < 0) this.armIdle(this.parts.tuning.idleMs * 1000);
+  }
+
+  /** What could not be moved home perhaps can be now. */
+  retryMoves(): void {
+    this.moverStalled = false;
+  }
+
+  drain(): void {
+    this.wakeWaiters();
+    if (!this.begun || this.state.failed) return;
+    this.mover.advance();
+    this.pages.advance();
+    if (this.mover.failed || this.pages.failed) return;
+    if (this.objects.goneCount > 0) {
+      if (this.objects.scanGone()) this.parts.world.turns.again();
+      this.state.changed = true;
+    }
+    this.moveHome();
+    this.startCheckpoint();
+  }
+
+  private moveHome(): void {
+    if (this.backgroundHeld || !this.mover.idle) return;
+    if (this.moverStalled && !this.draining) return;
+    if (this.objects.dirty.count === 0) return;
+    if (this.mover.fruitless) this.onFruitlessSweep();
+    if (!this.draining && !this.idle && !this.isFuller(this.parts.tuning.moverStartPercent)) return;
+    if (!this.mover.start()) this.moverStalled = true;
+  }
+
+  /** Damage that nobody healed yet: it must not hold a checkpoint, nor be tried again and again. */
+  private onFruitlessSweep(): void {
+    this.mover.fruitless = false;
+    this.fruitlessSweeps += 1;
+    if (this.draining) this.mover.adoptDamage = this.fruitlessSweeps >= DAMAGE_TRIES;
+    else this.moverStalled = true;
+  }
+
+  private isFuller(percent: number): boolean {
+    return this.log.usedBlocks * 100 >= this.log.space.ringBlocks * percent;
+  }
+
+  private startCheckpoint(): void {
+    if (this.checkpointer.running || this.state.closing) return;
+    if (!this.state.changed || !this.wantsCheckpoint()) return;
+    this.checkpointRequested = false;
+    this.runCheckpoint();
+  }
+
+  private wantsCheckpoint(): boolean {
+    if (this.checkpointRequested) return true;
+    // What the last checkpoint could not release does not call for the next one by itself.
+    const { slots, space } = this.parts;
+    const freed = slots.quarantined - this.state.quarantinedAfter;
+    if (freed > slots.unitsTotal * QUARANTINE_SHARE) return true;
+    if (!this.isFuller(this.parts.tuning.checkpointStartPercent)) return false;
+    return this.log.usedBlocks - this.state.usedAfter > space.ringBlocks * GROWTH_SHARE;
+  }
+
+  // cold: once per checkpoint.
+  private runCheckpoint(): void {
+    this.checkpointer.run().catch((error: unknown) => {
+      if (this.state.failed) return;
+      this.parts.logger.error("checkpoint failed", { error: String(error) });
+    });
+  }
+
+  /** Move everything home and write a checkpoint soon. */
+  requestCheckpoint(): void {
+    this.checkpointRequested = true;
+    this.parts.world.turns.again();
+  }
+
+  /** Called by the idle timer only. */
+  onIdleTimer(): void {
+    const idleUs = this.parts.tuning.idleMs * 1000;
+    const quietUs = this.parts.world.clock.turnUs - this.log.appendedAtUs;
+    if (quietUs < idleUs) {
+      this.armIdle(idleUs - quietUs);
+      return;
+    }
+    this.idle = true;
+    this.moverStalled = false;
+    if (this.state.changed) this.requestCheckpoint();
+  }
+
+  private armIdle(delayUs: number): void {
+    this.parts.world.timers.arm(this.idleTimer, delayUs);
+  }
+
+  /* ---------------------------------------------------- for the checkpointer */
+
+  // cold: the checkpointer waits with it.
+  waitUntil(ready: () => boolean): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.waiters.push({ ready, resolve, reject });
+      this.parts.world.turns.again();
+    });
+  }
+
+  private wakeWaiters(): void {
+    for (let at = this.waiters.length - 1; at >= 0; at--) {
+      const waiter = this.waiters[at]!;
+      if (this.state.failed) {
+        this.waiters.splice(at, 1);
+        rejectWaiter(waiter);
+      } else if (waiter.ready()) {
+        this.waiters.splice(at, 1);
+        waiter.resolve();
+      }
+    }
+  }
+
+  holdBackground(hold: boolean): void {
+    this.backgroundHeld = hold;
+  }
+
+  // cold: once per checkpoint.
+  async drainOverlay(position: number): Promise<void> {
+    this.draining = true;
+    this.moverStalled = false;
+    this.fruitlessSweeps = 0;
+    try {
+      await this.waitUntil(
+        () => this.mover.idle && this.objects.overlay.lowestPosition() >= position,
+      );
+    } finally {
+      this.draining = false;
+      this.mover.adoptDamage = false;
+    }
+  }
+
+  // cold: once per fill of a replica.
+  onBeginningDurable(row: number): void {
+    this.filler.onBeginningDurable(row);
+  }
+
+  // cold: once per renewed replica.
+  onRenewable(row: number): void {
+    this.filler.onRenewable(row);
+  }
+
+  /* ------------------------------------------------------------------ stop */
+
+  // cold: once per stop.
+  /** Wait until all is durable, and write the last checkpoint. Rejects when the device has failed. */
+  async finish(): Promise<void> {
+    await this.waitUntil(() => this.log.quiet && !this.checkpointer.running);
+    if (this.state.changed) await this.checkpointer.run();
+    await this.waitUntil(() => this.log.quiet);
+  }
+
+  stop(): void {
+    this.parts.world.timers.disarm(this.idleTimer);
+  }
+
+  // cold: once per stop.
+  /** Resolves in the next turn, also when the device has failed. */
+  turn(): Promise<void> {
+    return this.waitUntil(() => true).catch(() => undefined);
+  }
+}
+
+// cold: once per failed device.
+function rejectWaiter(waiter: Waiter): void {
+  waiter.reject(new Error("the device has failed"));
+}

@@ -1,0 +1,50 @@
+// cold path: once per start.
+import { Loader, type LogOwner, ShardLog } from "../log/log.ts";
+import { Mover, type MoverOwner, ObjectStore, Reader } from "../object/object.ts";
+import { PageWriter, type PageWriterOwner } from "../store/store.ts";
+import { BUFFERS, type OpenedStore } from "./local-store-open.ts";
+import type { StoreMachines } from "./local-store-parts.ts";
+
+/** Who the machines tell. */
+export type MachineOwner = LogOwner & MoverOwner & PageWriterOwner;
+
+/** Build what runs on an opened store. */
+export function buildMachines(opened: OpenedStore, owner: MachineOwner): StoreMachines {
+  const { world, device, space, batches, slots, quarantine, eras, seed, shard } = opened.parts;
+  const incarnation = opened.parts.claim.incarnation;
+  const log = new ShardLog({
+    world,
+    device,
+    owner,
+    entries: opened.parts.entries,
+    space,
+    batches,
+    slots,
+    quarantine,
+    shard,
+    incarnation,
+    seed,
+    headPosition: opened.headPosition,
+    tailPosition: opened.tailPosition,
+    lastCrc: opened.lastCrc,
+    vouchUs: opened.parts.tuning.vouchMs * 1000,
+    buffers: opened.parts.buffers + BUFFERS.batches,
+  });
+  const objects = new ObjectStore(slots, quarantine, batches, space.ringBlocks);
+  const depth = opened.parts.tuning.backgroundDepth;
+  const moverBuffer = opened.parts.buffers + BUFFERS.mover;
+  const pageBuffer = opened.parts.buffers + BUFFERS.pages;
+  return {
+    log,
+    objects,
+    reader: new Reader(world, device, objects, eras, space),
+    mover: new Mover(world, device, objects, eras, space, owner, { depth, buffer: moverBuffer }),
+    pages: new PageWriter(world, device, slots, owner, {
+      seed,
+      shard,
+      incarnation,
+      buffer: pageBuffer,
+    }),
+    loader: new Loader(world, device, log, slots, eras),
+  };
+}

@@ -1,0 +1,60 @@
+// cold path: for reports.
+import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
+import type { SlotTable } from "../store/store.ts";
+import type { Filler } from "./local-store-fill.ts";
+import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
+import type { StoreCounters, StoreUsage } from "./local-store-types.ts";
+
+/** How full the store is. */
+export function usageOf(parts: StoreParts, machines: StoreMachines): StoreUsage {
+  const { slots, space } = parts;
+  const { log, objects } = machines;
+  const total = slots.unitsTotal;
+  const quarantined = Math.min(slots.quarantined, total - slots.freeUnits);
+  return {
+    bytesTotal: total * UNIT_SIZE,
+    bytesUsed: (total - slots.freeUnits - quarantined + log.reservedUnits) * UNIT_SIZE,
+    bytesQuarantined: quarantined * UNIT_SIZE,
+    logBytesTotal: space.ringBlocks * BLOCK_SIZE,
+    logBytesUsed: log.usedBlocks * BLOCK_SIZE,
+    overlayBlocks: objects.overlay.count,
+  };
+}
+
+/** A snapshot of what was done since the store was opened. */
+export function countersOf(
+  machines: StoreMachines,
+  state: StoreState,
+  filler: Filler,
+): StoreCounters {
+  const { log, mover, pages, reader } = machines;
+  return {
+    bytesLog: log.bytesWritten,
+    bytesDirect: log.bytesDirect,
+    bytesHome: mover.bytesWritten,
+    bytesIndex: pages.bytesWritten,
+    bytesCheckpoint: state.checkpointBytes,
+    bytesRead: reader.bytesRead,
+    batches: log.batchesWritten,
+    entries: log.entriesAppended,
+    entriesAppendedAgain: log.entriesAgain,
+    flushes: state.flushes,
+    checkpoints: state.checkpoints,
+    checksumFailures: reader.checksumFailures,
+    blocksHealed: reader.blocksHealed,
+    blocksMoved: mover.blocksMoved,
+    unitsCopied: mover.unitsCopied,
+    unitsFilled: filler.unitsFilled,
+  };
+}
+
+/** Bytes of units of each layer that is here. */
+export function layerBytesOf(slots: SlotTable): Map<number, number> {
+  const { layers } = slots;
+  const bytes = new Map<number, number>();
+  for (const handle of layers.list()) {
+    const units = layers.unitsOf(handle);
+    if (units > 0) bytes.set(layers.idOf(handle), units * UNIT_SIZE);
+  }
+  return bytes;
+}

@@ -1,0 +1,292 @@
+// cold path: configurations and leaders change a few times a day.
+/**
+ * What a leader does so that its group becomes what the map wants.
+ *
+ * One step at a time, each from the configuration that is applied; a leader that comes in between
+ * goes on from there:
+ *
+ *   wanted and no member      add as learner, under the id of the map
+ *   learner, caught up        becomes a voter; in the same joint step leaves a voter that is not
+ *                             wanted, so that never fewer copies count than before
+ *   learner, not wanted       remove
+ *   this leader, not wanted   hand leadership to a wanted voter first
+ *   joint                     raft leaves it
+ *
+ * A voter goes only against another one, or where there are more than wanted; and only if enough of
+ * those that stay are reachable to go on without it.
+ *
+ * Leaders also go home: to the replica that the map names first, once it has been reachable for a
+ * while and lacks nothing; one per shard and second. Leadership that came by a transfer stays for a
+ * minute: somebody had a reason, such as a slow device. A restart of the preferred osd ends that.
+ *
+ * A configuration is told to the monitor once it is settled: a majority of its voters knows that it
+ * is committed. Only then may a replica that it lacks be destroyed (`membership.ts`).
+ */
+import type { PgInfo } from "../cluster/cluster.ts";
+import { EntryType } from "../log/log.ts";
+import { Status } from "../base/status.ts";
+import { uuidDigits } from "../base/uuid.ts";
+import {
+  changeConfiguration,
+  type ConfChange,
+  type Configuration,
+  encodeConfiguration,
+  formatConfiguration,
+  hasQuorum,
+  type Member,
+} from "../raft/raft.ts";
+import { CallbackTimer } from "../reactor/world.ts";
+import type { Group } from "./group.ts";
+import type { PeerLink } from "./peer-link.ts";
+import type { PgShard } from "./pg.ts";
+
+/** After something changed, and while what is there differs from what is wanted. */
+const SOON_US = 10_000;
+const LOOK_US = 500_000;
+/** The preferred leader must have been reachable for this long. */
+const HOME_LINK_US = 10_000_000;
+/** Between two leaders that go home, and between two attempts with the same group. */
+const HOME_PACE_US = 1_000_000;
+const TRANSFER_RETRY_US = 5_000_000;
+/** Leadership that was handed over stays at least this long. */
+const STAY_US = 60_000_000;
+
+/** What a leader knows of the members, as masks of slots. */
+export interface MemberView {
+  /** Reachable, this leader included. */
+  readonly live: number;
+  /** Learners that hold all that they need to vote. */
+  readonly ready: number;
+  /** This leader. */
+  readonly self: number;
+}
+
+/**
+ * The configuration that comes next on the way from `conf` to one with `wanted` as its voters; null:
+ * nothing to do now.
+ */
+export function nextConfiguration(
+  conf: Configuration,
+  wanted: readonly Member[],
+  view: MemberView,
+): Configuration | null {
+  if (conf.joint) return null;
+  const isWanted = (member: Member): boolean => wanted.some((one) => one.id === member.id);
+  const slotsOf = (mask: number): Member[] =>
+    conf.members.filter((_, slot) => (mask & (1 << slot)) !== 0);
+  // An id below the next one was given out before: its replica has left, or never comes.
+  const missing = wanted
+    .filter((one) => one.id >= conf.nextReplicaId)
+    .sort((left, right) => left.id - right.id);
+  const strays = slotsOf(conf.learners).filter((member) => !isWanted(member));
+  if (missing.length + strays.length > 0) {
+    return changeConfiguration(conf, { addLearners: missing, remove: idsOf(strays) });
+  }
+  const promote = slotsOf(conf.learners & view.ready).filter(isWanted);
+  const voters = slotsOf(conf.voters);
+  const spare = voters.length + promote.length - Math.min(voters.length, wanted.length);
+  const rank = (member: Member): number => {
+    if (member.id === view.self) return 2;
+    return (view.live & (1 << conf.slotOf(member.id))) === 0 ? 0 : 1;
+  };
+  const remove = voters
+    .filter((member) => !isWanted(member))
+    .sort((left, right) => rank(left) - rank(right))
+    .slice(0, spare);
+  while (promote.length + remove.length > 0) {
+    const change: ConfChange = { promote: idsOf(promote), remove: idsOf(remove) };
+    const next = changeConfiguration(conf, change);
+    if (staysAlive(conf, next, view.live)) return next;
+    if (remove.pop() === undefined) return null;
+  }
+  return null;
+}
+
+function idsOf(members: readonly Member[]): number[] {
+  return members.map((member) => member.id);
+}
+
+/** Whether the reachable members are a quorum of `next`, and of what comes behind it. */
+function staysAlive(conf: Configuration, next: Configuration, live: number): boolean {
+  let mask = 0;
+  next.members.forEach((member, slot) => {
+    if ((live & (1 << conf.slotOf(member.id))) !== 0) mask |= 1 << slot;
+  });
+  return hasQuorum(mask, next.voters, next.outgoing);
+}
+
+/** Looks after the groups that this shard leads. */
+export class Reconfigurer {
+  private readonly shard: PgShard;
+  private readonly watched = new Set<Group>();
+  private readonly timer: CallbackTimer;
+  /** No leader goes home before. */
+  private nextHomeUs = 0;
+  private stopped = false;
+
+  constructor(shard: PgShard) {
+    this.shard = shard;
+    this.timer = new CallbackTimer(() => this.onTimer());
+  }
+
+  /** The map's row or the configuration of a group changed. */
+  look(group: Group): void {
+    if (!group.isLeader || this.stopped) return;
+    this.watched.add(group);
+    const { world } = this.shard;
+    const soonUs = world.clock.nowUs() + SOON_US;
+    if (this.timer.timerDueUs < 0 || this.timer.timerDueUs > soonUs) {
+      world.timers.arm(this.timer, SOON_US);
+    }
+  }
+
+  /** This shard leads the group, from now on. */
+  onLeader(group: Group): void {
+    const handed = group.node.campaignTransfer;
+    group.stayUntilUs = handed ? this.shard.world.clock.nowUs() + STAY_US : 0;
+    group.transferAfterUs = 0;
+    group.settledTold = -1;
+    this.look(group);
+  }
+
+  /** What made a leader leave the process at the other end ended with it. */
+  onPeerRestarted(link: PeerLink): void {
+    for (const group of this.watched) {
+      if (group.peerOf(group.preferred)?.link === link) group.stayUntilUs = 0;
+    }
+  }
+
+  /** Move nothing any more. */
+  stop(): void {
+    this.stopped = true;
+    this.watched.clear();
+    this.shard.world.timers.disarm(this.timer);
+  }
+
+  /** The timer. */
+  onTimer(): void {
+    const now = this.shard.world.clock.nowUs();
+    for (const group of this.watched) {
+      if (!this.advance(group, now)) this.watched.delete(group);
+    }
+    if (this.watched.size > 0) this.shard.world.timers.arm(this.timer, LOOK_US);
+  }
+
+  /** Do what is due. Answers whether something is left to do. */
+  private advance(group: Group, now: number): boolean {
+    const { info } = group;
+    if (group.gone || !group.serving || info === null) return false;
+    const settled = this.tellSettled(group);
+    const changing = this.change(group, info, now);
+    if (changing) return true;
+    return this.goHome(group, now) || !settled;
+  }
+
+  private tellSettled(group: Group): boolean {
+    if (!isSettled(group)) return false;
+    if (group.settledTold !== group.confIndex) this.shard.onSettled(group);
+    group.settledTold = group.confIndex;
+    return true;
+  }
+
+  /* ---------------------------------------------------------- configuration */
+
+  /** One step towards what the map wants. Answers whether there is more to do. */
+  private change(group: Group, info: PgInfo, now: number): boolean {
+    const { node } = group;
+    const wanted = wantedOf(info);
+    if (isReached(node.conf, wanted)) return false;
+    if (this.leaveFirst(group, wanted, now)) return true;
+    const next = nextConfiguration(node.conf, wanted, viewOf(group));
+    if (next !== null) this.propose(group, next);
+    return true;
+  }
+
+  /** A leader that is not wanted hands over, while there is somebody. Answers whether it began. */
+  private leaveFirst(group: Group, wanted: readonly Member[], now: number): boolean {
+    const { node } = group;
+    if (wanted.some((one) => one.id === group.replica) || now < group.transferAfterUs) return false;
+    for (const one of wanted) {
+      const slot = node.conf.slotOf(one.id);
+      if (slot < 0 || (node.conf.voters & (1 << slot)) === 0 || !node.caughtUp(slot)) continue;
+      group.transferAfterUs = now + TRANSFER_RETRY_US;
+      return node.transferLeadership(one.id);
+    }
+    return false;
+  }
+
+  private propose(group: Group, next: Configuration): void {
+    const { logger, store } = this.shard;
+    const entry = store.entries.take();
+    entry.type = EntryType.Conf;
+    entry.data = encodeConfiguration(next);
+    if (store.reserve(group.row, entry) !== Status.Ok) {
+      // The log is full: at the next look there is room again.
+      store.entries.release(entry);
+      return;
+    }
+    const index = group.node.proposeConfiguration(next);
+    if (index < 0) {
+      store.unreserve(entry);
+      store.entries.release(entry);
+      return;
+    }
+    group.keep(entry, index, group.node.term);
+    logger.info("changing a configuration", {
+      pg: group.pg,
+      index,
+      to: formatConfiguration(next),
+    });
+  }
+
+  /* ------------------------------------------------------------- leadership */
+
+  /** Hand leadership to the preferred replica. Answers whether it is still to be done. */
+  private goHome(group: Group, now: number): boolean {
+    const { node, preferred } = group;
+    if (preferred === group.replica || preferred === 0) return false;
+    const slot = node.conf.slotOf(preferred);
+    if (slot < 0 || (node.conf.voters & (1 << slot)) === 0) return false;
+    const link = group.peers[slot]?.link;
+    const isDue = now >= Math.max(group.stayUntilUs, group.transferAfterUs, this.nextHomeUs);
+    const isUp = link !== undefined && link.up && now - link.upSinceUs >= HOME_LINK_US;
+    if (!isDue || !isUp || !node.caughtUp(slot)) return true;
+    group.transferAfterUs = now + TRANSFER_RETRY_US;
+    this.nextHomeUs = now + HOME_PACE_US;
+    if (node.transferLeadership(preferred)) {
+      this.shard.logger.debug("leadership goes home", { pg: group.pg, to: preferred });
+    }
+    return true;
+  }
+}
+
+/** Whether the configuration that this leader applied may be told, see the file's comment. */
+export function isSettled(group: Group): boolean {
+  return group.serving && group.node.commitKnownByQuorum(group.confIndex);
+}
+
+function wantedOf(info: PgInfo): Member[] {
+  return info.replicas
+    .filter((one) => !one.leaving)
+    .map((one) => ({ id: one.replicaId, osd: one.osd, storeUuid: uuidDigits(one.storeUuid) }));
+}
+
+/** Whether the voters are the wanted ones, and nobody else is a member. */
+function isReached(conf: Configuration, wanted: readonly Member[]): boolean {
+  if (conf.joint || conf.learners !== 0 || conf.members.length !== wanted.length) return false;
+  return wanted.every((one) => conf.slotOf(one.id) >= 0);
+}
+
+function viewOf(group: Group): MemberView {
+  const { node, peers } = group;
+  let live = node.selfBit;
+  let ready = 0;
+  node.conf.members.forEach((_, slot) => {
+    const bit = 1 << slot;
+    if (peers[slot]?.link.up === true) live |= bit;
+    // A learner that knows the configuration that made it one has everything up to there.
+    const knows = node.progress[slot]!.commitKnown >= group.confIndex;
+    if (knows && node.caughtUp(slot)) ready |= bit;
+  });
+  return { live, ready, self: group.replica };
+}

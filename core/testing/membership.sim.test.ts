@@ -1,0 +1,385 @@
+/**
+ * Members of groups come and go under load in whole simulated clusters: replicas move to other osds,
+ * disks are replaced, stores lose trust in themselves, leaders go home.
+ */
+import { describe, expect, test } from "bun:test";
+import { drainMicrotasks } from "bun:jsc";
+import { assert } from "../base/assert.ts";
+import { Prng } from "../base/prng.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import type { Image } from "../client/client.ts";
+import type { Group } from "../pg/pg.ts";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { SimCluster, type SimOsd } from "./sim-cluster.ts";
+
+const LIMIT_US = 90_000_000;
+/** "FBLB": how a batch of the log begins. */
+const BATCH_MAGIC = 0x424c_4246;
+/** Blocks that the writers touch, by stride so that every group has some. */
+const SPAN = 256;
+const STRIDE_BYTES = 65_536;
+const WRITERS = 4;
+/** Of a writer between two writes. */
+const THINK_US = 5_000;
+const SEEDS = Number(process.env["MEMBERSHIP_SEEDS"] ?? "8");
+
+const SMALL_LOG = {
+  logBytes: 4 * 1_048_576,
+  tuning: { moverStartPercent: 5, checkpointStartPercent: 10, retentionPercent: 2 },
+};
+
+interface BenchOptions {
+  readonly osds?: number;
+  readonly pgCount?: number;
+  readonly errorsAllowed?: boolean;
+  readonly idleMs?: number;
+  /** A log so small that it is written over in no time: newcomers are filled by difference. */
+  readonly smallLog?: boolean;
+}
+
+class Bench {
+  readonly cluster: SimCluster;
+  readonly image: Image;
+  readonly random: Prng;
+  /** Content of each block that was acknowledged last. */
+  private readonly written = new Map<number, number>();
+  private stamps = 0;
+  private running = 0;
+  private stopped = false;
+  writes = 0;
+
+  constructor(seed: number, options: BenchOptions = {}) {
+    this.random = new Prng(seed * 7 + 3);
+    this.cluster = new SimCluster(seed, {
+      osds: options.osds ?? 4,
+      replicas: 3,
+      pgCount: options.pgCount ?? 2,
+      imageBytes: SPAN * STRIDE_BYTES,
+      ...(options.smallLog === true ? SMALL_LOG : {}),
+      tuning: options.smallLog === true ? SMALL_LOG.tuning : { idleMs: options.idleMs ?? 50 },
+      checksum: new SystemChecksum(),
+      errorsAllowed: options.errorsAllowed === true,
+      drainMicrotasks,
+    });
+    this.cluster.start();
+    this.image = this.cluster.await("open", this.cluster.client.openImage("pool/image"));
+    // Until every founder was seen nothing may be replaced.
+    this.until("established", () => this.cluster.pgs.every((pg) => !pg.creating));
+  }
+
+  /** Stamp of the newest block that was written, or is about to be. */
+  get lastStamp(): number {
+    return this.stamps;
+  }
+
+  until(what: string, done: () => boolean): void {
+    expect(`${what}: ${this.cluster.simulation.run(done, LIMIT_US)}`).toBe(`${what}: true`);
+  }
+
+  pass(us: number): void {
+    const { simulation } = this.cluster;
+    simulation.run(simulation.nowUs + us);
+  }
+
+  /** Writers that go on until `stop`, each on blocks of its own. */
+  load(): void {
+    for (let writer = 0; writer < WRITERS; writer++) {
+      this.running += 1;
+      this.write(writer).then(
+        () => {
+          this.running -= 1;
+        },
+        (error: unknown) => this.cluster.simulation.fail("writer", error),
+      );
+    }
+  }
+
+  private async write(writer: number): Promise<void> {
+    while (!this.stopped) {
+      const block = this.random.below(SPAN / WRITERS) * WRITERS + writer;
+      const stamp = ++this.stamps;
+      await this.image.write(block * STRIDE_BYTES, contentOf(stamp));
+      this.written.set(block, stamp);
+      this.writes += 1;
+      await new Promise<void>((resolve) => this.cluster.simulation.after(THINK_US, resolve));
+    }
+  }
+
+  /** End the load; everything that was begun is acknowledged. */
+  stop(): void {
+    this.stopped = true;
+    this.until("writers end", () => this.running === 0);
+  }
+
+  /** Every block is what was written last. */
+  verify(): void {
+    for (const [block, stamp] of this.written) {
+      const bytes = this.cluster.await("read", this.image.read(block * STRIDE_BYTES, BLOCK_SIZE));
+      expect([block, Buffer.compare(bytes, contentOf(stamp))]).toEqual([block, 0]);
+    }
+  }
+
+  groupOn(osd: SimOsd, pg: number): Group | undefined {
+    return osd.world?.alive === true ? osd.shard?.pg.groups.get(pg) : undefined;
+  }
+
+  leaderOf(pg: number): SimOsd {
+    const found = this.cluster.osds.find((osd) => this.groupOn(osd, pg)?.serving === true);
+    assert(found !== undefined, "Bench: nobody leads");
+    return found;
+  }
+
+  /** Make the replica on `osd` lead, whatever the map prefers: reads then come from its store. */
+  lead(osd: SimOsd, pg: number): void {
+    this.until(`osd.${String(osd.id)} leads`, () => {
+      const group = this.groupOn(osd, pg);
+      if (group?.serving === true) return true;
+      const leader = this.cluster.osds.find((one) => this.groupOn(one, pg)?.serving === true);
+      if (leader !== undefined && group !== undefined) {
+        leader.shard!.transferLeader(pg, group.replica);
+      }
+      return false;
+    });
+  }
+
+  /** Groups that the map wants to be led by an osd; and those that it leads of them. */
+  homesOf(osd: SimOsd): number {
+    const count = this.cluster.pgs.filter((pg) => pg.replicas[0]!.osd === osd.id).length;
+    assert(count > 0, "Bench.homesOf: nothing is at home there");
+    return count;
+  }
+
+  leadersAtHome(osd: SimOsd): number {
+    const groups = [...(osd.shard?.pg.groups.values() ?? [])];
+    return groups.filter((group) => group.serving && group.preferred === group.replica).length;
+  }
+
+  /** The osd that holds no replica of the group. */
+  spare(pg: number): SimOsd {
+    const info = this.cluster.pgs.find((one) => one.id === pg)!;
+    return this.cluster.osds.find((osd) => !info.replicas.some((one) => one.osd === osd.id))!;
+  }
+
+  member(pg: number, at: number): SimOsd {
+    const info = this.cluster.pgs.find((one) => one.id === pg)!;
+    return this.cluster.osds[info.replicas[at]!.osd]!;
+  }
+
+  /** Nobody but the wanted replicas is left, and each holds everything. */
+  verifyMembers(): void {
+    this.until("only wanted replicas are left", () =>
+      this.cluster.osds.every((osd) =>
+        [...osd.shard!.pg.groups.values()].every((group) =>
+          this.cluster.pgs
+            .find((pg) => pg.id === group.pg)!
+            .replicas.some((one) => one.replicaId === group.replica),
+        ),
+      ),
+    );
+    for (const pg of this.cluster.pgs) {
+      for (const { osd } of pg.replicas) {
+        this.lead(this.cluster.osds[osd]!, pg.id);
+        this.verify();
+      }
+    }
+  }
+}
+
+function contentOf(stamp: number): Uint8Array {
+  return new Uint8Array(new Uint32Array(BLOCK_SIZE / 4).fill(stamp).buffer);
+}
+
+describe("a replica is replaced under load", () => {
+  for (const [name, at] of [
+    ["the preferred leader's", 0],
+    ["a follower's", 2],
+  ] as const) {
+    test(`${name}: the new one holds everything, the old one is gone`, () => {
+      const bench = new Bench(11 + at);
+      bench.load();
+      bench.pass(300_000);
+      const pg = bench.cluster.pgs[0]!.id;
+      const [old, spare] = [bench.member(pg, at), bench.spare(pg)];
+      const before = bench.writes;
+      bench.cluster.replaceReplica(pg, old.id, spare.id);
+      bench.until("replaced", () => bench.cluster.settled);
+      bench.until("the old one is gone", () => bench.groupOn(old, pg) === undefined);
+      expect(bench.writes).toBeGreaterThan(before);
+      bench.stop();
+      bench.verifyMembers();
+      expect(bench.groupOn(spare, pg)?.node.conf.members.length).toBe(3);
+      // Not even a restart brings it back.
+      old.world!.crash();
+      bench.cluster.startOsd(old);
+      bench.until("it serves again", () => old.session !== null && bench.cluster.health.size === 0);
+      expect(bench.groupOn(old, pg)).toBeUndefined();
+      // A later replica may live there again, under another id.
+      bench.cluster.replaceReplica(pg, spare.id, old.id);
+      bench.until("moved back", () => bench.cluster.settled);
+      bench.verifyMembers();
+    }, 60_000);
+  }
+
+  test("osds crash and are cut off in the middle of it, the leader's first of all", () => {
+    let crashes = 0;
+    for (let seed = 1; seed <= SEEDS; seed++) {
+      const bench = new Bench(seed);
+      const { cluster, random } = bench;
+      bench.load();
+      bench.pass(200_000);
+      for (const pg of cluster.pgs) {
+        cluster.replaceReplica(
+          pg.id,
+          bench.member(pg.id, random.below(3)).id,
+          bench.spare(pg.id).id,
+        );
+      }
+      for (let crash = 0; crash < 3; crash++) {
+        bench.pass(random.below(400_000));
+        const victim =
+          crash === 0 ? cluster.osds.find((osd) => leadsAny(osd)) : cluster.osds[random.below(4)];
+        if (victim?.world?.alive !== true) continue;
+        const [from, to] = [cluster.osds[random.below(4)]!, cluster.osds[random.below(4)]!];
+        if (from !== to) cluster.simulation.cut(from.address, to.address);
+        crashes += 1;
+        if (random.below(2) === 0) victim.world.crash();
+        else victim.world.powerCut();
+        bench.pass(100_000 + random.below(1_000_000));
+        cluster.simulation.heal();
+        cluster.startOsd(victim);
+      }
+      bench.until(`seed ${seed}: replaced`, () => cluster.settled);
+      bench.stop();
+      bench.verifyMembers();
+    }
+    expect(crashes).toBeGreaterThan(SEEDS);
+  }, 300_000);
+});
+
+test("a newcomer is given up while it is filled, and another one comes", () => {
+  let filling = 0;
+  for (let seed = 1; seed <= SEEDS; seed++) {
+    const bench = new Bench(seed, { osds: 5, pgCount: 1, smallLog: true });
+    const { cluster, random } = bench;
+    bench.load();
+    bench.pass(3_000_000);
+    const pg = cluster.pgs[0]!.id;
+    const old = bench.member(pg, 2);
+    const given = bench.spare(pg);
+    // Slow enough to be filled still when its end comes.
+    Object.assign(cluster.simulation.disk(given.path).faults, {
+      latencyUsMin: 20_000,
+      latencyUsMax: 100_000,
+    });
+    cluster.replaceReplica(pg, old.id, given.id);
+    bench.until("it is filled", () => bench.groupOn(given, pg)?.fill != null);
+    bench.pass(random.below(500_000));
+    const other = cluster.osds.find((osd) =>
+      cluster.pgs[0]!.replicas.every((one) => one.osd !== osd.id),
+    )!;
+    cluster.replaceReplica(pg, given.id, other.id);
+    let isFilled = true;
+    bench.until("the first one is gone", () => {
+      const group = bench.groupOn(given, pg);
+      if (group !== undefined) isFilled = group.fill === null;
+      return group === undefined;
+    });
+    if (!isFilled) filling += 1;
+    bench.until("another one is there", () => cluster.settled);
+    bench.stop();
+    bench.verifyMembers();
+  }
+  expect(filling).toBeGreaterThan(SEEDS / 2);
+}, 300_000);
+
+function leadsAny(osd: SimOsd): boolean {
+  if (osd.world?.alive !== true) return false;
+  return [...osd.shard!.pg.groups.values()].some((group) => group.serving);
+}
+
+test("a replaced disk gets new replicas in the place of those that it lost", () => {
+  const bench = new Bench(5, { osds: 3 });
+  const { cluster } = bench;
+  bench.load();
+  bench.pass(300_000);
+  const osd = cluster.osds[1]!;
+  osd.world!.crash();
+  // The monitor takes another store under this id only once the old one is down.
+  bench.until("it is down", () => cluster.health.has("OSD_DOWN"));
+  cluster.replaceDisk(osd);
+  cluster.startOsd(osd);
+  bench.until("the monitor knows", () => cluster.health.has("STORE_REPLACED"));
+  for (const pg of cluster.pgs) cluster.replaceReplica(pg.id, osd.id, osd.id);
+  bench.until("whole again", () => cluster.settled);
+  bench.stop();
+  bench.verifyMembers();
+  expect(cluster.health.has("STORE_REPLACED")).toBe(false);
+}, 60_000);
+
+test("leaders go home once the preferred replica was reachable for a while", () => {
+  const bench = new Bench(6, { osds: 3, pgCount: 8 });
+  const { cluster } = bench;
+  bench.load();
+  const osd = cluster.osds[0]!;
+  const count = bench.homesOf(osd);
+  const home = (): number => bench.leadersAtHome(osd);
+  bench.until("they are home at first", () => home() === count);
+  osd.world!.crash();
+  bench.pass(2_000_000);
+  cluster.startOsd(osd);
+  bench.pass(8_000_000);
+  expect(home()).toBe(0);
+  bench.until("they are home", () => home() === count);
+  bench.stop();
+  bench.verify();
+}, 60_000);
+
+test("a slow device loses its leaders, and gets them back a minute later, not before", () => {
+  const bench = new Bench(8, { osds: 3, pgCount: 4 });
+  const { cluster } = bench;
+  bench.load();
+  const osd = cluster.osds[0]!;
+  const count = bench.homesOf(osd);
+  const home = (): number => bench.leadersAtHome(osd);
+  bench.until("they are home at first", () => home() === count);
+  const { faults } = cluster.simulation.disk(osd.path);
+  const { latencyUsMin, latencyUsMax } = faults;
+  faults.latencyUsMin = 1_500_000;
+  faults.latencyUsMax = 2_000_000;
+  bench.until("they left", () => !leadsAny(osd));
+  const leftUs = cluster.simulation.nowUs;
+  bench.stop();
+  Object.assign(faults, { latencyUsMin, latencyUsMax });
+  bench.until("they are home", () => home() === count);
+  expect(cluster.simulation.nowUs - leftUs).toBeGreaterThan(50_000_000);
+  bench.verify();
+}, 60_000);
+
+test("a replica that its store distrusts is renewed by itself, from the blocks that it has", () => {
+  const bench = new Bench(7, { osds: 3, errorsAllowed: true, idleMs: 3_600_000 });
+  const { cluster } = bench;
+  bench.load();
+  bench.pass(500_000);
+  const osd = cluster.osds[2]!;
+  const before = new Map([...osd.shard!.pg.groups.values()].map((one) => [one.pg, one.replica]));
+  // The header of a batch in the middle of the log goes bad; later ones vouched for it.
+  const middle = bench.lastStamp - 20;
+  bench.pass(300_000);
+  osd.world!.crash();
+  const file = cluster.simulation.disk(osd.path);
+  let [place] = file.find(contentOf(middle));
+  while (new DataView(file.peek(place!, 4).buffer).getUint32(0, true) !== BATCH_MAGIC) {
+    place! -= BLOCK_SIZE;
+  }
+  file.rot(place!, BLOCK_SIZE);
+  cluster.startOsd(osd);
+  bench.until("it is silent", () =>
+    [...osd.shard!.pg.groups.values()].some((group) => group.silent),
+  );
+  bench.until("it has new replicas", () =>
+    [...osd.shard!.pg.groups.values()].every((group) => group.replica > before.get(group.pg)!),
+  );
+  bench.until("they are voters", () => cluster.settled);
+  bench.stop();
+  bench.verifyMembers();
+}, 60_000);

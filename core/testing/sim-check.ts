@@ -1,0 +1,225 @@
+// cold: the simulator
+import { assert } from "../base/assert.ts";
+import { UNIT_SIZE } from "../base/units.ts";
+import {
+  fsckStore,
+  GroupHealth,
+  type Group,
+  inspectStore,
+  UnitListing,
+  UnitState,
+} from "../pg/pg.ts";
+import { formatConfiguration } from "../raft/raft.ts";
+import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+
+/** What must hold at any time, and what must be once all faults have ended. */
+
+/**
+ * Looks at all replicas every few milliseconds.
+ *
+ * One leader a term. Nobody becomes a voter that lacks something: not while it is filled, and not
+ * before it has learned of the configuration that made it a learner; else the group would lose one
+ * of its copies with the voter that goes for it.
+ */
+export class SimWatch {
+  private readonly cluster: SimCluster;
+  /** Osd that led a group in a term. */
+  private readonly leaders = new Map<string, number>();
+  /** Replicas that were filled at the last look; that have applied a configuration with them. */
+  private filled = new Set<string>();
+  private readonly members = new Set<string>();
+  private readonly voters = new Set<string>();
+
+  constructor(cluster: SimCluster) {
+    this.cluster = cluster;
+  }
+
+  look(): void {
+    const groups = this.cluster.osds
+      .filter((osd) => osd.world?.alive === true)
+      .flatMap((osd) => groupsOf(osd));
+    const filled = new Set<string>();
+    for (const group of groups) {
+      const key = keyOf(group, group.replica);
+      if (group.shard.store.healthOf(group.row) === GroupHealth.Filling) filled.add(key);
+      if (group.node.conf.slotOf(group.replica) >= 0) this.members.add(key);
+    }
+    for (const group of groups) if (group.isLeader) this.lookAt(group, groups, filled);
+    this.filled = filled;
+  }
+
+  private lookAt(leader: Group, groups: readonly Group[], filled: ReadonlySet<string>): void {
+    const { osd } = leader.shard;
+    const term = `${String(leader.pg)}/${String(leader.node.term)}`;
+    const before = this.leaders.get(term) ?? osd;
+    assert(
+      before === osd,
+      `two leaders in term ${term}: osd.${String(before)}, osd.${String(osd)}`,
+    );
+    this.leaders.set(term, osd);
+    for (const member of leader.node.conf.members) {
+      const key = keyOf(leader, member.id);
+      if (!leader.node.conf.isVoter(member.id) || this.voters.has(key)) continue;
+      this.voters.add(key);
+      if (!groups.some((one) => keyOf(one, one.replica) === key)) continue;
+      const lacks = filled.has(key) && this.filled.has(key);
+      assert(!lacks, `replica ${key} became a voter while it was filled`);
+      assert(this.members.has(key), `replica ${key} became a voter before it knew that it is one`);
+    }
+  }
+}
+
+function keyOf(group: Group, replica: number): string {
+  return `${String(group.pg)}/${String(replica)}`;
+}
+
+/**
+ * Every group has the replicas that the map wants and no others, each counts and has applied what
+ * its leader has, and the monitor is content. Answers what is missing; empty: nothing.
+ */
+export function unrest(cluster: SimCluster): string {
+  if (!cluster.settled) return "configurations are not what the map wants";
+  const groups = cluster.osds.flatMap(groupsOf);
+  const { pgs } = cluster;
+  const wanted = pgs.flatMap((pg) => pg.replicas.map((one) => one.replicaId));
+  if (groups.length !== wanted.length) {
+    return `${String(groups.length)} replicas, wanted ${String(wanted.length)}`;
+  }
+  for (const pg of pgs) {
+    const members = groups.filter((group) => group.pg === pg.id);
+    const leader = members.find((group) => group.serving);
+    if (leader === undefined) return `nobody leads group ${String(pg.id)}`;
+    for (const member of members) {
+      const what = unrestOf(member, leader);
+      if (what !== "")
+        return `replica ${String(member.replica)} of group ${String(pg.id)}: ${what}`;
+    }
+  }
+  const [check] = cluster.health.values();
+  return check === undefined ? "" : `health: ${check.summary}`;
+}
+
+function unrestOf(group: Group, leader: Group): string {
+  const { store } = group.shard;
+  if (group.creating || group.silent) return "takes no part";
+  if (store.healthOf(group.row) !== GroupHealth.Ok || group.fill !== null) return "is filled";
+  if (group.faulty.length > 0) return "lacks payloads";
+  if (group.appliedIndex !== leader.appliedIndex) return "is behind";
+  return "";
+}
+
+/** What the replicas of all groups are at, for the message of a failure. */
+export function describe(cluster: SimCluster): string {
+  const lines = cluster.osds.map((osd) => {
+    const isUp = osd.world?.alive === true;
+    return [`osd.${String(osd.id)} ${isUp ? "is up" : "is down"}`, ...groupsOf(osd).map(textOf)];
+  });
+  return lines.flat().join("\n");
+}
+
+function textOf(group: Group): string {
+  const { node, shard } = group;
+  const facts = {
+    role: group.isLeader ? "leads" : "follows",
+    health: group.silent ? "Silent" : GroupHealth[shard.store.healthOf(group.row)],
+    term: node.term,
+    base: node.log.baseIndex,
+    applied: group.appliedIndex,
+    commit: group.commitIndex,
+    last: node.log.lastIndex,
+  };
+  return `  ${keyOf(group, group.replica)} of ${formatConfiguration(node.conf)}: ${JSON.stringify(facts)}`;
+}
+
+/** All replicas of a group show the same, block by block: state, version and checksum. */
+export function compareReplicas(cluster: SimCluster): void {
+  for (const pg of cluster.pgs) {
+    const members = cluster.osds.flatMap((osd) => {
+      const group = groupsOf(osd).find((one) => one.pg === pg.id);
+      return group === undefined ? [] : [{ osd, text: shown(group) }];
+    });
+    const [first] = members;
+    for (const { osd, text } of members) {
+      assert(
+        text === first!.text,
+        `replicas of group ${String(pg.id)} differ: osd.${String(osd.id)} shows\n${text}\nosd.${String(first!.osd.id)} shows\n${first!.text}`,
+      );
+    }
+  }
+}
+
+/** All units of a group as its store shows them, one line each. */
+function shown(group: Group): string {
+  const { store } = group.shard;
+  const listing = new UnitListing();
+  const state = new UnitState();
+  const lines: string[] = [];
+  for (let cursor = 0; cursor >= 0; ) {
+    cursor = store.listUnits(group.row, cursor, listing);
+    for (let at = 0; at < listing.count; at++) {
+      state.layer = listing.layers[at]!;
+      state.unit = listing.units[at]!;
+      state.snapSeq = listing.snapSeqs[at]!;
+      store.unitState(group.row, state);
+      if (state.states.every((one) => one === 0)) continue;
+      const blocks = [...state.versions].map(
+        (version, bit) =>
+          `${String(state.states[bit])}:${String(version)}:${String(state.crcs[bit])}`,
+      );
+      lines.push(
+        `${String(state.layer)}/${String(state.unit)}/${String(state.snapSeq)} ${blocks.join(" ")}`,
+      );
+    }
+  }
+  return [...new Set(lines)].sort().join("\n");
+}
+
+/** Every unit in use belongs to a replica that is there, and no block was given up. */
+export function checkUnits(cluster: SimCluster): void {
+  for (const osd of cluster.osds) {
+    for (const { pg } of osd.shards) {
+      const name = `osd.${String(osd.id)} shard ${String(pg.shardIndex)}`;
+      let held = 0;
+      for (const group of pg.groups.values()) held += pg.store.bytesOf(group.row) / UNIT_SIZE;
+      const used = pg.store.usage().bytesUsed / UNIT_SIZE;
+      assert(
+        used === held,
+        `${name}: ${String(used)} units in use, its replicas hold ${String(held)}`,
+      );
+      const lost = pg.store.lost(1).count;
+      assert(lost === 0, `${name}: ${String(lost)} blocks are lost`);
+    }
+  }
+}
+
+/**
+ * Stop an osd in order: its store holds the replicas that the map wants and no others, and is whole.
+ * `rotten`: damage was planted in what nobody reads any more.
+ */
+export async function checkStopped(
+  cluster: SimCluster,
+  osd: SimOsd,
+  rotten: boolean,
+): Promise<void> {
+  await cluster.stopOsd(osd);
+  await cluster.withDevice(osd, async (world, disk) => {
+    const { groups } = (await inspectStore(world, disk, "groups")) as {
+      readonly groups: readonly { readonly pg: number; readonly replica: number }[];
+    };
+    const seen = groups.map((one) => `${String(one.pg)}/${String(one.replica)}`);
+    const wanted = cluster.pgs.flatMap((pg) =>
+      pg.replicas
+        .filter((one) => one.osd === osd.id)
+        .map((one) => `${String(pg.id)}/${String(one.replicaId)}`),
+    );
+    assert(
+      String(seen.sort()) === String(wanted.sort()),
+      `osd.${String(osd.id)} holds ${seen.join(" ")}, wanted ${wanted.join(" ")}`,
+    );
+    const { findings } = await fsckStore(world, disk);
+    assert(
+      rotten || findings.length === 0,
+      `osd.${String(osd.id)}: ${findings.map((one) => `${one.region} ${one.text}`).join(", ")}`,
+    );
+  });
+}

@@ -1,0 +1,244 @@
+// cold: the simulator
+import { assert } from "../base/assert.ts";
+import { Prng } from "../base/prng.ts";
+import { Status, statusName } from "../base/status.ts";
+import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
+import { type Image, ImageOp, LEADER, OpKind } from "../client/client.ts";
+import type { SimClient, SimCluster } from "./sim-cluster.ts";
+
+/**
+ * Clients that write and read, and know what every block must be.
+ *
+ * Each block has at most one operation in flight, whichever client it comes from, so that a read has
+ * exactly one right answer: the content of the last write that was answered to anybody. Writes are
+ * answered late, never with an error: the client retries under the same number until the cluster is
+ * back.
+ */
+
+/** Blocks that the workload touches: few, so that they are overwritten often. */
+const BLOCK_SPAN = 384;
+/** Operations in flight, all clients together. */
+const DEPTH = 12;
+/** Blocks of an operation, within a unit or across; some are whole units, on their own border. */
+const BLOCKS_MAX = 16;
+const BLOCKS_PARTIAL_MAX = 8;
+/** Pause of a client between two operations, µs. */
+const THINK_US_MAX = 30_000;
+/** Somebody is there: try elsewhere after this long. */
+const ELSEWHERE_US = 200;
+
+export class SimLoad {
+  /** Answered with Ok; reads that were refused because a replica is damaged and others are away. */
+  operations = 0;
+  refused = 0;
+  /** A block is damaged on some replica: a read may be refused while the others can not be asked. */
+  mayRefuse = false;
+  private readonly cluster: SimCluster;
+  private readonly random: Prng;
+  /** Stamp of the content that each block must have; 0: zeros. */
+  private readonly wanted = new Float64Array(BLOCK_SPAN);
+  private readonly busy = new Uint8Array(BLOCK_SPAN);
+  private readonly ops: WorkOp[] = [];
+  private stamps = 0;
+  private running = 0;
+  private stopping = true;
+  /** Grows with each start: who waits since an earlier one does not go on. */
+  private round = 0;
+
+  /** `images`: the same one, as each client has opened it. */
+  constructor(cluster: SimCluster, images: readonly Image[]) {
+    this.cluster = cluster;
+    this.random = new Prng(cluster.simulation.seed * 31 + 5);
+    for (let at = 0; at < DEPTH; at++) {
+      const client = cluster.clients[at % cluster.clients.length]!;
+      this.ops.push(new WorkOp(this, client, images[at % images.length]!));
+    }
+  }
+
+  start(): void {
+    assert(this.stopping && this.running === 0, "SimLoad.start: it runs");
+    this.stopping = false;
+    this.round += 1;
+    for (const op of this.ops) this.next(op);
+  }
+
+  /** Begin nothing new; `idle` tells when everything was answered. */
+  stop(): void {
+    this.stopping = true;
+  }
+
+  get idle(): boolean {
+    return this.stopping && this.running === 0;
+  }
+
+  /** Stamps of some blocks that hold data and that nobody writes now. */
+  someStamps(random: Prng, count: number): number[] {
+    const stamps: number[] = [];
+    for (let tries = 0; tries < count * 8 && stamps.length < count; tries++) {
+      const block = random.below(BLOCK_SPAN);
+      const stamp = this.wanted[block]!;
+      if (stamp > 0 && this.busy[block] === 0 && !stamps.includes(stamp)) stamps.push(stamp);
+    }
+    return stamps;
+  }
+
+  /* ----------------------------------------------------------- operations */
+
+  /** Start the next operation on blocks that nobody uses now. */
+  private next(op: WorkOp): void {
+    if (this.stopping) return;
+    const chance = this.random.below(16);
+    let blocks = 1;
+    if (chance === 0) blocks = BLOCKS_PER_UNIT;
+    else if (chance < 4) blocks = 1 + this.random.below(BLOCKS_PARTIAL_MAX);
+    let first = this.random.below(BLOCK_SPAN - blocks + 1);
+    if (chance === 0) first -= first % BLOCKS_PER_UNIT;
+    for (let at = 0; at < blocks; at++) {
+      if (this.busy[first + at] === 0) continue;
+      this.nextAfter(op, ELSEWHERE_US);
+      return;
+    }
+    for (let at = 0; at < blocks; at++) this.busy[first + at] = 1;
+    op.first = first;
+    op.blocks = blocks;
+    this.fill(op);
+    this.running += 1;
+    op.image.submit(op);
+  }
+
+  private fill(op: WorkOp): void {
+    op.offsetBytes = op.first * BLOCK_SIZE;
+    op.lengthBytes = op.blocks * BLOCK_SIZE;
+    const chance = this.random.below(10);
+    if (chance < 5) {
+      op.kind = OpKind.Write;
+      for (let at = 0; at < op.blocks; at++) {
+        this.stamps += 1;
+        op.stamps[at] = this.stamps;
+        stampBlock(op.content(at), this.stamps);
+      }
+    } else if (chance < 6) {
+      op.kind = this.random.below(2) === 0 ? OpKind.Zero : OpKind.Discard;
+      op.stamps.fill(0);
+    } else {
+      op.kind = OpKind.Read;
+    }
+  }
+
+  /** An operation was answered. */
+  onAnswered(op: WorkOp): void {
+    if (op.replica !== LEADER && op.status === Status.Unreachable) {
+      // A machine that lost its power said no goodbye: until the connection ends, nobody answers.
+      op.image.submit(op);
+      return;
+    }
+    this.running -= 1;
+    const isRead = op.kind === OpKind.Read;
+    const isRefused = isRead && op.status === Status.Damaged && this.mayRefuse;
+    if (isRefused) this.refused += 1;
+    else {
+      assert(op.status === Status.Ok, `operation answered ${statusName(op.status)}`);
+      this.operations += 1;
+    }
+    for (let at = 0; at < op.blocks; at++) {
+      const block = op.first + at;
+      if (!isRead) this.wanted[block] = op.stamps[at]!;
+      else if (!isRefused) this.check(block, op.content(at), `read by ${op.client.world.name}`);
+      this.busy[block] = 0;
+    }
+    this.nextAfter(op, this.random.below(THINK_US_MAX));
+  }
+
+  private nextAfter(op: WorkOp, delayUs: number): void {
+    const { round } = this;
+    this.cluster.simulation.after(delayUs, () => {
+      if (this.round === round) this.next(op);
+    });
+  }
+
+  private check(block: number, content: Uint8Array, what: string): void {
+    const wanted = this.wanted[block]!;
+    const seen = stampOf(content);
+    assert(
+      seen === wanted,
+      `${what} of block ${String(block)}: stamp ${String(seen)}, wanted ${String(wanted)}`,
+    );
+  }
+
+  /* ---------------------------------------------------------------- at rest */
+
+  /** Everything is what was written last, at the leaders and, `replicas` of them, at each replica. */
+  verify(replicas: number): void {
+    assert(this.idle, "SimLoad.verify: operations are open");
+    this.round += 1;
+    for (let replica = LEADER; replica < replicas; replica++) {
+      for (let first = 0; first < BLOCK_SPAN; first += BLOCKS_MAX * this.ops.length) {
+        const left = Math.ceil((BLOCK_SPAN - first) / BLOCKS_MAX);
+        this.ops.slice(0, left).forEach((op, at) => {
+          op.kind = OpKind.Read;
+          op.first = first + at * BLOCKS_MAX;
+          op.blocks = BLOCKS_MAX;
+          op.offsetBytes = op.first * BLOCK_SIZE;
+          op.lengthBytes = BLOCKS_MAX * BLOCK_SIZE;
+          op.replica = replica;
+          this.running += 1;
+          op.image.submit(op);
+        });
+        assert(
+          this.cluster.simulation.run(() => this.running === 0),
+          "final read: no answer",
+        );
+      }
+    }
+    for (const op of this.ops) op.replica = LEADER;
+  }
+}
+
+class WorkOp extends ImageOp {
+  first = 0;
+  blocks = 0;
+  readonly stamps = new Float64Array(BLOCKS_MAX);
+  readonly client: SimClient;
+  readonly image: Image;
+  private readonly load: SimLoad;
+
+  constructor(load: SimLoad, client: SimClient, image: Image) {
+    super();
+    this.load = load;
+    this.client = client;
+    this.image = image;
+    this.arenaOffset = client.world.arena.allocate(BLOCKS_MAX * BLOCK_SIZE);
+  }
+
+  /** The memory of one of its blocks. */
+  content(at: number): Uint8Array {
+    const start = this.arenaOffset + at * BLOCK_SIZE;
+    return this.client.world.arena.bytes.subarray(start, start + BLOCK_SIZE);
+  }
+
+  override onDone(): void {
+    this.load.onAnswered(this);
+  }
+}
+
+/** Content of a block that only this stamp makes. */
+export function stampBlock(block: Uint8Array, stamp: number): void {
+  const words = new Uint32Array(block.buffer, block.byteOffset, block.byteLength >>> 2);
+  const salt = Math.imul(stamp, 0x9e37_79b1);
+  for (let at = 0; at < words.length; at += 2) {
+    words[at] = stamp;
+    words[at + 1] = salt ^ at;
+  }
+}
+
+/** The stamp of a block's content; 0 for zeros, -1 when it is not one whole stamp. */
+function stampOf(block: Uint8Array): number {
+  const words = new Uint32Array(block.buffer, block.byteOffset, block.byteLength >>> 2);
+  const stamp = words[0]!;
+  const salt = Math.imul(stamp, 0x9e37_79b1);
+  for (let at = 0; at < words.length; at += 2) {
+    const check = stamp === 0 ? 0 : (salt ^ at) >>> 0;
+    if (words[at] !== stamp || words[at + 1] !== check) return -1;
+  }
+  return stamp;
+}
