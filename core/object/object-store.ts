@@ -9,6 +9,7 @@ import {
   type SlotTable,
   UNITS_PER_HOLE,
 } from "../store/store.ts";
+import { SNAP_SEQ_HEAD } from "./ops.ts";
 import { Overlay, OverlayKind } from "./overlay.ts";
 import { SlotQueue } from "./slot-queue.ts";
 
@@ -254,6 +255,10 @@ export class ObjectStore {
     while (block < end) {
       const unit = Math.floor(block / BLOCKS_PER_UNIT);
       const next = Math.min(end, (unit + 1) * BLOCKS_PER_UNIT);
+      if (this.isOthers(handle, unit, row)) {
+        block = next;
+        continue;
+      }
       const exact = this.slots.exact(handle, unit, snapSeq) !== NONE;
       if (next - block === BLOCKS_PER_UNIT || exact) {
         // Whole units, and units that empty by this zero, may become hole bits.
@@ -273,6 +278,21 @@ export class ObjectStore {
     return snapSeq > 0 ? this.showsThrough(handle, unit, snapSeq - 1, row) : this.hasParent(handle);
   }
 
+  /**
+   * Whether the unit is another group's: a unit is of one group for good, and so is its parent's. A
+   * zero is told to every group of the pool with the whole range, when an image shrinks; each has
+   * only its own part of it.
+   */
+  private isOthers(handle: number, unit: number, row: number): boolean {
+    let layer = handle;
+    for (let depth = 0; layer !== NONE && depth <= PARENTS_MAX; depth++) {
+      const slot = this.slots.newestUpTo(layer, unit, SNAP_SEQ_HEAD);
+      if (slot !== NONE) return this.slots.zoneOf(slot).row[this.slots.indexOf(slot)]! !== row;
+      layer = this.slots.layers.parentOf(layer);
+    }
+    return false;
+  }
+
   private hasParent(handle: number): boolean {
     return this.slots.layers.parentOf(handle) !== NONE;
   }
@@ -283,7 +303,11 @@ export class ObjectStore {
   slotForWrite(row: number, layer: number, unit: number, snapSeq: number, version: number): number {
     const handle = this.slots.layers.obtain(layer);
     const known = this.slots.exact(handle, unit, snapSeq);
-    if (known !== NONE) return known;
+    if (known !== NONE) {
+      const owner = this.slots.zoneOf(known).row[this.slots.indexOf(known)]!;
+      assert(owner === row, "ObjectStore.slotForWrite: the unit is another group's");
+      return known;
+    }
     const hole = this.slots.holeUpTo(handle, unit, snapSeq, row) === snapSeq;
     const forming = !hole && this.showsThrough(handle, unit, snapSeq, row);
     const slot = this.slots.takeUnit();
@@ -336,7 +360,7 @@ export class ObjectStore {
     position: number,
   ): void {
     const handle = this.slots.layers.find(layer);
-    if (handle === NONE) return;
+    if (handle === NONE || this.isOthers(handle, unit, row)) return;
     const slot = this.slots.exact(handle, unit, snapSeq);
     if (slot === NONE) {
       const hidden = this.slots.holeUpTo(handle, unit, snapSeq, row) === snapSeq;
