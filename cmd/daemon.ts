@@ -82,7 +82,7 @@ export async function serveAs(
   const directory = resolve(flags.cluster);
   const cluster = readClusterFile(directory);
   const key = readKeyFile(directory);
-  takeName(directory, flags.name);
+  takeName(directory, flags);
   const logPath = flags.log ?? join(directory, `${flags.name}.log`);
   const logger = openLogger(logPath, flags.name, flags.logLevel);
   const daemon = new RunningDaemon(flags, directory, cluster, key, logPath, logger);
@@ -97,7 +97,7 @@ export async function serveAs(
 }
 
 /** One process of a name at a time: two would share its store, its ports and its files. */
-function takeName(directory: string, name: string): void {
+function takeName(directory: string, { name, data }: DaemonFlags): void {
   const path = join(directory, `${name}.lock`);
   for (let waitedMs = 0; FileLock.take(path) === undefined; waitedMs += LOCK_LOOK_MS) {
     const pidPath = join(directory, `${name}.pid`);
@@ -107,7 +107,10 @@ function takeName(directory: string, name: string): void {
       continue;
     }
     throw new FastblockError("FB4005", `starting ${name}: it runs already as process ${pid}`, {
-      hint: `stop it first: kill ${pid}`,
+      hint:
+        data === ""
+          ? `give this one another --name, or stop that one first: kill ${pid}`
+          : `stop it first: kill ${pid}`,
     });
   }
 }

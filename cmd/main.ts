@@ -7,12 +7,13 @@ import {
   readFileSync,
   writeSync,
 } from "node:fs";
-import { homedir, tmpdir } from "node:os";
-import { isAbsolute, join, relative, resolve } from "node:path";
+import { homedir } from "node:os";
+import { isAbsolute, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { styleText } from "node:util";
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../core/base/errors.ts";
+import { shellWord } from "../core/base/shell.ts";
 import {
   backendOf,
   type ByteSink,
@@ -23,6 +24,7 @@ import {
   type Programs,
   runCli,
 } from "../core/cli/cli.ts";
+import { checkTemporaryHome, temporaryHome } from "../core/dev/bun-places.ts";
 import { CLUSTER_FILE, parseClusterFile } from "../core/dev/dev.ts";
 import { benchCommands } from "./bench.ts";
 import { devCommands } from "./dev.ts";
@@ -68,7 +70,7 @@ function directoryDefault(): string {
   if (XDG_STATE_HOME && isAbsolute(XDG_STATE_HOME)) return join(XDG_STATE_HOME, "fastblock", "dev");
   const home = HOME || homedir();
   if (isWritableFolder(home)) return join(home, ".local", "state", "fastblock", "dev");
-  return join(tmpdir(), `fastblock-${process.getuid?.() ?? 0}`, "dev");
+  return join(temporaryHome(), "dev");
 }
 
 /** Users without a home of their own have `/` or a folder that does not exist. */
@@ -192,6 +194,7 @@ const ports: CliPorts = {
 };
 
 function readMons(directory: string): { host: string; port: number }[] {
+  checkTemporaryHome(directory);
   const path = join(directory, CLUSTER_FILE);
   let text: string;
   try {
@@ -202,14 +205,11 @@ function readMons(directory: string): { host: string; port: number }[] {
   return parseClusterFile(text, path).mons.map(({ http: at }) => at);
 }
 
-/** How a person would call this program again, from the directory that he is in. */
+/** How a person would call this program again, wherever he is. */
 function shownProgram(): string {
   if (!isCompiled) return "fastblock";
   if (Bun.which("fastblock") === process.execPath) return "fastblock";
-  const near = relative(process.cwd(), process.execPath);
-  const path = near.startsWith("..") || near === "" ? process.execPath : near;
-  const shown = path.includes("/") ? path : `./${path}`;
-  return /^[\w./+-]+$/.test(shown) ? shown : `'${shown.replaceAll("'", `'\\''`)}'`;
+  return shellWord(process.execPath);
 }
 
 function devNouns(root: CommandUnknownOpts, cli: CliContext): void {

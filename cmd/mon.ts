@@ -14,7 +14,8 @@ const MIB = 1_048_576;
 const ARENA_BYTES = 1024 * MIB;
 const SLOTS_BYTES = 4 * MIB;
 /** Requests are small; a waiting `operations/{id}?waitMs=` must not be cut off. */
-const HTTP_BODY_BYTES_MAX = 65_536;
+/** Past what REST takes, so that the refusal is REST's own; beyond this the server cuts off. */
+const HTTP_BODY_BYTES_MAX = 16_777_216;
 const HTTP_IDLE_S = 60;
 
 /** Run a mon: control RPC, REST, and the catalogue below `--data`. */

@@ -1,5 +1,13 @@
 import { expect, test } from "bun:test";
-import { closeSync, openSync, readFileSync, statSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  openSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { spawn } from "bun";
 import { EXECUTABLE, type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
@@ -53,6 +61,8 @@ test("one directory is started twice at once, and one name twice", async () => {
       port,
     );
     expect(taken.detail).toContain("address in use");
+    const second = await refused(cluster, 4, "client", "nbd", "serve", "--name", "nbd.0");
+    expect(second.hint).toStartWith("give this one another --name");
     expect((await refused(cluster, 2, "mon", "run")).detail).toContain("no --data");
     expect(await cluster.run("dev", "down", "--dir", directory)).toBe("");
     expect(leftOf(cluster)).toEqual([]);
@@ -82,6 +92,43 @@ test("an osd that can not start says why on the terminal, and nothing is left ru
     expect(full.hint).toContain("--osd-size 1GiB");
     const small = await cluster.attempt("dev", "up", "--dir", "/proc/none/dir", "--detach");
     expect(`${small.code} ${small.stderr}`).toStartWith("1 error FB1008: making the directory");
+  });
+});
+
+test("a cluster serves with what starts, and tells what did not", async () => {
+  await withCluster({ osds: 3, flags: SMALL }, async (cluster) => {
+    const { directory } = cluster;
+    await cluster.run("dev", "down", "--dir", directory);
+    const lost = join(directory, "osd.2.img");
+    const file = openSync(lost, "r+");
+    writeSync(file, Buffer.alloc(16 * 4096), 0, 16 * 4096, 0);
+    closeSync(file);
+    const checked = await cluster.attempt("osd", "fsck", "--data", lost);
+    expect(checked.code).toBe(1);
+    expect(checked.stderr).toContain(`fastblock osd format --data '${lost}' --id OSD --force`);
+    const up = ["dev", "up", "--dir", directory, "--detach"];
+    const { code, stderr } = await cluster.attempt(...up);
+    expect([code, stderr]).toEqual([0, expect.stringContaining("error FB4006: starting osd.2: ")]);
+    expect(stderr).toContain("serving without osd.2 after ");
+    expect(cluster.isRunning("osd.2")).toBe(false);
+    await cluster.run("pool", "create", "p", "--size", "2");
+    await cluster.run("osd", "format", "--data", lost, "--id", "2", "--force");
+    expect((await cluster.attempt(...up)).stderr).toStartWith("serving after ");
+    await cluster.run("dev", "down", "--dir", directory);
+    for (const osd of [1, 2]) truncateSync(join(directory, `osd.${osd}.img`), 0);
+    for (const what of ["inspect", "fsck"]) {
+      expect((await refused(cluster, 2, "osd", what, "--data", lost)).code).toBe("FB4007");
+    }
+    const none = await refused(cluster, 2, ...up);
+    expect(none).toMatchObject({ code: "FB4007" });
+    expect(none.detail).toStartWith("starting osd.1: ");
+    const left = ["mon.a", "osd.0", "nbd.0"].filter((name) => cluster.isRunning(name));
+    expect(left).toEqual([]);
+    const folder = await refused(cluster, 1, "osd", "fsck", "--data", directory);
+    expect(folder).toMatchObject({ code: "FB4009", hint: "name a regular file or a block device" });
+    const key = join(directory, "cluster.key");
+    writeFileSync(key, "short");
+    expect((await refused(cluster, 3, "osd", "run", "--data", lost)).hint).toContain("its copy");
   });
 });
 

@@ -104,6 +104,24 @@ export const ERRORS = {
     exit: 1,
     hint: "look into its log in the cluster directory",
   },
+  FB1010: {
+    title: "There is no such route",
+    http: 404,
+    exit: 3,
+    hint: "see /openapi.json",
+  },
+  FB1011: {
+    title: "The request's body is of another type",
+    http: 415,
+    exit: 2,
+    hint: "send JSON, and say so: content-type: application/json",
+  },
+  FB1012: {
+    title: "The request's body is too large",
+    http: 413,
+    exit: 2,
+    hint: "send at most 64 KiB",
+  },
   FB2001: {
     title: "The pool does not exist",
     http: 404,

@@ -101,7 +101,7 @@ function readReply(method: string, path: string, status: number, text: string): 
   if (status >= 200 && status < 300) return body;
   if (body === undefined) {
     throw new FastblockError(
-      status === 404 ? "FB1001" : "FB1003",
+      status === 404 ? "FB1010" : "FB1003",
       `asking the mon: ${method} ${path} answered ${status}, wanted 200`,
     );
   }

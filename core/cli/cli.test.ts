@@ -104,6 +104,12 @@ describe("commands", () => {
     expect(JSON.parse(ports.outText)).toEqual(POOL);
   });
 
+  test("a choice that there is not is refused with those that there are", async () => {
+    const ports = new TestPorts({});
+    expect(await run(ports, "pool create demo --size 3 --failure-domain rack")).toBe(2);
+    expect(ports.errText).toContain("Allowed choices are osd, host.");
+  });
+
   test("a dry run asks for one", async () => {
     const ports = new TestPorts({ "POST /pools?dryRun=true": { body: POOL } });
     expect(await run(ports, "pool create demo --size 3 --dry-run")).toBe(0);

@@ -1,5 +1,6 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
+import { shellWord } from "../base/shell.ts";
 import { asRow } from "./commands-cluster.ts";
 import { sizeText } from "./commands-pool.ts";
 import { backendOf, type CliContext } from "./context.ts";
@@ -140,10 +141,15 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
         () => options.data,
       );
       if (report.clean) return;
+      const data = shellWord(options.data);
       throw new FastblockError(
         "FB4006",
         `checking ${options.data}: ${report.findings.length} findings, wanted none`,
-        { hint: "start the osd: it refills from its peers what it distrusts" },
+        {
+          hint: report.startable
+            ? "start the osd: it refills from its peers what it distrusts"
+            : `format it anew, then its replicas are made anew: fastblock osd format --data ${data} --id OSD --force`,
+        },
       );
     });
 }

@@ -1,8 +1,10 @@
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
 import { segment, recordOf } from "./api.ts";
 import type { CliContext } from "./context.ts";
 import type { Column, Row } from "./output.ts";
 import { formatSize, parseSize, parseWhole } from "./units.ts";
+
+const DOMAINS = ["osd", "host"] as const;
 
 const POOL_COLUMNS: readonly Column[] = [
   { name: "name" },
@@ -37,7 +39,9 @@ export function poolCommands(root: CommandUnknownOpts, cli: CliContext): void {
       "slice of an image that one group holds (default 4MiB)",
       parseSize,
     )
-    .option("--failure-domain <domain>", "what two replicas never share: osd or host")
+    .addOption(
+      new Option("--failure-domain <domain>", "what two replicas never share").choices(DOMAINS),
+    )
     .addHelpText("after", "\nExample:\n  fastblock pool create fast --size 3")
     .action(async (name, options) => {
       const body = {

@@ -136,6 +136,8 @@ export interface OsdFsckOptions {
 
 export interface FsckReport {
   readonly clean: boolean;
+  /** False when an osd refuses to start on it: only a format helps. */
+  readonly startable: boolean;
   readonly findings: readonly unknown[];
   readonly [key: string]: unknown;
 }

@@ -24,7 +24,10 @@ export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([a-zA-Z]*)$/.exec(text.trim());
   const factor = match === null ? undefined : SIZE_FACTORS[match[2]!.toLowerCase()];
   if (match === null || factor === undefined) {
-    throw new FastblockError("FB1001", `reading a size: ${text}, wanted a number like 10GiB`);
+    throw new FastblockError(
+      "FB1001",
+      `reading a size: ${text}, wanted a number of bytes, KiB, MiB, GiB or TiB, like 10GiB`,
+    );
   }
   const bytes = Number(match[1]) * factor;
   if (!Number.isSafeInteger(bytes)) {

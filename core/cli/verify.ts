@@ -50,6 +50,11 @@ export interface VerifyFinding {
   readonly what: string;
 }
 
+interface PieceFinding extends VerifyFinding {
+  /** The replica said nothing about its blocks. */
+  readonly isSilence?: boolean;
+}
+
 const PIECE_BYTES = 262_144;
 const PIECE_BLOCKS = PIECE_BYTES / BLOCK_SIZE;
 /** Pieces under way at a time. */
@@ -59,8 +64,17 @@ const FINDINGS_MAX = 100;
 /** A piece that differs is read again so often, with a pause before each time. */
 const RETRIES_MAX = 20;
 const RETRY_PAUSE_MS = 250;
-/** After so many unanswered operations the rest is not tried: the report says so. */
-const SILENT_MAX = 8;
+/** A replica that kept silent so often, each time for as long as the client waits, is not asked on. */
+const SILENT_MAX = 2;
+
+/** Answers that came because the replica gave none, or is not there to give one. */
+const SILENCES: ReadonlySet<Status> = new Set([
+  Status.TimedOut,
+  Status.Unreachable,
+  Status.WrongReceiver,
+  Status.MapStale,
+  Status.Busy,
+]);
 
 /** Compare all replicas of an open image. Throws FB5001 when replicas keep silent. */
 export async function verifyImage(
@@ -89,7 +103,6 @@ class VerifyRun {
   private lostBlocks = 0;
   private readonly lostOffsets: number[] = [];
   private replicas = REPLICAS_MAX;
-  private silent = 0;
   private findingCount = 0;
   private readonly findings: VerifyFinding[] = [];
 
@@ -141,7 +154,8 @@ class VerifyRun {
   }
 
   private async piece(offset: number, length: number, states: number, data: number): Promise<void> {
-    let found: VerifyFinding[] = [];
+    let found: PieceFinding[] = [];
+    let silent = 0;
     for (let attempt = 0; attempt <= RETRIES_MAX; attempt++) {
       if (attempt > 0) await this.sleep(RETRY_PAUSE_MS);
       const places = this.image.replicasAt(offset).slice(0, REPLICAS_MAX);
@@ -151,17 +165,17 @@ class VerifyRun {
         this.countStates(offset, states, length / BLOCK_SIZE);
         return;
       }
-      if (this.silent > SILENT_MAX) break;
+      const mute = found.find((one) => one.isSilence);
+      if (mute !== undefined && ++silent >= SILENT_MAX) {
+        throw new FastblockError("FB5001", `verifying ${this.image.path}: ${mute.what}`, {
+          hint: "start all osds, wait until all replicas are whole, then verify again: fastblock health",
+        });
+      }
     }
     this.findingCount += found.length;
-    for (const finding of found) {
-      if (this.findings.length < FINDINGS_MAX) this.findings.push(finding);
+    for (const { offsetBytes, osds, what } of found) {
+      if (this.findings.length < FINDINGS_MAX) this.findings.push({ offsetBytes, osds, what });
     }
-    const first = found[0];
-    if (this.silent <= SILENT_MAX || first === undefined) return;
-    throw new FastblockError("FB5001", `verifying ${this.image.path}: ${first.what}`, {
-      hint: "start all osds, then verify again: fastblock osd ls",
-    });
   }
 
   /** Ask every replica, and name the blocks where they differ. */
@@ -171,11 +185,11 @@ class VerifyRun {
     places: readonly ReplicaPlace[],
     states: number,
     data: number,
-  ): Promise<VerifyFinding[]> {
+  ): Promise<PieceFinding[]> {
     if (places.length === 0)
       return [{ offsetBytes: offset, osds: [], what: "no replica is known" }];
     const osds = places.map((place) => place.osd as number);
-    const found: VerifyFinding[] = [];
+    const found: PieceFinding[] = [];
     const rows = PIECE_BLOCKS * STATE_BYTES;
     const asked = await Promise.all(
       places.map((_place, at) => this.ask(OpKind.States, offset, length, states + at * rows, at)),
@@ -211,7 +225,7 @@ class VerifyRun {
     run: { readonly offset: number; readonly first: number; readonly blocks: number },
     osds: readonly number[],
     data: number,
-    found: VerifyFinding[],
+    found: PieceFinding[],
   ): Promise<void> {
     const offset = run.offset + run.first * BLOCK_SIZE;
     const read = await Promise.all(
@@ -247,13 +261,12 @@ class VerifyRun {
     statuses: readonly Status[],
     offset: number,
     osds: readonly number[],
-    found: VerifyFinding[],
+    found: PieceFinding[],
   ): void {
     statuses.forEach((status, at) => {
       if (status === Status.Ok) return;
-      if (status === Status.TimedOut || status === Status.Unreachable) this.silent++;
       const what = `osd.${osds[at] ?? -1} answered ${statusName(status)}, wanted Ok`;
-      found.push({ offsetBytes: offset, osds, what });
+      found.push({ offsetBytes: offset, osds, what, isSilence: SILENCES.has(status) });
     });
   }
 

@@ -191,6 +191,14 @@ describe("client: reads and writes", () => {
     expect(bench.settle(bench.image.run(op))).toBe(Status.Unreachable);
   });
 
+  test("a named replica whose store was replaced is given up", () => {
+    const bench = new Bench(1);
+    bench.cluster.osds[bench.image.replicasAt(0)[1]!.osd]!.answer = Status.WrongReceiver;
+    const op = bench.op(OpKind.Read, 0, 4096, bench.world.slots.take(4096));
+    op.replica = 1;
+    expect(bench.settle(bench.image.run(op), 10_000_000)).toBe(Status.WrongReceiver);
+  });
+
   test("ranges past the end are invalid, changes of a read-only image denied", () => {
     const bench = new Bench(1);
     expect(bench.fails(bench.image.read(8 * MIB - 1, 2)).code).toBe("FB5001");

@@ -48,7 +48,7 @@ const REFUSED_PAUSE_US = 100_000;
 const STALE_PAUSE_US = 50_000;
 const BUSY_PAUSE_US = 2_000;
 const BUSY_PAUSE_US_MAX = 20_000;
-/** A named replica that can not be reached is given up after this long. */
+/** A named replica that can not be reached, or not be asked, is given up after this long. */
 const REPLICA_US_MAX = 3_000_000;
 
 /** What the router needs of the client. */
@@ -255,11 +255,13 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
       this.direct.push(part);
       return;
     }
-    if (this.world.clock.turnUs - part.startedUs > REPLICA_US_MAX) {
-      this.finish(part, Status.Unreachable);
-    } else {
-      this.delay(part, TICK_US);
-    }
+    if (this.isGivenUp(part)) this.finish(part, Status.Unreachable);
+    else this.delay(part, TICK_US);
+  }
+
+  /** Whether a named replica had its time: a store that was replaced answers for it in vain. */
+  private isGivenUp(part: Part): boolean {
+    return this.world.clock.turnUs - part.startedUs > REPLICA_US_MAX;
   }
 
   /* ---------------------------------------------------------------- replies */
@@ -345,7 +347,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
       this.finish(part, status);
       return;
     }
-    if (part.replica !== LEADER && !isPassing(status)) {
+    if (part.replica !== LEADER && (!isPassing(status) || this.isGivenUp(part))) {
       this.finish(part, status);
       return;
     }

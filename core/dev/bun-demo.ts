@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { resolve } from "node:path";
+import { quoteWord } from "../base/shell.ts";
 import type { DevOutside } from "./bun-dev.ts";
 import { childEnvironment, httpOf, nbdsOf } from "./bun-processes.ts";
 import type { Interruption } from "./bun-start.ts";
@@ -68,7 +69,7 @@ export function summaryOf(
     `  directory     ${directory}`,
     "",
     "Try next:",
-    ...(isFound ? [] : [`  export CLUSTER_DIR='${directory.replaceAll("'", `'\\''`)}'`]),
+    ...(isFound ? [] : [`  export CLUSTER_DIR=${quoteWord(directory)}`]),
     `  ${program} status`,
   ];
   if (options.demo) {

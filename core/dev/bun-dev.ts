@@ -10,11 +10,18 @@ import {
 } from "node:fs";
 import { join, resolve } from "node:path";
 import { signalAtParentsEnd } from "../../ffi/libc/parent.ts";
-import { type ErrorCode, ERRORS, FastblockError } from "../base/errors.ts";
+import { type ErrorCode, ERRORS, FastblockError, formatError } from "../base/errors.ts";
+import { quoteWord } from "../base/shell.ts";
 import { geometryOf, shareZones } from "../store/store.ts";
 import { runCommand, runDemo, summaryOf } from "./bun-demo.ts";
 import { FileLock } from "./bun-lock.ts";
-import { FreePorts, findSocketPath, removeSocketFolder } from "./bun-places.ts";
+import {
+  checkTemporaryHome,
+  FreePorts,
+  findSocketPath,
+  removeSocketFolder,
+  temporaryHome,
+} from "./bun-places.ts";
 import {
   askBackend,
   httpOf,
@@ -63,7 +70,7 @@ export interface DevOutside {
 /** Held by whoever starts or stops processes of the directory. */
 const LOCK_FILE = "dev.lock";
 const LOCK_MS_MAX = 60_000;
-const LOOK_MS = 10;
+const LOOK_MS = 50;
 const WATCH_MS = 1000;
 const SIGTERM = 15;
 
@@ -80,22 +87,25 @@ export class BunDev implements DevPrograms {
     const startMs = performance.now();
     const interruption = options.detach ? undefined : newInterruption();
     makeDirectory(directory);
-    const plan = await this.alone(directory, async () => {
+    const { plan, faults } = await this.alone(directory, async () => {
       const prepared = this.prepare(directory, options);
       await this.format(prepared, directory);
       const { program } = this.outside;
-      await new Starter({ plan: prepared, directory, program, interruption }).startAll();
-      return prepared;
+      const starter = new Starter({ plan: prepared, directory, program, interruption });
+      return { plan: prepared, faults: await starter.startAll() };
     });
+    for (const fault of faults) this.say(textOf(fault.error));
     let code = 0;
     if (interruption?.signal === undefined) {
       const seconds = (performance.now() - startMs) / 1000;
-      if (!options.quiet) this.say(`serving after ${seconds.toFixed(1)} s\n`);
+      const without = faults.map(({ name }) => name).join(", ");
+      const partly = without === "" ? "" : ` without ${without}`;
+      if (!options.quiet) this.say(`serving${partly} after ${seconds.toFixed(1)} s\n`);
       if (options.demo) code = await runDemo(this.outside, plan, directory, interruption);
       if (!options.quiet) this.outside.out(summaryOf(this.outside, plan, directory, options));
     }
     if (interruption === undefined) return code;
-    await this.watch(plan, directory, interruption);
+    await this.watch(plan, directory, interruption, new Set(faults.map(({ name }) => name)));
     this.say("stopping\n");
     await this.alone(directory, () => this.stop(plan, directory));
     this.say(`stopped; the data stays in ${directory}\n`);
@@ -216,6 +226,13 @@ export class BunDev implements DevPrograms {
     );
     if (fresh.length === 0) return;
     checkSpace(plan, directory, fresh.length);
+    for (const { name, data } of fresh) {
+      // Who has a log has served: the mon knows it, and others hold what it held.
+      if (!existsSync(join(directory, `${name}.log`))) continue;
+      this.say(
+        `warning: ${data} is gone: ${name} gets a new, empty disk, to be filled from other osds; what had no other copy is lost\n`,
+      );
+    }
     const ends = await Promise.allSettled(fresh.map((one) => this.formatOne(plan, one, directory)));
     for (const end of ends) if (end.status === "rejected") throw end.reason;
   }
@@ -253,9 +270,13 @@ export class BunDev implements DevPrograms {
     return stopped;
   }
 
-  /** Serve until a signal, or until nothing is left; say when a process is gone. */
-  private async watch(plan: DevPlan, directory: string, interruption: Interruption): Promise<void> {
-    const gone = new Set<string>();
+  /** Serve until a signal, or until nothing is left; say when a process is `gone` that was not. */
+  private async watch(
+    plan: DevPlan,
+    directory: string,
+    interruption: Interruption,
+    gone: Set<string>,
+  ): Promise<void> {
     while (interruption.signal === undefined && gone.size < plan.processes.length) {
       for (const one of plan.processes) {
         const running = runningPid(one, directory) !== 0;
@@ -263,7 +284,7 @@ export class BunDev implements DevPrograms {
         if (!running && !gone.has(one.name)) {
           gone.add(one.name);
           const script = join(directory, `${one.name}.start`);
-          this.say(`${one.name} is gone; start it again by '${script}'\n`);
+          this.say(`${one.name} is gone; start it again by ${quoteWord(script)}\n`);
         }
       }
       await interruption.wait(WATCH_MS);
@@ -273,6 +294,10 @@ export class BunDev implements DevPrograms {
   private say(words: string): void {
     if (words !== "") this.outside.err(words);
   }
+}
+
+function textOf({ code, message, why, hint }: FastblockError): string {
+  return formatError({ head: `error ${code}`, message, why, hint, code });
 }
 
 /** In the foreground we end with whoever started us to serve for him (`npm start`). */
@@ -287,9 +312,11 @@ function newInterruption(): Interruption {
 
 function makeDirectory(directory: string): void {
   try {
+    makeTemporaryHome(directory);
     mkdirSync(directory, { recursive: true, mode: 0o755 });
     if (statSync(directory).uid === process.getuid?.() || process.getuid?.() === 0) return;
   } catch (error) {
+    if (error instanceof FastblockError) throw error;
     const why = error instanceof Error ? error.message : String(error);
     throw new FastblockError("FB1008", `making the directory ${directory}: ${why}`, {
       hint: "name one that you may write to: fastblock dev up --dir DIR",
@@ -298,6 +325,14 @@ function makeDirectory(directory: string): void {
   throw new FastblockError("FB1008", `using the directory ${directory}: it is somebody else's`, {
     hint: "name one of your own: fastblock dev up --dir DIR",
   });
+}
+
+/** The folder above a cluster of a user without a home is nobody else's to enter. */
+function makeTemporaryHome(directory: string): void {
+  const home = temporaryHome();
+  if (!directory.startsWith(`${home}/`)) return;
+  mkdirSync(home, { recursive: true, mode: 0o700 });
+  checkTemporaryHome(directory);
 }
 
 /** Logs and checkpoints are written in full at format, so their space must be there. */

@@ -1,7 +1,8 @@
-import { mkdirSync, rmSync } from "node:fs";
+import { lstatSync, mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FastblockError } from "../base/errors.ts";
+import { shellWord } from "../base/shell.ts";
 import { SOCKET_PATH_BYTES_MAX } from "./plan.ts";
 
 /** Below the range from which the kernel takes the ports of outgoing connections (32768 on). */
@@ -59,6 +60,32 @@ export function findSocketPath(directory: string, name: string): string {
   }
   throw new FastblockError("FB1001", `choosing a socket for ${directory}: its path is too long`, {
     hint: "set XDG_RUNTIME_DIR to a short path",
+  });
+}
+
+/** Where the data of users without a home of their own goes. */
+export function temporaryHome(): string {
+  return join(tmpdir(), `fastblock-${process.getuid?.() ?? 0}`);
+}
+
+/**
+ * Anybody may make a folder of that name in a directory that all share, and what lies in it is
+ * trusted: keys, and the words that start processes. So it must be ours, and nobody else's to enter.
+ * For a directory outside of `temporaryHome` nothing is checked. Throws FB1008.
+ */
+export function checkTemporaryHome(directory: string, home: string = temporaryHome()): void {
+  if (directory !== home && !directory.startsWith(`${home}/`)) return;
+  const status = lstatSync(home, { throwIfNoEntry: false });
+  if (status === undefined) return;
+  if (!status.isDirectory() || status.uid !== process.getuid?.()) {
+    throw new FastblockError("FB1008", `using ${home}: it is not a directory of yours`, {
+      hint: "set HOME, or name a directory of your own: fastblock dev up --dir DIR",
+    });
+  }
+  const mode = status.mode & 0o777;
+  if ((mode & 0o077) === 0) return;
+  throw new FastblockError("FB1008", `using ${home}: mode ${mode.toString(8)}, wanted 700`, {
+    hint: `look at what is in it, then close it to others: chmod 700 ${shellWord(home)}`,
   });
 }
 

@@ -2,6 +2,7 @@ import { chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from "
 import { join } from "node:path";
 import { FastblockError } from "../base/errors.ts";
 import { isHeld } from "./bun-lock.ts";
+import { checkTemporaryHome } from "./bun-places.ts";
 import { type DevProcessStatus, STARTED_BY } from "./dev.ts";
 import { DEV_FILE, type DevPlan, type DevProcess, parseDevPlan, parsePorts } from "./plan.ts";
 
@@ -9,10 +10,11 @@ import { DEV_FILE, type DevPlan, type DevProcess, parseDevPlan, parsePorts } fro
 
 /** From SIGTERM to the end. */
 const STOP_MS_MAX = 40_000;
-const LOOK_MS = 10;
+const LOOK_MS = 50;
 const LOG_LINES_SHOWN = 5;
 
 export function readPlan(directory: string): DevPlan {
+  checkTemporaryHome(directory);
   const path = join(directory, DEV_FILE);
   if (!existsSync(path)) {
     throw new FastblockError("FB1005", `looking for a dev cluster: ${directory} holds none`);

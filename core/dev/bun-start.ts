@@ -16,7 +16,7 @@ import { argumentsOf, type DevPlan, type DevProcess, SERVING_ENVIRONMENT } from 
 
 /** From the spawn of a process to its ready line. */
 const READY_MS_MAX = 30_000;
-const LOOK_MS = 10;
+const LOOK_MS = 50;
 
 export interface StartOptions {
   readonly plan: DevPlan;
@@ -29,31 +29,57 @@ export interface StartOptions {
 
 /**
  * Starts the processes of a plan that do not run: the mon, then the osds together, then the
- * gateways. Either all of them serve in the end, or none that was started here is left.
+ * gateways. What does not start is told, and the others serve, as long as a majority of the osds
+ * does; else none that was started here is left.
  */
 export class Starter {
   private readonly options: StartOptions;
   private readonly started: Started[] = [];
+  private readonly faults = new Map<string, FastblockError>();
 
   constructor(options: StartOptions) {
     this.options = options;
   }
 
-  /** Returns early when interrupted. Throws what a process that did not start said of itself. */
-  async startAll(): Promise<void> {
+  /**
+   * Answers what did not start, with what it said of itself. Returns early when interrupted. Throws
+   * the first fault when the mon or a majority of the osds does not serve.
+   */
+  async startAll(): Promise<readonly StartFault[]> {
     try {
       for (const role of ["mon", "osd", "nbd"] as const) {
         const { plan, directory } = this.options;
         const missing = plan.processes.filter(
           (one) => one.role === role && runningPid(one, directory) === 0,
         );
-        const results = await Promise.allSettled(missing.map((one) => this.startOne(one)));
-        for (const result of results) if (result.status === "rejected") throw result.reason;
+        await Promise.all(missing.map((one) => this.tryOne(one)));
         if (role === "osd") await this.waitForOsds();
+        this.judge(role);
       }
     } catch (error) {
       await this.takeBack();
       throw error;
+    }
+    return [...this.faults].map(([name, error]) => ({ name, error }));
+  }
+
+  /** Throws the first fault when too little of a role serves. */
+  private judge(role: DevProcess["role"]): void {
+    const of = this.options.plan.processes.filter((one) => one.role === role);
+    const faulty = of.filter(({ name }) => this.faults.has(name));
+    const enough = role === "mon" ? of.length : role === "osd" ? Math.floor(of.length / 2) + 1 : 0;
+    const first = faulty[0];
+    if (first !== undefined && of.length - faulty.length < enough) {
+      throw this.faults.get(first.name)!;
+    }
+  }
+
+  private async tryOne(one: DevProcess): Promise<void> {
+    try {
+      await this.startOne(one);
+    } catch (error) {
+      if (!(error instanceof FastblockError)) throw error;
+      this.faults.set(one.name, error);
     }
   }
 
@@ -95,20 +121,28 @@ export class Starter {
     }
   }
 
-  /** Wait until the mon counts every osd of the plan as up. */
+  /** Wait until the mon counts every osd of the plan as up, but those that did not start. */
   private async waitForOsds(): Promise<void> {
     const { plan, interruption } = this.options;
     const endMs = performance.now() + READY_MS_MAX;
     for (;;) {
       if (interruption?.signal !== undefined) return;
       const body = await askJson(`${httpOf(plan)}/api/v1/osds`);
-      const osds = (body as { items?: { up?: boolean }[] } | undefined)?.items ?? [];
-      const up = osds.filter((osd) => osd.up === true).length;
-      if (up >= plan.osds) return;
-      for (const one of this.started) if (one.ended !== undefined) throw one.failure();
+      const osds = (body as { items?: { id?: number; up?: boolean }[] } | undefined)?.items ?? [];
+      const up = new Set(osds.filter((osd) => osd.up === true).map((osd) => `osd.${osd.id}`));
+      for (const one of this.started) {
+        if (one.ended !== undefined) this.faults.set(one.process.name, one.failure());
+      }
+      const late = plan.processes.filter(
+        ({ role, name }) => role === "osd" && !up.has(name) && !this.faults.has(name),
+      );
+      if (late.length === 0) return;
       if (performance.now() > endMs) {
-        const seen = `the mon sees ${up} up, wanted ${plan.osds}`;
-        throw new FastblockError("FB1009", `starting the osds: ${seen}`);
+        for (const { name } of late) {
+          const text = `starting ${name}: the mon does not see it up, wanted it to`;
+          this.faults.set(name, new FastblockError("FB1009", text));
+        }
+        return;
       }
       await Bun.sleep(LOOK_MS);
     }
@@ -120,6 +154,12 @@ export class Starter {
       await one.end("SIGKILL");
     }
   }
+}
+
+/** A process that did not start, and why. */
+export interface StartFault {
+  readonly name: string;
+  readonly error: FastblockError;
 }
 
 /** A process that was started here. */

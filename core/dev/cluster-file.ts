@@ -55,7 +55,11 @@ export function parseClusterFile(text: string, path: string): ClusterFile {
 export function parseKeyFile(text: string, path: string): Uint8Array {
   const digits = text.trim();
   if (!/^[0-9a-fA-F]{64}$/.test(digits)) {
-    throw malformed(path, "not 64 hexadecimal digits");
+    throw malformed(
+      path,
+      "not 64 hexadecimal digits",
+      "put its copy back; of a dev cluster that is down, remove it, and dev up makes another",
+    );
   }
   return Uint8Array.fromHex(digits);
 }
@@ -83,8 +87,12 @@ function parseHostPort(value: unknown, path: string): HostPort {
   return { host, port };
 }
 
-function malformed(path: string, why: string): FastblockError {
-  return new FastblockError("FB1005", `reading ${path}: ${why}`);
+function malformed(
+  path: string,
+  why: string,
+  hint = "put its copy back; that of a dev cluster is written again by dev up",
+): FastblockError {
+  return new FastblockError("FB1005", `reading ${path}: ${why}`, { hint });
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -1,4 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
+import { quoteWord } from "../base/shell.ts";
 import type { ClusterFile } from "./cluster-file.ts";
 
 /**
@@ -192,7 +193,7 @@ export const SERVING_ENVIRONMENT: Readonly<Record<string, string>> = { BUN_GC_TI
 /** The text of `NAME.start`. */
 export function startScript(command: readonly string[]): string {
   const settings = Object.entries(SERVING_ENVIRONMENT).map(([key, value]) => `${key}=${value}`);
-  return `#!/bin/sh\nexport ${settings.join(" ")}\nexec ${command.map(quote).join(" ")}\n`;
+  return `#!/bin/sh\nexport ${settings.join(" ")}\nexec ${command.map(quoteWord).join(" ")}\n`;
 }
 
 /** The text of `dev.json`. */
@@ -206,13 +207,19 @@ export function parseDevPlan(text: string, path: string): DevPlan {
   try {
     value = JSON.parse(text);
   } catch {
-    throw new FastblockError("FB1005", `reading ${path}: not JSON`);
+    throw malformed(path, "not JSON");
   }
   const plan = value as Partial<DevPlan> | null;
   if (plan?.version !== 1 || !Array.isArray(plan.processes)) {
-    throw new FastblockError("FB1005", `reading ${path}: not a plan of version 1`);
+    throw malformed(path, "not a plan of version 1");
   }
   return plan as DevPlan;
+}
+
+function malformed(path: string, why: string): FastblockError {
+  return new FastblockError("FB1005", `reading ${path}: ${why}`, {
+    hint: "put its copy back, or begin in another directory: fastblock dev up --dir DIR",
+  });
 }
 
 /** Read the lines `role=port` of `NAME.ports`. */
@@ -254,8 +261,4 @@ function bindOf(options: PlanOptions, index: number): string {
 
 function rankOf(process: DevProcess): number {
   return process.role === "mon" ? 0 : process.role === "osd" ? 1 : 2;
-}
-
-function quote(word: string): string {
-  return `'${word.replaceAll("'", `'\\''`)}'`;
 }

@@ -116,6 +116,8 @@ function parse<T extends z.ZodType>(schema: T, value: unknown): z.infer<T> {
 }
 
 async function readJson(c: Context): Promise<unknown> {
+  const type = c.req.header("content-type");
+  if (type === undefined || !/^application\/json\b/i.test(type)) throw otherType();
   try {
     return await c.req.json();
   } catch {
@@ -136,16 +138,17 @@ function problemOf(error: FastblockError, status: number): Problem {
 }
 
 /** An error as `application/problem+json`. */
-export function problemResponse(c: Context, error: FastblockError, status?: number): Response {
-  const used = status ?? ERRORS[error.code].http;
-  const text = JSON.stringify(problemOf(error, used));
-  return c.newResponse(text, used as 400, { "content-type": "application/problem+json" });
+export function problemResponse(c: Context, error: FastblockError): Response {
+  const status = ERRORS[error.code].http;
+  const text = JSON.stringify(problemOf(error, status));
+  return c.newResponse(text, status as 400, { "content-type": "application/problem+json" });
 }
 
 /** Any error as a coded one; what nobody foresaw is logged. */
 export function asFailure(logger: Logger, error: Error): FastblockError {
   if (error instanceof FastblockError) return error;
-  // Hono's own exceptions carry a response; only malformed JSON makes one here.
+  // Hono's own exceptions carry a status: a body of another type, or one that is not JSON.
+  if ("status" in error && error.status === 415) return otherType();
   if ("status" in error && error.status === 400) {
     return new FastblockError("FB1001", "the request's body is not JSON");
   }
@@ -166,7 +169,12 @@ export function malformed(error: z.ZodError): FastblockError {
 
 /** A body past the limit. */
 export function tooLarge(): FastblockError {
-  return new FastblockError("FB1001", "the request's body is too large, wanted at most 64 KiB");
+  return new FastblockError("FB1012", "the request's body is too large, wanted at most 64 KiB");
+}
+
+function otherType(): FastblockError {
+  const text = "the request's body is of another type, wanted application/json";
+  return new FastblockError("FB1011", text);
 }
 
 /**

@@ -3,6 +3,8 @@ import { create } from "@bufbuild/protobuf";
 import { LayerUsageSchema } from "../../proto/gen/control_pb.ts";
 import { type FakeOsd, MonHarness, until } from "./bun-mon-harness.ts";
 
+const PROBLEM = "application/problem+json";
+
 let mon: MonHarness;
 beforeEach(async () => {
   mon = new MonHarness();
@@ -350,10 +352,22 @@ describe("the rest", () => {
     expect((await mon.ask("GET", "/healthz")).body).toBe("ok\n");
     expect((await mon.ask("GET", "/api/v1/nothing")).body).toMatchObject({
       status: 404,
-      code: "FB1001",
+      code: "FB1010",
+      title: "There is no such route",
     });
     const large = await mon.post("/pools", { name: "x".repeat(100_000), size: 1 });
-    expect([large.status, large.body.code]).toEqual([400, "FB1001"]);
+    expect([large.status, large.type, large.body.code]).toEqual([413, PROBLEM, "FB1012"]);
+  });
+
+  test("a body of another type is refused, whoever reads it", async () => {
+    await mon.addOsds(1);
+    const form = { "content-type": "application/x-www-form-urlencoded" };
+    for (const path of ["/pools", "/pools/p/images/a:resize"]) {
+      const { status, type, body } = await mon.ask("POST", `/api/v1${path}`, {}, form);
+      expect([path, status, type, body.code]).toEqual([path, 415, PROBLEM, "FB1011"]);
+    }
+    const broken = await mon.ask("POST", "/api/v1/pools", "{");
+    expect([broken.status, broken.type, broken.body.code]).toEqual([400, PROBLEM, "FB1001"]);
   });
 
   test("what was answered is there after a restart of the monitor", async () => {

@@ -82,10 +82,7 @@ export function createApi(options: ApiOptions): Api {
   app.notFound((c) =>
     problemResponse(
       c,
-      new FastblockError("FB1001", `${c.req.method} ${c.req.path} is no route of this mon`, {
-        hint: "see /openapi.json",
-      }),
-      404,
+      new FastblockError("FB1010", `${c.req.method} ${c.req.path} is no route of this mon`),
     ),
   );
   addPlain(app, options, metrics);

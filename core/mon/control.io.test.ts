@@ -168,6 +168,32 @@ describe("osds", () => {
     });
   });
 
+  test("who has not heard yet where an osd is now can not have it marked down", async () => {
+    const osds: FakeOsd[] = [];
+    for (let id = 0; id < 3; id++) osds.push(await mon.addOsd(id, { host: `host-${String(id)}` }));
+    for (const osd of osds) osd.isReporting = false;
+    const peers = osds.slice(1);
+    const { epoch } = peers[0]!.map;
+    await osds[0]!.report({ stopping: true });
+    await osds[0]!.close();
+    await until("it is down", async () => (await mon.get("/osds/0")).body.up === false);
+    osds[0] = await mon.addOsd(0, { host: "host-0", storeUuid: uuidOf(77) });
+    for (const peer of peers) await peer.report({ unreachable: [0], epoch });
+    await mon.monitor.flushNow();
+    expect((await mon.get("/osds/0")).body.up).toBe(true);
+    await until("they have the map", () =>
+      peers.every(({ map }) => map.osds.get(0 as never)?.storeUuid === uuidOf(77)),
+    );
+    for (const peer of peers) await peer.report({ unreachable: [0] });
+    await mon.monitor.flushNow();
+    expect((await mon.get("/osds/0")).body.up).toBe(false);
+    // What they say now counts, not what they said.
+    for (const peer of peers) await peer.report();
+    await osds[0]!.report();
+    await mon.monitor.flushNow();
+    expect((await mon.get("/osds/0")).body.up).toBe(true);
+  });
+
   test("a long absence takes an osd out, its return in again; people's out stays", async () => {
     await mon.stopMonitor();
     await mon.start({ outAfterUs: 300_000 });

@@ -166,7 +166,7 @@ function checkStores(catalogue: Catalogue): Check | undefined {
   for (const pg of catalogue.map.pgs.values()) {
     for (const replica of pg.replicas) {
       const osd = catalogue.map.osds.get(replica.osd);
-      if (osd === undefined || osd.storeUuid === replica.storeUuid) continue;
+      if (osd === undefined || replica.leaving || osd.storeUuid === replica.storeUuid) continue;
       details.push(`${formatPgId(pg.id)} on osd.${String(replica.osd)}`);
     }
   }
@@ -176,7 +176,7 @@ function checkStores(catalogue: Catalogue): Check | undefined {
     "warn",
     `${String(details.length)} replicas are on stores that were replaced`,
     details,
-    "give each group a new replica: fastblock pg replace PG --from OSD --to OSD",
+    "a group that serves renews them by itself: start the osds that are down, or elsewhere: fastblock pg replace PG --from OSD --to OSD",
   );
 }
 

@@ -37,6 +37,8 @@ const COMPLAINING_HOSTS = 2;
 export interface OsdLive {
   readonly id: OsdId;
   boot: bigint;
+  /** The first map that says where it is since then. */
+  readonly registered: { readonly generation: number; readonly epoch: number };
   lastReportUs: number;
   stopping: boolean;
   /** The map that it has. */
@@ -97,9 +99,11 @@ export class OsdService {
     const now = this.options.nowUs();
     const old = this.live.get(id);
     for (const pg of old?.pgs.keys() ?? []) this.dirtyPgs.add(pg);
+    this.noteReplaced(id, request.storeUuid);
     this.live.set(id, {
       id,
       boot: request.boot,
+      registered: { generation: this.catalogue.map.generation, epoch: this.catalogue.map.epoch },
       lastReportUs: now,
       stopping: false,
       generation: request.generation,
@@ -144,9 +148,7 @@ export class OsdService {
       this.space.note(id, { shard, layer: Number(layer), bytes: Number(usedBytes) });
     }
     for (const report of request.pgs) this.notePg(live, report);
-    for (const peer of request.unreachable) {
-      this.live.get(peer as OsdId)?.complaints.set(id, now);
-    }
+    this.noteComplaints(live, request.unreachable);
     this.noteIdentity(request);
     if (this.dirtyPgs.size > 0 || request.unreachable.length > 0 || request.stopping) {
       this.options.onDirty();
@@ -278,6 +280,28 @@ export class OsdService {
     if (report.role !== PgRole.REMOVED) live.pgs.set(id, report);
     else if (live.pgs.get(id)?.replica === report.replica) live.pgs.delete(id);
     this.dirtyPgs.add(id);
+  }
+
+  /** Groups with replicas on an earlier store of the osd may put them on its new one. */
+  private noteReplaced(id: OsdId, storeUuid: string): void {
+    for (const pg of this.catalogue.map.pgs.values()) {
+      if (pg.replicas.some((one) => one.osd === id && one.storeUuid !== storeUuid)) {
+        this.dirtyPgs.add(pg.id);
+      }
+    }
+  }
+
+  /** What an osd says of its peers stands in the place of what it said before. */
+  private noteComplaints(from: OsdLive, unreachable: readonly number[]): void {
+    for (const peer of this.live.values()) {
+      // Who has an older map looks for the peer where it no longer is.
+      const isInformed = compareMapIdentity(from, peer.registered) >= 0;
+      if (isInformed && unreachable.includes(peer.id)) {
+        peer.complaints.set(from.id, from.lastReportUs);
+      } else {
+        peer.complaints.delete(from.id);
+      }
+    }
   }
 
   private noteIdentity(seen: { readonly generation: number; readonly epoch: number }): void {

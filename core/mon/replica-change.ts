@@ -39,8 +39,9 @@ export function withReplacement(pg: PgInfo, old: ReplicaInfo, added: ReplicaInfo
 }
 
 /**
- * Give replicas that their own stores no longer trust a new id in the same place: the osd keeps
- * their blocks and the leader sends what differs.
+ * Give replicas that are lost where they were a new id in the same place. Where their store no
+ * longer trusts them, the osd keeps their blocks and the leader sends what differs; where the disk
+ * was replaced, it sends all.
  *
  * Requires: the group has a leader that serves. Without one the old replicas may be all that is
  * left, and nothing is given up.
@@ -52,20 +53,30 @@ export function withRenewals(
   change: Change,
   logger: Logger,
 ): PgInfo {
-  let next = pg;
   for (const old of pg.replicas) {
-    if (old.leaving || reports.get(old.replicaId)?.role !== PgRole.DISTRUSTED) continue;
-    if (catalogue.map.osds.get(old.osd)?.storeUuid !== old.storeUuid) continue;
-    const added = newReplica(catalogue, change, pg.id, old);
-    logger.warn("a replica is renewed: its store does not trust it", {
+    const osd = catalogue.map.osds.get(old.osd);
+    if (old.leaving || osd === undefined) continue;
+    const isReplaced = osd.storeUuid !== old.storeUuid;
+    const isLost = isReplaced ? osd.up : reports.get(old.replicaId)?.role === PgRole.DISTRUSTED;
+    if (!isLost || isFounding(pg, old, reports)) continue;
+    // The new store may have fewer shards.
+    const shard = (old.shard % osd.addresses.length) as ShardIndex;
+    const added = newReplica(catalogue, change, pg.id, { osd: old.osd, shard });
+    const why = isReplaced ? "its disk was replaced" : "its store does not trust it";
+    logger.warn(`a replica is renewed: ${why}`, {
       pg: formatPgId(pg.id),
       osd: old.osd,
       replica: old.replicaId,
       renewed: added.replicaId,
     });
-    next = withReplacement(next, old, added);
     // One at a time: the allocation above is seen by the next change only.
-    break;
+    return withReplacement(pg, old, added);
   }
-  return next;
+  return pg;
+}
+
+/** Whether a founder besides `old` is still to be made, which ends with the first replacement. */
+function isFounding(pg: PgInfo, old: ReplicaInfo, reports: ReplicaReports): boolean {
+  if (!pg.creating) return false;
+  return pg.replicas.some((one) => one !== old && !one.leaving && !reports.has(one.replicaId));
 }

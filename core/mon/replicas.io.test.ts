@@ -79,23 +79,48 @@ test("without a leader nothing is given up", async () => {
   expect((await group()).leaving).toEqual([]);
 });
 
-test("a replaced disk gets its replicas back by a command that names the same osd", async () => {
-  const { osds: members } = await group();
-  const lost = members[2]!;
-  const itself = { fromOsd: lost, toOsd: lost };
+/** The osd is gone, and another store registers under its id. */
+async function replaceDisk(osd: number): Promise<void> {
+  await osds[osd]!.report({ stopping: true });
+  await osds[osd]!.close();
+  await until("it is down", async () => (await mon.get(`/osds/${osd}`)).body.up === false);
+  osds[osd] = await mon.addOsd(osd, { storeUuid: uuidOf(77) });
+}
+
+test("a replaced disk gets its replicas back", async () => {
+  const before = await group();
+  const { osds: members, leaderOsd } = before;
+  const lost = members.find((osd) => osd !== leaderOsd)!;
+  const old = before.replicas.find((one) => one.osd === lost)!.replicaId;
   await until("a whole store is refused", async () => {
-    const { body } = await mon.post("/pgs/1.0:replaceReplica", itself);
-    return body.code === "FB2203";
+    const itself = { fromOsd: lost, toOsd: lost };
+    return (await mon.post("/pgs/1.0:replaceReplica", itself)).body.code === "FB2203";
   });
-  await osds[lost]!.report({ stopping: true });
-  await osds[lost]!.close();
-  await until("it is down", async () => (await mon.get(`/osds/${lost}`)).body.up === false);
-  await mon.addOsd(lost, { storeUuid: uuidOf(77) });
+  await replaceDisk(lost);
+  await until("the old one is out", async () => {
+    const { replicas } = await group();
+    return replicas.length === 3 && !replicas.some((one) => one.replicaId === old);
+  });
+  expect((await group()).osds).toEqual(members);
+});
+
+test("a replaced disk of a group without a leader waits, and can be said to be the group's", async () => {
+  const { osds: members, leaderOsd } = await group();
+  const lost = members.find((osd) => osd !== leaderOsd)!;
+  await until("all are seen", async () => {
+    const itself = { fromOsd: lost, toOsd: lost };
+    return (await mon.post("/pgs/1.0:replaceReplica", itself)).body.code === "FB2203";
+  });
+  osds[leaderOsd]!.leads.clear();
+  await osds[leaderOsd]!.report();
+  await replaceDisk(lost);
+  await mon.monitor.flushNow();
+  expect((await group()).leaving).toEqual([]);
   const { body: health } = await mon.get("/health");
   expect(health.checks.map((one: { code: string }) => one.code)).toContain("STORE_REPLACED");
+  const itself = { fromOsd: lost, toOsd: lost };
   const { status, body } = await mon.post("/pgs/1.0:replaceReplica", itself);
   expect([status, body.osds, body.leaving]).toEqual([202, members, [lost]]);
-  await until("the old one is out", async () => (await group()).replicas.length === 3);
 });
 
 test("nothing comes to an osd that a replica of the group still leaves", async () => {

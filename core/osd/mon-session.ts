@@ -39,6 +39,10 @@ const REPORT_PGS_MAX = 4096;
 /** Answers of the monitor that no repetition changes. */
 const REFUSALS: readonly ErrorCode[] = ["FB1007", "FB2102", "FB2103", "FB4002", "FB4004"];
 
+/** Another store under our id counts as up for a lease after it died: ask again for twice as long. */
+const TWIN_US = 5_000_000;
+const TWIN_RETRY_US = 250_000;
+
 /** What the osd tells of itself. */
 export interface OsdIdentity {
   readonly osd: number;
@@ -96,6 +100,9 @@ export class MonSession {
   private stopping = false;
   private intervalUs = REPORT_INTERVAL_MS * 1000;
   private readonly soon: CallbackTimer;
+  private readonly again: CallbackTimer;
+  /** Until then another store may be in our place; 0: none was seen. */
+  private twinUntilUs = 0;
   /** A group changed while a report was under way. */
   private hastened = false;
   /** What each shard told last. */
@@ -131,6 +138,7 @@ export class MonSession {
     });
     this.timer = new CallbackTimer(() => this.tick());
     this.soon = new CallbackTimer(() => this.reportNow());
+    this.again = new CallbackTimer(() => this.onOpen());
   }
 
   /** Begin; it connects again whenever the connection is lost. */
@@ -149,6 +157,7 @@ export class MonSession {
     this.stopping = true;
     this.options.world.timers.disarm(this.timer);
     this.options.world.timers.disarm(this.soon);
+    this.options.world.timers.disarm(this.again);
     if (this.registered) {
       try {
         await this.sendReport([], false, true);
@@ -161,10 +170,21 @@ export class MonSession {
 
   private onOpen(): void {
     this.register().catch((error: unknown) => {
-      if (error instanceof FastblockError && REFUSALS.includes(error.code)) {
-        this.options.host.onRefused(error);
-      } else this.onFailure("registration", error);
+      const isFinal = error instanceof FastblockError && REFUSALS.includes(error.code);
+      if (isFinal && !this.mayEnd(error)) this.options.host.onRefused(error);
+      else this.onFailure("registration", error);
     });
+  }
+
+  /** Whether a refusal may end with the lease of the store whose place ours takes; asks again then. */
+  private mayEnd(error: FastblockError): boolean {
+    const { world } = this.options;
+    if (error.code !== "FB2103" || this.stopping) return false;
+    const now = world.clock.nowUs();
+    if (this.twinUntilUs === 0) this.twinUntilUs = now + TWIN_US;
+    if (now >= this.twinUntilUs) return false;
+    world.timers.arm(this.again, TWIN_RETRY_US);
+    return true;
   }
 
   private onClose(reason: string, opened: boolean): void {
@@ -201,6 +221,7 @@ export class MonSession {
     if (reply.update !== undefined) this.onMapUpdate(reply.update);
     if (reply.reportIntervalMs > 0) this.intervalUs = reply.reportIntervalMs * 1000;
     this.registered = true;
+    this.twinUntilUs = 0;
     this.complete = true;
     this.logger.info("registered", { epoch: this.map.epoch });
     await this.report();

@@ -50,6 +50,7 @@ import {
   type GroupReport,
   reportOf,
   reportOfGone,
+  reportOfMissing,
   type ShardReport,
 } from "./report.ts";
 import { ClientContext, SessionGrants } from "./session-grants.ts";
@@ -229,6 +230,7 @@ export class OsdShard implements PgHost {
       .filter((group) => !group.creating && !group.gone)
       .map((group) => reportOf(group, this.store.bytesOf(group.row)));
     pgs.push(...this.gone);
+    for (const [pg, replica] of this.pg.missing) pgs.push(reportOfMissing(pg, replica));
     this.changed.clear();
     this.gone = [];
     const figures = {

@@ -129,6 +129,8 @@ export class RaftPeers implements ConnectionHandler, Drain {
     peer.port = port;
     peer.storeUuid = storeUuid;
     if (peer.outbound !== null) peer.outbound.close("dialled anew");
+    // Not heard of there yet is not silent yet.
+    if (!peer.link.up) peer.link.heardUs = this.world.clock.nowUs();
     peer.outbound = this.endpoint.dial(
       { kind: "tcp", host, port },
       { role: Role.Osd, id: peer.link.osd, shard: peer.link.shard, storeUuid },

@@ -175,10 +175,19 @@ function configurationOf(group: Group): NonNullable<GroupReport["configuration"]
 
 /** Tell that a replica is gone. */
 export function reportOfGone(pg: number, replica: number): GroupReport {
+  return reportOfAbsent(pg, replica, ROLE_REMOVED);
+}
+
+/** Tell that a replica is not there although it must be. */
+export function reportOfMissing(pg: number, replica: number): GroupReport {
+  return reportOfAbsent(pg, replica, ROLE_DISTRUSTED);
+}
+
+function reportOfAbsent(pg: number, replica: number, role: number): GroupReport {
   return {
     pg,
     replica,
-    role: ROLE_REMOVED,
+    role,
     term: 0,
     leader: 0,
     commitIndex: 0,

@@ -38,6 +38,7 @@ import type { PgShard } from "./pg.ts";
 
 /** Follow a map: make, renew and remove replicas, know where every peer lives. */
 export function followMap(shard: PgShard, map: ClusterMap): void {
+  shard.missing.clear();
   for (const pg of map.pgs.values()) followPg(shard, map, pg);
 }
 
@@ -100,9 +101,11 @@ function create(shard: PgShard, map: ClusterMap, pg: PgInfo, mine: ReplicaInfo):
   const conf = pg.creating ? foundingConfiguration(pg) : CONFIGURATION_EMPTY;
   if (conf === undefined) return undefined;
   if (!pg.creating && isVoter(pg, mine)) {
-    // It has voted and acknowledged: beginning anew would forget that.
+    // It has voted and acknowledged, and what told of it in the log is damaged. Beginning anew would
+    // forget that: the monitor gives the group another one.
+    shard.missing.set(pg.id, mine.replicaId);
     if (pg.changeEpoch === map.epoch) {
-      shard.logger.error("a replica of this store is not there", {
+      shard.logger.warn("a replica of this store is not there", {
         pg: pg.id,
         replica: mine.replicaId,
       });

@@ -105,6 +105,8 @@ export class PgShard implements StoreOwner, RaftHost {
   readonly raft: RaftGroups;
   readonly groups: Map<number, Group> = new Map();
   readonly links: Map<number, PeerLink> = new Map();
+  /** Replicas that this store must have and has lost all knowledge of: id by group. */
+  readonly missing: Map<number, number> = new Map();
   readonly logger: Logger;
   /** Groups that are being filled by difference. */
   readonly fills: Fills;

@@ -38,14 +38,18 @@ async function readBlock(
   return world.arena.bytes.slice(buffer, buffer + BLOCK_SIZE);
 }
 
-/** Both copies, as far as they are valid. */
+/** Both copies, as far as they are valid. Throws FB4007 when the device has no room for them. */
 export async function readSuperblocks(
   world: World,
   device: Device,
   buffer: number,
 ): Promise<{ a: Superblock | undefined; b: Superblock | undefined }> {
-  const a = decodeSuperblock(await readBlock(world, device, buffer, 0), world.checksum);
   const size = Math.floor(device.sizeBytes / BLOCK_SIZE) * BLOCK_SIZE;
+  if (size < 2 * BLOCK_SIZE) {
+    const seen = `${device.disk.path} has ${String(size / BLOCK_SIZE)} whole blocks of 4 KiB`;
+    throw new FastblockError("FB4007", `No store fits: ${seen}, at least 256 MiB are wanted`);
+  }
+  const a = decodeSuperblock(await readBlock(world, device, buffer, 0), world.checksum);
   const ends = [size - BLOCK_SIZE];
   if (a !== undefined && a.deviceBytes < size) ends.unshift(a.deviceBytes - BLOCK_SIZE);
   for (const end of ends) {
@@ -56,7 +60,10 @@ export async function readSuperblocks(
   return { a, b: undefined };
 }
 
-/** The valid superblock of the highest generation; FB4006 when its device is larger than this one. */
+/**
+ * The valid superblock of the highest generation. Throws FB4006 when its device is larger than this
+ * one, FB4007 when there is no room for any.
+ */
 export async function readSuperblock(
   world: World,
   device: Device,
@@ -64,13 +71,17 @@ export async function readSuperblock(
 ): Promise<Superblock | undefined> {
   const { a, b } = await readSuperblocks(world, device, buffer);
   const newest = newestSuperblock(a, b);
-  if (newest !== undefined && newest.deviceBytes > device.sizeBytes) {
-    throw new FastblockError(
-      "FB4006",
-      `The device has shrunk: ${String(device.sizeBytes)} bytes, ${String(newest.deviceBytes)} wanted`,
-    );
-  }
+  refuseShrunk(device, newest);
   return newest;
+}
+
+/** Throws FB4006 when a store was made on a larger device than this one. */
+export function refuseShrunk(device: Device, superblock: Superblock | undefined): void {
+  if (superblock === undefined || superblock.deviceBytes <= device.sizeBytes) return;
+  throw new FastblockError(
+    "FB4006",
+    `The device has shrunk: ${String(device.sizeBytes)} bytes, ${String(superblock.deviceBytes)} wanted`,
+  );
 }
 
 export async function writeSuperblock(

@@ -31,6 +31,7 @@ import {
   readCheckpoints,
   readSuperblocks,
   readZoneTable,
+  refuseShrunk,
   seedOf,
 } from "./store-device.ts";
 
@@ -44,6 +45,8 @@ export interface StoreFinding {
 export interface FsckReport {
   /** True when nothing is damaged. */
   readonly clean: boolean;
+  /** False when an osd refuses to start on it: only a format helps. */
+  readonly startable: boolean;
   readonly findings: readonly StoreFinding[];
   /** What is not damage but worth knowing: torn ends of a power cut, copies that are one behind. */
   readonly notes: readonly string[];
@@ -97,6 +100,7 @@ class StoreReader {
         `No store on ${device.disk.path}: no valid superblock, one of two wanted`,
       );
     }
+    refuseShrunk(device, superblock);
     const seed = seedOf(superblock, world);
     const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
     const table = await readZoneTable(world, device, geometry, seed, buffer, BUFFER_BYTES);
@@ -171,6 +175,7 @@ class StoreReader {
 class Checker {
   readonly findings: StoreFinding[] = [];
   readonly notes: string[] = [];
+  startable = true;
   blocksChecked = 0;
   batchesChecked = 0;
   slotsChecked = 0;
@@ -194,6 +199,7 @@ class Checker {
   private async checkShard(view: ShardView): Promise<void> {
     const name = `shard ${String(view.shard)}`;
     if (view.checkpoint === undefined || view.scan === undefined || view.index === undefined) {
+      this.startable = false;
       this.find("checkpoint", 0, `${name}: both checkpoints are damaged`);
       return;
     }
@@ -312,7 +318,7 @@ class Checker {
 /**
  * Check a stopped store read-only: every structure, every checksum, every block. What a power cut
  * may leave (a torn end of the log, blocks and pages that redo writes again) is no damage.
- * Throws FB4001 when there is no store.
+ * Throws FB4001 when there is no store, FB4007 when there is no room for one.
  */
 export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
   const reader = new StoreReader(world, disk);
@@ -321,10 +327,12 @@ export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
     await checker.check(await reader.view());
   } catch (error) {
     if (!(error instanceof FastblockError) || error.code !== "FB4006") throw error;
+    checker.startable = false;
     checker.find("zone-table", BLOCK_SIZE, error.message);
   }
   return {
     clean: checker.findings.length === 0,
+    startable: checker.startable,
     findings: checker.findings,
     notes: checker.notes,
     blocksChecked: checker.blocksChecked,

@@ -883,4 +883,16 @@ describe("fsck and inspect", () => {
     expect(report.clean).toBe(false);
     expect(report.findings[0]!.region).toBe("log");
   });
+
+  test("a store that no osd starts on is told from one that heals", async () => {
+    const machine = await filled(84);
+    const disk = machine.simulation.disk("disk");
+    disk.rot(PLACES.dataOffset, 512);
+    const healing = await machine.tool((world, at) => fsckStore(world, at));
+    expect([healing.clean, healing.startable]).toEqual([false, true]);
+    disk.rot(0, 16 * BLOCK_SIZE);
+    const lost = await machine.tool((world, at) => fsckStore(world, at));
+    expect([lost.clean, lost.startable]).toEqual([false, false]);
+    expect(lost.findings[0]!.text).toContain("Both zone tables are damaged");
+  });
 });

@@ -14,6 +14,7 @@ import {
 } from "../../ffi/libc/libc.ts";
 import { errnoText } from "../../ffi/libc/socket-address.ts";
 import { FastblockError } from "../base/errors.ts";
+import { shellWord } from "../base/shell.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { DiskFacts } from "./disk-base.ts";
 import type { DiskOpenOptions } from "./world.ts";
@@ -24,10 +25,14 @@ export interface OpenedDisk extends DiskFacts {
   readonly isBlockDevice: boolean;
 }
 
+const EPERM = 1;
 const ENOENT = 2;
 const EAGAIN = 11;
+const EACCES = 13;
 const EBUSY = 16;
 const EEXIST = 17;
+const ENOTDIR = 20;
+const EISDIR = 21;
 const EINVAL = 22;
 
 /** How often a held lock is tried again. */
@@ -128,13 +133,29 @@ function isBlock(path: string): boolean {
   throw new FastblockError(
     "FB4009",
     `opening ${path}: neither file nor block device, wanted one of them`,
+    { hint: "name a regular file or a block device" },
   );
 }
 
 function failed(what: string, path: string, result: number): FastblockError {
-  const hint =
-    result === -ENOENT
-      ? { hint: `make it first: fastblock osd format --data ${path} --id OSD --size 8GiB` }
-      : {};
-  return new FastblockError("FB4009", `${what} ${path}: ${errnoText(-result)}`, hint);
+  const hint = hintOf(path, result);
+  const details = hint === undefined ? {} : { hint };
+  return new FastblockError("FB4009", `${what} ${path}: ${errnoText(-result)}`, details);
+}
+
+/** What to do about an errno; undefined: nothing else than about any device that fails. */
+function hintOf(path: string, result: number): string | undefined {
+  const data = shellWord(path);
+  switch (-result) {
+    case ENOENT:
+      return `make it first: fastblock osd format --data ${data} --id OSD --size 8GiB`;
+    case EPERM:
+    case EACCES:
+      return "check the rights on it";
+    case EISDIR:
+    case ENOTDIR:
+      return "name a regular file or a block device";
+    default:
+      return undefined;
+  }
 }

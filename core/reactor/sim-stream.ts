@@ -141,7 +141,7 @@ export class SimConnection {
   joins(a: string, b: string): boolean {
     const one = this.client.hostAddress;
     const two = this.server.hostAddress;
-    return (one === a && two === b) || (one === b && two === a);
+    return (isAt(one, a) && isAt(two, b)) || (isAt(one, b) && isAt(two, a));
   }
 
   kick(): void {
@@ -362,4 +362,9 @@ function fingerprint(bytes: Uint8Array): number {
   const step = bytes.length > 256 ? 37 : 1;
   for (let at = 0; at < bytes.length; at += step) hash = Math.imul(hash ^ bytes[at]!, 0x0100_0193);
   return hash >>> 0;
+}
+
+/** `*` is every address. */
+function isAt(address: string, wanted: string): boolean {
+  return wanted === "*" || wanted === address;
 }

@@ -211,7 +211,7 @@ export class Simulation {
     this.fabric.heal(from, to);
   }
 
-  /** Reset every connection between two addresses. */
+  /** Reset every connection between two addresses; `*` is everybody. */
   reset(a: string, b: string): void {
     this.fabric.reset(a, b);
   }

@@ -104,7 +104,7 @@ function unrestOf(group: Group, leader: Group): string {
   if (group.creating || group.silent) return "takes no part";
   if (store.healthOf(group.row) !== GroupHealth.Ok || group.fill !== null) return "is filled";
   if (group.faulty.length > 0) return "lacks payloads";
-  if (group.appliedIndex !== leader.appliedIndex) return "is behind";
+  if (group.appliedIndex !== leader.node.log.lastIndex) return "is behind";
   return "";
 }
 

@@ -283,9 +283,7 @@ export class SimCluster {
       ...(claim === undefined ? {} : { claim }),
       ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),
       host: {
-        onFatal: (reason) => {
-          throw new Error(reason);
-        },
+        onFatal: (reason) => this.simulation.fail(world.name, new Error(reason)),
         onNews: () => osd.session?.hasten(),
       },
     });

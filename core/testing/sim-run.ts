@@ -78,6 +78,11 @@ interface Plan extends FaultPlan {
    * away comes back by difference.
    */
   readonly smallLog: boolean;
+  /** Latencies of wires and of devices reach this: long ones leave room for what comes between. */
+  readonly wireUsMax: number;
+  readonly deviceUsMax: number;
+  /** Share of what is sent that arrives with a bit flipped. */
+  readonly corruptShare: number;
 }
 
 const SMALL_LOG = {
@@ -94,6 +99,9 @@ function planOf(seed: number): Plan {
     shards: random.below(5) === 0 ? 2 : 1,
     rounds: random.below(4) === 0 ? 2 : 1,
     smallLog: random.below(3) === 0,
+    wireUsMax: [120, 120, 1500, 6000][random.below(4)]!,
+    deviceUsMax: [200, 200, 1500][random.below(3)]!,
+    corruptShare: [0, 0, 0, 0.0005][random.below(4)]!,
     moves: osds > REPLICAS && random.below(4) > 0,
     rot: random.below(5) < 3,
     diskLoss: random.below(3) === 0,
@@ -145,6 +153,7 @@ class SimRun {
     const images: Image[] = cluster.clients.map(({ client }) =>
       cluster.await("image open", client.openImage("pool/image")),
     );
+    this.slowDown();
     const load = new SimLoad(cluster, images);
     const faults = new SimFaults(cluster, load, plan);
     for (let round = 0; round < plan.rounds; round++) {
@@ -177,6 +186,13 @@ class SimRun {
       simulatedUs: simulation.nowUs,
       traceHash: simulation.traceHash,
     };
+  }
+
+  private slowDown(): void {
+    const { simulation, osds } = this.cluster;
+    const { wireUsMax, deviceUsMax, corruptShare } = this.plan;
+    Object.assign(simulation.network, { latencyUsMax: wireUsMax, corruptShare });
+    for (const osd of osds) simulation.disk(osd.path).faults.latencyUsMax = deviceUsMax;
   }
 
   /** No more faults: everything must come to its end, and be right. */

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { type Logger, silentLogger } from "../../base/logger.ts";
 import { Prng } from "../../base/prng.ts";
 import { Status } from "../../base/status.ts";
 import { createUringWorld } from "../../reactor/uring-world.ts";
@@ -17,12 +18,20 @@ const INVALID = 0x8000_0003;
 const UNKNOWN = 0x8000_0006;
 const TOO_BIG = 0x8000_0009;
 
+/** The reasons of the warnings of this test. */
+const warned: string[] = [];
+const logger: Logger = {
+  ...silentLogger,
+  warn: (message, fields) => warned.push(`${message}: ${String(fields?.["reason"])}`),
+};
+
 let harness: NbdHarness;
 let image: MemoryImage;
 const clients: RawClient[] = [];
 
 beforeEach(() => {
-  harness = new NbdHarness(createUringWorld, 32);
+  warned.length = 0;
+  harness = new NbdHarness(createUringWorld, 32, logger);
   image = harness.addImage("demo/disk", 16 * MIB);
 });
 afterEach(async () => {
@@ -84,6 +93,7 @@ describe("nbd handshake", () => {
     const client = await greet();
     client.send(Buffer.alloc(16, 0x41));
     await client.whenClosed();
+    expect(warned).toEqual(["nbd client cut off: it breaks the protocol: bad option magic"]);
   });
 
   test("an option of 4 GiB ends the connection", async () => {
@@ -251,6 +261,11 @@ describe("nbd transmission, malformed", () => {
     const client = await attach();
     client.send(Buffer.alloc(28, 0x25));
     await client.whenClosed();
+    expect(warned).toEqual(["nbd client cut off: it breaks the protocol: bad request magic"]);
+    const again = await attach();
+    again.send(Buffer.alloc(28, 0x25));
+    await again.whenClosed();
+    expect(warned.length).toBe(1);
   });
 
   test("unknown commands and flags are invalid, and the connection goes on", async () => {

@@ -25,6 +25,8 @@ const STUCK_US_MAX = 10_000_000;
 /** How long `stop` waits for open requests. */
 const STOP_US_MAX = 5_000_000;
 const SCAN_US = 1_000_000;
+/** Broken clients are logged once in this time, with how many there were since. */
+const BROKEN_LOG_US = 1_000_000;
 /** Receive buffer: header and data as they come. Send buffer: three pieces and their headers. */
 const RECEIVE_BYTES = 524_288;
 /** The largest unfragmented READ (1 MiB) with its header must fit. */
@@ -80,6 +82,9 @@ class ServerCore implements NegotiationHost, TransmissionHost, Drain {
   /** Since when memory has been short without a break; 0: it is not. */
   private waitingSinceUs = 0;
   private stopDueUs = 0;
+  /** When a broken client may be logged again, and how many were not. */
+  private brokenDueUs = 0;
+  private brokenUnsaid = 0;
   private onStopped: (() => void) | null = null;
 
   constructor(world: World, source: ExportSource) {
@@ -144,6 +149,18 @@ class ServerCore implements NegotiationHost, TransmissionHost, Drain {
     this.negotiations.add(negotiation);
     this.armScan();
     return negotiation;
+  }
+
+  onBroken({ peer }: Stream, reason: string): void {
+    const nowUs = this.world.clock.turnUs;
+    if (nowUs < this.brokenDueUs) {
+      this.brokenUnsaid++;
+      return;
+    }
+    const fields = { peer, reason, unsaid: this.brokenUnsaid };
+    this.world.logger.warn("nbd client cut off: it breaks the protocol", fields);
+    this.brokenDueUs = nowUs + BROKEN_LOG_US;
+    this.brokenUnsaid = 0;
   }
 
   /* --------------------------------------------------------------- handshakes */

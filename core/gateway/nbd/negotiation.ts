@@ -21,6 +21,8 @@ export interface NegotiationHost {
   resumeLater(negotiation: Negotiation): void;
   /** The handshake is over: the stream belongs to the transmission phase from here on. */
   onNegotiated(negotiation: Negotiation): void;
+  /** A client broke the protocol: its connection ends. */
+  onBroken(stream: Stream, reason: string): void;
   onNegotiationClosed(negotiation: Negotiation, reason: string): void;
 }
 
@@ -105,6 +107,12 @@ export class Negotiation implements StreamHandler {
     if (!this.closed) this.stream.close(reason, flush);
   }
 
+  /** End the connection of a client that broke the protocol, and say so. */
+  private breakOff(reason: string, flush = false): void {
+    this.host.onBroken(this.stream, reason);
+    this.end(reason, flush);
+  }
+
   private parse(): void {
     while (!this.closed && !this.busy && this.chosen === null) {
       if (!this.greeted) {
@@ -123,7 +131,7 @@ export class Negotiation implements StreamHandler {
     const flags = this.host.world.arena.view.getUint32(stream.receiveOffset);
     stream.consume(4);
     if ((flags & ~(protocol.FIXED_NEWSTYLE | protocol.NO_ZEROES)) !== 0) {
-      this.end("unknown client flags");
+      this.breakOff("unknown client flags");
       return false;
     }
     this.noZeroes = (flags & protocol.NO_ZEROES) !== 0;
@@ -149,13 +157,13 @@ export class Negotiation implements StreamHandler {
       view.getUint32(at) === protocol.OPTION_MAGIC_HIGH &&
       view.getUint32(at + 4) === protocol.OPTION_MAGIC_LOW;
     if (!isMagic) {
-      this.end("bad option magic");
+      this.breakOff("bad option magic");
       return false;
     }
     const option = view.getUint32(at + 8);
     const length = view.getUint32(at + 12);
     if (length > OPTION_SKIP_MAX) {
-      this.end("option longer than 1 MiB");
+      this.breakOff("option longer than 1 MiB");
       return false;
     }
     if (length > OPTION_SIZE_MAX) return this.startSkip(option, length);
@@ -173,7 +181,7 @@ export class Negotiation implements StreamHandler {
     this.stream.consume(protocol.OPTION_HEADER_SIZE);
     if (!this.countOption()) return false;
     if (option === Option.ExportName) {
-      this.end("export name longer than 4096 bytes");
+      this.breakOff("export name longer than 4096 bytes");
       return false;
     }
     this.skippedOption = option;
@@ -184,7 +192,7 @@ export class Negotiation implements StreamHandler {
   private countOption(): boolean {
     this.options++;
     if (this.options <= OPTIONS_MAX) return true;
-    this.end("more than 64 options", true);
+    this.breakOff("more than 64 options", true);
     return false;
   }
 
@@ -224,7 +232,7 @@ export class Negotiation implements StreamHandler {
   private exportName(data: Uint8Array): void {
     const name = optionText(data);
     if (name === null || data.length > protocol.NAME_SIZE_MAX) {
-      this.end("malformed export name");
+      this.breakOff("malformed export name");
       return;
     }
     this.withExport(name, (found) => {

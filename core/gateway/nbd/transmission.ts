@@ -66,6 +66,8 @@ export interface TransmissionHost {
   ready(connection: Transmission): void;
   /** Call `serve` in each drain while slots are short. */
   waitForMemory(connection: Transmission): void;
+  /** A client broke the protocol: its connection ends. */
+  onBroken(stream: Stream, reason: string): void;
   onTransmissionClosed(connection: Transmission, reason: string): void;
   /** The last piece of a closed connection is done. */
   onTransmissionDrained(connection: Transmission): void;
@@ -173,6 +175,13 @@ export class Transmission implements StreamHandler, PieceOwner, ReplyHost {
     this.stream.close(reason);
   }
 
+  // cold: a client that does not speak the protocol
+  /** End the connection of a client that broke the protocol, and say so. */
+  private breakOff(reason: string): void {
+    this.host.onBroken(this.stream, reason);
+    this.abort(reason);
+  }
+
   /** True when nothing moves because of this client: it does not read, or sent half a piece. */
   isStuckSince(beforeUs: number): boolean {
     if (this.isOver() || this.heldBytes === 0 || this.progressUs > beforeUs) return false;
@@ -228,7 +237,7 @@ export class Transmission implements StreamHandler, PieceOwner, ReplyHost {
     const at = stream.receiveOffset;
     const view = this.view;
     if (view.getUint32(at) !== REQUEST_MAGIC) {
-      this.abort("bad request magic");
+      this.breakOff("bad request magic");
       return false;
     }
     const request = this.host.pools.takeRequest();
@@ -342,7 +351,7 @@ export class Transmission implements StreamHandler, PieceOwner, ReplyHost {
     }
     if (request.lengthBytes > SKIP_BYTES_MAX) {
       this.free(request);
-      this.abort("WRITE longer than 64 MiB");
+      this.breakOff("WRITE longer than 64 MiB");
       return;
     }
     this.current = request;
