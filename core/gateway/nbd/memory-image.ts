@@ -25,7 +25,6 @@ export class MemoryImage implements ImageTarget, Drain {
   isHeld = false;
   /** Done operations by kind. */
   readonly done: Map<OpKind, number> = new Map();
-  openMax = 0;
   private readonly world: World;
   private open: ImageOp[] = [];
 
@@ -45,7 +44,6 @@ export class MemoryImage implements ImageTarget, Drain {
       throw new Error("MemoryImage: memory and range differ modulo 4096");
     }
     this.open.push(op);
-    this.openMax = Math.max(this.openMax, this.open.length);
     this.world.turns.again();
   }
 
