@@ -5,6 +5,7 @@
 //   node .ci/bootstrap.mjs build            build dist/fastblock
 //   node .ci/bootstrap.mjs start [ARGS]     build, then `fastblock dev up --demo ARGS`
 //   node .ci/bootstrap.mjs test [ARGS]      install, then the gate (.ci/gate.ts ARGS)
+//   node .ci/bootstrap.mjs campaign [ARGS]  build, then attack it (cmd/campaign.ts ARGS)
 //   node .ci/bootstrap.mjs run ARGS         build, then `fastblock ARGS`
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -350,6 +351,11 @@ const VERBS = {
     become(EXECUTABLE, ["dev", "up", "--demo", ...args], environment);
   },
   test: (args) => become(prepared(), [join(ROOT, ".ci", "gate.ts"), ...args], childEnvironment()),
+  campaign: (args) => {
+    const bun = prepared();
+    ensureExecutable(bun);
+    become(bun, [join(ROOT, "cmd", "campaign.ts"), ...args], childEnvironment());
+  },
   run: (args) => {
     ensureExecutable(prepared());
     become(EXECUTABLE, args, plainEnvironment());

@@ -16,6 +16,8 @@ const TOOLS: readonly Tool[] = [
   { command: "nbdinfo", package: "libnbd-bin" },
   { command: "nbdcopy", package: "libnbd-bin" },
   { command: "mkfs.ext4", package: "e2fsprogs" },
+  { command: "nft", package: "nftables" },
+  { command: "systemd-analyze", package: "systemd" },
   { command: "unshare", package: "util-linux" },
   { command: "qemu-system-x86_64", package: "qemu-system-x86" },
   { command: "busybox", package: "busybox-static" },

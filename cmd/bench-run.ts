@@ -14,12 +14,14 @@ import { BunOpLog } from "../core/bench/bun-op-log.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { withImages } from "./attach.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
+import { suiteBench } from "./bench-suite.ts";
 import { readClusterFile } from "./daemon.ts";
 
 /** The programs of `fastblock bench`, wired to this machine. */
 export function benchPrograms(cli: CliContext, program: readonly string[]): BenchPrograms {
   return {
     image: (options) => imageBench(cli, options),
+    suite: (options) => suiteBench(cli, program, new BarProgress(cli), options),
     disk: diskBench,
     reactor: (options) => reactorBench(options, program),
     rpc: (options) => rpcBench(options, program),

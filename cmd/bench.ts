@@ -37,6 +37,18 @@ Examples:
   fastblock bench image demo/disk1 --rw randwrite --bs 4KiB --depth 32 --time 8s -o json > a.json
   fastblock bench image demo/disk1 --rw rw --time 5s --history ops.jsonl`;
 
+const SUITE_HELP = `
+Three replicas on three osds of this machine, one image, written in full before. Right before each
+run fio drives a file of the same size beside the osds', direct, writes durable (dsync). Figures are
+medians over the runs, max is the worst. CPU, context switches, and the devices' bytes, writes and
+flushes (durable writes among them) are per I/O of the client, summed over all replicas and
+processes, this one included; they count the run and the drain behind it. The directory is removed.
+
+Examples:
+  fastblock bench suite -o json > a.json
+  fastblock bench suite --rows randwrite:4KiB:32,randread:4KiB:32 --repeat 1 -o wide
+  fastblock bench compare a.json b.json`;
+
 const COMPARE_HELP = `
 Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within 2 %.
 
@@ -52,6 +64,7 @@ type Load = () => Promise<BenchPrograms>;
 export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: Load): void {
   const bench = root.command("bench").description("Measure every layer").helpGroup("Measure:");
   imageBench(bench, cli, load);
+  suiteBench(bench, cli, load);
   microBenches(bench, cli, load);
   bench
     .command("compare")
@@ -135,6 +148,44 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
           () => path,
         );
       refuseErrors(report);
+    });
+}
+
+function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  bench
+    .command("suite")
+    .description("start a cluster of its own, run all rows, show them beside the raw disk's")
+    .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
+    .option("--rows <rows>", "SHAPE:SIZE:DEPTH, with commas (default: seven of them)")
+    .option("--time <time>", "measured time of each run", "3s")
+    .option("--ramp <time>", "time before each", parseDurationMs, 1000)
+    .option("--warm-up <time>", "load before the first run", parseDurationMs, 15_000)
+    .option("--repeat <count>", "runs of each row", count("--repeat"), 3)
+    .option("--image-size <size>", "of the image, written in full first", "512MiB")
+    .option("--no-fio", "leave the raw disk out")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", SUITE_HELP)
+    .action(async (options) => {
+      const { parseSuiteRows, SUITE_ROWS } = await import("../core/bench/bench.ts");
+      const rows = parseSuiteRows(options.rows?.split(",") ?? SUITE_ROWS, parseSize);
+      const report = await (await load()).suite({
+        directory: options.dir ?? "",
+        rows,
+        timeMs: measuredMs(options.time),
+        rampMs: options.ramp,
+        warmMs: options.warmUp,
+        repeat: options.repeat,
+        imageBytes: parseSize(options.imageSize),
+        fio: options.fio,
+        backend: backendOf(options.backend),
+      });
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (people) await cli.rows(() => Promise.resolve(report.rows), SUITE_COLUMNS, nameOf);
+      else
+        await cli.object(
+          () => Promise.resolve({ ...report }),
+          () => report.kind,
+        );
     });
 }
 
@@ -269,6 +320,39 @@ const COMPARE_COLUMNS: readonly Column[] = [
   { name: "verdict" },
 ];
 
+const SUITE_COLUMNS: readonly Column[] = [
+  { name: "row", path: "name" },
+  { name: "iops", right: true, show: figureText },
+  {
+    name: "rate",
+    path: "bytesPerSec",
+    right: true,
+    show: (value) => `${formatSize(Number(value))}/s`,
+  },
+  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
+  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
+  { name: "p99.9", path: "latencyUs.p999", right: true, show: usText },
+  { name: "max", path: "latencyUs.max", right: true, show: usText },
+  { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
+  { name: "user+sys", path: "processes", show: costText, wide: true },
+  { name: "switches", path: "switchesPerIo", right: true },
+  { name: "bytes", path: "deviceBytesPerClientByte", right: true },
+  { name: "writes", path: "deviceWritesPerClientWrite", right: true },
+  { name: "flushes", path: "flushesPerClientWrite", right: true },
+  { name: "raw iops", path: "raw.iops", right: true, show: countText },
+  { name: "raw p50", path: "raw.latencyUs.p50", right: true, show: usText },
+  { name: "÷ raw", path: "ratioToRaw", right: true },
+];
+
+/** CPU by kind of process: `osd 32+33 client 8+5`. */
+function costText(value: unknown): string {
+  const costs = value as ImageBenchReport["processes"];
+  return costs
+    .filter(({ userUsPerIo, systemUsPerIo }) => userUsPerIo + systemUsPerIo >= 1)
+    .map((one) => `${one.kind} ${one.userUsPerIo.toFixed(0)}+${one.systemUsPerIo.toFixed(0)}`)
+    .join(" ");
+}
+
 const MICRO_COLUMNS: readonly Column[] = [
   { name: "name" },
   { name: "iops", right: true, show: figureText },
@@ -292,6 +376,10 @@ function nameOf(row: Row): string {
 
 function figureText(value: unknown): string {
   return formatCount(Number(value));
+}
+
+function countText(value: unknown): string {
+  return typeof value === "number" ? formatCount(value) : "-";
 }
 
 function usText(value: unknown): string {

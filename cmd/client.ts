@@ -59,6 +59,7 @@ async function serveNbd(daemon: Daemon, options: NbdServeOptions): Promise<void>
     if (options.socket !== "") rmSync(options.socket, { force: true });
   });
   await connect(client, daemon);
+  await checkExports(client, options, daemon);
   const port = bound.kind === "tcp" ? bound.port : options.port;
   daemon.ready({ nbd: port, ...(options.socket === "" ? {} : { unix: options.socket }) });
 }
@@ -74,6 +75,27 @@ async function connect(client: Client, daemon: Daemon): Promise<void> {
       daemon.logger.warn("waiting for a mon", { reason: error.message });
     }
   }
+}
+
+/** A name that no image has is a mistake in the command. Throws FB3001. */
+async function checkExports(
+  client: Client,
+  { exports, name }: NbdServeOptions,
+  daemon: Daemon,
+): Promise<void> {
+  if (exports.length === 0) return;
+  let known: readonly string[];
+  try {
+    known = await client.listImages(START_MS);
+  } catch (error) {
+    const code = error instanceof FastblockError ? error.code : "";
+    if (code !== "FB1004" && code !== "FB1006") throw error;
+    daemon.logger.warn("names of exports are not checked: the mon does not answer");
+    return;
+  }
+  const missing = exports.filter((path) => !known.includes(path));
+  if (missing.length === 0) return;
+  throw new FastblockError("FB3001", `starting ${name}: no image is named ${missing.join(", ")}`);
 }
 
 /** The last map in the cluster directory: old or new, never a part. */

@@ -8,7 +8,16 @@ async function qemuIo(uri: string, ...commands: readonly string[]): Promise<stri
   return `${stdout}\n${stderr}`;
 }
 
-test("a full cluster refuses writes that need space, and goes on with everything else", async () => {
+/** Writes of `sizeKiB` that cover `lengthMiB` from `fromMiB` on. */
+function pieces(pattern: number, fromMiB: number, lengthMiB: number, sizeKiB: number): string[] {
+  const count = (lengthMiB * 1024) / sizeKiB;
+  return Array.from(
+    { length: count },
+    (_, at) => `write -P ${pattern} ${fromMiB * 1024 + at * sizeKiB}k ${sizeKiB}k`,
+  );
+}
+
+test("G13: a full cluster refuses writes that need space, and goes on with everything else", async () => {
   await withCluster({ osds: 3, flags: ["--osd-size", "320MiB"] }, async (cluster) => {
     const uri = await cluster.image("rbd/kept", "32MiB", 3);
     await cluster.run("image", "create", "rbd/filling", "--size", "2GiB");
@@ -25,8 +34,14 @@ test("a full cluster refuses writes that need space, and goes on with everything
     expect(
       await qemuIo(uri, "read -P 7 0 32M", "write -P 8 1M 48k", "read -P 8 1M 48k"),
     ).not.toMatch(/error|failed|No space/i);
+    // So do writes of whole units over all that has been written, which take no space either.
+    expect(await qemuIo(uri, ...pieces(3, 0, 16, 64), ...pieces(4, 16, 16, 128))).not.toMatch(
+      /error|failed|No space/i,
+    );
+    expect(await qemuIo(uri, "read -P 3 0 16M", "read -P 4 16M 16M")).not.toMatch(/error|failed/i);
+    expect(await qemuIo(filling, "write -P 9 2047M 1M")).toContain("No space left on device");
     // What is given up comes back, and the cluster is the same as before.
-    await cluster.run("image", "rm", "rbd/filling");
+    await cluster.run("image", "rm", "rbd/filling", "--yes");
     await cluster.run("image", "create", "rbd/again", "--size", "64MiB");
     const again = cluster.uri("rbd/again");
     await waitFor("space to come back", async () =>

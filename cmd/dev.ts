@@ -1,5 +1,12 @@
 import { type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
-import { type CliContext, type Column, parseSize, parseWhole, type Row } from "../core/cli/cli.ts";
+import {
+  type CliContext,
+  type Column,
+  parseSize,
+  parseWhole,
+  type Row,
+  SCRIPT_HELP,
+} from "../core/cli/cli.ts";
 import type { DevPrograms, DevStatus } from "../core/dev/dev.ts";
 
 const BACKENDS = ["auto", "uring", "file"] as const;
@@ -62,6 +69,7 @@ export function devCommands(
     .command("reset")
     .description("stop the cluster and remove it with its data")
     .option("--dir <dir>", "cluster directory")
+    .addHelpText("after", `\nAsks for the word reset. ${SCRIPT_HELP}`)
     .action(async (options) => {
       const directory = directoryOf(cli, options.dir);
       await cli.confirm(`removing the cluster in ${directory}`, "reset");
@@ -94,9 +102,12 @@ async function devStatus(
     (row) => String(row["name"]),
   );
   if (status === undefined) return;
-  cli.say(
-    `\n${status.serving ? "serving" : "not serving"}  ${status.http}  ${status.nbd.join(" ")}`,
-  );
+  const state = !status.serving
+    ? "not serving"
+    : status.missing.length === 0
+      ? "serving"
+      : `degraded, without ${status.missing.join(", ")}`;
+  cli.say(`\n${state}  ${status.http}  ${status.nbd.join(" ")}`);
 }
 
 const PROCESS_COLUMNS: readonly Column[] = [

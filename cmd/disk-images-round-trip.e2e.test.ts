@@ -114,7 +114,7 @@ test("stock clients write, read, trim and describe images on three replicas", as
   });
 });
 
-test("an image that is converted while its only osd is killed arrives whole", async () => {
+test("G1: an image that is converted while its only osd is killed arrives whole", async () => {
   await withCluster({ osds: 1 }, async (cluster) => {
     const uri = await cluster.image("one/a", "64MiB", 1);
     const source = cluster.path("random.img");

@@ -28,6 +28,7 @@ import { checkTemporaryHome, temporaryHome } from "../core/dev/bun-places.ts";
 import { CLUSTER_FILE, parseClusterFile } from "../core/dev/dev.ts";
 import { benchCommands } from "./bench.ts";
 import { devCommands } from "./dev.ts";
+import { fuzzCommand } from "./fuzz.ts";
 import { simCommand } from "./sim.ts";
 
 /** The one executable: reads the subcommand and hands over. Heavy parts are loaded when used. */
@@ -243,9 +244,13 @@ function benchNouns(root: CommandUnknownOpts, cli: CliContext): void {
 
 /** Loaded when used: the simulator brings every role with it. */
 function simNoun(root: CommandUnknownOpts, cli: CliContext): void {
-  simCommand(root, cli, async (first, last) => {
+  simCommand(root, cli, async (choice) => {
     const { simulate } = await import("./sim-run.ts");
-    return simulate(cli, first, last);
+    return simulate(cli, choice, program);
+  });
+  fuzzCommand(root, cli, async (choice) => {
+    const { fuzz } = await import("./fuzz-run.ts");
+    return fuzz(cli, choice);
   });
 }
 

@@ -54,6 +54,7 @@ async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
     version: "0.1.0",
     control: { kind: "tcp", host: options.bind, port: options.controlPort },
     restored: options.restored,
+    scrub: options.scrub,
     formatTime: (ms) => new Date(ms).toISOString(),
     onFatal: (error) => daemon.fail(error),
   });

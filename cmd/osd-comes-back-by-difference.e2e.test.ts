@@ -28,7 +28,7 @@ async function counter(cluster: TestCluster, name: string, label: string): Promi
   return sum;
 }
 
-test("an osd that was away under random writes comes back by copying what differs", async () => {
+test("G7: an osd that was away under random writes comes back by copying what differs", async () => {
   await withCluster({ osds: 3, flags: ["--osd-size", "4GiB"] }, async (cluster) => {
     await cluster.image("rbd/away", "1GiB", 3);
     const load = ["bench", "image", "rbd/away", "--rw", "randwrite", "--bs", "4KiB"];

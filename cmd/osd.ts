@@ -5,11 +5,15 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, ERRORS, FastblockError } from "../core/base/errors.ts";
 import type { OsdRunOptions } from "../core/cli/cli.ts";
 import { ApplyResult, ClusterMap } from "../core/cluster/cluster.ts";
-import { MonSession, type ShardReport } from "../core/osd/osd.ts";
+import { Admission, MonSession, peersOf, type ShardReport, type Verdict } from "../core/osd/osd.ts";
 import type { StoreClaim } from "../core/pg/pg.ts";
+import type { World } from "../core/reactor/world.ts";
+import type { StoreCredentials } from "../core/rpc/rpc.ts";
+import { encodeStarts, type StoreStart } from "../core/store/store.ts";
 import { type MapUpdate, MapUpdateSchema } from "../proto/gen/control_pb.ts";
 import { startCollector } from "./collector.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
+import { KeptStarts } from "./kept-starts.ts";
 import type { ShardCommand, ShardEvent } from "./shard.ts";
 import { createWorld } from "./world.ts";
 
@@ -29,11 +33,18 @@ class Osd {
   private readonly shards: ShardWorker[] = [];
   private readonly mapPath: string;
   private readonly map = new ClusterMap();
+  private readonly peerStarts: KeptStarts;
   private session: MonSession | undefined;
+  private admission: Admission | undefined;
+  private isReady = false;
 
   constructor(daemon: Daemon, options: OsdRunOptions) {
     this.daemon = daemon;
     this.options = options;
+    this.peerStarts = new KeptStarts(
+      join(daemon.directory, `${options.name}.peers`),
+      daemon.logger,
+    );
     this.mapPath = join(daemon.directory, `${options.name}.map`);
   }
 
@@ -48,7 +59,6 @@ class Osd {
       const text = `the store is of osd ${first.identity.osd}, wanted ${options.osd}`;
       throw new FastblockError("FB2103", `starting ${options.name}: ${text}`);
     }
-    this.loadMap();
     const world = createWorld({
       arenaBytes: 64 * 1_048_576,
       logger: daemon.logger,
@@ -56,6 +66,10 @@ class Osd {
     });
     world.start();
     startCollector(world);
+    const credentials = { starts: encodeStarts(first.identity.starts), asking: true };
+    const admission = this.newAdmission(world, ready, credentials);
+    this.admission = admission;
+    this.loadMap();
     const session = new MonSession({
       world,
       logger: daemon.logger,
@@ -74,21 +88,57 @@ class Osd {
         backend: first.backend,
       },
       map: this.map,
+      store: credentials,
       host: {
         onMap: (update, map) => this.onMap(update, map),
         collect: (complete) => this.collect(complete),
         transferLeader: (pg, to) => this.tellAll({ kind: "transfer", pg, to }),
+        scrub: (pg, order, isDeep) => this.tellAll({ kind: "scrub", pg, order, deep: isDeep }),
         onRefused: (error) => daemon.fail(error),
+        onVerdict: (verdict) => admission.hearMonitor(verdict),
       },
     });
     daemon.onStop(async () => {
+      admission.stop();
       await Promise.all(this.shards.map((shard) => shard.stop()));
       await session.stop();
       await world.stop();
+      this.peerStarts.flush();
     });
     this.session = session;
     session.start();
-    daemon.ready(portsOf(ready));
+    admission.begin(peersOf(this.map, first.identity.storeUuid));
+  }
+
+  /** Whether the store may serve, and what happens when it may. */
+  private newAdmission(
+    world: World,
+    ready: readonly Ready[],
+    credentials: StoreCredentials,
+  ): Admission {
+    const { daemon } = this;
+    return new Admission(world, ready[0]!.identity, {
+      record: (starts) => this.shards[0]!.record(starts),
+      serve: (starts) => {
+        credentials.starts = encodeStarts(starts);
+        credentials.asking = false;
+        this.tellAll({ kind: "serve", starts });
+        this.session?.tellStarts();
+        this.beReady(ready);
+      },
+      alone: () => {
+        daemon.logger.warn("nobody vouches for this store yet: it serves no peers");
+        this.tellAll({ kind: "serve-clients" });
+        this.beReady(ready);
+      },
+      refuse: (error) => daemon.fail(error),
+    });
+  }
+
+  private beReady(ready: readonly Ready[]): void {
+    if (this.isReady) return;
+    this.isReady = true;
+    this.daemon.ready(portsOf(ready));
   }
 
   private async startShard(shard: number, claim: StoreClaim | undefined): Promise<Ready> {
@@ -97,6 +147,8 @@ class Osd {
       onFailed: (error) => daemon.fail(error),
       onGap: () => this.onGap(),
       onNews: () => this.session?.hasten(),
+      onVerdict: (osd, verdict) => this.admission?.hearPeer(osd, verdict),
+      onPeerStart: (storeUuid, start) => this.peerStarts.keep(storeUuid, start),
     });
     this.shards.push(worker);
     const cpus = availableParallelism();
@@ -107,6 +159,7 @@ class Osd {
       osd: options.osd,
       shard,
       shardCount: options.shards,
+      scrubBytesPerSecond: options.scrubBytesPerSecond,
       bind: options.bind,
       port: options.dataPorts[shard] ?? 0,
       data: options.data,
@@ -119,6 +172,7 @@ class Osd {
           ? options.osd * options.shards + shard
           : undefined,
       claim,
+      peerStarts: this.peerStarts.entries,
     });
   }
 
@@ -133,8 +187,12 @@ class Osd {
     const full = map.deltaFrom(0, 0);
     if (full === undefined) return;
     const temporary = `${this.mapPath}.new`;
-    writeFileSync(temporary, toBinary(MapUpdateSchema, create(MapUpdateSchema, full)));
-    renameSync(temporary, this.mapPath);
+    try {
+      writeFileSync(temporary, toBinary(MapUpdateSchema, create(MapUpdateSchema, full)));
+      renameSync(temporary, this.mapPath);
+    } catch (error) {
+      this.daemon.logger.warn("the map can not be kept", { reason: String(error) });
+    }
   }
 
   /** A shard missed a delta: give it everything. */
@@ -182,6 +240,10 @@ interface ShardHost {
   onGap(): void;
   /** A report would tell something new. */
   onNews(): void;
+  /** What a peer says of this osd's store. */
+  onVerdict(osd: number, verdict: Verdict): void;
+  /** The newest start of a peer's store. */
+  onPeerStart(storeUuid: string, start: StoreStart): void;
 }
 
 /** The main thread's side of one shard. */
@@ -190,6 +252,7 @@ class ShardWorker {
   private readonly host: ShardHost;
   private onReady: ((ready: Ready) => void) | undefined;
   private onStopped: (() => void) | undefined;
+  private onRecorded: (() => void) | undefined;
   private readonly reports: ((report: ShardReport) => void)[] = [];
 
   constructor(host: ShardHost) {
@@ -223,6 +286,13 @@ class ShardWorker {
     });
   }
 
+  record(starts: readonly StoreStart[]): Promise<void> {
+    return new Promise((resolve) => {
+      this.onRecorded = resolve;
+      this.tell({ kind: "record", starts });
+    });
+  }
+
   stop(): Promise<void> {
     return new Promise((resolve) => {
       this.onStopped = resolve;
@@ -243,6 +313,15 @@ class ShardWorker {
         break;
       case "news":
         this.host.onNews();
+        break;
+      case "recorded":
+        this.onRecorded?.();
+        break;
+      case "verdict":
+        this.host.onVerdict(event.osd, event.verdict);
+        break;
+      case "peer-start":
+        this.host.onPeerStart(event.storeUuid, event.start);
         break;
       case "stopped":
         this.onStopped?.();

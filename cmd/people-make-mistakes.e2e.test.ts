@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import {
   closeSync,
+  existsSync,
   openSync,
   readFileSync,
   statSync,
@@ -10,6 +11,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { spawn } from "bun";
+import { infoRequest, RawClient } from "../core/gateway/nbd/bun-raw-client.ts";
 import { EXECUTABLE, type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
 
 /** Small osds: made in a moment. */
@@ -111,6 +113,8 @@ test("a cluster serves with what starts, and tells what did not", async () => {
     expect([code, stderr]).toEqual([0, expect.stringContaining("error FB4006: starting osd.2: ")]);
     expect(stderr).toContain("serving without osd.2 after ");
     expect(cluster.isRunning("osd.2")).toBe(false);
+    const shown = await cluster.attempt("dev", "status", "--dir", directory);
+    expect(shown.stderr).toContain("\ndegraded, without osd.2  http://");
     await cluster.run("pool", "create", "p", "--size", "2");
     await cluster.run("osd", "format", "--data", lost, "--id", "2", "--force");
     expect((await cluster.attempt(...up)).stderr).toStartWith("serving after ");
@@ -200,14 +204,14 @@ test("what is refused names its reason, and space and holders are told as they a
       );
       const pool = await cluster.json<{ readonly usedBytes: number }>("pool", "info", "p");
       expect(pool.usedBytes).toBe(1_048_576);
-      const held = await refused(cluster, 8, "image", "rm", "p/a");
+      const held = await refused(cluster, 8, "image", "rm", "p/a", "--yes");
       expect(held).toMatchObject({ code: "FB3005" });
       expect(held.hint).toContain("fastblock image rm p/a --force FB3005");
     } finally {
       qemu.kill("SIGKILL");
       await qemu.exited;
     }
-    await cluster.run("image", "rm", "p/a", "--force", "FB3005");
+    await cluster.run("image", "rm", "p/a", "--force", "FB3005", "--yes");
     expect((await refused(cluster, 8, "op", "cancel", "1")).code).toBe("FB6002");
     expect(await cluster.json("op", "show", "1")).toMatchObject({ id: 1, state: "done" });
     expect(await cluster.run("status", "-o", "name")).toBe("dev\n");
@@ -239,5 +243,45 @@ test("two reports of a bench are compared by their ratios", async () => {
     expect(iops!.ratio).toBeCloseTo(b!.iops / a!.iops, 2);
     const line = JSON.parse(readFileSync(history, "utf8").split("\n")[0]!) as object;
     expect(Object.keys(line)).toEqual(["key", "kind", "value", "call", "return", "ok"]);
+  });
+});
+
+test("a gateway that is started by hand: for no image, for one that is held, in a cluster to be removed", async () => {
+  await withCluster({ osds: 1, flags: SMALL }, async (cluster) => {
+    const { directory } = cluster;
+    await cluster.image("p/a", "16MiB", 1);
+    const serve = ["client", "nbd", "serve", "--name", "nbd.7", "--port", "0", "--exclusive"];
+    const none = await refused(cluster, 3, ...serve, "p/a", "p/none");
+    expect(none).toMatchObject({ code: "FB3001" });
+    expect(none.detail).toBe("starting nbd.7: no image is named p/none");
+    const byHand = spawn([EXECUTABLE, ...serve, "p/a"], {
+      env: { ...process.env, CLUSTER_DIR: directory },
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: "ignore",
+    });
+    try {
+      const ports = join(directory, "nbd.7.ports");
+      await waitFor("nbd.7 to serve", () => existsSync(ports));
+      const holder = await RawClient.attach(cluster.port("nbd.7", "nbd"), "p/a");
+      const other = await RawClient.open(cluster.port("nbd.0", "nbd"));
+      other.flags(3);
+      other.option(7, infoRequest("p/a"));
+      const text = (await other.expectReply(7, 0x8000_0002)).toString();
+      expect(text).toContain("nbd.7 has it exclusively");
+      other.close();
+      holder.close();
+      const strange = await refused(cluster, 4, "dev", "reset", "--dir", directory, "--yes");
+      expect(strange).toMatchObject({
+        code: "FB4005",
+        hint: `stop it first: kill ${cluster.pid("nbd.7")}`,
+      });
+      expect(cluster.isRunning("osd.0")).toBe(true);
+    } finally {
+      byHand.kill("SIGTERM");
+      await byHand.exited;
+    }
+    await cluster.run("dev", "reset", "--dir", directory, "--yes");
+    expect(existsSync(directory)).toBe(false);
   });
 });

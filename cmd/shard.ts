@@ -1,6 +1,6 @@
 import { FastblockError } from "../core/base/errors.ts";
-import { type ShardReport, OsdShard } from "../core/osd/osd.ts";
-import type { StoreClaim, StoreIdentity } from "../core/pg/pg.ts";
+import { type ShardReport, OsdShard, type Verdict } from "../core/osd/osd.ts";
+import type { StoreClaim, StoreIdentity, StoreStart } from "../core/pg/pg.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import { startCollector } from "./collector.ts";
 import type { LogLevel } from "./daemon.ts";
@@ -30,6 +30,9 @@ export interface ShardStart {
   readonly backend: "auto" | "uring" | "file";
   readonly pinCpu: number | undefined;
   readonly claim: StoreClaim | undefined;
+  readonly scrubBytesPerSecond: number | undefined;
+  /** What the osd has kept of its peers' stores. */
+  readonly peerStarts: readonly (readonly [string, StoreStart])[];
 }
 
 export type ShardCommand =
@@ -38,6 +41,18 @@ export type ShardCommand =
   | { readonly kind: "map"; readonly update: Uint8Array }
   | { readonly kind: "report"; readonly complete: boolean }
   | { readonly kind: "transfer"; readonly pg: number; readonly to: number }
+  | {
+      readonly kind: "scrub";
+      readonly pg: number;
+      readonly order: number;
+      readonly deep: boolean;
+    }
+  /** Nobody can be asked about this store: serve clients, but no peers. */
+  | { readonly kind: "serve-clients" }
+  /** Make the store's starts durable: the first shard. */
+  | { readonly kind: "record"; readonly starts: readonly StoreStart[] }
+  /** Serve, and show these starts. */
+  | { readonly kind: "serve"; readonly starts: readonly StoreStart[] }
   | { readonly kind: "stop" };
 
 export type ShardEvent =
@@ -53,6 +68,9 @@ export type ShardEvent =
   | { readonly kind: "report"; readonly report: ShardReport }
   /** A report would tell something new. */
   | { readonly kind: "news" }
+  | { readonly kind: "recorded" }
+  | { readonly kind: "verdict"; readonly osd: number; readonly verdict: Verdict }
+  | { readonly kind: "peer-start"; readonly storeUuid: string; readonly start: StoreStart }
   | {
       readonly kind: "failed";
       /** Empty: a bug, and the reason is a stack. */
@@ -109,12 +127,18 @@ async function start(options: ShardStart): Promise<void> {
     osd: options.osd,
     shard: options.shard,
     shardCount: options.shardCount,
+    ...(options.scrubBytesPerSecond === undefined
+      ? {}
+      : { scrubBytesPerSecond: options.scrubBytesPerSecond }),
     bind: options.bind,
     port: options.port,
     ...(options.claim === undefined ? {} : { claim: options.claim }),
+    peerStarts: options.peerStarts,
     host: {
-      onFatal: (reason) => fail(new Error(reason)),
+      onFatal: fail,
       onNews: () => tell({ kind: "news" }),
+      onVerdict: (osd, verdict) => tell({ kind: "verdict", osd, verdict }),
+      onPeerStart: (storeUuid, peer) => tell({ kind: "peer-start", storeUuid, start: peer }),
     },
   });
   world.start();
@@ -146,6 +170,19 @@ async function obey(command: ShardCommand): Promise<void> {
       break;
     case "transfer":
       shard?.transferLeader(command.pg, command.to);
+      break;
+    case "scrub":
+      shard?.scrub(command.pg, command.order, command.deep);
+      break;
+    case "serve-clients":
+      shard?.serveClients();
+      break;
+    case "record":
+      await shard?.recordStarts(command.starts);
+      tell({ kind: "recorded" });
+      break;
+    case "serve":
+      shard?.serve(command.starts);
       break;
     case "stop":
       await shard?.stop();

@@ -8,36 +8,69 @@ import type { SimVerdict } from "../core/testing/testing.ts";
 const COLUMNS: readonly Column[] = [
   { name: "seed" },
   { name: "operations" },
-  { name: "crashes" },
-  { name: "partitions" },
-  { name: "pauses" },
+  { name: "shared" },
+  { name: "unanswered" },
+  { name: "fills" },
   { name: "trace", path: "traceHash" },
 ];
 const SEED_MAX = 2_147_483_647;
+const JOBS_MAX = 256;
 
-/** `run` carries seeds `first` to `last` out; it throws with the seed when a promise is broken. */
+/** What to simulate. */
+export interface SimChoice {
+  readonly first: number;
+  readonly last: number;
+  /** Processes that share the seeds. */
+  readonly jobs: number;
+  /** Faults that are left out, by their number. */
+  readonly without: readonly number[];
+  /** Print what happens, as it happens. */
+  readonly trace: boolean;
+  /** Fail when no run met some rare situation. */
+  readonly probes: boolean;
+}
+
+/**
+ * `run` carries the seeds out and answers the runs in which all was right; it has told of the others,
+ * and set the exit code.
+ */
 export function simCommand(
   root: CommandUnknownOpts,
   cli: CliContext,
-  run: (first: number, last: number) => Promise<SimVerdict[]>,
+  run: (choice: SimChoice) => Promise<SimVerdict[]>,
 ): void {
   root
     .command("sim")
-    .description("simulate a cluster with crashes, partitions and pauses; check every answer")
+    .description("simulate clusters with faults of every kind; check every answer")
     .helpGroup("Measure:")
     .option("--seed <n>", "run one seed (default 1)")
     .option("--seeds <a..b>", "run a range of seeds")
+    .option("--jobs <n>", "share the seeds among so many processes", "1")
+    .option("--without <n,n>", "leave out faults, by their number")
+    .option("--trace", "print what the processes log, and the faults, with simulated times")
     .option("--trace-hash", "end with the trace hash of the last seed, alone on a line")
-    .addHelpText("after", "\nExample:\n  fastblock sim --seeds 1..100")
+    .option("--probes", "fail when a rare situation was never met")
+    .addHelpText("after", "\nExample:\n  fastblock sim --seeds 1..100 --jobs 2")
     .action(async (options) => {
       const [first, last] = rangeOf(options.seed, options.seeds);
-      const verdicts = await run(first, last);
+      const verdicts = await run({
+        first,
+        last,
+        jobs: parseWhole(options.jobs, "--jobs", 1, JOBS_MAX),
+        without: (options.without ?? "")
+          .split(",")
+          .filter((word) => word !== "")
+          .map((word) => parseWhole(word, "--without", 1, SEED_MAX)),
+        trace: options.trace === true,
+        probes: options.probes === true,
+      });
       await cli.rows(
         () => Promise.resolve(verdicts.map((verdict) => ({ ...verdict }))),
         COLUMNS,
         (row) => String(row["seed"]),
       );
-      if (options.traceHash === true) cli.ports.out(`${verdicts.at(-1)!.traceHash}\n`);
+      const hash = verdicts.at(-1)?.traceHash;
+      if (options.traceHash === true && hash !== undefined) cli.ports.out(`${hash}\n`);
     });
 }
 

@@ -46,7 +46,7 @@ function anonymousBytes(pid: number): number {
   return Number(match?.[1]) * 1024;
 }
 
-test("1,024 groups serve through the death and the return of an osd", async () => {
+test("G9: 1,024 groups serve through the death and the return of an osd", async () => {
   await withCluster({ osds: 3 }, async (cluster) => {
     await cluster.run("pool", "create", "rbd", "--size", "3", "--pgs", String(GROUPS));
     const made = await allAre(cluster, "active");
@@ -84,7 +84,7 @@ test("1,024 groups serve through the death and the return of an osd", async () =
     await cluster.run("image", "verify", "rbd/disk");
 
     for (let list = 0; list < LISTS; list++) {
-      await (await get(cluster, `/api/v1/pgs?pool=rbd&limit=${GROUPS}`)).text();
+      await (await get(cluster, `/api/v1/pgs?pool=rbd`)).text();
     }
     const mon = cluster.pid("mon.a");
     console.log(`mon.a: ${Math.round(anonymousBytes(mon) / 1e6)} MB of anonymous memory`);

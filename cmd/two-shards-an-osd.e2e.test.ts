@@ -30,7 +30,7 @@ function leaderShard(group: Group): number {
   return group.replicas.find((one) => one.replicaId === group.leaderReplica)?.shard ?? -1;
 }
 
-test("osds of two shards serve through a death, a clean stop, and a stop of the whole cluster", async () => {
+test("G1, G9: osds of two shards serve through a death, a clean stop, and a stop of the whole cluster", async () => {
   await withCluster({ osds: 3, shards: 2 }, async (cluster) => {
     await cluster.image("rbd/disk", "128MiB", 3);
     const shards = (await active(cluster)).map(leaderShard);

@@ -122,6 +122,12 @@ export const ERRORS = {
     exit: 2,
     hint: "send at most 64 KiB",
   },
+  FB1013: {
+    title: "What destroys data was not confirmed",
+    http: 409,
+    exit: 8,
+    hint: "type the name when asked; in a script, give --yes",
+  },
   FB2001: {
     title: "The pool does not exist",
     http: 404,
@@ -177,6 +183,12 @@ export const ERRORS = {
     exit: 8,
     hint: "look at the group: fastblock pg info PG",
   },
+  FB2204: {
+    title: "Scrub found what it can not put right",
+    http: 409,
+    exit: 1,
+    hint: "fastblock health names the blocks and says what to do",
+  },
   FB3001: {
     title: "The image does not exist",
     http: 404,
@@ -229,10 +241,10 @@ export const ERRORS = {
     hint: "use the newer fastblock",
   },
   FB4004: {
-    title: "The store is older than its peers remember",
+    title: "The store is an old copy: others remember more of it",
     http: 409,
     exit: 8,
-    hint: "replace the osd: its device was restored from a copy",
+    hint: "put the right device back; if it is lost, format this one, and it is filled again: fastblock osd format --data PATH --id OSD --force",
   },
   FB4005: {
     title: "The device, port or name is in use",

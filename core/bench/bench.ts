@@ -6,14 +6,26 @@
  */
 import type { LatencyReport } from "./latency.ts";
 import type { LoadShape } from "./shape.ts";
+import type { ProcessCost } from "./spending.ts";
+import type { SuiteOptions, SuiteReport } from "./suite.ts";
 
 export type { BenchRow, CpuClock } from "./bench-row.ts";
 export { compareReports } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
+export { formatHistoryLine } from "./history.ts";
 export { type BenchProgress, runImageBench } from "./image-bench.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
 export { checkShape, type LoadShape } from "./shape.ts";
+export {
+  parseSuiteRows,
+  runSuite,
+  SUITE_ROWS,
+  type SuiteOptions,
+  type SuiteOutside,
+  type SuiteReport,
+  type SuiteRow,
+} from "./suite.ts";
 
 /** What to do with an image, and for how long. */
 export interface ImageBenchOptions {
@@ -63,8 +75,13 @@ export interface ImageBenchReport {
   readonly writeLatencyUs: LatencyReport | null;
   /** µs of all processes of the cluster directory and of this one per I/O; null: unknown. */
   readonly cpuUsPerIo: number | null;
+  /** The same by kind of process: `client` is this one. */
+  readonly processes: readonly ProcessCost[];
   /** Written to all devices per byte that clients wrote; null: nothing written, or unknown. */
   readonly deviceBytesPerClientByte: number | null;
+  /** On all devices per write of clients: writes of any kind; flushes and durable writes. */
+  readonly deviceWritesPerClientWrite: number | null;
+  readonly flushesPerClientWrite: number | null;
   readonly drainSeconds: number;
   readonly backend: string;
   /** Operations that failed and blocks that were wrong. */
@@ -117,6 +134,7 @@ export interface MicroRow {
 /** What `fastblock bench` calls. */
 export interface BenchPrograms {
   image(options: ImageBenchOptions): Promise<ImageBenchReport>;
+  suite(options: SuiteOptions): Promise<SuiteReport>;
   disk(options: DiskBenchOptions): Promise<readonly MicroRow[]>;
   reactor(options: ReactorBenchOptions): Promise<readonly MicroRow[]>;
   rpc(options: RpcBenchOptions): Promise<readonly MicroRow[]>;

@@ -2,9 +2,12 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ClusterMeter } from "./image-bench.ts";
 import { CounterSum, samplesOf } from "./metrics-text.ts";
+import type { DeviceUsage, ProcessUsage } from "./spending.ts";
 
 /** Counters that osds report, on the monitor's metrics page. */
-const DEVICE_METRIC = "fastblock_device_write_bytes_total";
+const BYTES_METRIC = "fastblock_device_write_bytes_total";
+const WRITES_METRIC = "fastblock_device_writes_total";
+const FLUSHES_METRIC = "fastblock_device_flushes_total";
 /** `utime` and `stime` of /proc/PID/stat count in these. */
 const TICK_US = 10_000;
 const FETCH_MS_MAX = 3000;
@@ -13,8 +16,10 @@ const FETCH_MS_MAX = 3000;
 export class BunMeter implements ClusterMeter {
   private readonly directory: string;
   private readonly httpBase: string;
-  private readonly cpu = new CounterSum();
-  private readonly device = new CounterSum();
+  private readonly kinds = new Map<string, KindSums>();
+  private readonly bytes = new CounterSum();
+  private readonly writes = new CounterSum();
+  private readonly flushes = new CounterSum();
 
   /** `httpBase`: `http://127.0.0.1:7480` of a monitor; empty: device bytes are unknown. */
   constructor(directory: string, httpBase: string) {
@@ -22,21 +27,29 @@ export class BunMeter implements ClusterMeter {
     this.httpBase = httpBase;
   }
 
-  cpuUs(): number | null {
-    const samples = [this.sampleOf(process.pid)];
+  processes(): readonly ProcessUsage[] {
+    const pids = new Map([["client", [process.pid]]]);
     for (const name of readdirSync(this.directory)) {
       if (!name.endsWith(".pid")) continue;
       const pid = Number(readText(join(this.directory, name)));
-      if (isOfCluster(pid, this.directory)) samples.push(this.sampleOf(pid));
+      if (!isOfCluster(pid, this.directory)) continue;
+      const kind = name.slice(0, name.indexOf("."));
+      pids.set(kind, [...(pids.get(kind) ?? []), pid]);
     }
-    return this.cpu.take(samples.filter((sample) => sample !== undefined));
+    for (const [kind, list] of pids) this.sumsOf(kind).take(list);
+    return [...this.kinds].map(([kind, sums]) => ({ kind, ...sums.usage() }));
   }
 
-  async deviceBytes(): Promise<number | null> {
+  async devices(): Promise<DeviceUsage | null> {
     const text = await this.fetchText("/metrics");
     if (text === undefined) return null;
-    const samples = samplesOf(text, DEVICE_METRIC);
-    return samples.length === 0 ? null : this.device.take(samples);
+    const samples = samplesOf(text, BYTES_METRIC);
+    if (samples.length === 0) return null;
+    return {
+      bytes: this.bytes.take(samples),
+      writes: this.writes.take(samplesOf(text, WRITES_METRIC)),
+      flushes: this.flushes.take(samplesOf(text, FLUSHES_METRIC)),
+    };
   }
 
   async logBytes(): Promise<number | null> {
@@ -47,11 +60,12 @@ export class BunMeter implements ClusterMeter {
     return osds.reduce((sum, osd) => sum + Number(osd.logUsedBytes ?? 0), 0);
   }
 
-  private sampleOf(pid: number): { labels: string; value: number } | undefined {
-    const stat = parseStat(readText(`/proc/${pid}/stat`));
-    if (stat === undefined) return undefined;
-    // A pid may come back for another process: the time of its start tells them apart.
-    return { labels: `${pid}.${stat.startTicks}`, value: stat.cpuTicks * TICK_US };
+  private sumsOf(kind: string): KindSums {
+    const known = this.kinds.get(kind);
+    if (known !== undefined) return known;
+    const sums = new KindSums();
+    this.kinds.set(kind, sums);
+    return sums;
   }
 
   private async fetchText(path: string): Promise<string | undefined> {
@@ -67,27 +81,79 @@ export class BunMeter implements ClusterMeter {
   }
 }
 
+/** Sums over the processes of a kind, which may end and come back. */
+class KindSums {
+  private readonly user = new CounterSum();
+  private readonly system = new CounterSum();
+  private readonly switches = new CounterSum();
+
+  take(pids: readonly number[]): void {
+    const user = [];
+    const system = [];
+    const switches = [];
+    for (const pid of pids) {
+      const stat = parseStat(readText(`/proc/${pid}/stat`));
+      if (stat === undefined) continue;
+      // A pid may come back for another process: the time of its start tells them apart.
+      const labels = `${pid}.${stat.startTicks}`;
+      user.push({ labels, value: stat.userTicks * TICK_US });
+      system.push({ labels, value: stat.systemTicks * TICK_US });
+      for (const task of tasksOf(pid)) {
+        const text = readText(`/proc/${pid}/task/${task}/status`);
+        switches.push({ labels: `${labels}.${task}`, value: parseSwitches(text) });
+      }
+    }
+    this.user.take(user);
+    this.system.take(system);
+    this.switches.take(switches);
+  }
+
+  usage(): Omit<ProcessUsage, "kind"> {
+    const { user, system, switches } = this;
+    return { userUs: user.take([]), systemUs: system.take([]), switches: switches.take([]) };
+  }
+}
+
 /** CPU and start of a process out of the text of /proc/PID/stat, in clock ticks. */
-export function parseStat(text: string): { cpuTicks: number; startTicks: number } | undefined {
+export function parseStat(
+  text: string,
+): { userTicks: number; systemTicks: number; startTicks: number } | undefined {
   // The name in parentheses may hold anything: fields are counted from its end (field 3 on).
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-  const user = Number(fields[11]);
-  const system = Number(fields[12]);
+  const userTicks = Number(fields[11]);
+  const systemTicks = Number(fields[12]);
   const startTicks = Number(fields[19]);
-  if (fields.length < 20 || Number.isNaN(user + system + startTicks)) return undefined;
-  return { cpuTicks: user + system, startTicks };
+  if (fields.length < 20 || Number.isNaN(userTicks + systemTicks + startTicks)) return undefined;
+  return { userTicks, systemTicks, startTicks };
+}
+
+/** Context switches of a thread out of the text of /proc/PID/task/TID/status. */
+export function parseSwitches(text: string): number {
+  let sum = 0;
+  for (const match of text.matchAll(/^(?:non)?voluntary_ctxt_switches:\s+(\d+)$/gm)) {
+    sum += Number(match[1]);
+  }
+  return sum;
 }
 
 /** CPU that a process has used so far, in µs; undefined when it is gone. */
 export function cpuUsOf(pid: number): number | undefined {
   const stat = parseStat(readText(`/proc/${pid}/stat`));
-  return stat === undefined ? undefined : stat.cpuTicks * TICK_US;
+  return stat === undefined ? undefined : (stat.userTicks + stat.systemTicks) * TICK_US;
 }
 
 /** Whether a process was started for this cluster: an old pid file may name a stranger's. */
 function isOfCluster(pid: number, directory: string): boolean {
   if (!Number.isInteger(pid) || pid <= 0) return false;
   return readText(`/proc/${pid}/cmdline`).split("\0").includes(directory);
+}
+
+function tasksOf(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return [];
+  }
 }
 
 function readText(path: string): string {

@@ -26,30 +26,57 @@ const FIGURES: readonly Figure[] = [
   { path: ["latencyUs", "max"], moreIsBetter: false },
   { path: ["cpuUsPerIo"], moreIsBetter: false },
   { path: ["deviceBytesPerClientByte"], moreIsBetter: false },
+  { path: ["flushesPerClientWrite"], moreIsBetter: false },
+  { path: ["switchesPerIo"], moreIsBetter: false },
+  { path: ["ratioToRaw"], moreIsBetter: true },
 ];
 
 const SAME_WITHIN = 0.02;
 
-/** Compare two reports of `bench … -o json`, figure by figure. Throws FB1001 when none is in both. */
+/**
+ * Compare two reports of `bench … -o json`, figure by figure; of the suite, the rows that are in
+ * both. Throws FB1001 when no figure is.
+ */
 export function compareReports(a: unknown, b: unknown): Comparison[] {
-  const rows: Comparison[] = [];
-  for (const figure of FIGURES) {
-    const left = numberAt(a, figure.path);
-    const right = numberAt(b, figure.path);
-    if (left === undefined || right === undefined) continue;
-    rows.push({
-      figure: figure.path.join("."),
-      a: left,
-      b: right,
-      ratio: left === 0 ? null : Math.round((right / left) * 1000) / 1000,
-      verdict: verdictOf(left, right, figure.moreIsBetter),
-    });
+  const rows = figuresOf("", a, b);
+  const others = rowsOf(b);
+  for (const [name, row] of rowsOf(a)) {
+    if (others.has(name)) rows.push(...figuresOf(`${name} `, row, others.get(name)));
   }
   if (rows.length === 0) {
     throw new FastblockError(
       "FB1001",
       "comparing reports: no figure stands in both, wanted two outputs of bench … -o json",
     );
+  }
+  return rows;
+}
+
+/** Rows by their name: those of `bench suite`, and of the micro-benchmarks. */
+function rowsOf(report: unknown): Map<string, unknown> {
+  const listed = Array.isArray(report) ? report : (report as { rows?: unknown } | null)?.rows;
+  const rows = new Map<string, unknown>();
+  if (!Array.isArray(listed)) return rows;
+  for (const row of listed as readonly unknown[]) {
+    const name = (row as { name?: unknown } | null)?.name;
+    if (typeof name === "string") rows.set(name, row);
+  }
+  return rows;
+}
+
+function figuresOf(prefix: string, a: unknown, b: unknown): Comparison[] {
+  const rows: Comparison[] = [];
+  for (const figure of FIGURES) {
+    const left = numberAt(a, figure.path);
+    const right = numberAt(b, figure.path);
+    if (left === undefined || right === undefined) continue;
+    rows.push({
+      figure: prefix + figure.path.join("."),
+      a: left,
+      b: right,
+      ratio: left === 0 ? null : Math.round((right / left) * 1000) / 1000,
+      verdict: verdictOf(left, right, figure.moreIsBetter),
+    });
   }
   return rows;
 }

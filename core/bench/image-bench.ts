@@ -6,6 +6,7 @@ import type { ImageBenchOptions, ImageBenchReport } from "./bench.ts";
 import type { OpLog } from "./history.ts";
 import { ImageLoad, type LoadOptions } from "./image-load.ts";
 import { latencyReport } from "./latency.ts";
+import { costsOf, cpuUsPerIoOf, type DeviceUsage, type ProcessUsage, round } from "./spending.ts";
 import { StampBook } from "./stamp.ts";
 
 /**
@@ -29,10 +30,10 @@ export interface BenchOutside {
 
 /** Reads what the cluster spends. */
 export interface ClusterMeter {
-  /** µs of CPU of all processes of the cluster directory and of this one; null: unknown. */
-  cpuUs(): number | null;
-  /** Bytes written to all devices since some moment; null: unknown. */
-  deviceBytes(): Promise<number | null>;
+  /** Of the processes of the cluster directory and of this one, by kind. */
+  processes(): readonly ProcessUsage[];
+  /** Of all devices together; null: unknown. */
+  devices(): Promise<DeviceUsage | null>;
   /** Bytes in all logs that are not yet moved home; null: unknown. */
   logBytes(): Promise<number | null>;
 }
@@ -75,27 +76,21 @@ export async function runImageBench(
     jobs: options.jobs,
     once: false,
   });
-  const bytesBefore = counts ? await meter.deviceBytes() : null;
+  const before = counts ? await meter.devices() : null;
   load.start();
   await tickThrough(outside, load, "ramp", options.rampMs);
   load.resetWindow();
-  const cpuAtStart = meter.cpuUs();
+  const atStart = meter.processes();
   const startUs = world.clock.nowUs();
   await tickThrough(outside, load, "run", options.timeMs);
   const window = windowOf(load, world.clock.nowUs() - startUs);
-  const cpuAtEnd = meter.cpuUs();
+  const atEnd = meter.processes();
   await finish(outside, load);
   const drainSeconds = counts ? await drain(outside) : 0;
-  const cpuAfter = meter.cpuUs();
-  const bytesAfter = counts ? await meter.deviceBytes() : null;
-  const cpuUsPerIo =
-    cpuAtStart === null || cpuAtEnd === null || cpuAfter === null || window.ops === 0
-      ? null
-      : round((cpuAtEnd - cpuAtStart) / window.ops + (cpuAfter - cpuAtEnd) / load.opsTotal);
-  const deviceBytesPerClientByte =
-    bytesBefore === null || bytesAfter === null || load.writtenBytesTotal === 0
-      ? null
-      : round((bytesAfter - bytesBefore) / load.writtenBytesTotal);
+  const afterDrain = meter.processes();
+  const after = counts ? await meter.devices() : null;
+  const [windowOps, totalOps] = [window.ops, load.opsTotal];
+  const processes = costsOf({ atStart, atEnd, afterDrain, windowOps, totalOps });
   return {
     kind: "image",
     path: options.path,
@@ -104,8 +99,9 @@ export async function runImageBench(
     depth: options.depth,
     jobs: options.jobs,
     ...window,
-    cpuUsPerIo,
-    deviceBytesPerClientByte,
+    cpuUsPerIo: cpuUsPerIoOf(processes),
+    processes,
+    ...devicesOf(before, after, load),
     drainSeconds,
     backend: world.backend,
     errors: load.errorsTotal,
@@ -182,7 +178,7 @@ async function tickThrough(
     await sleep(world.timers, Math.max(1, Math.min(TICK_MS, leftMs)) * 1000);
     leftMs = Math.round((endUs - world.clock.nowUs()) / 1000);
     // Processes may die and come back during a run: the meter looks often.
-    meter.cpuUs();
+    meter.processes();
     const rate = Math.round(((load.ops - opsBefore) * 1000) / TICK_MS);
     opsBefore = load.ops;
     progress.at(Math.min(lengthMs, lengthMs - leftMs), `${rate} I/O per s`);
@@ -196,13 +192,14 @@ async function drain(outside: BenchOutside): Promise<number> {
   const startUs = world.clock.nowUs();
   let quiet = 0;
   let lastTrafficUs = startUs;
-  let before = await meter.deviceBytes();
-  if (before === null) return 0;
+  const first = await meter.devices();
+  if (first === null) return 0;
+  let before = first.bytes;
   progress.begin("drain", 0);
   for (let look = 0; look < DRAIN_LOOKS_MAX && quiet < DRAIN_QUIET_LOOKS; look++) {
     await sleep(world.timers, DRAIN_LOOK_MS * 1000);
-    const now = await meter.deviceBytes();
-    if (now === null) break;
+    const now = (await meter.devices())?.bytes;
+    if (now === undefined) break;
     const log = await meter.logBytes();
     progress.at(0, log === null ? "" : `${Math.round(log / 1_048_576)} MiB of log left`);
     if (now - before <= DRAIN_QUIET_BYTES) {
@@ -234,6 +231,20 @@ function windowOf(load: ImageLoad, lengthUs: number) {
   };
 }
 
+/** What the devices wrote from `before` to `after`, for what clients wrote meanwhile. */
+function devicesOf(before: DeviceUsage | null, after: DeviceUsage | null, load: ImageLoad) {
+  const bytes = load.writtenBytesTotal;
+  const writes = load.bytesOf(1) === 0 ? 0 : bytes / load.bytesOf(1);
+  const known = before !== null && after !== null && bytes > 0;
+  const per = (count: number, share: number): number | null =>
+    known ? round(count / share) : null;
+  return {
+    deviceBytesPerClientByte: per((after?.bytes ?? 0) - (before?.bytes ?? 0), bytes),
+    deviceWritesPerClientWrite: per((after?.writes ?? 0) - (before?.writes ?? 0), writes),
+    flushesPerClientWrite: per((after?.flushes ?? 0) - (before?.flushes ?? 0), writes),
+  };
+}
+
 /** Let the open operations end; those that do not are told as errors, their outcome is unknown. */
 async function finish(outside: BenchOutside, load: ImageLoad): Promise<void> {
   load.stop();
@@ -241,8 +252,4 @@ async function finish(outside: BenchOutside, load: ImageLoad): Promise<void> {
     await sleep(outside.world.timers, FINISH_LOOK_MS * 1000);
   }
   if (load.open > 0) load.abandon();
-}
-
-function round(value: number): number {
-  return Math.round(value * 1000) / 1000;
 }

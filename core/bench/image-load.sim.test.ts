@@ -108,16 +108,16 @@ async function bench(change: Partial<ImageBenchOptions>, fault: Fault = "none") 
   const world = simulation.createWorld("bench", "10.0.0.1");
   const image = new MemoryImage(world, fault);
   const lines: string[] = [];
-  let cpuUs = 0;
+  let userUs = 0;
   const running = runImageBench(
     {
       world,
       image,
       imageId: 5,
       meter: {
-        cpuUs: () => (cpuUs += 10),
+        processes: () => [{ kind: "osd", userUs: (userUs += 10), systemUs: 0, switches: 0 }],
         // Written once to the log and once home.
-        deviceBytes: () => Promise.resolve(image.writtenBytes * 2),
+        devices: () => Promise.resolve({ bytes: image.writtenBytes * 2, writes: 0, flushes: 0 }),
         logBytes: () => Promise.resolve(0),
       },
       progress: { begin() {}, at() {}, end() {} },

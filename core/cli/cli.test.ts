@@ -104,6 +104,26 @@ describe("commands", () => {
     expect(JSON.parse(ports.outText)).toEqual(POOL);
   });
 
+  test("pg scrub waits until what it ordered is done, and fails when something is left", async () => {
+    let looks = 0;
+    const ports = new TestPorts({
+      "POST /pgs/1.0:scrub": { status: 202, body: {} },
+      "GET /pgs": () => {
+        looks += 1;
+        const running = looks < 3 ? "deep" : null;
+        const scrub = { running, last: "now", lastDeep: "now", found: 3, healed: 2, left: 1 };
+        return { body: { items: [{ id: "1.0", pool: "p", scrub }] } };
+      },
+    });
+    expect(await run(ports, "pg scrub 1.0 --deep --wait")).toBe(1);
+    expect(JSON.parse(ports.asked[0]!.body!)).toEqual({ deep: true });
+    expect(ports.outText).toMatch(/^PG +POOL +RUNNING +FOUND .*\n1\.0 +p +- +3 +2 +1 /);
+    expect(ports.errText).toContain("FB2204");
+    expect(await run(ports, "pg scrub 1.0")).toBe(0);
+    expect(await run(ports, "pg scrub")).toBe(2);
+    expect(await run(ports, "pg scrub 1.0 --all")).toBe(2);
+  });
+
   test("a choice that there is not is refused with those that there are", async () => {
     const ports = new TestPorts({});
     expect(await run(ports, "pool create demo --size 3 --failure-domain rack")).toBe(2);
@@ -149,9 +169,9 @@ describe("commands", () => {
         body: { ...operation, state: ++looks < 3 ? "running" : "done" },
       }),
     });
-    expect(await run(ports, "image rm p/a")).toBe(0);
+    expect(await run(ports, "image rm p/a --yes")).toBe(0);
     expect(looks).toBe(3);
-    expect(await run(ports, "image rm p/a --no-wait")).toBe(0);
+    expect(await run(ports, "image rm p/a --no-wait --yes")).toBe(0);
     expect(ports.errText).toContain("fastblock op wait 7");
     const failing = new TestPorts({
       "GET /operations/7": { body: { ...operation, state: "failed", error: "no space" } },
@@ -167,10 +187,10 @@ describe("commands", () => {
       "DELETE /pools/p/images/a": { status: 404, body: { code: "FB3001", detail: "no a" } },
       "DELETE /pools/p/images/b": { status: 200, body: {} },
     });
-    expect(await run(ports, "image rm p/a p/b")).toBe(9);
+    expect(await run(ports, "image rm p/a p/b --yes")).toBe(9);
     expect(ports.errText).toContain("p/a: no a\n");
     expect(ports.errText).toContain("image p/b is removed\n");
-    expect(await run(ports, "image rm p/a")).toBe(3);
+    expect(await run(ports, "image rm p/a --yes")).toBe(3);
   });
 
   test("space is shown by image, the largest first", async () => {
@@ -220,14 +240,28 @@ describe("commands", () => {
     }
   });
 
-  test("a smaller size needs a second word", async () => {
+  test("what destroys data is not done by a script without --yes, nor under another name", async () => {
+    for (const line of ["image rm p/a", "pool rm p", "image resize p/a --size 4KiB"]) {
+      const ports = new TestPorts({
+        "GET /pools/p/images/a": { body: { path: "p/a", sizeBytes: 8192 } },
+      });
+      expect(await run(ports, line)).toBe(8);
+      expect(ports.errText).toContain("error FB1013");
+      expect(ports.errText).toContain("no terminal to ask on, wanted --yes");
+      Object.assign(ports, { errIsTty: true, outIsTty: true, errText: "" });
+      expect(await run(ports, line)).toBe(8);
+      expect(ports.errText).toContain("not confirmed, wanted p");
+      expect(ports.asked.map(({ method }) => method)).not.toContain("DELETE");
+      expect(ports.asked.map(({ method }) => method)).not.toContain("POST");
+    }
+  });
+
+  test("a smaller size is confirmed, a larger one is not", async () => {
     const ports = new TestPorts({
       "GET /pools/p/images/a": { body: { path: "p/a", sizeBytes: 8192 } },
       "POST /pools/p/images/a:resize": { body: { image: {}, operation: null } },
     });
-    expect(await run(ports, "image resize p/a --size 4KiB")).toBe(2);
-    expect(ports.errText).toContain("give --shrink if that is meant");
-    expect(await run(ports, "image resize p/a --size 4KiB --shrink")).toBe(0);
+    expect(await run(ports, "image resize p/a --size 4KiB --yes")).toBe(0);
     expect(await run(ports, "image resize p/a --size 16KiB")).toBe(0);
   });
 

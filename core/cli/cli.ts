@@ -49,7 +49,7 @@ export {
   parseSize,
   parseWhole,
 } from "./units.ts";
-export { CliContext } from "./context.ts";
+export { CliContext, SCRIPT_HELP } from "./context.ts";
 export type { Column, Row } from "./output.ts";
 
 /** Adds nouns to the tree: those that belong to other folders come in from `cmd/`. */

@@ -1,8 +1,10 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { FastblockError } from "../base/errors.ts";
 import { recordOf, segment } from "./api.ts";
 import type { CliContext } from "./context.ts";
 import { sizeText } from "./commands-pool.ts";
 import { type Column, isRow, plainText, type Row, valueAt } from "./output.ts";
+import { scrub } from "./scrub.ts";
 import { parseOsdName, parseWhole } from "./units.ts";
 
 const PG_COLUMNS: readonly Column[] = [
@@ -14,6 +16,9 @@ const PG_COLUMNS: readonly Column[] = [
   { name: "joining", path: "joining" },
   { name: "leaving", path: "leaving" },
   { name: "filling", path: "filling", wide: true },
+  { name: "scrubbed", path: "scrub.last", wide: true },
+  { name: "deep-scrubbed", path: "scrub.lastDeep", wide: true },
+  { name: "left", path: "scrub.left", right: true, wide: true },
   { name: "term", right: true, wide: true },
   { name: "changed", path: "lastChangeEpoch", right: true, wide: true },
 ];
@@ -89,6 +94,20 @@ export function pgCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .description("show one placement group")
     .argument("<PG>", "like 1.17")
     .action((id) => cli.object(() => cli.api().object(`/pgs/${segment(id)}`), idOf, PG_COLUMNS));
+  pg.command("scrub")
+    .description("compare the replicas of groups, and put right what differs")
+    .argument("[PG]", "like 1.17")
+    .option("--all", "all groups")
+    .option("--deep", "read all data against its checksums, too")
+    .option("--wait", "until it is done, and show what it found")
+    .action(async (id, options) => {
+      if ((id === undefined) !== (options.all === true)) {
+        throw new FastblockError("FB1001", "pg scrub wants a group or --all", {
+          hint: "fastblock pg ls shows the groups",
+        });
+      }
+      await scrub(cli, { pg: id, deep: options.deep === true, wait: options.wait === true });
+    });
   pg.command("transfer-leader")
     .description("give the leadership of a group to another replica")
     .argument("<PG>", "like 1.17")

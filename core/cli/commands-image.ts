@@ -2,7 +2,7 @@ import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import { recordOf, segment } from "./api.ts";
 import { sizeText } from "./commands-pool.ts";
-import { backendOf, type CliContext } from "./context.ts";
+import { backendOf, type CliContext, SCRIPT_HELP } from "./context.ts";
 import { Exit } from "./failure.ts";
 import type { Column, Row } from "./output.ts";
 import { formatSize, parseImagePath, parseSize } from "./units.ts";
@@ -151,9 +151,9 @@ function changeAndRemove(image: CommandUnknownOpts, cli: CliContext): void {
     .description("grow an image, or shrink it (what lies beyond the new end is lost)")
     .argument("<POOL/IMAGE>")
     .requiredOption("--size <size>", "the new size", parseSize)
-    .option("--shrink", "allow a smaller size")
+    .addHelpText("after", `\nA smaller size asks for the image's name. ${SCRIPT_HELP}`)
     .action(async (path, options) => {
-      if (options.shrink !== true) await refuseShrink(cli, path, options.size);
+      await confirmShrink(cli, path, options.size);
       const reply = await cli.api().post(`${urlOf(path)}:resize`, {
         sizeBytes: options.size,
       });
@@ -185,6 +185,7 @@ function changeAndRemove(image: CommandUnknownOpts, cli: CliContext): void {
     .description("remove images with their data")
     .argument("<POOL/IMAGE...>")
     .option("--force <code>", "go on in spite of one named refusal: FB3005 (the image is in use)")
+    .addHelpText("after", `\nAsks for the image's name. ${SCRIPT_HELP}`)
     .action((paths, options) => removeImages(cli, paths, options.force));
 }
 
@@ -221,16 +222,13 @@ function urlOf(path: string): string {
   return `/pools/${segment(pool)}/images/${segment(image)}`;
 }
 
-/** Data beyond the new end is lost, so a smaller size needs a second word. Throws FB3003. */
-async function refuseShrink(cli: CliContext, path: string, sizeBytes: number): Promise<void> {
+/** What lies beyond a smaller size is lost: destroyed like a whole image. Throws FB1013. */
+async function confirmShrink(cli: CliContext, path: string, sizeBytes: number): Promise<void> {
   const image = await cli.api().object(urlOf(path));
   const now = Number(image["sizeBytes"]);
   if (sizeBytes >= now) return;
-  throw new FastblockError(
-    "FB3003",
-    `resizing ${path}: ${formatSize(sizeBytes)} is less than ${formatSize(now)}, wanted more`,
-    { why: "what lies beyond the new end would be lost", hint: "give --shrink if that is meant" },
-  );
+  const sizes = `${formatSize(now)} to ${formatSize(sizeBytes)}`;
+  await cli.confirm(`shrinking image ${path} from ${sizes}`, path);
 }
 
 function pathOf(row: Row): string {

@@ -113,7 +113,7 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
     .description("show what a stopped osd's store says of itself")
     .argument(
       "[SECTION]",
-      "only this part, like superblock or log; places on the device: units, batches, entries",
+      "only this part: superblock, zones, checkpoint, log, groups, objects; or places on the device: units, batches, entries",
       "",
     )
     .requiredOption("--data <path>", "regular file or block device")

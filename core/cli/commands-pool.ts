@@ -1,8 +1,8 @@
 import { type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
 import { segment, recordOf } from "./api.ts";
-import type { CliContext } from "./context.ts";
+import { type CliContext, SCRIPT_HELP } from "./context.ts";
 import type { Column, Row } from "./output.ts";
-import { formatSize, parseSize, parseWhole } from "./units.ts";
+import { counted, formatSize, parseSize, parseWhole } from "./units.ts";
 
 const DOMAINS = ["osd", "host"] as const;
 
@@ -53,7 +53,11 @@ export function poolCommands(root: CommandUnknownOpts, cli: CliContext): void {
       };
       const reply = recordOf(await cli.api().post("/pools", body), "pool");
       for (const note of notesOf(reply)) cli.say(`note: ${note}`);
-      await cli.changed(reply, name, `pool ${name} is created, ${options.size} replicas`);
+      await cli.changed(
+        reply,
+        name,
+        `pool ${name} is created, ${counted(options.size, "replica")}`,
+      );
     });
   pool
     .command("ls")
@@ -77,10 +81,15 @@ export function poolCommands(root: CommandUnknownOpts, cli: CliContext): void {
         () => name,
       ),
     );
+  removal(pool, cli);
+}
+
+function removal(pool: CommandUnknownOpts, cli: CliContext): void {
   pool
     .command("rm")
     .description("remove an empty pool")
     .argument("<POOL>")
+    .addHelpText("after", `\nAsks for the pool's name. ${SCRIPT_HELP}`)
     .action(async (name) => {
       await cli.confirm(`removing pool ${name}`, name);
       await cli.api().delete(`/pools/${segment(name)}`);

@@ -31,6 +31,7 @@ export function roleCommands(
     .option("--control-port <port>", "for osds and clients; 0: any", port("--control-port"), 0)
     .option("--http-port <port>", "for REST and pages; 0: any", port("--http-port"), 0)
     .option("--restored", "the catalogue comes from a backup: raise the generation, jump all ids")
+    .option("--no-scrub", "scrub placement groups only when asked to")
     .action(async (options) => {
       const flags = keeping(flagsOf(options, cli), "the directory of its catalogue");
       await serve(
@@ -40,6 +41,7 @@ export function roleCommands(
           controlPort: options.controlPort,
           httpPort: options.httpPort,
           restored: options.restored === true,
+          scrub: options.scrub,
         }),
       );
     });
@@ -59,6 +61,7 @@ export function roleCommands(
     .option("--id <osd>", "the number of the osd (default: that of --name)", parseOsdName)
     .option("--shards <count>", "reactors", (text) => parseWhole(text, "--shards", 1, 64), 1)
     .option("--data-ports <ports>", "one per shard, split by commas; 0: any", parsePortList)
+    .option("--scrub-rate <size>", "how fast each shard reads for scrubs, a second", parseRate)
     .action(async (options) => {
       const flags = keeping(flagsOf(options, cli), "the file or block device of its store");
       await serve(
@@ -68,9 +71,18 @@ export function roleCommands(
           osd: options.id ?? parseOsdName(flags.name),
           shards: options.shards,
           dataPorts: options.dataPorts ?? [],
+          scrubBytesPerSecond: options.scrubRate,
         }),
       );
     });
+}
+
+function parseRate(text: string): number {
+  const rate = parseSize(text);
+  if (rate > 0) return rate;
+  throw new FastblockError("FB1001", `--scrub-rate: ${text}, wanted more than 0`, {
+    hint: "to scrub only when asked to: fastblock mon run --no-scrub",
+  });
 }
 
 /** `client nbd serve`, `client read|write|cp`. */

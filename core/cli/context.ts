@@ -36,6 +36,8 @@ export interface Globals {
 
 const WATCH_MS_DEFAULT = 2000;
 const OPERATION_LOOK_MS = 200;
+/** For the help of what destroys data. */
+export const SCRIPT_HELP = "Where there is no terminal, --yes is needed.";
 
 /** What the body of a command works with: globals, the mon, and the two outputs. */
 export class CliContext {
@@ -170,18 +172,17 @@ export class CliContext {
   }
 
   /**
-   * Ask a person to type the name of what is destroyed. A script states its intent by calling the
-   * command, so nothing is asked without a terminal. Throws FB1007.
+   * Ask a person to type the name of what is destroyed. Where there is no terminal nobody can be
+   * asked: a script states its intent with `--yes`. Throws FB1013.
    */
   async confirm(what: string, name: string): Promise<void> {
-    if (this.globals.yes || this.globals.dryRun || !this.ports.errIsTty || !this.ports.outIsTty)
-      return;
-    const answer = await this.ports.ask(`${what}: its data is lost. Type ${name} to go on: `);
-    if (answer.trim() !== name) {
-      throw new FastblockError("FB1007", `${what}: not confirmed, wanted ${name}`, {
-        hint: "type the name, or give --yes",
-      });
+    if (this.globals.yes || this.globals.dryRun) return;
+    if (!this.ports.errIsTty || !this.ports.outIsTty) {
+      throw new FastblockError("FB1013", `${what}: no terminal to ask on, wanted --yes`);
     }
+    const answer = await this.ports.ask(`${what}: its data is lost. Type ${name} to go on: `);
+    if (answer.trim() === name) return;
+    throw new FastblockError("FB1013", `${what}: not confirmed, wanted ${name}`);
   }
 
   /**

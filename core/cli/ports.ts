@@ -90,6 +90,8 @@ export interface MonRunOptions extends RoleFlags {
   readonly httpPort: number;
   /** The catalogue comes from a backup: raise the generation, jump all ids. */
   readonly restored: boolean;
+  /** Groups are scrubbed by themselves. */
+  readonly scrub: boolean;
 }
 
 export interface OsdRunOptions extends RoleFlags {
@@ -97,6 +99,8 @@ export interface OsdRunOptions extends RoleFlags {
   readonly shards: number;
   /** One per shard; missing ones are 0. */
   readonly dataPorts: readonly number[];
+  /** How fast each shard reads for scrubs; undefined: as the osd has it. */
+  readonly scrubBytesPerSecond: number | undefined;
 }
 
 export interface NbdServeOptions extends RoleFlags {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { FastblockError } from "../base/errors.ts";
 import {
+  counted,
   formatCount,
   formatDurationUs,
   formatSize,
@@ -57,7 +58,7 @@ describe("times", () => {
     expect(parseDurationMs(text)).toBe(ms);
   });
 
-  test.each(["", "soon", "-1s", "3 days", "1S"])("%p is refused", (text) => {
+  test.each(["", "soon", "-1s", "3 days", "1S", `1${"0".repeat(20)}s`])("%p is refused", (text) => {
     expect(() => parseDurationMs(text)).toThrow(FastblockError);
   });
 
@@ -98,4 +99,12 @@ describe("names", () => {
     expect(() => parseWhole("7", "--size", 1, 6)).toThrow("reading --size: 7, wanted 1 to 6");
     expect(() => parseWhole("1.5", "--size", 1, 6)).toThrow(FastblockError);
   });
+});
+
+test("one of something is not several", () => {
+  expect([0, 1, 2].map((count) => counted(count, "replica"))).toEqual([
+    "0 replicas",
+    "1 replica",
+    "2 replicas",
+  ]);
 });

@@ -1,4 +1,7 @@
 import { FastblockError } from "../base/errors.ts";
+import { trimNumber } from "../base/size-text.ts";
+
+export { formatSize } from "../base/size-text.ts";
 
 /** Sizes and times as people write them: `10GiB`, `4KiB`, `1500000`, `30s`, `250ms`. */
 
@@ -36,19 +39,6 @@ export function parseSize(text: string): number {
   return bytes;
 }
 
-const SIZE_UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
-
-/** `1.5 GiB` for people; exact where it fits three digits. */
-export function formatSize(bytes: number): string {
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < SIZE_UNITS.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${trimNumber(value)} ${SIZE_UNITS[unit]!}`;
-}
-
 const TIME_FACTORS: Readonly<Record<string, number>> = {
   us: 0.001,
   ms: 1,
@@ -63,10 +53,11 @@ const TIME_FACTORS: Readonly<Record<string, number>> = {
 export function parseDurationMs(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/.exec(text.trim());
   const factor = match === null ? undefined : TIME_FACTORS[match[2]!];
-  if (match === null || factor === undefined) {
+  const ms = match === null || factor === undefined ? Number.NaN : Number(match[1]) * factor;
+  if (!(ms <= Number.MAX_SAFE_INTEGER)) {
     throw new FastblockError("FB1001", `reading a time: ${text}, wanted a number like 30s`);
   }
-  return Number(match[1]) * factor;
+  return ms;
 }
 
 /** `835 µs`, `1.25 ms`, `3.2 s`, `2 min 5 s` for people. */
@@ -114,8 +105,7 @@ export function parseImagePath(text: string): ImagePath {
   return { pool, image };
 }
 
-/** Three significant digits, without trailing zeros. */
-function trimNumber(value: number): string {
-  if (value >= 100) return String(Math.round(value));
-  return String(Number(value.toPrecision(3)));
+/** `1 replica`, `3 replicas`: a count with its word. */
+export function counted(count: number, word: string): string {
+  return `${count} ${word}${count === 1 ? "" : "s"}`;
 }

@@ -94,20 +94,21 @@ export class Client {
   /**
    * Connect to the mon and wait for the first map; with a cached map, answer at once. After a
    * failure it goes on trying: call it again to wait again.
-   * Throws FB1004 when no mon answers within `timeoutMs` and nothing is cached.
+   * Throws FB1004 when no mon answers within `timeoutMs` and nothing is cached, FB1007 when they
+   * refuse this client: its key is not the cluster's.
    */
   start(timeoutMs: number = CALL_MS): Promise<void> {
     return this.inner.start(timeoutMs);
   }
 
-  /** Open `POOL/IMAGE`. Throws FB1001, FB1004, FB2001, FB3001, FB3005. */
+  /** Open `POOL/IMAGE`. Throws FB1001, FB1004, FB1006, FB2001, FB3001, FB3005. */
   openImage(path: string, options: OpenOptions = {}): Promise<Image> {
     return this.inner.openImage(path, options);
   }
 
-  /** The paths (`POOL/IMAGE`) of all images, sorted. Throws FB1004. */
-  listImages(): Promise<string[]> {
-    return this.inner.listImages();
+  /** The paths (`POOL/IMAGE`) of all images, sorted. Throws FB1004, FB1006. */
+  listImages(timeoutMs: number = CALL_MS): Promise<string[]> {
+    return this.inner.listImages(timeoutMs);
   }
 
   /** Close all images and connections. */
@@ -177,14 +178,14 @@ class ClientSide implements ClientServices, ImageKeeper {
     this.endpoint.close("the client stops");
   }
 
-  async listImages(): Promise<string[]> {
+  async listImages(timeoutMs: number): Promise<string[]> {
     const request = create(ImageListRequestSchema, { pool: "" });
     const reply = await this.mon.call(
       Method.ImageList,
       ImageListRequestSchema,
       request,
       ImageListReplySchema,
-      CALL_MS,
+      timeoutMs,
     );
     return reply.images.map((item) => `${item.pool}/${item.header?.name ?? ""}`).sort();
   }
@@ -213,7 +214,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       ImageOpenRequestSchema,
       request,
       ImageOpenReplySchema,
-      CALL_MS,
+      options.openMs ?? CALL_MS,
     );
   }
 

@@ -1,5 +1,8 @@
 /**
- * For tests of the client: a mon and osds that keep their promises in the simplest way.
+ * For tests of the client: a mon and osds by script, that keep their promises in the simplest way
+ * and answer what a test wants to see answered. Nothing about osds is shown with it: that a write
+ * counts once, and that parts of blocks do not undo each other, is shown on whole clusters
+ * (`core/testing/exactly-once.sim.test.ts`, `cmd/late-writes-apply-once.e2e.test.ts`).
  *
  * The groups are one shared state (what a majority would agree on); osds only decide who may speak
  * for it. A write commits some time after it arrived, even when its osd was deposed meanwhile, as

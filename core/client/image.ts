@@ -183,7 +183,9 @@ export class ImageCore implements ImageTarget, PartOwner {
     if (isChange(op)) {
       this.removeOpen(op);
       if (op.status !== Status.Ok) this.changeError = op.status;
+      this.finish(op);
       this.checkFlushes();
+      return;
     }
     this.finish(op);
   }

@@ -83,6 +83,9 @@ export class MonSession {
   private monIndex = 0;
   private isStopped = false;
   private askedUs = -MAP_ASK_US;
+  /** Attempts in a row that a monitor refused, and what the last of them said. */
+  private refusals = 0;
+  private refusal = "";
   private readonly waiters: Waiter[] = [];
   private readonly nextTimer: CallbackTimer;
   private readonly saveTimer: CallbackTimer;
@@ -123,7 +126,7 @@ export class MonSession {
 
   /**
    * Call the monitor. Rejects with its error, FB1004 when it can not be reached within
-   * `timeoutMs`, FB1006 without an answer.
+   * `timeoutMs`, FB1006 without an answer, FB1007 when it refuses this client.
    */
   async call<Request extends DescMessage, Reply extends DescMessage>(
     method: Method,
@@ -140,7 +143,10 @@ export class MonSession {
     return answer;
   }
 
-  /** Resolves when a monitor is connected. Rejects with FB1004 after `timeoutMs`. */
+  /**
+   * Resolves when a monitor is connected. Rejects with FB1004 after `timeoutMs`, with FB1007 when
+   * every monitor refuses this client.
+   */
   async whenReady(timeoutMs: number): Promise<void> {
     if (this.isReady) return;
     const isUp = await new Promise<boolean>((resolve) => {
@@ -168,6 +174,10 @@ export class MonSession {
 
   private unreachable(): FastblockError {
     const mons = this.options.mons.map((mon) => `${mon.host}:${mon.port}`).join(", ");
+    if (this.refusals > 0) {
+      const text = `connecting to the monitor: ${mons} refused this client`;
+      return new FastblockError("FB1007", text, { why: this.refusal });
+    }
     return new FastblockError("FB1004", `connecting to the monitor: no answer of ${mons}`);
   }
 
@@ -188,6 +198,7 @@ export class MonSession {
   private onOpen(connection: Connection): void {
     if (connection !== this.connection) return;
     this.world.timers.disarm(this.nextTimer);
+    this.refusals = 0;
     this.subscribe(connection).catch((error: unknown) => {
       this.warn("map subscription failed", error);
       this.tryNext();
@@ -214,6 +225,11 @@ export class MonSession {
     if (connection !== this.connection || this.isStopped) return;
     this.isReady = false;
     if (opened) this.world.logger.warn("the monitor is gone", { reason });
+    this.refusal = connection.handshakeRefusal;
+    this.refusals = this.refusal === "" ? 0 : this.refusals + 1;
+    if (this.refusals >= this.options.mons.length) {
+      for (const waiter of this.waiters.splice(0)) waiter.end(this.world, false);
+    }
     this.tryNext();
   }
 

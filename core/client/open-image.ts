@@ -15,6 +15,8 @@ export interface OpenOptions {
   /** With `exclusive`: also from a living exclusive holder. */
   readonly takeOver?: boolean;
   readonly readOnly?: boolean;
+  /** How long opening waits for a mon, and for its answer. Default 10 s. */
+  readonly openMs?: number;
   /**
    * An operation without an answer for this long ends with `TimedOut`. Default 0: waits without
    * limit, as a disk that pauses does.

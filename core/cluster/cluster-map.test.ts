@@ -131,6 +131,7 @@ test("malformed maps are refused whole", () => {
     { ...rows, pools: [{ ...rows.pools[0]!, failureDomain: "moon" }] },
     { ...rows, pools: [{ ...rows.pools[0]!, size: 7 }] },
     { ...rows, osds: [{ ...rows.osds[0]!, weight: Number.NaN }] },
+    { ...rows, osds: [{ ...rows.osds[0]!, weight: 2 ** 32 }] },
     {
       ...rows,
       pgs: [{ ...rows.pgs[0]!, replicas: [rows.pgs[0]!.replicas[0]!, rows.pgs[0]!.replicas[0]!] }],

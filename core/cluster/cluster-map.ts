@@ -362,7 +362,7 @@ function checkDelta(delta: MapDelta): void {
     throw malformed(`generation ${String(delta.generation)}, epoch ${String(delta.epoch)}`);
   }
   for (const osd of delta.osds) {
-    if (!(osd.weight >= 0) || !isU32(osd.id)) throw malformed(`osd ${String(osd.id)}`);
+    if (!isU32(osd.weight) || !isU32(osd.id)) throw malformed(`osd ${String(osd.id)}`);
   }
   for (const pool of delta.pools) {
     if (!isPowerOfTwo(pool.pgCount) || pool.pgCount > PG_COUNT_MAX) {

@@ -31,14 +31,16 @@ export async function runDemo(
 ): Promise<number> {
   const at = ["--cluster", directory];
   const size = String(Math.min(DEMO_SIZE_MAX, plan.osds));
-  if ((await runCommand(outside, ["image", "info", DEMO_IMAGE, ...at])).code === 0) return 0;
-  const hasPool = (await runCommand(outside, ["pool", "info", DEMO_POOL, ...at])).code === 0;
+  if ((await runCommand(outside.program, ["image", "info", DEMO_IMAGE, ...at])).code === 0)
+    return 0;
+  const hasPool =
+    (await runCommand(outside.program, ["pool", "info", DEMO_POOL, ...at])).code === 0;
   const steps = [
     ...(hasPool ? [] : [["pool", "create", DEMO_POOL, "--size", size]]),
     ["image", "create", DEMO_IMAGE, "--size", DEMO_SIZE],
   ];
   for (const step of steps) {
-    const { code, text } = await runCommand(outside, [...step, ...at]);
+    const { code, text } = await runCommand(outside.program, [...step, ...at]);
     outside.err(text);
     if (code !== 0) return code;
   }
@@ -91,8 +93,11 @@ export function summaryOf(
 }
 
 /** Run this program to its end, with its output kept. */
-export function runCommand(outside: DevOutside, words: readonly string[]): Promise<CommandEnd> {
-  const [executable, ...first] = outside.program;
+export function runCommand(
+  program: readonly string[],
+  words: readonly string[],
+): Promise<CommandEnd> {
+  const [executable, ...first] = program;
   return new Promise((done, refuse) => {
     const child = spawn(executable!, [...first, ...words], {
       cwd: "/",

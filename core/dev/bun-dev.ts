@@ -122,12 +122,15 @@ export class BunDev implements DevPrograms {
     const directory = resolve(options.directory);
     const plan = readPlan(directory);
     const processes = plan.processes.map((one) => processStatus(one, directory));
+    const osds = processes.filter(({ role }) => role === "osd");
+    const running = osds.filter((one) => one.running).length;
     const http = httpOf(plan);
     const backend = await askBackend(http);
     return {
       directory,
       clusterId: plan.cluster.clusterId,
-      serving: backend !== undefined && processes.every((one) => one.running),
+      serving: backend !== undefined && running * 2 > osds.length,
+      missing: processes.filter((one) => !one.running).map(({ name }) => name),
       ...(backend === undefined ? {} : { backend }),
       http,
       nbd: nbdsOf(plan),
@@ -139,17 +142,16 @@ export class BunDev implements DevPrograms {
     const directory = resolve(options.directory);
     const plan = readPlan(directory);
     await this.alone(directory, async () => {
+      refuseStrangers(plan, directory);
       await this.stop(plan, directory);
-      this.remove(plan, directory);
+      this.remove(directory);
     });
     if (readdirSync(directory).length === 0) rmdirSync(directory);
   }
 
-  private remove(plan: DevPlan, directory: string): void {
-    const names = plan.processes.map(({ name }) => name);
+  private remove(directory: string): void {
     for (const entry of readdirSync(directory)) {
-      const ours = names.some((name) => entry === name || entry.startsWith(`${name}.`));
-      if (ours || entry === CLUSTER_FILE || entry === KEY_FILE) {
+      if (nameOf(entry) !== undefined || entry === CLUSTER_FILE || entry === KEY_FILE) {
         rmSync(join(directory, entry), { recursive: true, force: true });
       }
     }
@@ -242,7 +244,7 @@ export class BunDev implements DevPrograms {
     // Left over from an earlier try, maybe of another size.
     rmSync(`${path}.new`, { force: true });
     const id = one.name.slice("osd.".length);
-    const { code, text } = await runCommand(this.outside, [
+    const { code, text } = await runCommand(this.outside.program, [
       ...["osd", "format", "--data", `${path}.new`, "--cluster", directory, "--id", id],
       ...["--size", String(plan.osdBytes), "--shards", String(plan.shards)],
       ...["--backend", plan.backend, "--force", "-o", "json"],
@@ -293,6 +295,26 @@ export class BunDev implements DevPrograms {
 
   private say(words: string): void {
     if (words !== "") this.outside.err(words);
+  }
+}
+
+/** The process that a file of a cluster directory belongs to: `osd.1` of `osd.1.log`. */
+function nameOf(entry: string): string | undefined {
+  return /^(?:mon|osd|nbd)\.[^.]+/.exec(entry)?.[0];
+}
+
+/** Processes that were started here by hand are somebody's: their files are not taken from them. */
+function refuseStrangers(plan: DevPlan, directory: string): void {
+  const known = new Set(plan.processes.map(({ name }) => name));
+  for (const entry of readdirSync(directory)) {
+    const name = nameOf(entry);
+    if (name === undefined || known.has(name) || entry !== `${name}.pid`) continue;
+    const pid = runningPid({ name }, directory);
+    if (pid === 0) continue;
+    const text = `${name}, which is not of dev, runs as process ${pid}`;
+    throw new FastblockError("FB4005", `removing the cluster in ${directory}: ${text}`, {
+      hint: `stop it first: kill ${pid}`,
+    });
   }
 }
 

@@ -26,7 +26,7 @@ export function readPlan(directory: string): DevPlan {
  * The pid of a process of the plan when it runs, else 0. A pid file may be old, and its number
  * belong to a stranger by now: only who holds the lock runs.
  */
-export function runningPid(one: DevProcess, directory: string): number {
+export function runningPid(one: Pick<DevProcess, "name">, directory: string): number {
   if (!isHeld(join(directory, `${one.name}.lock`))) return 0;
   const pid = Number(readText(join(directory, `${one.name}.pid`)));
   return Number.isInteger(pid) && pid > 0 && existsSync(`/proc/${pid}/exe`) ? pid : 0;

@@ -47,8 +47,10 @@ export interface DevProcessStatus {
 export interface DevStatus {
   readonly directory: string;
   readonly clusterId: string;
-  /** Every process of the plan runs and has said that it serves. */
+  /** The mon answers, and most of the osds run. */
   readonly serving: boolean;
+  /** Processes of the plan that do not run. */
+  readonly missing: readonly string[];
   /** What carries disk and network of the osds; absent when the mon does not answer. */
   readonly backend?: string;
   /** Base address of REST and web pages. */

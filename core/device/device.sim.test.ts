@@ -9,6 +9,7 @@ import {
   DeviceOp,
   DeviceRegion,
   readOnce,
+  readSurely,
   runOnce,
   writeOnce,
 } from "./device.ts";
@@ -95,7 +96,7 @@ describe("device", () => {
     device.close();
   });
 
-  test("a failed durable write or flush latches, before anybody hears of the operation", () => {
+  test("G1, G5: a failed durable write or flush latches, before anybody hears of the operation", () => {
     for (const verb of [DiskVerb.WriteDurable, DiskVerb.Flush, DiskVerb.Write]) {
       const { simulation, world, device, observer } = make(2);
       const memory = world.arena.allocate(4096);
@@ -154,7 +155,7 @@ describe("device", () => {
     expect(device.counters.readErrors).toBe(1);
   });
 
-  test("a stalled device is reported slow, and well when it goes on", () => {
+  test("G9: a stalled device is reported slow, and well when it goes on", () => {
     const { simulation, world, device, observer } = make(5);
     const memory = world.arena.allocate(4096);
     const file = simulation.disk("disk");
@@ -201,5 +202,27 @@ describe("device", () => {
     expect(simulation.run(() => step === 2)).toBe(true);
     expect(world.arena.bytes[memory + 8191]).toBe(9);
     expect(message).toContain("Read of 4096 bytes at 0 on disk: errno 5");
+  });
+
+  test("reads that fail now and then are asked again; what the device never gives is told", () => {
+    const { simulation, world, device } = make(9);
+    const memory = world.arena.allocate(4096);
+    const answers: boolean[] = [];
+    const { faults } = simulation.disk("disk");
+    const read = (): void => {
+      // Ends in `answers`, for which the test waits.
+      void readSurely(device, memory, 0, 4096, DeviceRegion.Meta).then((good) =>
+        answers.push(good),
+      );
+    };
+    faults.readErrorShare = 0.05;
+    for (let count = 0; count < 200; count++) read();
+    expect(simulation.run(() => answers.length === 200)).toBe(true);
+    expect(answers).not.toContain(false);
+    expect(device.counters.readErrors).toBeGreaterThan(0);
+    faults.readErrorShare = 1;
+    read();
+    expect(simulation.run(() => answers.length === 201)).toBe(true);
+    expect(answers.at(-1)).toBe(false);
   });
 });

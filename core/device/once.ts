@@ -57,6 +57,32 @@ export function readOnce(
   return runOnce(device, { verb: DiskVerb.Read, region, arenaOffset, offsetBytes, lengthBytes });
 }
 
+/** Some devices fail one read of twenty for no lasting reason: five tries tell them from lost data. */
+const READ_TRIES = 5;
+
+/** As `readOnce`, asked again when it fails. False: the device does not give it. */
+export async function readSurely(
+  device: Device,
+  arenaOffset: number,
+  offsetBytes: number,
+  lengthBytes: number,
+  region: DeviceRegion,
+): Promise<boolean> {
+  for (let tries = 0; tries < READ_TRIES; tries++) {
+    const read = readOnce(device, arenaOffset, offsetBytes, lengthBytes, region);
+    if (await read.then(yes, no)) return true;
+  }
+  return false;
+}
+
+function yes(): boolean {
+  return true;
+}
+
+function no(): boolean {
+  return false;
+}
+
 /** Write from the arena, durable when it resolves. Rejects with FB4009. */
 export function writeOnce(
   device: Device,

@@ -10,7 +10,7 @@ import { type Entry, EntryType } from "./entry.ts";
 import type { EntryPool } from "./entry-pool.ts";
 import type { GroupLog } from "./group-log.ts";
 import type { LogRoom } from "./log-room.ts";
-import { headBlocks, wholeUnits } from "./record.ts";
+import { headBlocks } from "./record.ts";
 
 /** Who is told of each direct write; handler phase. */
 export interface DirectOwner {
@@ -59,7 +59,7 @@ export class DirectUnits {
     entry.unitCount = 0;
     if (entry.type !== EntryType.Write) return;
     assert(entry.payload >= 0, "ShardLog.append: a write without payload");
-    const whole = wholeUnits(entry.firstBlock, entry.blocks);
+    const whole = entry.reservedDirect;
     for (let unit = 0; unit < whole; unit++) {
       const slot =
         unit === 0 ? this.slots.takeUnit() : this.slots.takeUnitAfter(entry.units[unit - 1]!);

@@ -72,6 +72,7 @@ function clearEntry(entry: Entry): void {
   entry.orphaned = false;
   entry.again = false;
   entry.reservedLogBlocks = 0;
+  entry.reservedDirect = 0;
 }
 
 // cold: when the pool is empty.

@@ -79,6 +79,8 @@ export class Entry {
   /** What `reserve` set aside and `append` or `unreserve` takes back. */
   reservedUnits = 0;
   reservedLogBlocks = 0;
+  /** Of the reserved units, those that `append` writes beside the log; 0: all goes through it. */
+  reservedDirect = 0;
   /** Owned by whichever queue holds the entry. */
   entryNext: Entry | null = null;
 }

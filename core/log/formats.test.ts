@@ -269,6 +269,23 @@ describe("record", () => {
   });
 
   test.each([
+    ["runs of no unit", (view: DataView) => view.setUint32(104 + 40 * 4 + 4, 0, true)],
+    [
+      "more units than its range has",
+      (view: DataView) => view.setUint32(104 + 40 * 4 + 4, 9, true),
+    ],
+    ["units, and is no write", (view: DataView) => view.setUint8(0, EntryType.Zero)],
+    ["an index from 2^53 on", (view: DataView) => view.setUint32(28, 0x20_0000, true)],
+    ["a condition from 2^53 on", (view: DataView) => view.setUint32(92, 0x20_0000, true)],
+  ])("of an entry with %s is refused", (_, change) => {
+    const view = new DataView(encoded(writeEntry()).buffer);
+    const record = new RecordView(view);
+    expect(record.load(view, 0, view.byteLength)).toBe(true);
+    change(view);
+    expect(record.load(view, 0, view.byteLength)).toBe(false);
+  });
+
+  test.each([
     ["write", (): Uint8Array => encoded(writeEntry())],
     ["fill", (): Uint8Array => encodedFill(fillOp())],
   ])("hostile bytes of a %s are refused or read within bounds", (_, make) => {

@@ -7,7 +7,6 @@ import { type Entry, EntryType } from "./entry.ts";
 import type { StoreFillOp } from "./fill-op.ts";
 import { type GroupLog, Unapplied } from "./group-log.ts";
 import type { LogSpace } from "./log-space.ts";
-import { wholeUnits } from "./record.ts";
 
 /** Share of the ring that entries may fill; the rest is for local records and R4. */
 const ENTRY_SHARE_MAX = 0.7;
@@ -61,16 +60,19 @@ export class LogRoom {
     return this.headPosition - this.tailPosition + this.queuedBlocks;
   }
 
-  /** Set log space and `units` units aside for an entry. Answers Ok, NoSpace, Busy. */
-  reserve(group: GroupLog, entry: Entry, units: number): Status {
-    const whole = entry.type === EntryType.Write ? wholeUnits(entry.firstBlock, entry.blocks) : 0;
-    const inline = entry.type === EntryType.Write ? entry.blocks - whole * BLOCKS_PER_UNIT : 0;
+  /**
+   * Set log space and `units` units aside for an entry, of them `direct` for whole units that are
+   * written beside the log. Answers Ok, NoSpace, Busy.
+   */
+  reserve(group: GroupLog, entry: Entry, units: number, direct: number): Status {
+    const inline = entry.type === EntryType.Write ? entry.blocks - direct * BLOCKS_PER_UNIT : 0;
     if (!this.hasUnits(units)) return Status.NoSpace;
     if (inline > 0 && group.unappliedBlocks + inline > UNAPPLIED_BLOCKS_MAX) return Status.Busy;
     const blocks = inline + 1;
     if (!this.hasRoom(blocks)) return Status.Busy;
     entry.reservedUnits = units;
     entry.reservedLogBlocks = blocks;
+    entry.reservedDirect = direct;
     this.reservedUnits += units;
     this.reservedBlocks += blocks;
     return Status.Ok;

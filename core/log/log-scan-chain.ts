@@ -96,6 +96,18 @@ export class ChainReader {
     return this.seq;
   }
 
+  /**
+   * Could a batch have stood behind `seq` that the device does not give? Then the log does not end there:
+   * what was acknowledged is not to be taken for a torn write.
+   */
+  isHidden(seq: number): boolean {
+    const { space } = this.input;
+    const cut = this.batches.find((batch) => batch.seq === seq);
+    const position = cut === undefined ? this.position : cut.position;
+    if (this.window.hides(position, BATCH_BLOCKS_MAX)) return true;
+    return this.probe.hides(position + space.contiguous(position), 1);
+  }
+
   private async batchAt(position: number): Promise<RawBatch | undefined> {
     const header = this.header;
     const arena = this.input.world.arena;

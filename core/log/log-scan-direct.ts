@@ -1,13 +1,20 @@
 // cold path: once per start.
 import { BLOCK_SIZE, BLOCKS_PER_UNIT, UNIT_SIZE } from "../base/units.ts";
-import { DeviceRegion, readOnce } from "../device/device.ts";
+import { DeviceRegion, readSurely } from "../device/device.ts";
 import { EntryType } from "./entry.ts";
 import type { ScanInput, ScannedGroup } from "./log-scan-types.ts";
 import { headBlocks, RecordView, wholeUnits } from "./record.ts";
 
+enum Direct {
+  Good = 0,
+  Torn = 1,
+  /** The device does not give it. */
+  Unreadable = 2,
+}
+
 /**
  * End a group's log before the first entry whose direct payload was not written in full. What lies in
- * batches up to `vouched` was.
+ * batches up to `vouched` was. One that can not be read may have been: its entry is faulty.
  */
 export async function cutTornDirect(
   input: ScanInput,
@@ -20,7 +27,12 @@ export async function cutTornDirect(
     const entry = group.entries[at]!;
     if (entry.seq <= vouched || entry.index <= group.state.applied) continue;
     record.load(entry.record, 0, entry.record.byteLength);
-    if (record.runs === 0 || (await directGood(input, group, at, record))) continue;
+    if (record.runs === 0) continue;
+    const found = await lookAtDirect(input, group, at, record);
+    if (found === Direct.Unreadable && !group.faulty.includes(entry.index)) {
+      group.faulty = [...group.faulty, entry.index].sort((one, other) => one - other);
+    }
+    if (found !== Direct.Torn) continue;
     notes.push(
       `pg ${String(group.pg)}: entry ${String(entry.index)} has a torn direct payload, its log ends there`,
     );
@@ -32,29 +44,36 @@ export async function cutTornDirect(
   }
 }
 
-async function directGood(
+async function lookAtDirect(
   input: ScanInput,
   group: ScannedGroup,
   at: number,
   record: RecordView,
-): Promise<boolean> {
-  if (record.unitTotal() !== wholeUnits(record.firstBlock, record.blocks)) return false;
+): Promise<Direct> {
+  if (record.unitTotal() !== wholeUnits(record.firstBlock, record.blocks)) return Direct.Torn;
+  let whole = Direct.Good;
   let block = headBlocks(record.firstBlock, record.blocks);
   for (let run = 0; run < record.runs; run++) {
     for (let unit = 0; unit < record.runLength(run); unit++) {
       const slot = record.runUnit(run) + unit;
-      if (!input.isUnit(slot)) return false;
-      const offset = input.unitOffset(slot);
-      await readOnce(input.device, input.buffer, offset, UNIT_SIZE, DeviceRegion.Data);
-      for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+      if (!input.isUnit(slot)) return Direct.Torn;
+      const good = await readSurely(
+        input.device,
+        input.buffer,
+        input.unitOffset(slot),
+        UNIT_SIZE,
+        DeviceRegion.Data,
+      );
+      if (!good) whole = Direct.Unreadable;
+      for (let bit = 0; good && bit < BLOCKS_PER_UNIT; bit++) {
         const bytes = input.world.arena.block(input.buffer + bit * BLOCK_SIZE);
         if (input.world.checksum.crc32(bytes, 0) === record.crc(block + bit)) continue;
-        if (!isSuperseded(input, group, at, record, block + bit)) return false;
+        if (!isSuperseded(input, group, at, record, block + bit)) return Direct.Torn;
       }
       block += BLOCKS_PER_UNIT;
     }
   }
-  return true;
+  return whole;
 }
 
 /**

@@ -216,8 +216,21 @@ class BuildingGroup {
     this.highest = Math.min(this.highest, index - 1);
   }
 
+  /**
+   * A power cut between the checkpoint with another position and the record that cuts what was
+   * dropped for it leaves entries of older terms behind the position. Answers where, 0: nowhere.
+   */
+  private cutDropped(): number {
+    const first = this.baseIndex + 1;
+    const entry = this.entries.get(first);
+    if (entry === undefined || entry.term >= this.baseTerm) return 0;
+    this.cut(first);
+    return first;
+  }
+
   finish(): ScannedGroup {
     const { applied } = this.from.state;
+    const truncatedAt = this.cutDropped();
     let entries: ScannedEntry[] = [];
     for (let index = this.baseIndex + 1; ; index++) {
       const entry = this.entries.get(index);
@@ -247,7 +260,7 @@ class BuildingGroup {
       entries,
       fills: this.fills.sort((one, other) => one.at - other.at),
       faulty: entries.filter((one) => one.bad && one.index > applied).map((one) => one.index),
-      truncatedAt: 0,
+      truncatedAt,
     };
   }
 }

@@ -75,7 +75,7 @@ export interface ScannedGroup {
   /** Those that redo repeats: at ≥ state.applied, in the order in which they are applied. */
   fills: ScannedFill[];
   faulty: number[];
-  /** First index that was cut because its direct payload is torn; 0: none. */
+  /** First index that was cut: its direct payload is torn, or another position dropped it; 0: none. */
   truncatedAt: number;
 }
 

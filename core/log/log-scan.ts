@@ -12,7 +12,8 @@ export type * from "./log-scan-types.ts";
  *
  * The chain is followed from the checkpoint's tail. The first bad header, at sequence s, is either
  * the torn end or damage in the middle: damage when, within the next 64 MiB, a valid header with a
- * higher sequence, an incarnation not older than that of s − 1 and durableSeq ≥ s vouches for s. Bad
+ * higher sequence, an incarnation not older than that of s − 1 and durableSeq ≥ s vouches for s, or when
+ * the device does not give what stands there. Bad
  * payload in a vouched batch makes the entry *faulty* (known, to be fetched, never cut); in an
  * unvouched one the log ends before that batch. A direct payload above directSeq that does not match
  * ends only its group's log: other groups' entries in and behind that batch were acknowledged.
@@ -20,9 +21,11 @@ export type * from "./log-scan-types.ts";
 export async function scanLog(input: ScanInput): Promise<ScanResult> {
   const chain = new ChainReader(input);
   await chain.read();
-  const damaged = await chain.lookAhead();
+  const vouched = await chain.lookAhead();
   const builder = new GroupBuilder(input);
   const end = chain.end();
+  const damaged = vouched || chain.isHidden(end);
+  if (damaged && !vouched) chain.notes.push("log: its end can not be read");
   for (const batch of chain.batches) {
     if (batch.seq < end) for (const record of batch.records) builder.add(record, batch.seq);
   }

@@ -1,6 +1,6 @@
 // cold path: start-up and inspection read the log through it.
 import { BLOCK_SIZE } from "../base/units.ts";
-import { type Device, DeviceRegion, readOnce } from "../device/device.ts";
+import { type Device, DeviceRegion, readOnce, readSurely } from "../device/device.ts";
 import type { Arena } from "../reactor/world.ts";
 import type { LogSpace } from "./log-space.ts";
 
@@ -8,8 +8,8 @@ const READ_BYTES = 1024 * 1024;
 
 /** A sliding window over the log ring, filled by parallel 1 MiB reads. */
 export class LogWindow {
-  /** 1 MiB pieces that could not be read (their content counts as zero). */
-  unreadable = 0;
+  /** Log blocks that the device did not give, also when asked again; their content counts as zero. */
+  private readonly unreadable = new Set<number>();
   private readonly arena: Arena;
   private readonly device: Device;
   private readonly space: LogSpace;
@@ -39,6 +39,14 @@ export class LogWindow {
     return this.buffer + (position - this.from) * BLOCK_SIZE;
   }
 
+  /** Is there one of `count` blocks from `position` on that was looked at and can not be read? */
+  hides(position: number, count: number): boolean {
+    for (const block of this.unreadable) {
+      if (block >= position && block < position + count) return true;
+    }
+    return false;
+  }
+
   private async fill(): Promise<void> {
     const bytes = (this.to - this.from) * BLOCK_SIZE;
     const offset = this.space.deviceOffset(this.from);
@@ -49,11 +57,21 @@ export class LogWindow {
       reads.push(read);
     }
     const done = await Promise.allSettled(reads);
-    done.forEach((read, piece) => {
-      if (read.status === "fulfilled") return;
-      this.unreadable += 1;
-      const from = this.buffer + piece * READ_BYTES;
-      this.arena.bytes.fill(0, from, Math.min(from + READ_BYTES, this.buffer + bytes));
-    });
+    for (let piece = 0; piece < done.length; piece++) {
+      if (done[piece]!.status === "fulfilled") continue;
+      const from = this.from + (piece * READ_BYTES) / BLOCK_SIZE;
+      await this.fillSingly(from, Math.min(from + READ_BYTES / BLOCK_SIZE, this.to));
+    }
+  }
+
+  /** One bad sector must not hide the blocks around it. */
+  private async fillSingly(from: number, to: number): Promise<void> {
+    for (let block = from; block < to; block++) {
+      const at = this.buffer + (block - this.from) * BLOCK_SIZE;
+      const offset = this.space.deviceOffset(block);
+      if (await readSurely(this.device, at, offset, BLOCK_SIZE, DeviceRegion.Log)) continue;
+      this.unreadable.add(block);
+      this.arena.bytes.fill(0, at, at + BLOCK_SIZE);
+    }
   }
 }

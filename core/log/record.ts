@@ -1,7 +1,7 @@
 // data path
 import { assert } from "../base/assert.ts";
 import { BLOCKS_PER_UNIT, PAYLOAD_BLOCKS_MAX } from "../base/units.ts";
-import { getU48, getU64, putU48, putU64 } from "../store/store.ts";
+import { fitU53, getU48, getU64, putU48, putU64 } from "../store/store.ts";
 import { type Entry, EntryType } from "./entry.ts";
 import type { StoreFillOp } from "./fill-op.ts";
 
@@ -267,8 +267,10 @@ export class RecordView {
     this.runs = view.getUint8(at + 102);
     if (this.size < RECORD_SIZE_MIN || this.size > bytesLeft || this.size % 8 !== 0) return false;
     if (this.crcCount > PAYLOAD_BLOCKS_MAX) return false;
+    if (!fitU53(view, at + 16, 8) || !fitU53(view, at + 88, 1)) return false;
     if (this.type === RecordType.Fill) return this.fillFits();
-    return this.dataAt + (this.hasData ? 2 : 0) <= at + this.size && this.dataFits();
+    if (this.dataAt + (this.hasData ? 2 : 0) > at + this.size) return false;
+    return this.dataFits() && this.runsFit();
   }
 
   get session(): number {
@@ -315,6 +317,11 @@ export class RecordView {
     if (!this.hasData) return true;
     const end = this.dataAt + 2 + this.view.getUint16(this.dataAt, true);
     return end <= this.at + this.size;
+  }
+
+  /** Runs name the whole units of a write, each once: who reads them trusts the count. */
+  private runsFit(): boolean {
+    return this.runs === 0 || (this.type === EntryType.Write && this.unitTotal() > 0);
   }
 
   // cold: Conf and Session entries only.

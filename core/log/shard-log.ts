@@ -233,11 +233,11 @@ export class ShardLog implements BatchOwner, DirectOwner {
 
   /* --------------------------------------------------------------- append */
 
-  /** Set log space and `units` units aside. Answers Ok, NoSpace, Busy, DeviceFailed. */
-  reserve(row: number, entry: Entry, units: number): Status {
+  /** See `LogRoom.reserve`. Answers Ok, NoSpace, Busy, DeviceFailed. */
+  reserve(row: number, entry: Entry, units: number, direct: number): Status {
     if (this.failed) return Status.DeviceFailed;
     assert(entry.reservedLogBlocks === 0, "ShardLog.reserve: reserved already");
-    return this.room.reserve(this.group(row), entry, units);
+    return this.room.reserve(this.group(row), entry, units, direct);
   }
 
   unreserve(entry: Entry): void {

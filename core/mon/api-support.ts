@@ -7,10 +7,11 @@ import { type Problem, ProblemSchema } from "./schema.ts";
 /** What the routes of `api.ts` are made of: schemas of answers, verbs, errors. */
 export const V1 = "/api/v1";
 
-/** The query that every change takes. */
-export const dryRunQuery: z.ZodObject<{
-  dryRun: z.ZodOptional<z.ZodEnum<{ true: "true"; false: "false" }>>;
-}> = z.object({
+/** The query that every change takes. What a route does not know is refused, never passed over. */
+export const dryRunQuery: z.ZodObject<
+  { dryRun: z.ZodOptional<z.ZodEnum<{ true: "true"; false: "false" }>> },
+  z.core.$strict
+> = z.strictObject({
   dryRun: z.enum(["true", "false"]).optional().openapi({ description: "check, change nothing" }),
 });
 
@@ -50,6 +51,9 @@ export function itemsOf<T extends z.ZodType>(schema: T): z.ZodObject<{ items: z.
   return z.object({ items: z.array(schema) });
 }
 
+/** A route without parameters behind the `?`. */
+export const noQuery: z.ZodObject<{}, z.core.$strict> = z.strictObject({});
+
 /** Whether a change is only to be checked. */
 export function isDry(query: { readonly dryRun?: string | undefined }): boolean {
   return query.dryRun === "true";
@@ -84,7 +88,7 @@ export function addAction<P extends z.ZodObject, B extends z.ZodType>(
     summary: action.summary,
     request: {
       params: action.params,
-      query: dryRunQuery,
+      query: method === "get" ? noQuery : dryRunQuery,
       ...(hasBody ? { body: body(action.body) } : {}),
     },
     responses: { ...action.answers, default: problem },
@@ -102,7 +106,8 @@ export function addAction<P extends z.ZodObject, B extends z.ZodType>(
     }
     const params = parse(action.params, found);
     const given = parse(action.body, hasBody ? await readJson(c) : undefined);
-    const { status, value } = await action.run(params, given, c.req.query("dryRun") === "true");
+    const query = parse(method === "get" ? noQuery : dryRunQuery, c.req.query());
+    const { status, value } = await action.run(params, given, isDry(query));
     return c.json(value, status);
   };
   if (method === "get") app.get(`${V1}${pattern}`, handler);
@@ -159,6 +164,12 @@ export function asFailure(logger: Logger, error: Error): FastblockError {
 /** What a schema said. */
 export function malformed(error: z.ZodError): FastblockError {
   const first = error.issues[0];
+  if (first?.code === "unrecognized_keys") {
+    const names = first.keys.join(", ");
+    return new FastblockError("FB1001", `${names} is malformed: not known to this request`, {
+      hint: "see /openapi.json",
+    });
+  }
   const where =
     first === undefined || first.path.length === 0 ? "the request" : first.path.join(".");
   const what = first?.message ?? "not understood";

@@ -23,6 +23,29 @@ async function poolActive(name: string): Promise<void> {
   });
 }
 
+describe("queries", () => {
+  test.each([
+    ["GET", "/pools?limit=-1", "limit"],
+    ["GET", "/images?fields=name", "fields"],
+    ["GET", "/pgs?pool=p&colour=red", "colour"],
+    ["GET", "/pgs?pool=p&pool=q", "pool"],
+    ["GET", "/status?watch=1", "watch"],
+    ["GET", "/operations/1?waitMs=-1", "waitMs"],
+    ["GET", "/operations/1?waitMs=soon", "waitMs"],
+    ["GET", "/pools/p:explain?dryRun=true", "dryRun"],
+    ["DELETE", "/pools/p?force=FB3005", "force"],
+    ["DELETE", "/pools/p/images/a?force=yes", "force"],
+    ["DELETE", "/pools/p?dryRun=1", "dryRun"],
+    ["POST", "/osds/1:out?dryrun=true", "dryrun"],
+    ["POST", "/osds/1:out?dryRun=maybe", "dryRun"],
+  ])("%s %s is refused by its parameter's name", async (method, path, name) => {
+    const { status, type, body } = await mon.ask(method, `/api/v1${path}`);
+    expect([status, type]).toEqual([400, PROBLEM]);
+    expect(body).toMatchObject({ code: "FB1001", hint: "see /openapi.json" });
+    expect(body.detail).toStartWith(`${name} is malformed: `);
+  });
+});
+
 describe("pools", () => {
   test("a pool on too few osds is refused with what to do", async () => {
     await mon.addOsds(2);
@@ -249,6 +272,26 @@ describe("osds and groups", () => {
     expect((await mon.get("/pgs/nonsense")).body.code).toBe("FB2201");
   });
 
+  test("a scrub is ordered of the osd that leads", async () => {
+    const osds = await mon.addOsds(3);
+    await mon.post("/pools", { name: "p", size: 3, pgCount: 1 });
+    await poolActive("p");
+    const { body: pg } = await mon.get("/pgs/1.0");
+    const never = { running: null, last: null, lastDeep: null, found: 0, healed: 0, left: 0 };
+    expect(pg.scrub).toEqual(never);
+    const leader = osds[pg.leaderOsd]!;
+    expect((await mon.post("/pgs/1.0:scrub?dryRun=true", {})).body.scrub).toEqual(never);
+    const { status, body } = await mon.post("/pgs/1.0:scrub", { deep: true });
+    expect([status, body.scrub.running]).toEqual([202, "deep"]);
+    await until("the command arrives", () => leader.commands.length > 0);
+    expect(leader.commands[0]!.command).toMatchObject({
+      case: "scrub",
+      value: { pg: 65_536, deep: true },
+    });
+    expect((await mon.post("/pgs/1.0:scrub", { deep: 1 })).body.code).toBe("FB1001");
+    expect((await mon.post("/pgs/1.7:scrub", {})).body.code).toBe("FB2201");
+  });
+
   test("a replaced replica leaves the map when a configuration without it is applied", async () => {
     const osds = await mon.addOsds(4);
     await mon.post("/pools", { name: "p", size: 3, pgCount: 1 });
@@ -305,6 +348,7 @@ describe("the rest", () => {
         "/api/v1/pgs",
         "/api/v1/pgs/{pg}",
         "/api/v1/pgs/{pg}:replaceReplica",
+        "/api/v1/pgs/{pg}:scrub",
         "/api/v1/pgs/{pg}:transferLeader",
         "/api/v1/pools",
         "/api/v1/pools/{pool}",

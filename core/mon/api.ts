@@ -13,6 +13,7 @@ import {
   json,
   judgeOrigin,
   malformed,
+  noQuery,
   problem,
   problemResponse,
   secure,
@@ -31,6 +32,7 @@ import {
   OperationSchema,
   OsdSchema,
   PgReplaceSchema,
+  PgScrubSchema,
   PgSchema,
   PgTransferSchema,
   PlacementSchema,
@@ -128,7 +130,8 @@ function addCluster(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/status`,
       summary: "The cluster at a glance",
-      responses: { 200: json(StatusSchema, "status") },
+      request: { query: noQuery },
+      responses: { 200: json(StatusSchema, "status"), default: problem },
     }),
     (c) => c.json(monitor.views.status(), 200),
   );
@@ -137,7 +140,8 @@ function addCluster(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/health`,
       summary: "What is wrong, where, and what to do",
-      responses: { 200: json(HealthSchema, "health") },
+      request: { query: noQuery },
+      responses: { 200: json(HealthSchema, "health"), default: problem },
     }),
     (c) => c.json(monitor.views.status().health, 200),
   );
@@ -146,7 +150,8 @@ function addCluster(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/version`,
       summary: "Version of this mon",
-      responses: { 200: json(VersionSchema, "version") },
+      request: { query: noQuery },
+      responses: { 200: json(VersionSchema, "version"), default: problem },
     }),
     (c) => {
       const { version, name } = monitor.options;
@@ -176,7 +181,8 @@ function addPools(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/pools`,
       summary: "All pools",
-      responses: { 200: json(itemsOf(PoolSchema), "pools") },
+      request: { query: noQuery },
+      responses: { 200: json(itemsOf(PoolSchema), "pools"), default: problem },
     }),
     (c) => {
       const all = [...catalogue.map.pools.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -201,7 +207,7 @@ function addPools(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/pools/{pool}`,
       summary: "One pool",
-      request: { params: poolParam },
+      request: { query: noQuery, params: poolParam },
       responses: { 200: json(PoolSchema, "the pool"), default: problem },
     }),
     (c) => c.json(views.pool(pools.poolOf(c.req.valid("param").pool)), 200),
@@ -230,7 +236,7 @@ function addImages(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/images`,
       summary: "All images",
-      request: { query: z.object({ pool: z.string().optional() }) },
+      request: { query: z.strictObject({ pool: z.string().optional() }) },
       responses: { 200: json(itemsOf(ImageSchema), "images"), default: problem },
     }),
     (c) => {
@@ -244,7 +250,7 @@ function addImages(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/pools/{pool}/images`,
       summary: "The images of a pool",
-      request: { params: poolParam },
+      request: { query: noQuery, params: poolParam },
       responses: { 200: json(itemsOf(ImageSchema), "images"), default: problem },
     }),
     (c) => {
@@ -278,7 +284,7 @@ function addImage(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path,
       summary: "One image",
-      request: { params: imageParam },
+      request: { query: noQuery, params: imageParam },
       responses: { 200: json(ImageSchema, "the image"), default: problem },
     }),
     (c) => {
@@ -347,7 +353,8 @@ function addOsds(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/osds`,
       summary: "All osds",
-      responses: { 200: json(itemsOf(OsdSchema), "osds") },
+      request: { query: noQuery },
+      responses: { 200: json(itemsOf(OsdSchema), "osds"), default: problem },
     }),
     (c) => c.json({ items: views.osds() }, 200),
   );
@@ -356,7 +363,7 @@ function addOsds(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/osds/{osd}`,
       summary: "One osd",
-      request: { params: osdParam },
+      request: { query: noQuery, params: osdParam },
       responses: { 200: json(OsdSchema, "the osd"), default: problem },
     }),
     (c) => c.json(views.osd(c.req.valid("param").osd as OsdId), 200),
@@ -384,7 +391,7 @@ function addPgs(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/pgs`,
       summary: "All placement groups, or those of a pool",
-      request: { query: z.object({ pool: z.string().optional() }) },
+      request: { query: z.strictObject({ pool: z.string().optional() }) },
       responses: { 200: json(itemsOf(PgSchema), "groups"), default: problem },
     }),
     (c) => {
@@ -401,7 +408,7 @@ function addPgs(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/pgs/{pg}`,
       summary: "One placement group",
-      request: { params: pgParam },
+      request: { query: noQuery, params: pgParam },
       responses: { 200: json(PgSchema, "the group"), default: problem },
     }),
     (c) => c.json(views.pg(pools.pgOf(c.req.valid("param").pg)), 200),
@@ -416,6 +423,20 @@ function addPgs(app: OpenAPIHono, monitor: Monitor): void {
     run: async ({ pg }, { osd }, dry) => {
       const moved = await monitor.transferLeader(pg, osd as OsdId, dry);
       return { status: 200, value: views.pg(moved) };
+    },
+  });
+  addAction(app, {
+    path: "/pgs/{pg}",
+    verb: "scrub",
+    summary:
+      "Compare the replicas of a group, and put right what differs; its leader carries it out",
+    params: pgParam,
+    body: PgScrubSchema,
+    answers: { 202: json(PgSchema, "the group") },
+    run: ({ pg }, { deep }, dry) => {
+      const info = pools.pgOf(pg);
+      if (!dry) monitor.scrubs.request(info, deep === true);
+      return Promise.resolve({ status: 202, value: views.pg(info) });
     },
   });
   addAction(app, {
@@ -449,7 +470,8 @@ function addOperations(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/operations`,
       summary: "Running and recent operations, the newest first",
-      responses: { 200: json(itemsOf(OperationSchema), "operations") },
+      request: { query: noQuery },
+      responses: { 200: json(itemsOf(OperationSchema), "operations"), default: problem },
     }),
     (c) => {
       const all = [...catalogue.operations.values()].sort((a, b) => b.id - a.id);
@@ -463,7 +485,9 @@ function addOperations(app: OpenAPIHono, monitor: Monitor): void {
       summary: "One operation; waits for its end when asked to",
       request: {
         params: operationParam,
-        query: z.object({ waitMs: z.coerce.number().int().min(0).max(WAIT_MS_MAX).optional() }),
+        query: z.strictObject({
+          waitMs: z.coerce.number().int().min(0).max(WAIT_MS_MAX).optional(),
+        }),
       },
       responses: { 200: json(OperationSchema, "the operation"), default: problem },
     }),

@@ -1,4 +1,4 @@
-import { Database, type Statement } from "bun:sqlite";
+import { Database, SQLiteError, type Statement } from "bun:sqlite";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { FastblockError } from "../base/errors.ts";
@@ -54,6 +54,16 @@ export function openBunSqlite(path: string, options: BunSqliteOptions = {}): Met
     database?.close();
     throw openingError(path, error);
   }
+}
+
+/** A disk that is full is the administrator's to mend; nothing of the transaction happened. */
+function commitError(error: unknown): Error {
+  if (error instanceof SQLiteError && error.code === "SQLITE_FULL") {
+    return new FastblockError("FB4010", "writing the catalogue: the mon's disk is full", {
+      hint: "make room on the file system of the mon's --data; nothing needs to be started again",
+    });
+  }
+  return error instanceof Error ? error : new Error(String(error));
 }
 
 function openingError(path: string, error: unknown): Error {
@@ -141,7 +151,7 @@ class BunSqliteStore implements MetaStore {
     try {
       return Promise.resolve(this.commitNow(transaction));
     } catch (error) {
-      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
+      return Promise.reject(commitError(error));
     }
   }
 

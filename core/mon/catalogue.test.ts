@@ -118,7 +118,7 @@ test("changes queue: each sees what the one before it did", async () => {
   expect((await Promise.all(claims)).filter((won) => won).length).toBe(1);
 });
 
-test("after a restart nothing is handed out twice; after a restore ids jump", async () => {
+test("G10: after a restart nothing is handed out twice; after a restore ids jump", async () => {
   const store = new MemoryMetaStore(timers);
   const kinds = ["pool", "image", "layer", "session", "operation"] as const;
   const first = await takeOffice(store, "mon.a");
@@ -143,7 +143,7 @@ test("after a restart nothing is handed out twice; after a restore ids jump", as
   expect(third.catalogue.map.osds.size).toBe(1);
 });
 
-test("a store that fails ends the monitor: memory and store could differ", async () => {
+test("G19: a store that fails ends the monitor: memory and store could differ", async () => {
   const store = new MemoryMetaStore(timers);
   const { catalogue } = await takeOffice(store, "mon.a");
   store.commit = () => Promise.reject(new Error("disk full"));

@@ -162,12 +162,16 @@ export class Catalogue {
     return result;
   }
 
-  /** Any doubt about a commit makes memory and store differ: the monitor must start again. */
+  /**
+   * Any doubt about a commit makes memory and store differ: the monitor must start again. There is
+   * none when the store has no space (FB4010): nothing was changed, and the next one may pass.
+   */
   private async commit(writes: MetaWrite[]): Promise<void> {
     let ok: boolean;
     try {
       ok = (await this.store.commit({ compares: [this.fence()], writes })).ok;
     } catch (error) {
+      if (isOutOfSpace(error)) throw error;
       this.failed = new FastblockError("FB1003", "the catalogue failed", {
         why: error instanceof Error ? error.message : String(error),
       });
@@ -202,6 +206,11 @@ export class Catalogue {
     this.images.delete(id);
     this.imageNames.delete(nameKey(before.pool, before.name));
   }
+}
+
+/** Whether a change failed for want of space alone: it may be tried again. */
+export function isOutOfSpace(error: unknown): boolean {
+  return error instanceof FastblockError && error.code === "FB4010";
 }
 
 const FORMAT = 1;

@@ -103,7 +103,11 @@ export class ControlServer {
       OsdRegisterReplySchema,
       async (request, connection) => {
         checkOsd(connection, request.osd, request.storeUuid);
-        const { incarnation } = await osds.register(request);
+        if (request.startsOnly) {
+          await osds.noteStarts(request);
+          return create(OsdRegisterReplySchema);
+        }
+        await osds.register(request);
         // A connection that died with the osd's host may still stand here.
         for (const other of this.peers.values()) {
           if (other.osd === (request.osd as OsdId)) other.osd = undefined;
@@ -112,7 +116,6 @@ export class ControlServer {
         peer.osd = request.osd as OsdId;
         peer.subscribe(request.generation, request.epoch);
         return create(OsdRegisterReplySchema, {
-          incarnation: BigInt(incarnation),
           reportIntervalMs: REPORT_INTERVAL_MS,
         });
       },

@@ -20,10 +20,12 @@ import {
   type SessionGrant,
   SessionGrantSchema,
 } from "../../proto/gen/control_pb.ts";
+import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
 import { ApplyResult, checkGrant, ImageRights, splitDelta } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
 import { Method } from "../rpc/rpc.ts";
+import { encodeStarts, type StoreStart, withMark, withStart } from "../store/store.ts";
 import {
   CLUSTER_KEY,
   type FakeClient,
@@ -61,7 +63,7 @@ function failureOf(call: Promise<unknown>): Promise<unknown> {
 describe("osds", () => {
   test("registration is believed from the osd itself alone", async () => {
     const osd = await mon.addOsd(0);
-    expect(osd.reply).toMatchObject({ incarnation: 0n, reportIntervalMs: 1000 });
+    expect(osd.reply).toMatchObject({ reportIntervalMs: 1000 });
     expect(osd.map.osds.get(0 as never)).toMatchObject({ up: true, storeUuid: uuidOf(0) });
     expect(await failureOf(osd.register({ osd: 1 }))).toMatchObject({ code: "FB1007" });
     expect(await failureOf(osd.register({ storeUuid: uuidOf(5) }))).toMatchObject({
@@ -79,31 +81,77 @@ describe("osds", () => {
     expect(await failureOf(call)).toMatchObject({ code: "FB2001", why: "there are no pools" });
   });
 
-  test("a store that was restored from a copy is refused, a reconnect is not", async () => {
-    const osd = await mon.addOsd(0, { incarnation: 5 });
-    osd.reconnect();
-    await until("it registers again", () => osd.reply !== undefined);
-    expect(osd.reply!.incarnation).toBe(0n);
+  /** What the monitor answers to these starts; empty: it takes them. */
+  async function answer(
+    osd: FakeOsd,
+    starts: readonly StoreStart[],
+    only = false,
+  ): Promise<string> {
+    const encoded = encodeStarts(starts);
+    try {
+      await osd.register({ starts: encoded, startsOnly: only });
+      return "";
+    } catch (error) {
+      return (error as { code: string }).code;
+    }
+  }
+
+  test("N22: an old copy of a store is refused however often it starts, the right disk never", async () => {
+    const random = new Prng(1);
+    const first = withStart([], 1, random);
+    const second = withStart(first, 2, random);
+    const osd = await mon.addOsd(0);
+    expect(await answer(osd, first)).toBe("");
+    // The same start registers again; the next one asks, registers, counts on.
+    expect(await answer(osd, first)).toBe("");
+    expect(await answer(osd, first, true)).toBe("");
+    expect(await answer(osd, second)).toBe("");
+    const marked = withMark(withMark(second));
+    expect(await answer(osd, marked, true)).toBe("");
     await osd.close();
-    // Another process start of the same store must be one further.
-    const copy = await mon.addOsd(0, { incarnation: 5, registers: false });
-    await until("connected", async () => {
-      try {
-        await copy.register();
-        return false;
-      } catch (error) {
-        return (error as { code: string }).code === "FB4004";
-      }
-    });
+    const copy = await mon.addOsd(0, { registers: false });
+    await until("connected", async () => (await answer(copy, first, true)) === "FB4004");
+    for (let incarnation = 2; incarnation < 60; incarnation++) {
+      expect(await answer(copy, withStart(first, incarnation, random))).toBe("FB4004");
+    }
+    // Copied while it ran.
+    expect(await answer(copy, withStart(second, 9, random))).toBe("FB4004");
     await copy.close();
-    const next = await mon.addOsd(0, { incarnation: 6 });
-    expect(next.reply!.incarnation).toBe(5n);
+    // Nobody was locked out by that, nor by starts of which the monitor never heard.
+    let good = marked;
+    for (let incarnation = 3; incarnation < 6; incarnation++) {
+      good = withStart(good, incarnation, random);
+    }
+    const next = await mon.addOsd(0, { registers: false });
+    await until("connected", async () => (await answer(next, good, true)) === "");
+    // Asking is no registration: what it showed is not remembered.
+    expect(await answer(next, marked)).toBe("");
+    expect(await answer(next, good)).toBe("");
+    expect(await answer(next, marked)).toBe("FB4004");
     // The monitor remembers over a restart of its own.
     await mon.stopMonitor();
     await mon.start();
-    next.reply = undefined;
-    await until("it registers with the new monitor", () => next.reply !== undefined);
-    expect(next.reply!.incarnation).toBe(5n);
+    await until("it answers", async () => (await answer(next, marked)) === "FB4004");
+    expect(await answer(next, good)).toBe("");
+  });
+
+  test("an osd that comes back with an earlier disk of its own is told when that is an old copy", async () => {
+    const random = new Prng(2);
+    const first = withStart([], 1, random);
+    const second = withStart(first, 2, random);
+    const osd = await mon.addOsd(0);
+    expect(await answer(osd, second)).toBe("");
+    await osd.report({ stopping: true });
+    await until("osd 0 is down", async () => !(await mon.get("/osds/0")).body.up);
+    await osd.close();
+    const other = await mon.addOsd(0, { storeUuid: uuidOf(77), registers: false });
+    await until("registered", async () => (await answer(other, withStart([], 1, random))) === "");
+    await other.report({ stopping: true });
+    await until("osd 0 is down", async () => !(await mon.get("/osds/0")).body.up);
+    await other.close();
+    const back = await mon.addOsd(0, { registers: false });
+    await until("connected", async () => (await answer(back, first)) === "FB4004");
+    expect(await answer(back, second)).toBe("");
   });
 
   test("a store is one osd: another id, or another store under a living id, is refused", async () => {
@@ -219,7 +267,7 @@ describe("osds", () => {
     expect((await osd.report({ boot: 1n })).register).toBe(true);
   });
 
-  test("an osd with a newer map tells that the monitor is from a backup", async () => {
+  test("G10: an osd with a newer map tells that the monitor is from a backup", async () => {
     const osd = await mon.addOsd(0);
     await osd.report({ epoch: 999 });
     const { body } = await mon.get("/health");
@@ -426,7 +474,7 @@ describe("sessions", () => {
     }
   });
 
-  test("shrinking zeroes past the new end in every group, under a higher lock epoch", async () => {
+  test("G12: shrinking zeroes past the new end in every group, under a higher lock epoch", async () => {
     const grant = grantOf(await call.open(client, ImageOpenMode.SHARED));
     // The first answers are of every kind that a retry cures.
     const moods = [Status.Busy, Status.Unknown, Status.MapStale, Status.Fenced, Status.Denied];
@@ -498,7 +546,7 @@ describe("sessions", () => {
   });
 });
 
-test("a peer with another key gets nowhere", async () => {
+test("G18, N2: a peer with another key gets nowhere", async () => {
   const stranger = await mon.addOsd(0, { key: new Uint8Array(32).fill(1), registers: false });
   expect(await failureOf(stranger.register())).toMatchObject({ code: "FB1004" });
   await mon.addOsd(1);

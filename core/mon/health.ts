@@ -4,6 +4,7 @@ import type { Catalogue } from "./catalogue.ts";
 import { collectRefused } from "./damage-health.ts";
 import type { OperationEngine } from "./operation-engine.ts";
 import type { OsdService } from "./osd-service.ts";
+import { collectScrubbed } from "./scrub-health.ts";
 import type { Health } from "./schema.ts";
 
 type Check = Health["checks"][number];
@@ -24,6 +25,7 @@ export function judgeHealth(
     checkDown(catalogue),
     ...checkGroups(catalogue),
     ...checkBlocks(catalogue, osds),
+    checkScrubs(catalogue),
     ...checkSpace(osds),
     checkStores(catalogue),
     checkOperations(catalogue, operations),
@@ -136,6 +138,18 @@ function checkBlocks(catalogue: Catalogue, osds: OsdService): Check[] {
     checks.push(newCheck("BLOCKS_DAMAGED", "warn", summary, waiting.details, hint));
   }
   return checks;
+}
+
+function checkScrubs(catalogue: Catalogue): Check | undefined {
+  const { blocks, groups, details } = collectScrubbed(catalogue);
+  if (groups === 0) return undefined;
+  return newCheck(
+    "SCRUB_ERRORS",
+    "error",
+    `scrub found ${String(blocks)} blocks in ${String(groups)} placement groups that it can not put right`,
+    details,
+    "start the osds that are down; write the blocks anew (restore them) where no majority agrees, then: fastblock pg scrub PG --deep",
+  );
 }
 
 function checkSpace(osds: OsdService): Check[] {

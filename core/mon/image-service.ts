@@ -1,4 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
+import { formatSize } from "../base/size-text.ts";
 import type { ImageId, LayerId, PoolId, SessionId } from "../base/ids.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { isImageSize, isName } from "../cluster/cluster.ts";
@@ -102,7 +103,7 @@ export class ImageService {
       }
       const image = { ...before, sizeBytes, lockEpoch: before.lockEpoch + 1 };
       change.putImage(image);
-      const from = `from ${String(before.sizeBytes)} to ${String(sizeBytes)} bytes`;
+      const from = `from ${formatSize(before.sizeBytes)} to ${formatSize(sizeBytes)}`;
       const title = `shrink ${poolName}/${name} ${from}`;
       const operation = this.stageOperation(change, "image.shrink", title, image, {
         firstBlock: sizeBytes / BLOCK_SIZE,

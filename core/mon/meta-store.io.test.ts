@@ -110,3 +110,39 @@ test("a newer format and a file of something else are refused", async () => {
   expect(() => openBunSqlite(join(folder, "junk.db"))).toThrow("opening the catalogue");
   await clean();
 });
+
+test.skipIf(process.getuid?.() !== 0)(
+  "G13: a full disk is told, nothing of the commit happens, and room mends it",
+  async () => {
+    const folder = newFolder();
+    const script = `
+import { rmSync, writeFileSync } from "node:fs";
+import { openBunSqlite } from ${JSON.stringify(join(import.meta.dir, "bun-sqlite.ts"))};
+const store = openBunSqlite("disk/meta.db");
+const put = (key, size) =>
+  store.commit({ compares: [], writes: [{ key, value: "x".repeat(size) }] })
+    .then(() => "ok", ({ code }) => code);
+console.log(await put("first", 10));
+for (let at = 0, room = 65536; room > 0; at++) {
+  try { writeFileSync("disk/filler" + at, new Uint8Array(room)); } catch { room = Math.floor(room / 2); }
+}
+console.log(await put("second", 65536));
+console.log(await store.get("second"), (await store.get("first")).value.length);
+rmSync("disk/filler0");
+console.log(await put("third", 4096));
+await store.close();`;
+    writeFileSync(join(folder, "script.ts"), script);
+    const shell = 'mkdir disk && mount -t tmpfs -o size=1m none disk && exec "$0" script.ts';
+    const child = Bun.spawn(["unshare", "-m", "sh", "-c", shell, process.execPath], {
+      cwd: folder,
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [output, errors] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
+    expect(`${output}${errors}`).toBe("ok\nFB4010\nundefined 10\nok\n");
+    await clean();
+  },
+);

@@ -5,7 +5,7 @@ import { type MapDelta, type PgInfo, type ReplicaInfo, replicaOnOsd } from "../c
 import { type Address, CallbackTimer, type Listener, sleep, type World } from "../reactor/world.ts";
 import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
 import { PgRole } from "../../proto/gen/control_pb.ts";
-import { Catalogue } from "./catalogue.ts";
+import { Catalogue, isOutOfSpace } from "./catalogue.ts";
 import { ControlServer } from "./control-server.ts";
 import { type GroupWriter, RpcGroupWriter } from "./group-writer.ts";
 import { ImageService } from "./image-service.ts";
@@ -14,6 +14,7 @@ import type { MetaStore } from "./meta-store.ts";
 import { OperationEngine } from "./operation-engine.ts";
 import { leaderOf, OsdService } from "./osd-service.ts";
 import { PoolService } from "./pool-service.ts";
+import { ScrubService } from "./scrub-service.ts";
 import { SessionService } from "./session-service.ts";
 import { Views } from "./views.ts";
 
@@ -34,6 +35,8 @@ export interface MonitorOptions {
   readonly control: Extract<Address, { kind: "tcp" }>;
   /** Raise the generation: the catalogue comes from a backup. */
   readonly restored: boolean;
+  /** Whether groups are scrubbed by themselves. Default: they are. */
+  readonly scrub?: boolean;
   /** How long an osd may be down before it is taken out. Default 10 min. */
   readonly outAfterUs?: number;
   /** Milliseconds since 1970 as RFC 3339. */
@@ -53,6 +56,8 @@ const TICK_US = 1_000_000;
 const FLUSH_US = 20_000;
 const CAMPAIGN_US = 500_000;
 const PRUNE_TICKS = 600;
+/** How often a full catalogue is told. */
+const FULL_TICKS = 10;
 const OUT_AFTER_US = 600_000_000;
 const TRANSFER_POLL_US = 20_000;
 const TRANSFER_US = 3_000_000;
@@ -70,6 +75,7 @@ export class Monitor {
   readonly images: ImageService;
   readonly sessions: SessionService;
   readonly operations: OperationEngine;
+  readonly scrubs: ScrubService;
   readonly views: Views;
   private readonly leadership: Leadership;
   private readonly control: ControlServer;
@@ -109,7 +115,9 @@ export class Monitor {
       wallMs,
       outAfterUs: options.outAfterUs ?? OUT_AFTER_US,
       onDirty: () => this.flushSoon(),
+      onScrub: (pg, report) => this.scrubs.note(pg, report),
     });
+    this.scrubs = this.newScrubs();
     this.operations = new OperationEngine({
       catalogue,
       pools: this.pools,
@@ -140,12 +148,26 @@ export class Monitor {
       pools: this.pools,
       sessions: this.sessions,
       operations: this.operations,
+      scrubs: this.scrubs,
       identity: options,
       nowUs,
       formatTime: options.formatTime,
     });
     this.tick = new CallbackTimer(() => this.onTick());
     this.flushTimer = new CallbackTimer(() => this.flush());
+  }
+
+  private newScrubs(): ScrubService {
+    const { clock } = this.options.world;
+    return new ScrubService({
+      catalogue: this.catalogue,
+      osds: this.osds,
+      nowUs: () => clock.nowUs(),
+      wallMs: () => clock.wallMs(),
+      isScheduled: this.options.scrub ?? true,
+      command: (osd, command) => this.control.command(osd, command),
+      onFailed: (error) => this.fail(error),
+    });
   }
 
   /** Become the leader, load, listen. Throws FB4002, FB4003, FB4005, FB4006. Answers the control port. */
@@ -287,6 +309,7 @@ export class Monitor {
     this.options.world.timers.armPeriod(this.tick, TICK_US);
     this.ticks++;
     this.flush();
+    this.scrubs.tick();
     this.leadership.keepAlive().then(
       (holds) => {
         if (!holds) this.fail(new FastblockError("FB1004", "this monitor no longer leads"));
@@ -294,7 +317,7 @@ export class Monitor {
       (error: unknown) => this.fail(error),
     );
     if (this.ticks % PRUNE_TICKS !== 0) return;
-    this.sessions.prune().catch((error: unknown) => this.fail(error));
+    this.sessions.prune().catch((error: unknown) => this.failUnlessFull(error));
   }
 
   /** One flush at a time; what comes meanwhile is taken by the next tick at the latest. */
@@ -309,8 +332,19 @@ export class Monitor {
       () => {
         this.isFlushing = false;
       },
-      (error: unknown) => this.fail(error),
+      (error: unknown) => {
+        this.isFlushing = false;
+        this.failUnlessFull(error);
+      },
     );
+  }
+
+  /** Without space in the catalogue nothing changes, and everything else goes on. */
+  private failUnlessFull(error: unknown): void {
+    if (!isOutOfSpace(error)) this.fail(error);
+    else if (this.ticks % FULL_TICKS === 0) {
+      this.options.logger.warn("the catalogue has no space", { reason: String(error) });
+    }
   }
 
   private fail(error: unknown): void {

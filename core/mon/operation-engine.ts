@@ -5,7 +5,7 @@ import { Status, statusName } from "../base/status.ts";
 import { type PgInfo, type ReplicaInfo, replicaOf, replicaOnOsd } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
 import { sleep, Timer, type Timers } from "../reactor/world.ts";
-import type { Catalogue } from "./catalogue.ts";
+import { type Catalogue, isOutOfSpace } from "./catalogue.ts";
 import type { GroupAnswer, GroupEntry, GroupWriter } from "./group-writer.ts";
 import type { PoolService } from "./pool-service.ts";
 import type { OperationRecord } from "./records.ts";
@@ -234,10 +234,7 @@ export class OperationEngine {
     const endedMs = this.options.wallMs();
     const state = run.error === undefined ? "done" : "failed";
     try {
-      await this.catalogue.change((change) => {
-        change.putOperation({ ...operation, state, endedMs, error: run.error });
-        for (const old of this.surplus()) change.removeOperation(old);
-      });
+      await this.record({ ...operation, state, endedMs, error: run.error });
       this.options.logger.info("operation ended", { id: operation.id, state });
     } catch (error) {
       this.options.logger.warn("operation not recorded", {
@@ -248,6 +245,22 @@ export class OperationEngine {
     this.running.delete(operation.id);
     this.wake(operation.id);
     if (this.running.size === 0) this.options.writer.rest();
+  }
+
+  /** Write down how an operation ended; waits for space in the catalogue. */
+  private async record(operation: OperationRecord): Promise<void> {
+    for (;;) {
+      try {
+        await this.catalogue.change((change) => {
+          change.putOperation(operation);
+          for (const old of this.surplus()) change.removeOperation(old);
+        });
+        return;
+      } catch (error) {
+        if (!isOutOfSpace(error) || this.isStopped) throw error;
+      }
+      await sleep(this.options.timers, RETRY_US_MAX);
+    }
   }
 
   /**

@@ -17,9 +17,11 @@ import {
   type OsdReportRequest,
   type OsdUsage,
   type PgReport,
+  type ScrubReport,
 } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
 import type { OsdRecord } from "./records.ts";
+import { rememberStart } from "./remembered-starts.ts";
 import { LayerSpace } from "./usage.ts";
 import { withRenewals } from "./replica-change.ts";
 
@@ -63,6 +65,8 @@ export interface OsdServiceOptions {
   readonly outAfterUs: number;
   /** Something changed that `flush` turns into an epoch. */
   readonly onDirty: () => void;
+  /** A leader says how the scrub stands that was ordered last. */
+  readonly onScrub: (pg: PgId, report: ScrubReport) => void;
 }
 
 /**
@@ -91,11 +95,28 @@ export class OsdService {
     this.startedUs = options.nowUs();
   }
 
-  /** Take an osd in. Answers the highest incarnation of earlier starts. Throws FB2103, FB4004, FB1001. */
-  async register(request: OsdRegisterRequest): Promise<{ readonly incarnation: number }> {
+  /**
+   * Look at the starts of a store. Of an osd that is registered they are remembered; of one that is
+   * not, nothing is: it may be refused by others yet. Throws FB2103, FB4004, FB1001.
+   */
+  async noteStarts(request: OsdRegisterRequest): Promise<void> {
     checkRegistration(request);
     const id = request.osd as OsdId;
-    const incarnation = await this.catalogue.change((change) => this.stageOsd(change, request));
+    this.checkIdentity(request, this.catalogue.map.osds.get(id));
+    const record = this.catalogue.osds.get(id);
+    rememberStart(record, request, this.options.logger);
+    if (record === undefined || this.live.get(id)?.boot !== request.boot) return;
+    await this.catalogue.change((change) => {
+      const present = this.catalogue.osds.get(id) ?? record;
+      change.putOsd({ ...present, starts: rememberStart(present, request, this.options.logger) });
+    });
+  }
+
+  /** Take an osd in. Throws FB2103, FB4004, FB1001. */
+  async register(request: OsdRegisterRequest): Promise<void> {
+    checkRegistration(request);
+    const id = request.osd as OsdId;
+    await this.catalogue.change((change) => this.stageOsd(change, request));
     const now = this.options.nowUs();
     const old = this.live.get(id);
     for (const pg of old?.pgs.keys() ?? []) this.dirtyPgs.add(pg);
@@ -121,7 +142,6 @@ export class OsdService {
       incarnation: Number(request.incarnation),
       shards: request.addresses.length,
     });
-    return { incarnation };
   }
 
   /** Take a report. False: register first. */
@@ -164,17 +184,22 @@ export class OsdService {
     if (this.osdChanges().length === 0 && this.dirtyPgs.size === 0) return;
     const dirty = [...this.dirtyPgs];
     this.dirtyPgs.clear();
-    await this.catalogue.change((change) => {
-      const osds = this.osdChanges();
-      for (const osd of osds) this.noteAutoOut(change, osd);
-      const pgs: PgInfo[] = [];
-      for (const id of dirty) {
-        const row = this.pgChange(change, id);
-        if (row !== undefined) pgs.push(row);
-      }
-      const mapChange: MapChange = { osds, pgs };
-      if (osds.length + pgs.length > 0) change.changeMap(mapChange);
-    });
+    try {
+      await this.catalogue.change((change) => {
+        const osds = this.osdChanges();
+        for (const osd of osds) this.noteAutoOut(change, osd);
+        const pgs: PgInfo[] = [];
+        for (const id of dirty) {
+          const row = this.pgChange(change, id);
+          if (row !== undefined) pgs.push(row);
+        }
+        const mapChange: MapChange = { osds, pgs };
+        if (osds.length + pgs.length > 0) change.changeMap(mapChange);
+      });
+    } catch (error) {
+      for (const id of dirty) this.dirtyPgs.add(id);
+      throw error;
+    }
   }
 
   /** People take an osd in or out. `out` stops new placement only. Throws FB2101. */
@@ -211,30 +236,18 @@ export class OsdService {
     return reports;
   }
 
-  private stageOsd(change: Change, request: OsdRegisterRequest): number {
+  private stageOsd(change: Change, request: OsdRegisterRequest): void {
     const id = request.osd as OsdId;
     const known = this.catalogue.map.osds.get(id);
     const record = this.catalogue.osds.get(id);
     this.checkIdentity(request, known);
     const isSameStore = known?.storeUuid === request.storeUuid;
-    const remembered = isSameStore ? rememberedOf(record, request) : 0;
-    const incarnation = Number(request.incarnation);
-    if (incarnation <= remembered) {
-      throw new FastblockError(
-        "FB4004",
-        `registering osd ${String(id)}: its store is at start ${String(incarnation)}, wanted above ${String(remembered)}`,
-        {
-          why: "this store has been started more often than it knows: it was restored from a copy",
-        },
-      );
-    }
     const capacityBytes = Number(request.capacityBytes);
     const next: OsdRecord = {
       id,
       capacityBytes,
-      incarnation,
-      boot: String(request.boot),
-      incarnationBefore: remembered,
+      incarnation: Number(request.incarnation),
+      starts: rememberStart(record, request, this.options.logger),
       version: request.version,
       backend: request.backend,
       autoOut: false,
@@ -255,7 +268,6 @@ export class OsdService {
       changeEpoch: 0 as Epoch,
     };
     if (known === undefined || !sameOsd(known, row)) change.changeMap({ osds: [row] });
-    return remembered;
   }
 
   private checkIdentity(request: OsdRegisterRequest, known: OsdInfo | undefined): void {
@@ -280,6 +292,7 @@ export class OsdService {
     if (report.role !== PgRole.REMOVED) live.pgs.set(id, report);
     else if (live.pgs.get(id)?.replica === report.replica) live.pgs.delete(id);
     this.dirtyPgs.add(id);
+    if (report.scrub !== undefined) this.options.onScrub(id, report.scrub);
   }
 
   /** Groups with replicas on an earlier store of the osd may put them on its new one. */
@@ -474,14 +487,10 @@ function sameAddresses(a: readonly OsdAddress[], b: readonly OsdAddress[]): bool
   return a.every((one, at) => one.host === b[at]!.host && one.port === b[at]!.port);
 }
 
-/** The highest incarnation of the store before this process start, 0 for a new one. */
-function rememberedOf(record: OsdRecord | undefined, request: OsdRegisterRequest): number {
-  if (record === undefined) return 0;
-  return record.boot === String(request.boot) ? record.incarnationBefore : record.incarnation;
-}
-
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 const SHARDS_MAX = 1024;
+/** 1 PiB. */
+const CAPACITY_BYTES_MAX = 1_125_899_906_842_624n;
 
 function checkRegistration(request: OsdRegisterRequest): void {
   const refuse = (what: string): FastblockError =>
@@ -496,6 +505,10 @@ function checkRegistration(request: OsdRegisterRequest): void {
     if (host === "" || port < 1 || port > 65_535) throw refuse("an address is malformed");
   }
   if (request.host === "") throw refuse("its host has no name");
+  // Its weight goes into the map, as a u32: a larger one could not be told to anybody.
+  if (request.capacityBytes > CAPACITY_BYTES_MAX) {
+    throw refuse(`it has ${String(request.capacityBytes)} bytes, wanted at most 1 PiB`);
+  }
 }
 
 /** The replica of a group that leads it by the map, if its osd is up. */

@@ -1,4 +1,5 @@
 import type { Generation, ImageId, LayerId, OsdId, PgId, PoolId, SessionId } from "../base/ids.ts";
+import type { StoreStart } from "../store/store.ts";
 
 /** What the catalogue keeps besides the rows of the cluster map. Stored as JSON: plain data. */
 export interface ImageRecord {
@@ -29,15 +30,19 @@ export interface SessionRecord {
   readonly openedMs: number;
 }
 
+/** By what an old copy of a store is known (`core/store/starts.ts`). */
+export interface RememberedStart extends StoreStart {
+  readonly storeUuid: string;
+}
+
 /** What the monitor remembers of an osd besides its row of the map. */
 export interface OsdRecord {
   readonly id: OsdId;
   readonly capacityBytes: number;
-  /** The highest incarnation of this store that registered, and the process start it was. */
+  /** Of its store, when it registered last. */
   readonly incarnation: number;
-  readonly boot: string;
-  /** The highest incarnation before that start. */
-  readonly incarnationBefore: number;
+  /** The newest start of each store that it has had, the present one first; absent: none yet. */
+  readonly starts?: readonly RememberedStart[];
   readonly version: string;
   readonly backend: string;
   /** Taken out by the monitor after a long absence: comes in again by itself. */
@@ -50,6 +55,28 @@ export interface PgRecord {
   readonly id: PgId;
   /** The next replica id; never used before in this group. */
   readonly nextReplicaId: number;
+  /** What came of its scrubs; absent: there was none. */
+  readonly scrub?: ScrubRecord;
+}
+
+/** The last scrub of a group, and when it was scrubbed. */
+export interface ScrubRecord {
+  /** When the last one of either depth, and the last deep one, ended. */
+  readonly lightMs: number;
+  /** 0: none did. */
+  readonly deepMs: number;
+  readonly deep: boolean;
+  /** Blocks that it found, those of them that it put right, and those that it did not. */
+  readonly found: number;
+  readonly healed: number;
+  readonly left: number;
+  /** The first of those that it did not. */
+  readonly blocks: readonly {
+    readonly layer: number;
+    readonly block: number;
+    /** No version of it is that of a majority. */
+    readonly undecided: boolean;
+  }[];
 }
 
 export type OperationState = "running" | "done" | "failed" | "cancelled";

@@ -24,7 +24,7 @@ export function newReplica(
 ): ReplicaInfo {
   const next = catalogue.pgs.get(id)?.nextReplicaId ?? 1;
   const replicaId = Math.max(next, firstReplicaId(catalogue)) as ReplicaId;
-  change.putPg({ id, nextReplicaId: replicaId + 1 });
+  change.putPg({ ...catalogue.pgs.get(id), id, nextReplicaId: replicaId + 1 });
   const storeUuid = catalogue.map.osds.get(seat.osd)!.storeUuid;
   return { replicaId, osd: seat.osd, storeUuid, shard: seat.shard, leaving: false };
 }

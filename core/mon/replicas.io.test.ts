@@ -87,7 +87,7 @@ async function replaceDisk(osd: number): Promise<void> {
   osds[osd] = await mon.addOsd(osd, { storeUuid: uuidOf(77) });
 }
 
-test("a replaced disk gets its replicas back", async () => {
+test("G7: a replaced disk gets its replicas back", async () => {
   const before = await group();
   const { osds: members, leaderOsd } = before;
   const lost = members.find((osd) => osd !== leaderOsd)!;

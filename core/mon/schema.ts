@@ -218,8 +218,24 @@ export const PgSchema = z
         learners: z.array(z.int()),
       })
       .nullable(),
+    scrub: z
+      .object({
+        running: z.enum(["light", "deep"]).nullable(),
+        last: time.nullable().openapi({ description: "when the last one ended, of either depth" }),
+        lastDeep: time.nullable(),
+        found: z.int().openapi({ description: "blocks that the last one found wrong" }),
+        healed: z.int(),
+        left: z.int().openapi({ description: "that it could not put right" }),
+      })
+      .openapi({ description: "comparison of the replicas with each other and with checksums" }),
   })
   .openapi("Pg");
+
+export const PgScrubSchema = z
+  .strictObject({
+    deep: z.boolean().optional().openapi({ description: "read all data, too; default: no" }),
+  })
+  .openapi("PgScrub");
 
 export const PgTransferSchema = z
   .strictObject({ osd: z.int().openapi({ description: "holder of the replica that shall lead" }) })

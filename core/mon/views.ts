@@ -17,6 +17,7 @@ import type { PoolService } from "./pool-service.ts";
 import type { ImageRecord, OperationRecord } from "./records.ts";
 import type { ImageView, OperationView, OsdView, PgView, PlacementView } from "./schema.ts";
 import type { PoolView, StatusView } from "./schema.ts";
+import type { ScrubService } from "./scrub-service.ts";
 import type { SessionService } from "./session-service.ts";
 
 export interface ViewSources {
@@ -25,6 +26,7 @@ export interface ViewSources {
   readonly pools: PoolService;
   readonly sessions: SessionService;
   readonly operations: OperationEngine;
+  readonly scrubs: ScrubService;
   readonly identity: {
     readonly clusterId: string;
     readonly clusterName: string;
@@ -240,6 +242,23 @@ export class Views {
               outgoing: [...pg.configuration.outgoing],
               learners: [...pg.configuration.learners],
             },
+      scrub: this.scrub(pg),
+    };
+  }
+
+  private scrub(pg: PgInfo): PgView["scrub"] {
+    const { catalogue, scrubs, formatTime } = this.from;
+    const running = scrubs.runningOf(pg.id);
+    const last = catalogue.pgs.get(pg.id)?.scrub;
+    const timeOf = (ms: number | undefined): string | null =>
+      ms === undefined || ms === 0 ? null : formatTime(ms);
+    return {
+      running: running === undefined ? null : running.deep ? "deep" : "light",
+      last: timeOf(last?.lightMs),
+      lastDeep: timeOf(last?.deepMs),
+      found: last?.found ?? 0,
+      healed: last?.healed ?? 0,
+      left: last?.left ?? 0,
     };
   }
 

@@ -28,7 +28,7 @@ enum Stage {
 /**
  * Moves blocks from the log to their units (`store.md`, write path 7).
  *
- * A sweep takes the slots that have waited longest, at most 64 of them with 128 blocks, reads their
+ * A sweep takes the slots that have waited longest, at most 256 of them with 256 blocks, reads their
  * newest blocks from the log in the order of the log, neighbours merged, verifies them, and writes
  * them home in the order of the device, neighbours merged. Blocks move only when their version is
  * durably known to be committed (R2): after a crash redo then reaches every home write.

@@ -9,6 +9,7 @@ import {
   type SlotTable,
   UNITS_PER_HOLE,
 } from "../store/store.ts";
+import { GoneLayers, isKeyed } from "./gone-layers.ts";
 import { SNAP_SEQ_HEAD } from "./ops.ts";
 import { Overlay, OverlayKind } from "./overlay.ts";
 import { SlotQueue } from "./slot-queue.ts";
@@ -30,16 +31,6 @@ export interface SeqSource {
 
 const ALL_BITS = 0xffff;
 const PARENTS_MAX = 16;
-/** Slots that one slice of a background scan looks at. */
-const SCAN_SLICE = 8192;
-
-/** A layer that is deleted in one group: its slots are freed in the background. */
-interface Gone {
-  readonly row: number;
-  readonly layer: number;
-  readonly version: number;
-  next: number;
-}
 
 /**
  * Layers, units and blocks of one shard, in memory: what applying an entry changes and what a read
@@ -56,7 +47,8 @@ export class ObjectStore {
   readonly dirty = new SlotQueue();
   private readonly quarantine: Quarantine;
   private readonly seqs: SeqSource;
-  private readonly gone: Gone[] = [];
+  /** Layers that are deleted and not yet freed. */
+  readonly gone: GoneLayers = new GoneLayers();
 
   /* Answer of `blockAt`. */
   sourceKind: SourceKind = SourceKind.Zero;
@@ -84,7 +76,7 @@ export class ObjectStore {
   /** Begin looking at a unit of a layer as of `snapSeq`; then `blockAt`. */
   openUnit(layer: number, unit: number, snapSeq: number, row: number): void {
     const found = this.slots.layers.find(layer);
-    const handle = this.isGone(row, layer) ? NONE : found;
+    const handle = this.gone.has(row, layer) ? NONE : found;
     this.layer = handle;
     this.unit = unit;
     this.row = row;
@@ -196,7 +188,7 @@ export class ObjectStore {
   }
 
   /** True when something older than (layer, snapSeq) may show through: a version, or a parent's. */
-  private showsThrough(handle: number, unit: number, snapSeq: number, row: number): boolean {
+  showsThrough(handle: number, unit: number, snapSeq: number, row: number): boolean {
     let layer = handle;
     let limit = snapSeq;
     for (;;) {
@@ -211,79 +203,12 @@ export class ObjectStore {
     }
   }
 
-  /* ----------------------------------------------------------------- space */
-
-  /**
-   * Units that a write of these blocks may take: whole units always, others when they have none, or
-   * when what they have may be freed before the write is applied (`freeing`).
-   */
-  unitsForWrite(
-    layer: number,
-    firstBlock: number,
-    blocks: number,
-    snapSeq: number,
-    freeing: boolean,
-  ): number {
-    const handle = this.slots.layers.find(layer);
-    let units = 0;
-    let block = firstBlock;
-    const end = firstBlock + blocks;
-    while (block < end) {
-      const unit = Math.floor(block / BLOCKS_PER_UNIT);
-      const next = Math.min(end, (unit + 1) * BLOCKS_PER_UNIT);
-      const sure = freeing || next - block === BLOCKS_PER_UNIT;
-      if (sure || handle === NONE || this.slots.exact(handle, unit, snapSeq) === NONE) units += 1;
-      block = next;
-    }
-    return units;
-  }
-
-  /** Units that zeroing these blocks may take: for holes, and for partly zeroed older versions. */
-  unitsForZero(
-    layer: number,
-    firstBlock: number,
-    blocks: number,
-    snapSeq: number,
-    row: number,
-  ): number {
-    const handle = this.slots.layers.find(layer);
-    if (handle === NONE) return 0;
-    let units = 0;
-    let holeGroup = -1;
-    let block = firstBlock;
-    const end = firstBlock + blocks;
-    while (block < end) {
-      const unit = Math.floor(block / BLOCKS_PER_UNIT);
-      const next = Math.min(end, (unit + 1) * BLOCKS_PER_UNIT);
-      if (this.isOthers(handle, unit, row)) {
-        block = next;
-        continue;
-      }
-      const exact = this.slots.exact(handle, unit, snapSeq) !== NONE;
-      if (next - block === BLOCKS_PER_UNIT || exact) {
-        // Whole units, and units that empty by this zero, may become hole bits.
-        const group = Math.floor(unit / UNITS_PER_HOLE);
-        if (group !== holeGroup && this.mayNeedHole(handle, unit, snapSeq, row)) {
-          holeGroup = group;
-          units += 1;
-        }
-      } else if (this.showsThrough(handle, unit, snapSeq, row)) units += 1;
-      block = next;
-    }
-    return units;
-  }
-
-  private mayNeedHole(handle: number, unit: number, snapSeq: number, row: number): boolean {
-    if (this.slots.exactHole(handle, unit, snapSeq, row) !== NONE) return false;
-    return snapSeq > 0 ? this.showsThrough(handle, unit, snapSeq - 1, row) : this.hasParent(handle);
-  }
-
   /**
    * Whether the unit is another group's: a unit is of one group for good, and so is its parent's. A
    * zero is told to every group of the pool with the whole range, when an image shrinks; each has
    * only its own part of it.
    */
-  private isOthers(handle: number, unit: number, row: number): boolean {
+  isOthers(handle: number, unit: number, row: number): boolean {
     let layer = handle;
     for (let depth = 0; layer !== NONE && depth <= PARENTS_MAX; depth++) {
       const slot = this.slots.newestUpTo(layer, unit, SNAP_SEQ_HEAD);
@@ -291,10 +216,6 @@ export class ObjectStore {
       layer = this.slots.layers.parentOf(layer);
     }
     return false;
-  }
-
-  private hasParent(handle: number): boolean {
-    return this.slots.layers.parentOf(handle) !== NONE;
   }
 
   /* ----------------------------------------------------------------- apply */
@@ -514,56 +435,7 @@ export class ObjectStore {
     zone.version[index] = version;
   }
 
-  /* ------------------------------------------------- deleted layers, rows */
-
-  // cold: once per deleted layer and group.
-  /** A layer was deleted in a group: free its slots in the background (`scanGone`). */
-  layerGone(row: number, layer: number, version: number): void {
-    this.gone.push({ row, layer, version, next: 0 });
-  }
-
-  /** A deleted layer shows nothing, however far its slots are freed: the same on every replica. */
-  private isGone(row: number, layer: number): boolean {
-    for (let at = 0; at < this.gone.length; at++) {
-      const task = this.gone[at]!;
-      if (task.row === row && task.layer === layer) return true;
-    }
-    return false;
-  }
-
-  get goneCount(): number {
-    return this.gone.length;
-  }
-
-  /** One slice of the background freeing. True while there is more to do. */
-  scanGone(): boolean {
-    const task = this.gone[0];
-    if (task === undefined) return false;
-    const handle = this.slots.layers.find(task.layer);
-    const perZone = this.slots.geometry.slotsPerZone;
-    const end = handle === NONE ? 0 : this.slots.zones.length * perZone;
-    const stop = Math.min(end, task.next + SCAN_SLICE);
-    while (task.next < stop) {
-      const zoneNumber = Math.floor(task.next / perZone);
-      const zone = this.slots.zones[zoneNumber]!;
-      if (!zone.opened) {
-        task.next = (zoneNumber + 1) * perZone;
-        continue;
-      }
-      const index = task.next % perZone;
-      task.next += 1;
-      if (!isKeyed(zone.state[index]!) || zone.row[index] !== task.row) continue;
-      if (zone.layer[index] !== handle) continue;
-      this.free(this.slots.slotAt(zoneNumber, index), task.version);
-      // The last slot of a layer gives its handle away: another layer may get it.
-      if (this.slots.layers.find(task.layer) !== handle) task.next = end;
-    }
-    if (task.next >= end) {
-      this.gone.shift();
-      this.slots.layers.dropParent(task.layer);
-    }
-    return this.gone.length > 0;
-  }
+  /* -------------------------------------------------------------- removed */
 
   /** Free everything of a removed replica; `row` may be given to another one then. Cold. */
   freeRow(row: number): void {
@@ -577,12 +449,6 @@ export class ObjectStore {
         if (zone.state[index] === SlotState.Quarantined) zone.version[index] = 0;
       }
     }
-    for (let at = this.gone.length - 1; at >= 0; at--) {
-      if (this.gone[at]!.row === row) this.gone.splice(at, 1);
-    }
+    this.gone.forget(row);
   }
-}
-
-function isKeyed(state: SlotState): boolean {
-  return state === SlotState.Live || state === SlotState.Forming || state === SlotState.Hole;
 }

@@ -6,6 +6,7 @@ export { ObjectStore, SourceKind } from "./object-store.ts";
 export { BlockState, SNAP_SEQ_HEAD, StoreReadOp, StoreRepairOp } from "./ops.ts";
 export { Reader } from "./reader.ts";
 export { MOVER_BUFFER_BYTES } from "./sweep-plan.ts";
+export { unitsForWrite, unitsForZero, zeroRange } from "./unit-space.ts";
 export {
   digestOf,
   listUnits,

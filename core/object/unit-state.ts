@@ -95,13 +95,15 @@ export function unitSlot(
 
 /**
  * List the keys of a row from `cursor` (0: the beginning) on: every (layer, unit, snapSeq) that has
- * a slot or a hole bit, in the order of the slots. Answers the next cursor, -1 at the end.
+ * a slot or a hole bit, in the order of the slots, up to the slot that brings them to `countMax`.
+ * Answers the next cursor, -1 at the end.
  */
 export function listUnits(
   objects: ObjectStore,
   row: number,
   cursor: number,
   listing: UnitListing,
+  countMax: number = LISTING_MAX,
 ): number {
   const { slots } = objects;
   const perZone = slots.geometry.slotsPerZone;
@@ -109,7 +111,7 @@ export function listUnits(
   listing.count = 0;
   let next = cursor;
   let looked = 0;
-  while (next < end && looked < LISTING_SLICE) {
+  while (next < end && looked < LISTING_SLICE && listing.count < countMax) {
     const zoneNumber = Math.floor(next / perZone);
     const zone = slots.zones[zoneNumber]!;
     looked += 1;

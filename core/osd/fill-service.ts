@@ -10,6 +10,7 @@ import { Status } from "../base/status.ts";
 import { BLOCKS_PER_UNIT, TWO_32 } from "../base/units.ts";
 import {
   BlockState,
+  type FetchedBits,
   type FillBeginning,
   type FillPage,
   type FillSource,
@@ -19,6 +20,7 @@ import {
   type PgShard,
   type UnitKey,
   UnitListing,
+  unitsOf,
   UnitState,
 } from "../pg/pg.ts";
 import type { World } from "../reactor/world.ts";
@@ -27,6 +29,7 @@ import { decodeGroupState, encodeGroupState } from "../store/store.ts";
 import {
   BeginReplySchema,
   BeginRequestSchema,
+  type ListReply,
   ListReplySchema,
   ListRequestSchema,
   UnitsReplySchema,
@@ -57,29 +60,24 @@ export function serveFill(pg: PgShard, service: ControlService): void {
   });
   service.serve(Method.FillList, ListRequestSchema, ListReplySchema, (request) => {
     const group = leaderOf(pg, request.pg, request.replica);
-    let cursor = request.cursor;
-    for (let slice = 0; slice < SLICES_MAX; slice++) {
-      cursor = pg.store.listUnits(group.row, cursor, listing);
-      if (cursor < 0 || listing.count > 0) break;
-    }
-    const units = encodeListing(listing);
-    return create(ListReplySchema, { next: Math.max(0, cursor), end: cursor < 0, units });
+    return listPage(group, request.cursor, listing);
   });
   service.serve(Method.FillUnits, UnitsRequestSchema, UnitsReplySchema, (request) => {
     const group = leaderOf(pg, request.pg, request.replica);
-    const keys = decodeKeys(request.keys);
-    const units = new Uint8Array(keys.length * UNIT_BYTES);
-    const view = new DataView(units.buffer);
-    const state = new UnitState();
-    for (const [at, key] of keys.entries()) {
-      state.layer = key.layer;
-      state.unit = key.unit;
-      state.snapSeq = key.snapSeq;
-      pg.store.unitState(group.row, state);
-      encodeUnit(view, at * UNIT_BYTES, state);
-    }
+    const units = encodeUnits(unitsOf(group, decodeKeys(request.keys)));
     return create(UnitsReplySchema, { applied: BigInt(group.appliedIndex), units });
   });
+}
+
+/** A page of a replica's units, as an answer. */
+export function listPage(group: Group, from: number, listing: UnitListing): ListReply {
+  let cursor = from;
+  for (let slice = 0; slice < SLICES_MAX; slice++) {
+    cursor = group.shard.store.listUnits(group.row, cursor, listing);
+    if (cursor < 0 || listing.count > 0) break;
+  }
+  const units = encodeListing(listing);
+  return create(ListReplySchema, { next: Math.max(0, cursor), end: cursor < 0, units });
 }
 
 /**
@@ -128,7 +126,7 @@ export class PeerFillSource implements FillSource {
   async list(cursor: number): Promise<FillPage> {
     const request = create(ListRequestSchema, { pg: this.pg, replica: this.replica, cursor });
     const reply = await this.call(Method.FillList, ListRequestSchema, request, ListReplySchema);
-    return { next: reply.end ? -1 : reply.next, units: decodeListing(reply.units) };
+    return pageOf(reply);
   }
 
   async units(keys: readonly UnitKey[]): Promise<FillUnits> {
@@ -138,13 +136,10 @@ export class PeerFillSource implements FillSource {
       keys: encodeKeys(keys),
     });
     const reply = await this.call(Method.FillUnits, UnitsRequestSchema, request, UnitsReplySchema);
-    if (reply.units.length !== keys.length * UNIT_BYTES) throw malformed("units");
-    const view = viewOf(reply.units);
-    const units = keys.map((key, at) => decodeUnit(view, at * UNIT_BYTES, key));
-    return { applied: Number(reply.applied), units };
+    return { applied: Number(reply.applied), units: decodeUnits(reply.units, keys) };
   }
 
-  async blocks(unit: UnitState, first: number, count: number, to: number): Promise<number> {
+  async blocks(unit: UnitState, first: number, count: number, to: number): Promise<FetchedBits> {
     const range = {
       pg: this.pg,
       replica: this.replica,
@@ -154,24 +149,26 @@ export class PeerFillSource implements FillSource {
       snapSeq: unit.snapSeq,
     };
     const answer = await fetchBlocks(this.world, this.connection, range, to);
-    if (answer.status === Status.Damaged) return -1;
+    const all = ((1 << count) - 1) << first;
+    if (answer.status === Status.Damaged) return { arrived: 0, unreadable: all };
     if (answer.status !== Status.Ok) {
       throw new FastblockError("FB1004", "fetching blocks from the leader failed", {
         why: Status[answer.status] ?? String(answer.status),
       });
     }
-    let bits = 0;
+    let arrived = 0;
+    let unreadable = 0;
     for (const [at, block] of answer.blocks.entries()) {
-      if (block.state === BlockState.Damaged) return -1;
-      // Given up since it was told as data: no later entry changed it, so it must be told again.
-      if (block.state === BlockState.Lost) return -1;
+      const bit = 1 << (first + at);
+      // Lost: given up since it was told as data. No later entry changed it, it must be told again.
+      if (block.state === BlockState.Damaged || block.state === BlockState.Lost) unreadable |= bit;
       const same =
         block.state === BlockState.Data &&
         block.version === unit.versions[first + at]! &&
         block.crc === unit.crcs[first + at]!;
-      if (same) bits |= 1 << (first + at);
+      if (same) arrived |= bit;
     }
-    return bits;
+    return { arrived, unreadable };
   }
 
   private call<Request extends DescMessage, Reply extends DescMessage>(
@@ -187,7 +184,7 @@ export class PeerFillSource implements FillSource {
 }
 
 function malformed(what: string): FastblockError {
-  return new FastblockError("FB1007", `filling a replica: ${what} of the leader is malformed`);
+  return new FastblockError("FB1007", `comparing replicas: ${what} of the peer is malformed`);
 }
 
 function viewOf(bytes: Uint8Array): DataView {
@@ -209,13 +206,15 @@ function getKey(view: DataView, at: number): UnitKey {
   };
 }
 
-function encodeKeys(keys: readonly UnitKey[]): Uint8Array {
+/** The keys of units, as in a request. */
+export function encodeKeys(keys: readonly UnitKey[]): Uint8Array {
   const bytes = new Uint8Array(keys.length * KEY_BYTES);
   for (const [at, key] of keys.entries()) putKey(viewOf(bytes), at * KEY_BYTES, key);
   return bytes;
 }
 
-function decodeKeys(bytes: Uint8Array): UnitKey[] {
+/** Throws FB1007. */
+export function decodeKeys(bytes: Uint8Array): UnitKey[] {
   if (bytes.length % KEY_BYTES !== 0 || bytes.length > UNITS_MAX * KEY_BYTES) {
     throw malformed("the list of units");
   }
@@ -241,6 +240,11 @@ function encodeListing(listing: UnitListing): Uint8Array {
   return bytes;
 }
 
+/** A page of units, of an answer. Throws FB1007. */
+export function pageOf(reply: ListReply): FillPage {
+  return { next: reply.end ? -1 : reply.next, units: decodeListing(reply.units) };
+}
+
 function decodeListing(bytes: Uint8Array): ListedUnit[] {
   if (bytes.length % LISTED_BYTES !== 0) throw malformed("the list of units");
   const view = viewOf(bytes);
@@ -253,6 +257,20 @@ function decodeListing(bytes: Uint8Array): ListedUnit[] {
     });
   }
   return units;
+}
+
+/** What units are, as in an answer. */
+export function encodeUnits(units: readonly UnitState[]): Uint8Array {
+  const bytes = new Uint8Array(units.length * UNIT_BYTES);
+  for (const [at, unit] of units.entries()) encodeUnit(viewOf(bytes), at * UNIT_BYTES, unit);
+  return bytes;
+}
+
+/** What the units of `keys` are. Throws FB1007. */
+export function decodeUnits(bytes: Uint8Array, keys: readonly UnitKey[]): UnitState[] {
+  if (bytes.length !== keys.length * UNIT_BYTES) throw malformed("units");
+  const view = viewOf(bytes);
+  return keys.map((key, at) => decodeUnit(view, at * UNIT_BYTES, key));
 }
 
 function encodeUnit(view: DataView, from: number, unit: UnitState): void {

@@ -1,5 +1,4 @@
 // cold path: registration, maps and reports; a few messages a second.
-import { BLOCK_SIZE } from "../base/units.ts";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
@@ -14,18 +13,22 @@ import {
   Role,
   RpcEndpoint,
   SHARD_NONE,
+  type StoreCredentials,
 } from "../rpc/rpc.ts";
 import {
   type MapUpdate,
   MapUpdateSchema,
   OsdCommandSchema,
+  type OsdRegisterReply,
   OsdRegisterReplySchema,
   OsdRegisterRequestSchema,
   OsdReportReplySchema,
   type OsdReportRequest,
   OsdReportRequestSchema,
 } from "../../proto/gen/control_pb.ts";
+import type { Verdict } from "./asking.ts";
 import type { ShardFigures, ShardReport } from "./report.ts";
+import { countersOf, scrubMessage, usageOf } from "./report-message.ts";
 
 /** Between two reports, unless the monitor asks for another pace. */
 const REPORT_INTERVAL_MS = 1000;
@@ -62,8 +65,11 @@ export interface MonSessionHost {
   /** Collect what changed (`complete`: everything) from all shards. */
   collect(complete: boolean): Promise<readonly ShardReport[]>;
   transferLeader(pg: number, toReplica: number): void;
+  scrub(pg: number, order: number, isDeep: boolean): void;
   /** The monitor refused this osd for good. */
   onRefused(error: FastblockError): void;
+  /** A store that asks whether it is an old copy heard something: nothing against it, or nothing. */
+  onVerdict(verdict: Verdict): void;
 }
 
 export interface MonSessionOptions {
@@ -76,6 +82,8 @@ export interface MonSessionOptions {
   readonly identity: OsdIdentity;
   /** The map that was kept on disk, or an empty one. */
   readonly map: ClusterMap;
+  /** What the store shows; while it asks, the session does not register. */
+  readonly store: StoreCredentials;
   readonly host: MonSessionHost;
 }
 
@@ -95,6 +103,7 @@ export class MonSession {
   private connection: Connection | null = null;
   private monIndex = 0;
   private registered = false;
+  private registering = false;
   private complete = true;
   private reporting = false;
   private stopping = false;
@@ -128,13 +137,17 @@ export class MonSession {
     );
     this.control = new ControlService(options.world, {
       onOpen: () => this.onOpen(),
-      onClose: (_connection, reason, opened) => this.onClose(reason, opened),
+      onClose: (connection, reason, opened) => this.onClose(connection, reason, opened),
     });
     this.control.take(Method.MapUpdate, MapUpdateSchema, (update) => this.onMapUpdate(update));
     this.control.take(Method.OsdCommand, OsdCommandSchema, (message) => {
-      if (message.command.case !== "transferLeader") return;
-      const { pg, toReplica } = message.command.value;
-      options.host.transferLeader(pg, toReplica);
+      const { command } = message;
+      if (command.case === "transferLeader") {
+        options.host.transferLeader(command.value.pg, command.value.toReplica);
+      } else if (command.case === "scrub") {
+        const { pg, order, deep } = command.value;
+        options.host.scrub(pg, Number(order), deep);
+      }
     });
     this.timer = new CallbackTimer(() => this.tick());
     this.soon = new CallbackTimer(() => this.reportNow());
@@ -169,11 +182,16 @@ export class MonSession {
   }
 
   private onOpen(): void {
-    this.register().catch((error: unknown) => {
-      const isFinal = error instanceof FastblockError && REFUSALS.includes(error.code);
-      if (isFinal && !this.mayEnd(error)) this.options.host.onRefused(error);
-      else this.onFailure("registration", error);
-    });
+    this.registering = true;
+    this.register()
+      .catch((error: unknown) => {
+        const isFinal = error instanceof FastblockError && REFUSALS.includes(error.code);
+        if (isFinal && !this.mayEnd(error)) this.options.host.onRefused(error);
+        else this.onFailure("registration", error);
+      })
+      .finally(() => {
+        this.registering = false;
+      });
   }
 
   /** Whether a refusal may end with the lease of the store whose place ours takes; asks again then. */
@@ -187,14 +205,49 @@ export class MonSession {
     return true;
   }
 
-  private onClose(reason: string, opened: boolean): void {
+  private onClose(connection: Connection, reason: string, opened: boolean): void {
     this.registered = false;
+    if (connection.handshakeRefusal !== "" && this.options.store.asking) {
+      this.options.host.onRefused(refusedBy(connection));
+      return;
+    }
+    if (this.options.store.asking) this.options.host.onVerdict({ kind: "absent" });
     if (opened && !this.stopping) this.logger.warn("the monitor is gone", { reason });
   }
 
+  /** The store serves from now on, or shows another mark: tell the monitor, if it is there. */
+  tellStarts(): void {
+    if (this.stopping || this.connection?.isOpen !== true) return;
+    if (!this.registered) this.onOpen();
+    else {
+      this.sendRegister(true).catch((error: unknown) => {
+        if (error instanceof FastblockError && error.code === "FB4004") {
+          this.options.host.onRefused(error);
+        } else this.onFailure("telling of a mark", error);
+      });
+    }
+  }
+
   private async register(): Promise<void> {
+    const { store, host } = this.options;
+    const isAsking = store.asking;
+    const reply = await this.sendRegister(isAsking);
+    if (isAsking) {
+      host.onVerdict({ kind: "fine" });
+      return;
+    }
+    if (reply.update !== undefined) this.onMapUpdate(reply.update);
+    if (reply.reportIntervalMs > 0) this.intervalUs = reply.reportIntervalMs * 1000;
+    this.registered = true;
+    this.twinUntilUs = 0;
+    this.complete = true;
+    this.logger.info("registered", { epoch: this.map.epoch });
+    await this.report();
+  }
+
+  private sendRegister(startsOnly: boolean): Promise<OsdRegisterReply> {
     const identity = this.options.identity;
-    const reply = await this.control.call(
+    return this.control.call(
       this.connection!,
       Method.OsdRegister,
       OsdRegisterRequestSchema,
@@ -210,21 +263,11 @@ export class MonSession {
         backend: identity.backend,
         generation: this.map.generation,
         epoch: this.map.epoch,
+        starts: this.options.store.starts,
+        startsOnly,
       }),
       OsdRegisterReplySchema,
     );
-    if (Number(reply.incarnation) >= identity.incarnation) {
-      const text = `incarnation ${identity.incarnation}, wanted above ${reply.incarnation}`;
-      this.options.host.onRefused(new FastblockError("FB4004", `opening the store: ${text}`));
-      return;
-    }
-    if (reply.update !== undefined) this.onMapUpdate(reply.update);
-    if (reply.reportIntervalMs > 0) this.intervalUs = reply.reportIntervalMs * 1000;
-    this.registered = true;
-    this.twinUntilUs = 0;
-    this.complete = true;
-    this.logger.info("registered", { epoch: this.map.epoch });
-    await this.report();
   }
 
   private onMapUpdate(update: MapUpdate): void {
@@ -259,10 +302,11 @@ export class MonSession {
     this.report().catch((error: unknown) => this.onFailure("report", error));
   }
 
-  /** The timer: report, unless one is under way. */
+  /** The timer: report, unless one is under way; register, if that failed. */
   tick(): void {
     if (this.stopping) return;
     this.options.world.timers.armPeriod(this.timer, this.intervalUs);
+    if (!this.registered && !this.registering && this.connection?.isOpen === true) this.onOpen();
     this.reportNow();
   }
 
@@ -315,13 +359,14 @@ export class MonSession {
       generation: this.map.generation,
       epoch: this.map.epoch,
       pgs: reports.flatMap((shard) =>
-        shard.pgs.map((pg) => ({
+        shard.pgs.map(({ configuration, scrub, ...pg }) => ({
           ...pg,
           term: BigInt(pg.term),
           commitIndex: BigInt(pg.commitIndex),
           appliedIndex: BigInt(pg.appliedIndex),
           usedBytes: BigInt(pg.usedBytes),
-          ...(pg.configuration === undefined ? {} : { configuration: { ...pg.configuration } }),
+          ...(configuration === undefined ? {} : { configuration: { ...configuration } }),
+          ...(scrub === undefined ? {} : { scrub: scrubMessage(scrub) }),
         })),
       ),
       unreachable: [...new Set(reports.flatMap((shard) => shard.unreachable))],
@@ -369,6 +414,15 @@ export class MonSession {
   }
 }
 
+/**
+ * The monitor does not take this process for one of its cluster. Final for an osd that starts: with
+ * this key nobody else would talk to it either. One that serves goes on, and is heard by its peers.
+ */
+function refusedBy(connection: Connection): FastblockError {
+  const text = `connecting to the monitor: ${connection.address} refused this osd`;
+  return new FastblockError("FB1007", text, { why: connection.handshakeRefusal });
+}
+
 /** As many messages as the groups of a report need; all else is in the first. */
 export function splitReport(report: OsdReportRequest): OsdReportRequest[] {
   const { osd, boot, generation, epoch, pgs } = report;
@@ -380,73 +434,3 @@ export function splitReport(report: OsdReportRequest): OsdReportRequest[] {
   }
   return parts;
 }
-
-function usageOf(shards: readonly ShardFigures[]): {
-  capacityBytes: bigint;
-  usedBytes: bigint;
-  logCapacityBytes: bigint;
-  logUsedBytes: bigint;
-} {
-  const sum = (pick: (figures: ShardFigures) => number): bigint =>
-    BigInt(shards.reduce((total, figures) => total + pick(figures), 0));
-  return {
-    capacityBytes: sum(({ usage }) => usage.bytesTotal),
-    usedBytes: sum(({ usage }) => usage.bytesUsed),
-    logCapacityBytes: sum(({ usage }) => usage.logBytesTotal),
-    logUsedBytes: sum(({ usage }) => usage.logBytesUsed),
-  };
-}
-
-interface CounterRow {
-  readonly name: string;
-  readonly labels: string[];
-  readonly value: number;
-}
-
-/** The shard's figures under the names of the metrics page. */
-function countersOf(index: number, figures: ShardFigures): CounterRow[] {
-  const shard = `shard=${String(index)}`;
-  const rows: CounterRow[] = [];
-  const add = (name: string, value: number, ...labels: string[]): void => {
-    rows.push({ name: `fastblock_${name}`, labels: [shard, ...labels], value });
-  };
-  const { counters, damage, requests, raft, usage } = figures;
-  const at = (row: Readonly<Record<string, number>>, key: string): number => row[key] ?? 0;
-  for (const [key, region] of REGIONS) {
-    add("device_write_bytes_total", at(counters, key), `region=${region}`);
-  }
-  add("device_read_bytes_total", at(counters, "bytesRead"));
-  add("device_flushes_total", at(counters, "flushes"));
-  add("log_batches_total", at(counters, "batches"));
-  add("log_entries_total", at(counters, "entries"));
-  add("checksum_failures_total", at(counters, "checksumFailures"));
-  add("blocks_healed_total", at(counters, "blocksHealed"));
-  add("osd_blocks_lost", damage.blocksLost);
-  add("osd_blocks_damaged", damage.blocksWaiting);
-  add("osd_entries_damaged", damage.entriesFaulty);
-  add("checkpoints_total", at(counters, "checkpoints"));
-  add("recovery_fills_total", at(counters, "fillsBegun"), "stage=begun");
-  add("recovery_fills_total", at(counters, "fillsEnded"), "stage=ended");
-  add("recovery_units_compared_total", at(counters, "fillUnitsCompared"));
-  add("recovery_bytes_total", at(counters, "fillBlocksCopied") * BLOCK_SIZE);
-  add("recovery_differing_bytes_total", at(counters, "fillBlocksDiffering") * BLOCK_SIZE);
-  add("osd_writes_acknowledged_total", at(requests, "writes"));
-  add("osd_ops_total", at(requests, "writes"), "op=write", "result=ok");
-  add("osd_ops_total", at(requests, "reads"), "op=read", "result=ok");
-  add("osd_ops_total", at(requests, "refused"), "op=any", "result=refused");
-  add("osd_fenced_requests_total", at(requests, "fenced"));
-  add("raft_elections_total", raft.elections);
-  add("raft_groups", raft.leaders, "role=leader");
-  add("raft_groups", raft.groups - raft.leaders, "role=follower");
-  add("raft_heartbeats_total", raft.heartbeats, "merged=true");
-  add("raft_log_bytes", usage.logBytesUsed);
-  return rows;
-}
-
-const REGIONS: readonly (readonly [string, string])[] = [
-  ["bytesLog", "log"],
-  ["bytesDirect", "direct"],
-  ["bytesHome", "home"],
-  ["bytesIndex", "index"],
-  ["bytesCheckpoint", "checkpoint"],
-];

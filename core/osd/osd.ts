@@ -8,6 +8,8 @@
  * down and takes reports up; no request passes through it.
  */
 import { fromBinary } from "@bufbuild/protobuf";
+import { assert } from "../base/assert.ts";
+import { FastblockError } from "../base/errors.ts";
 import type { PgId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import { uuidBytes } from "../base/uuid.ts";
@@ -19,8 +21,11 @@ import {
   type PeerLink,
   type PgHost,
   PgShard,
+  type ScrubPeer,
+  type ScrubReader,
   type StoreClaim,
   type StoreIdentity,
+  type StoreStart,
   type StoreTuning,
 } from "../pg/pg.ts";
 import type { RaftMessage } from "../raft/raft.ts";
@@ -30,18 +35,22 @@ import {
   type Connection,
   type ConnectionHandler,
   ControlService,
-  type Frame,
   Method,
   Role,
   RpcEndpoint,
+  type StoreCredentials,
 } from "../rpc/rpc.ts";
+import { encodeStarts } from "../store/store.ts";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
+import { MarkedSchema, VerdictSchema } from "../../proto/gen/starts_pb.ts";
+import { Asking, type Verdict, Vouching } from "./asking.ts";
+import { ClientHandler } from "./client-handler.ts";
 import { ClientRequests } from "./client-requests.ts";
-import { serveAttach } from "./attach.ts";
 import { PeerFillSource, serveFill } from "./fill-service.ts";
 import { FaultyEntries } from "./faulty-entries.ts";
 import { type DamagedBlock, Healer } from "./healer.ts";
 import { MapIdentity } from "./map-identity.ts";
+import { PeerStarts } from "./peer-starts.ts";
 import { RaftPeers } from "./raft-peers.ts";
 import {
   damageOf,
@@ -53,8 +62,12 @@ import {
   reportOfMissing,
   type ShardReport,
 } from "./report.ts";
+import { ScrubStoreReader } from "./scrub-reader.ts";
+import { PeerScrub, serveScrub } from "./scrub-service.ts";
 import { ClientContext, SessionGrants } from "./session-grants.ts";
 
+export { Admission, peersOf } from "./admission.ts";
+export type { Verdict } from "./asking.ts";
 export { MonSession } from "./mon-session.ts";
 export type { ShardReport } from "./report.ts";
 
@@ -84,15 +97,31 @@ export interface OsdShardOptions {
   readonly claim?: StoreClaim;
   /** Limits of the store's background work other than the defaults: the simulator twists them. */
   readonly tuning?: Partial<StoreTuning>;
+  /** How fast deep scrubs read, in bytes/s, all groups together. Default 32 MiB/s. */
+  readonly scrubBytesPerSecond?: number;
+  /** The newest starts of peers' stores that this osd has kept, by the store's uuid. */
+  readonly peerStarts: Iterable<readonly [string, StoreStart]>;
   readonly host: OsdShardHost;
+}
+
+const ENOSPC = 28;
+
+/** The store takes no writes long before: somebody else has used up the rest. */
+function fullBeneath(path: string): FastblockError {
+  const text = `writing to ${path}: the file system of it is full, wanted space for its sparse file`;
+  return new FastblockError("FB4010", text, { hint: "make room there, then start the osd again" });
 }
 
 /** What a shard tells its osd. */
 export interface OsdShardHost {
   /** The device failed or an invariant broke: the process must not go on. */
-  onFatal(reason: string): void;
+  onFatal(error: Error): void;
   /** There is something to report before the next time. */
   onNews(): void;
+  /** What a peer says of this osd's store: on being asked, and when it refuses later. */
+  onVerdict(osd: number, verdict: Verdict): void;
+  /** The newest start of a peer's store: to be kept. */
+  onPeerStart(storeUuid: string, start: StoreStart): void;
 }
 
 export class OsdShard implements PgHost {
@@ -107,8 +136,16 @@ export class OsdShard implements PgHost {
   private requests!: ClientRequests;
   private healer!: Healer;
   private faulty!: FaultyEntries;
+  private scrubReader!: ScrubStoreReader;
   /** Calls between shards off the data path; made when the shard listens. */
   private calls: ControlService | null = null;
+  private asking!: Asking;
+  private vouching!: Vouching;
+  /** What the store shows in handshakes. */
+  private readonly credentials: StoreCredentials = { starts: new Uint8Array(0), asking: true };
+  /** Peers may join their groups; clients may come. Neither before `serve`: peers are asked. */
+  private serving = false;
+  private servesClients = false;
   private listener: Listener | null = null;
   private changed = new Set<Group>();
   private readonly news = new FigureNews();
@@ -151,6 +188,7 @@ export class OsdShard implements PgHost {
       ...(options.claim === undefined ? {} : { claim: options.claim }),
       ...(options.tuning === undefined ? {} : { tuning: options.tuning }),
     });
+    this.credentials.starts = encodeStarts(this.store.identity.starts);
     this.pg.start(this.store);
   }
 
@@ -160,7 +198,15 @@ export class OsdShard implements PgHost {
     const storeUuid = this.store.identity.storeUuid;
     this.endpoint = new RpcEndpoint(
       world,
-      { clusterId, role: Role.Osd, id: osd, shard, name: `osd.${String(osd)}`, storeUuid },
+      {
+        clusterId,
+        role: Role.Osd,
+        id: osd,
+        shard,
+        name: `osd.${String(osd)}`,
+        storeUuid,
+        store: this.credentials,
+      },
       clusterKey,
       {
         bind,
@@ -174,6 +220,7 @@ export class OsdShard implements PgHost {
     this.requests = new ClientRequests(this.pg, world, this.mapIdentity, grants);
     this.calls = new ControlService(world);
     serveFill(this.pg, this.calls);
+    this.judgeStores(this.calls);
     this.peers = new RaftPeers(
       this.pg,
       world,
@@ -184,19 +231,76 @@ export class OsdShard implements PgHost {
     );
     this.healer = new Healer(world, this.logger, (peer) => this.peers.connectionTo(peer.link));
     this.requests.healer = this.healer;
+    this.scrubReader = new ScrubStoreReader(world, this.healer, this.options.scrubBytesPerSecond);
+    serveScrub(this.pg, this.calls, this.scrubReader);
     this.faulty = new FaultyEntries(world, this.logger, this.healer);
     for (const group of this.pg.groups.values()) this.faulty.watch(group);
     const clients = new ClientHandler(this.requests, grants, world);
     this.listener = this.endpoint.listen(
       { kind: "tcp", host: bind, port },
       (connection: Connection): ConnectionHandler | null => {
-        if (connection.peer!.role === Role.Osd) return this.peers.accept(connection);
+        if (connection.peer!.role === Role.Osd) {
+          return this.vouching.accept(connection, this.serving) ?? this.peers.accept(connection);
+        }
+        if (!this.servesClients) return null;
         connection.context = new ClientContext();
         return clients;
       },
     );
     const address = this.listener.address;
     return address.kind === "tcp" ? address.port : 0;
+  }
+
+  /** What shards tell each other of their stores' starts. */
+  private judgeStores(calls: ControlService): void {
+    const { host, peerStarts } = this.options;
+    const starts = new PeerStarts(peerStarts, (uuid, start) => host.onPeerStart(uuid, start));
+    this.vouching = new Vouching(starts, calls, this.logger);
+    this.asking = new Asking(this.endpoint, calls, (osd) =>
+      host.onVerdict(osd, { kind: "absent" }),
+    );
+    calls.take(Method.StartsVerdict, VerdictSchema, ({ refusal }, connection) => {
+      const verdict: Verdict =
+        refusal === "" ? { kind: "fine" } : { kind: "refused", why: refusal };
+      host.onVerdict(connection.peer!.id, verdict);
+    });
+    calls.take(Method.StartsMarked, MarkedSchema, (marked, connection) => {
+      const refusal = starts.meet(connection.peer!.storeUuid, marked.starts);
+      if (refusal !== "") connection.close(`an old copy of its store: ${refusal}`);
+    });
+  }
+
+  /** Make the history of the store's starts durable: on the first shard. Cold. */
+  recordStarts(starts: readonly StoreStart[]): Promise<void> {
+    return this.store.recordStarts(starts);
+  }
+
+  /** Serve clients, before it is known whether peers take this store: alone. Cold. */
+  serveClients(): void {
+    this.servesClients = true;
+  }
+
+  /** Serve, and show these starts, which are durable, from now on. Again with each mark. Cold. */
+  serve(starts: readonly StoreStart[]): void {
+    if (this.stopping) return;
+    assert(starts.length > 0, "OsdShard.serve: no start");
+    const encoded = encodeStarts(starts);
+    this.credentials.starts = encoded;
+    this.credentials.asking = false;
+    this.servesClients = true;
+    if (this.serving) {
+      this.peers.tellMarked(encoded);
+      return;
+    }
+    this.serving = true;
+    this.asking.end();
+    this.vouching.serve();
+    this.dialPeers();
+  }
+
+  private dialPeers(): void {
+    if (this.serving) this.peers.onMap(this.map);
+    else this.asking.ask(this.map, this.pg.links.values());
   }
 
   /** Follow a map (an encoded MapUpdate). Answers false when deltas are missing in between. Cold. */
@@ -212,7 +316,7 @@ export class OsdShard implements PgHost {
     this.mapIdentity.generation = this.map.generation;
     this.mapIdentity.epoch = this.map.epoch;
     this.pg.onMap(this.map);
-    this.peers.onMap(this.map);
+    this.dialPeers();
     return true;
   }
 
@@ -235,7 +339,13 @@ export class OsdShard implements PgHost {
     this.gone = [];
     const figures = {
       usage: this.store.usage(),
-      counters: { ...this.store.counters, ...this.pg.fills.counters },
+      counters: {
+        ...this.store.counters,
+        ...this.pg.fills.counters,
+        ...this.pg.scrubs.counters,
+        scrubBlocksRead: this.scrubReader.blocksRead,
+        scrubBlocksDamaged: this.scrubReader.blocksDamaged,
+      },
       requests: Object.fromEntries(Object.entries(this.requests.counters)),
       damage: damageOf(this.store, this.healer, this.faulty),
       raft: {
@@ -262,15 +372,23 @@ export class OsdShard implements PgHost {
     if (group !== undefined && group.isLeader) this.pg.transfer(group, to);
   }
 
+  /** The monitor wants a group that is led here to be scrubbed. Cold. */
+  scrub(pg: number, order: number, isDeep: boolean): void {
+    const group = this.pg.groups.get(pg);
+    if (group !== undefined) this.pg.scrubs.order(group, order, isDeep);
+  }
+
   /** Clean stop: leaders go elsewhere first, so that no client waits for an election. Cold. */
   async stop(): Promise<void> {
     this.stopping = true;
+    this.pg.scrubs.stop();
     this.pg.fills.stop();
     this.pg.reconfigurer.stop();
     await this.handOver();
     this.listener?.close();
     this.faulty.stop();
     this.healer.stop();
+    this.asking.end();
     this.peers.stop();
     this.endpoint.close("stopping");
     await this.store.close();
@@ -307,7 +425,7 @@ export class OsdShard implements PgHost {
     this.gone.push(reportOfGone(pg, replica));
     if (this.stopping) return;
     this.pg.onMap(this.map);
-    this.peers.onMap(this.map);
+    this.dialPeers();
   }
 
   onDamaged(damaged: DamagedBlock): void {
@@ -315,8 +433,7 @@ export class OsdShard implements PgHost {
   }
 
   onBroken(error: unknown): void {
-    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    this.options.host.onFatal(text);
+    this.options.host.onFatal(error instanceof Error ? error : new Error(String(error)));
   }
 
   fillSource(group: Group): FillSource | null {
@@ -329,51 +446,31 @@ export class OsdShard implements PgHost {
     return new PeerFillSource(world, this.calls, connection, group.pg, peer.replica);
   }
 
+  scrubPeers(group: Group): ScrubPeer[] | null {
+    if (this.calls === null || this.stopping) return null;
+    const peers: ScrubPeer[] = [];
+    for (const { id } of group.node.conf.members) {
+      if (id === group.replica) continue;
+      const peer = group.peerOf(id);
+      const connection = peer === null ? null : this.peers.connectionTo(peer.link);
+      if (connection === null || !connection.isOpen) return null;
+      peers.push(new PeerScrub(this.calls, connection, group.pg, id));
+    }
+    return peers;
+  }
+
+  scrubSelf(group: Group): ScrubReader {
+    const { scrubReader } = this;
+    return { replica: group.replica, read: (cursor) => scrubReader.read(group, cursor) };
+  }
+
   onDeviceSlow(latencyUs: number): void {
     this.logger.warn("the device is slow: leaders go elsewhere", { latencyUs });
     this.pg.transferAll();
   }
 
-  onDeviceFailed(reason: string): void {
-    this.options.host.onFatal(`device failed: ${reason}`);
+  onDeviceFailed(reason: string, errno: number): void {
+    const { disk, host } = this.options;
+    host.onFatal(errno === ENOSPC ? fullBeneath(disk.path) : new Error(`device failed: ${reason}`));
   }
-}
-
-/** Serves clients: gateways, the CLI, the monitor's own operations. */
-class ClientHandler implements ConnectionHandler {
-  private readonly requests: ClientRequests;
-  private readonly grants: SessionGrants;
-  private readonly world: World;
-
-  constructor(requests: ClientRequests, grants: SessionGrants, world: World) {
-    this.requests = requests;
-    this.grants = grants;
-    this.world = world;
-  }
-
-  onRequest(connection: Connection, frame: Frame): void {
-    switch (frame.method) {
-      case Method.Write:
-        this.requests.onWrite(connection, frame);
-        break;
-      case Method.Read:
-        this.requests.onRead(connection, frame);
-        break;
-      case Method.SessionAttach:
-        serveAttach(connection, frame, this.grants, this.world);
-        break;
-      default:
-        connection.close("unexpected request, method " + String(frame.method));
-    }
-  }
-
-  onOpen(_connection: Connection): void {}
-
-  onOneway(connection: Connection, frame: Frame): void {
-    connection.close("unexpected one-way frame, method " + String(frame.method));
-  }
-
-  onWritable(_connection: Connection): void {}
-
-  onClose(_connection: Connection, _reason: string, _opened: boolean): void {}
 }

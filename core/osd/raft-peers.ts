@@ -12,6 +12,7 @@
  * peers at once. Timers alone were not enough: each shard then wakes for its own, and once more for
  * every peer's.
  */
+import { create } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
@@ -43,6 +44,7 @@ import {
   sizeOfControl,
   sizeOfHeartbeat,
 } from "../../proto/gen/hot.ts";
+import { MarkedSchema } from "../../proto/gen/starts_pb.ts";
 import type { ClientRequests } from "./client-requests.ts";
 
 /** Our end of the pair of connections with one shard of another osd. */
@@ -206,6 +208,16 @@ export class RaftPeers implements ConnectionHandler, Drain {
     else this.calls.onRequest(connection, frame);
   }
 
+  // cold: every few minutes.
+  /** Tell all peers how far this shard's store has come. */
+  tellMarked(starts: Uint8Array): void {
+    const message = create(MarkedSchema, { starts });
+    for (const { outbound } of this.list) {
+      if (outbound === null || !outbound.isOpen) continue;
+      this.calls.push(outbound, Method.StartsMarked, MarkedSchema, message);
+    }
+  }
+
   /** The connection that this shard dialled to a peer, for requests of its own. */
   connectionTo(link: PeerLink): Connection | null {
     return this.peers.get(link)?.outbound ?? null;
@@ -334,7 +346,10 @@ export class RaftPeers implements ConnectionHandler, Drain {
 
   onOneway(connection: Connection, frame: Frame): void {
     const peer = connection.context as Peer;
-    if (connection !== peer.inbound) return;
+    if (connection !== peer.inbound) {
+      if (frame.method === Method.StartsVerdict) this.calls.onOneway(connection, frame);
+      return;
+    }
     const link = peer.link;
     link.heardUs = this.world.clock.turnUs;
     if (!link.up) {
@@ -350,6 +365,9 @@ export class RaftPeers implements ConnectionHandler, Drain {
         break;
       case Method.RaftHeartbeat:
         this.onHeartbeat(link, connection, frame);
+        break;
+      case Method.StartsMarked:
+        this.calls.onOneway(connection, frame);
         break;
       default:
         connection.close("unexpected one-way frame, method " + String(frame.method));

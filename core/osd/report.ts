@@ -16,6 +16,16 @@ export interface GroupReport {
   readonly appliedIndex: number;
   readonly established: boolean;
   readonly usedBytes: number;
+  /** Leaders only: the scrub that was ordered last. ScrubReport of `proto/control.proto`. */
+  readonly scrub?: {
+    readonly order: number;
+    readonly deep: boolean;
+    readonly done: boolean;
+    readonly found: number;
+    readonly healed: number;
+    readonly left: number;
+    readonly blocks: readonly { layer: number; block: number; undecided: boolean }[];
+  };
   /** Leaders only, once it is settled. */
   readonly configuration?: {
     readonly index: number;
@@ -158,7 +168,16 @@ export function reportOf(group: Group, usedBytes: number): GroupReport {
     established: group.serving,
     usedBytes,
     ...(isSettled(group) ? { configuration: configurationOf(group) } : {}),
+    ...scrubOf(group),
   };
+}
+
+function scrubOf(group: Group): Pick<GroupReport, "scrub"> {
+  const scrub = group.shard.scrubs.of(group);
+  if (scrub === undefined || !group.isLeader) return {};
+  const { order, deep, done, tally } = scrub;
+  const { found, left, blocks } = tally;
+  return { scrub: { order, deep, done, found, healed: found - left, left, blocks } };
 }
 
 function configurationOf(group: Group): NonNullable<GroupReport["configuration"]> {

@@ -34,6 +34,14 @@ export interface FillUnits {
   readonly units: readonly UnitState[];
 }
 
+/** What became of blocks that were asked for: a bit (1 << block) each; the rest were overwritten. */
+export interface FetchedBits {
+  /** Came in the version and checksum that were told. */
+  readonly arrived: number;
+  /** The leader can not read them now, or found out that they are lost. */
+  readonly unreadable: number;
+}
+
 /** A leader, as the replica that it fills sees it. Every call may reject: then all starts over. */
 export interface FillSource {
   begin(): Promise<FillBeginning>;
@@ -41,8 +49,7 @@ export interface FillSource {
   units(keys: readonly UnitKey[]): Promise<FillUnits>;
   /**
    * Fetch `count` data blocks of a unit from block `first` on to the arena offset `to`, 4 KiB each.
-   * Answers the bits (1 << block) of those that came in the version and checksum that `unit` says;
-   * the others were overwritten. Answers -1 when the leader can not read them now.
+   * The leader begins to heal what it can not read.
    */
-  blocks(unit: UnitState, first: number, count: number, to: number): Promise<number>;
+  blocks(unit: UnitState, first: number, count: number, to: number): Promise<FetchedBits>;
 }

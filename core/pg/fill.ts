@@ -38,15 +38,16 @@ import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { CallbackTimer } from "../reactor/world.ts";
 import { bitCount, dataBits, SlotSet, UnitFillOp } from "./fill-parts.ts";
 import type { FillSource, FillUnits, ListedUnit, UnitKey } from "./fill-source.ts";
+import type { FillCounters } from "./fills.ts";
 import type { Group } from "./group.ts";
 import { BlockState, GroupHealth, UnitListing, UnitState } from "./local-store.ts";
 import type { PgShard } from "./pg.ts";
 
-/** Groups of one shard that are filled at a time. */
-const RUNNING_MAX = 2;
-/** Units that one round asks about, and data blocks that it copies (4 MiB of slots at most). */
+/** Units that one round asks about; data blocks that are copied at a time (4 MiB of slots at most). */
 const ROUND_UNITS_MAX = 64;
-const ROUND_BLOCKS_MAX = 256;
+const COPY_BLOCKS_MAX = 256;
+/** A round that takes longer leaves the rest of its units to another: nothing is applied meanwhile. */
+const ROUND_US_MAX = 50_000;
 /**
  * A pause after each round, in rounds: the share of the time that recovery leaves to clients. One
  * is the middle of the recovery dial.
@@ -61,112 +62,36 @@ const ROOM_US = 10_000;
 /** A round whose index does not come is given up: the hold must not last. */
 const HOLD_US_MAX = 2_000_000;
 
-/** What was done since the start, all groups of the shard. */
-export interface FillCounters {
-  fillsBegun: number;
-  fillsEnded: number;
-  fillUnitsCompared: number;
-  fillUnitsDiffering: number;
-  /** Blocks with data that differed, and blocks fetched for them: their ratio is the amplification. */
-  fillBlocksDiffering: number;
-  fillBlocksCopied: number;
-}
-
-/** The groups of one shard that are being filled, or wait for it. */
-export class Fills {
-  readonly counters: FillCounters = {
-    fillsBegun: 0,
-    fillsEnded: 0,
-    fillUnitsCompared: 0,
-    fillUnitsDiffering: 0,
-    fillBlocksDiffering: 0,
-    fillBlocksCopied: 0,
-  };
-  private readonly shard: PgShard;
-  private readonly waiting: Fill[] = [];
-  private running = 0;
-  private stopped = false;
-
-  constructor(shard: PgShard) {
-    this.shard = shard;
-  }
-
-  /** How many groups are being filled or wait for it. */
-  get count(): number {
-    return this.running + this.waiting.length;
-  }
-
-  /**
-   * Fill a group. `fromBase`: its log does not reach the leader's, it has to begin at the leader's
-   * position; else it was being filled when this process started.
-   */
-  want(group: Group, fromBase: boolean): void {
-    if (this.stopped) return;
-    if (group.fill !== null) {
-      if (fromBase) group.fill.beginAgain();
-      return;
-    }
-    group.fill = new Fill(this.shard, group, this.counters, fromBase);
-    this.waiting.push(group.fill);
-    this.next();
-  }
-
-  /** The replica is gone, or the process stops. */
-  forget(group: Group): void {
-    const fill = group.fill;
-    if (fill === null) return;
-    fill.cancel();
-    const at = this.waiting.indexOf(fill);
-    if (at >= 0) this.waiting.splice(at, 1);
-    group.fill = null;
-  }
-
-  /** Fill nothing any more. */
-  stop(): void {
-    this.stopped = true;
-    for (const group of this.shard.groups.values()) this.forget(group);
-  }
-
-  private next(): void {
-    while (this.running < RUNNING_MAX && this.waiting.length > 0) {
-      const fill = this.waiting.shift()!;
-      this.running += 1;
-      // `run` answers every error itself; what still comes out is a bug and ends the process.
-      fill.run().then(
-        () => this.onEnded(fill),
-        (error: unknown) => this.shard.onBroken(error),
-      );
-    }
-  }
-
-  private onEnded(fill: Fill): void {
-    this.running -= 1;
-    if (fill.group.fill === fill) fill.group.fill = null;
-    this.next();
-  }
-}
-
 /** One group on its way back. */
 export class Fill {
   readonly group: Group;
   private readonly shard: PgShard;
   private readonly counters: FillCounters;
   private fromBase: boolean;
+  /** Its log is right, its blocks are not: it begins where it stands. */
+  private readonly diverged: boolean;
   private cancelled = false;
   private readonly seen = new SlotSet();
   private readonly pending: UnitKey[] = [];
-  /** Units that the leader could not read: tried again at the end. */
+  /** Units with blocks that the leader could not read: asked for again at the end. */
   private readonly unreadable: UnitKey[] = [];
   private readonly own = new UnitState();
   /** Units put in place by the pass that goes on. */
   private placed = 0;
   private wake: (() => void) | null = null;
 
-  constructor(shard: PgShard, group: Group, counters: FillCounters, fromBase: boolean) {
+  constructor(
+    shard: PgShard,
+    group: Group,
+    counters: FillCounters,
+    fromBase: boolean,
+    diverged = false,
+  ) {
     this.shard = shard;
     this.group = group;
     this.counters = counters;
     this.fromBase = fromBase;
+    this.diverged = diverged;
   }
 
   /** The leader's log went past this replica again. */
@@ -230,6 +155,14 @@ export class Fill {
   private async pass(source: FillSource): Promise<void> {
     await this.list(source);
     await this.listOwn(source);
+    if (this.unreadable.length > 0) {
+      const units = this.unreadable.length;
+      const { pg } = this.group;
+      this.shard.logger.warn("filling waits for blocks that the leader can not read", {
+        pg,
+        units,
+      });
+    }
     while (this.unreadable.length > 0 && this.goesOn()) {
       this.pending.push(...this.unreadable.splice(0));
       await this.pause(RETRY_US);
@@ -257,10 +190,13 @@ export class Fill {
     const beginning = await source.begin();
     if (this.cancelled) return false;
     assert(group.isQuiet, "Fill.begin: the replica appended while it was deaf");
-    this.fromBase = false;
     const known =
       beginning.index <= group.commitIndex || node.log.matches(beginning.index, beginning.term);
-    if (known) {
+    if (this.diverged && known && beginning.index !== node.log.lastIndex) {
+      throw new Setback("the leader has not applied what is in the log here");
+    }
+    this.fromBase = false;
+    if (known && !this.diverged) {
       // The entries came after all: an answer to an older question.
       this.hearAgain();
       return true;
@@ -359,6 +295,7 @@ export class Fill {
     const { group } = this;
     group.holdIndex = group.appliedIndex;
     const answer = await source.units(keys);
+    this.counters.fillUnitsAsked += keys.length;
     if (answer.applied < group.appliedIndex) {
       // The leader has not applied what this replica knows as committed: in a moment it will have.
       this.pending.push(...keys);
@@ -368,26 +305,36 @@ export class Fill {
     this.shard.queueApply(group);
     this.shard.world.turns.again();
     await this.until(() => group.appliedIndex === answer.applied);
-    const ops: UnitFillOp[] = [];
-    try {
-      await this.gather(source, keys, answer, ops);
-      await this.place(ops);
-    } finally {
-      for (const op of ops) op.release();
-    }
+    const { clock } = this.shard.world;
+    const untilUs = clock.nowUs() + ROUND_US_MAX;
+    let done = 0;
+    let before: number;
+    do {
+      before = done;
+      const ops: UnitFillOp[] = [];
+      try {
+        done = await this.gather(source, keys, done, answer, ops);
+        await this.place(ops);
+      } finally {
+        for (const op of ops) op.release();
+      }
+    } while (done > before && done < keys.length && clock.nowUs() < untilUs && this.goesOn());
+    this.pending.push(...keys.slice(done));
   }
 
-  /** Find what differs, and fetch it. */
+  /** Find what differs from unit `from` on, and fetch it; answers the unit where to go on. */
   private async gather(
     source: FillSource,
     keys: readonly UnitKey[],
+    from: number,
     answer: FillUnits,
     ops: UnitFillOp[],
-  ): Promise<void> {
+  ): Promise<number> {
     const { store, world } = this.shard;
     const fetches: Promise<void>[] = [];
     let blocks = 0;
-    for (let at = 0; at < keys.length; at++) {
+    let at = from;
+    for (; at < keys.length; at++) {
       const key = keys[at]!;
       const theirs = answer.units[at]!;
       const differing = this.differing(key, theirs);
@@ -395,9 +342,8 @@ export class Fill {
       const data = differing & dataBits(theirs);
       const count = bitCount(data);
       const slot = count === 0 ? -1 : world.slots.take(count * BLOCK_SIZE);
-      if (blocks + count > ROUND_BLOCKS_MAX || (count > 0 && slot < 0)) {
+      if (blocks + count > COPY_BLOCKS_MAX || (count > 0 && slot < 0)) {
         if (slot >= 0) world.slots.release(slot);
-        this.pending.push(...keys.slice(at));
         break;
       }
       blocks += count;
@@ -412,6 +358,7 @@ export class Fill {
     // All of them end before the slots may be given back.
     const settled = await Promise.allSettled(fetches);
     for (const one of settled) if (one.status === "rejected") throw one.reason;
+    return at;
   }
 
   /** The blocks of a unit that are not the same here. */
@@ -434,7 +381,10 @@ export class Fill {
     return bits;
   }
 
-  /** Fetch the data blocks `data` of one unit, run by run, packed; forget those that changed. */
+  /**
+   * Fetch the data blocks `data` of one unit, run by run, packed; leave out those that changed, and
+   * those that the leader can not read, until it can.
+   */
   private async fetch(
     source: FillSource,
     op: UnitFillOp,
@@ -444,6 +394,7 @@ export class Fill {
   ): Promise<void> {
     let packed = 0;
     let arrived = 0;
+    let unreadable = 0;
     let block = 0;
     while (block < BLOCKS_PER_UNIT) {
       if ((data & (1 << block)) === 0) {
@@ -455,16 +406,13 @@ export class Fill {
       this.counters.fillBlocksCopied += count;
       const to = op.arenaOffset + packed * BLOCK_SIZE;
       const bits = await source.blocks(theirs, block, count, to);
-      if (bits < 0) {
-        this.unreadable.push(key);
-        op.mask = 0;
-        return;
-      }
-      arrived |= bits;
+      arrived |= bits.arrived;
+      unreadable |= bits.unreadable;
       packed += count;
       block += count;
     }
     op.drop(data & ~arrived, data);
+    if (unreadable !== 0) this.unreadable.push(key);
   }
 
   /** Put the blocks in place. Those that find no room in the log in time go back to the queue. */
@@ -480,9 +428,8 @@ export class Fill {
       if (failed !== undefined) {
         throw new Setback(`a unit could not be put in place: ${statusName(failed)}, wanted Ok`);
       }
-      const before = waiting.length;
+      for (const [at, op] of waiting.entries()) if (statuses[at] === Status.Ok) this.onPlaced(op);
       waiting = waiting.filter((_, at) => statuses[at] === Status.Busy);
-      this.placed += before - waiting.length;
       if (waiting.length === 0) return;
       if (clock.nowUs() > untilUs || !this.goesOn()) {
         for (const { layer, unit, snapSeq } of waiting) this.pending.push({ layer, unit, snapSeq });
@@ -490,6 +437,12 @@ export class Fill {
       }
       await this.pause(ROOM_US);
     }
+  }
+
+  private onPlaced({ layer, unit, snapSeq }: UnitFillOp): void {
+    this.placed += 1;
+    const slot = this.shard.store.unitSlot(layer, unit, snapSeq);
+    if (slot >= 0) this.seen.add(slot);
   }
 
   /* ---------------------------------------------------------------- waiting */

@@ -203,11 +203,12 @@ export class Group {
 
   private propose(op: WriteRequestOp): Status {
     const entry = op.entry!;
-    const reserved = this.shard.store.reserve(this.row, entry);
+    const short = this.shard.full || this.node.peerFull;
+    const reserved = this.shard.store.reserve(this.row, entry, short);
     if (reserved !== Status.Ok) return reserved;
-    if (entry.reservedUnits > 0 && (this.shard.full || this.node.peerFull)) {
+    if (short && this.shard.store.takesSpace(entry)) {
       this.shard.store.unreserve(entry);
-      return this.shard.full ? this.shard.store.refuseFull() : Status.NoSpace;
+      return this.shard.store.refuseFull(this.row, this.shard.full);
     }
     const index = this.node.propose(entry.type);
     if (index < 0) {

@@ -2,11 +2,9 @@
 import { assert } from "../base/assert.ts";
 import { BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Entry, EntryType, type GroupLog, RecordView, type ShardLog } from "../log/log.ts";
-import type { ObjectStore } from "../object/object.ts";
+import { type ObjectStore, unitsForWrite, unitsForZero, zeroRange } from "../object/object.ts";
 import { GroupHealth, type SlotTable } from "../store/store.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
-
-const ALL_BITS = 0xffff;
 
 /**
  * What entries do to blocks: which units one may take, and its effect once it is committed, in memory
@@ -29,17 +27,20 @@ export class Applier {
     this.record = new RecordView(parts.world.arena.view);
   }
 
-  /** Units that the entry may take when it is appended and applied. */
-  unitsFor(row: number, entry: Entry): number {
+  /**
+   * Units that the entry may take when it is appended and applied; `direct`: its whole units are
+   * written beside the log.
+   */
+  unitsFor(row: number, entry: Entry, direct: boolean): number {
     const { layer, firstBlock, blocks, snapSeq } = entry;
     if (entry.type === EntryType.Write) {
       // A fill may free what is there now, too.
       const filling = this.state.rows[row]!.health === GroupHealth.Filling;
       const freeing = filling || this.log.group(row).unappliedFreeing > 0;
-      return this.objects.unitsForWrite(layer, firstBlock, blocks, snapSeq, freeing);
+      return unitsForWrite(this.objects, layer, firstBlock, blocks, snapSeq, freeing, direct);
     }
     if (entry.type !== EntryType.Zero) return 0;
-    return this.objects.unitsForZero(layer, firstBlock, blocks, snapSeq, row);
+    return unitsForZero(this.objects, layer, firstBlock, blocks, snapSeq, row);
   }
 
   /** See `LocalStore.apply`. The fills of its index follow it. */
@@ -60,7 +61,7 @@ export class Applier {
         this.applyZero(group, entry);
         break;
       case EntryType.LayerGone:
-        this.objects.layerGone(row, entry.layer, index);
+        this.objects.gone.add(row, entry.layer, index);
         break;
       case EntryType.Noop:
       case EntryType.Fence:
@@ -112,17 +113,8 @@ export class Applier {
 
   private applyZero(group: GroupLog, entry: Entry): void {
     const position = this.parts.batches.positionOf(group.seqAt(entry.index));
-    const end = entry.firstBlock + entry.blocks;
-    let block = entry.firstBlock;
-    while (block < end) {
-      const unit = Math.floor(block / BLOCKS_PER_UNIT);
-      const bit = block % BLOCKS_PER_UNIT;
-      const count = Math.min(BLOCKS_PER_UNIT - bit, end - block);
-      const mask = count === BLOCKS_PER_UNIT ? ALL_BITS : ((1 << count) - 1) << bit;
-      const { layer, snapSeq, index } = entry;
-      this.objects.zero(group.row, layer, unit, mask, snapSeq, index, position);
-      block += count;
-    }
+    const { layer, firstBlock, blocks, snapSeq, index } = entry;
+    zeroRange(this.objects, group.row, layer, firstBlock, blocks, snapSeq, index, position);
   }
 
   /* ------------------------------------------------------- found at start */
@@ -162,7 +154,8 @@ export class Applier {
   private reserveRecovered(group: GroupLog, scratch: Entry): void {
     for (let index = group.applied + 1; index <= group.last; index++) {
       if (!this.recoveredEntry(group.row, index, scratch)) continue;
-      const units = Math.max(0, this.unitsFor(group.row, scratch) - scratch.unitCount);
+      const direct = scratch.unitCount > 0;
+      const units = Math.max(0, this.unitsFor(group.row, scratch, direct) - scratch.unitCount);
       group.setReserved(index, units);
       this.log.reservedUnits += units;
     }

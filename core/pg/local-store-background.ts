@@ -5,7 +5,7 @@ import { CallbackTimer, type Drain, DrainOrder } from "../reactor/world.ts";
 import type { PageWriter } from "../store/store.ts";
 import { Checkpointer, type TurnWaiter } from "./local-store-checkpoint.ts";
 import type { Filler } from "./local-store-fill.ts";
-import type { OpenedStore } from "./local-store-open.ts";
+import { markClean, type OpenedStore } from "./local-store-open.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
 
 /** Share of the units in quarantine that starts a checkpoint (R5). */
@@ -80,6 +80,15 @@ export class Background implements Drain, TurnWaiter {
     if (this.idleTimer.timerDueUs < 0) this.armIdle(this.parts.tuning.idleMs * 1000);
   }
 
+  /** R2: whether what this version wrote may go home; asks for what it lacks. */
+  mayWrite(row: number, version: number): boolean {
+    const group = this.log.groups[row];
+    if (group === undefined || !group.alive) return true;
+    if (version <= group.commitDurable || version <= group.homeVersion) return true;
+    this.log.wantCommit(group);
+    return false;
+  }
+
   /** What could not be moved home perhaps can be now. */
   retryMoves(): void {
     this.moverStalled = false;
@@ -91,8 +100,8 @@ export class Background implements Drain, TurnWaiter {
     this.mover.advance();
     this.pages.advance();
     if (this.mover.failed || this.pages.failed) return;
-    if (this.objects.goneCount > 0) {
-      if (this.objects.scanGone()) this.parts.world.turns.again();
+    if (this.objects.gone.count > 0) {
+      if (this.objects.gone.scan(this.objects)) this.parts.world.turns.again();
       this.state.changed = true;
     }
     this.moveHome();
@@ -223,20 +232,40 @@ export class Background implements Drain, TurnWaiter {
   /* ------------------------------------------------------------------ stop */
 
   // cold: once per stop.
+  /**
+   * See `LocalStore.close`. `recorded`: ends when what was begun beside the checkpoints is written.
+   */
+  async close(recorded: () => Promise<void>): Promise<void> {
+    const { parts, state } = this;
+    // From here on no checkpoint begins by itself: one that began between the end of the wait and
+    // what follows it would share buffers with the clean mark.
+    state.closing = true;
+    if (!state.failed && this.begun) {
+      try {
+        await this.finish();
+        await recorded();
+        if (parts.claimed) await markClean(parts);
+      } catch (error) {
+        parts.logger.warn("the store was not closed cleanly", { error: String(error) });
+      }
+    }
+    parts.world.timers.disarm(this.idleTimer);
+    this.log.close();
+    while (parts.device.pending > 0) await this.turn();
+    parts.device.close();
+  }
+
+  // cold: once per stop.
   /** Wait until all is durable, and write the last checkpoint. Rejects when the device has failed. */
-  async finish(): Promise<void> {
+  private async finish(): Promise<void> {
     await this.waitUntil(() => this.log.quiet && !this.checkpointer.running);
     if (this.state.changed) await this.checkpointer.run();
     await this.waitUntil(() => this.log.quiet);
   }
 
-  stop(): void {
-    this.parts.world.timers.disarm(this.idleTimer);
-  }
-
   // cold: once per stop.
   /** Resolves in the next turn, also when the device has failed. */
-  turn(): Promise<void> {
+  private turn(): Promise<void> {
     return this.waitUntil(() => true).catch(() => undefined);
   }
 }

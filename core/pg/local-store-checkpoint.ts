@@ -121,7 +121,7 @@ export class Checkpointer {
     // A fill before the head is applied when it is durable; only then it can be moved home.
     await this.waiter.waitUntil(() => log.completedSeq >= headSeq - 1);
     await this.waiter.drainOverlay(headPosition);
-    await this.waiter.waitUntil(() => objects.goneCount === 0);
+    await this.waiter.waitUntil(() => objects.gone.count === 0);
     await this.writePages();
     await this.commitBarrier();
     await this.appendAgain(headSeq);
@@ -129,7 +129,6 @@ export class Checkpointer {
     await this.waiter.waitUntil(() => this.machines.mover.idle && !this.machines.pages.running);
     // A sweep that was under way may have dirtied pages; they are newer than what is captured.
     await runOnce(this.parts.device, { verb: DiskVerb.Flush, region: DeviceRegion.Meta });
-    this.state.flushes += 1;
   }
 
   private tellPositions(captured: readonly Captured[]): void {

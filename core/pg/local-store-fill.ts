@@ -12,7 +12,13 @@ import {
   type ShardLog,
   StoreFillOp,
 } from "../log/log.ts";
-import { BlockState, type ObjectStore, SourceKind } from "../object/object.ts";
+import {
+  BlockState,
+  type ObjectStore,
+  SourceKind,
+  unitsForWrite,
+  unitsForZero,
+} from "../object/object.ts";
 import { type Drain, DrainOrder } from "../reactor/world.ts";
 import { GroupHealth, type GroupState } from "../store/store.ts";
 import { RowState, type StoreParts, type StoreState } from "./local-store-parts.ts";
@@ -22,7 +28,7 @@ const ALL_BITS = 0xffff;
 /** What the fills ask of the store. */
 export interface FillHost {
   /** Back-pressure: a checkpoint makes room. Answers what to tell whom it was refused. */
-  onRefused(status: Status): Status;
+  onRefused(row: number, status: Status): Status;
   requestCheckpoint(): void;
 }
 
@@ -83,7 +89,7 @@ export class Filler implements Drain {
     assert(op.at === group.applied, "LocalStore.fill: as of another index than the applied one");
     assert(op.mask > 0 && op.mask <= ALL_BITS, "LocalStore.fill: no such blocks");
     if (!this.readMask(op)) return Status.Invalid;
-    return this.host.onRefused(this.log.appendFill(op, unitsForFill(this.objects, op)));
+    return this.host.onRefused(op.row, this.log.appendFill(op, unitsForFill(this.objects, op)));
   }
 
   /** Sort the blocks by state. False when the payload does not match its checksums. */
@@ -337,11 +343,11 @@ function unitsForFill(objects: ObjectStore, op: StoreFillOp): number {
   const { row, layer, snapSeq } = op;
   const firstBlock = op.unit * BLOCKS_PER_UNIT;
   if ((op.dataBits | op.lostBits) !== 0) {
-    return objects.unitsForWrite(layer, firstBlock, 1, snapSeq, false);
+    return unitsForWrite(objects, layer, firstBlock, 1, snapSeq, false, false);
   }
   // As a hole when nothing is left of the unit, else as blocks over what is older.
-  const whole = objects.unitsForZero(layer, firstBlock, BLOCKS_PER_UNIT, snapSeq, row);
-  return Math.max(whole, objects.unitsForZero(layer, firstBlock, 1, snapSeq, row));
+  const whole = unitsForZero(objects, layer, firstBlock, BLOCKS_PER_UNIT, snapSeq, row);
+  return Math.max(whole, unitsForZero(objects, layer, firstBlock, 1, snapSeq, row));
 }
 
 /**

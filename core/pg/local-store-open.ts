@@ -69,6 +69,7 @@ export interface OpenedStore {
   readonly lastCrc: number;
   readonly tailPrevCrc: number;
   readonly tailIncarnation: number;
+  readonly forgetful: boolean;
   /** Put the recovered groups into the log; called once, by the store's constructor. */
   install(log: ShardLog): RecoveredGroup[];
 }
@@ -118,6 +119,7 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
     tombstones: scan.tombstones,
     buffers,
   };
+  if (checkpoint.isPassed) distrust(options, scan);
   const state = new StoreState();
   state.checkpointSeq = checkpoint.header.seq;
   const rows = rowsOf(scan, checkpoint.body);
@@ -137,8 +139,15 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
     lastCrc: scan.lastCrc,
     tailPrevCrc: checkpoint.header.tailPrevCrc,
     tailIncarnation: checkpoint.header.tailIncarnation,
+    forgetful: scan.damaged || checkpoint.isPassed,
     install: (log) => installGroups(log, parts, state, scan, versions),
   };
+}
+
+/** The newest checkpoint is damaged: what was acknowledged since the one before is not known. */
+function distrust(options: StoreOptions, scan: ScanResult): void {
+  options.logger.warn("the newest checkpoint is damaged, all replicas of the shard are distrusted");
+  for (const group of scan.groups) group.health = GroupHealth.Distrusted;
 }
 
 /** Read the log from the checkpoint's tail on. */
@@ -205,18 +214,13 @@ async function claimSuperblock(
     generation: found.generation + 1,
     incarnation: found.incarnation + 1,
     clean: false,
+    format: FORMAT_VERSION,
   };
   await writeSuperblock(options.world, device, claimed, buffer);
   return { ...claimed, wasClean: found.clean };
 }
 
 function judgeSuperblock(options: StoreOptions, found: Superblock): void {
-  if (found.format > FORMAT_VERSION) {
-    throw new FastblockError(
-      "FB4003",
-      `The store's format is newer: version ${String(found.format)}, at most ${String(FORMAT_VERSION)} wanted`,
-    );
-  }
   if (hex(found.clusterId) !== hex(options.clusterId)) {
     throw new FastblockError(
       "FB4002",
@@ -236,13 +240,6 @@ function judgeSuperblock(options: StoreOptions, found: Superblock): void {
       { hint: "start the osd with the shard count of its store, or format it again" },
     );
   }
-  const remembered = options.incarnationRemembered ?? 0;
-  if (found.incarnation < remembered) {
-    throw new FastblockError(
-      "FB4004",
-      `The store is older than its peers remember: incarnation ${String(found.incarnation)}, at least ${String(remembered)} wanted`,
-    );
-  }
 }
 
 function identityOf(superblock: Superblock & { wasClean: boolean }): StoreIdentity {
@@ -254,6 +251,7 @@ function identityOf(superblock: Superblock & { wasClean: boolean }): StoreIdenti
     shardCount: superblock.shardCount,
     wasClean: superblock.wasClean,
     formatVersion: superblock.format,
+    starts: superblock.starts,
   };
 }
 

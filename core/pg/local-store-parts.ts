@@ -133,7 +133,6 @@ export class StoreState {
   readonly rows: (RowState | undefined)[] = [];
   checkpointSeq = 0;
   checkpoints = 0;
-  flushes = 0;
   checkpointBytes = 0;
   /** Log blocks in use and slots in quarantine when the last checkpoint had ended. */
   usedAfter = 0;

@@ -23,11 +23,13 @@ export function usageOf(parts: StoreParts, machines: StoreMachines): StoreUsage 
 
 /** A snapshot of what was done since the store was opened. */
 export function countersOf(
+  parts: StoreParts,
   machines: StoreMachines,
   state: StoreState,
   filler: Filler,
 ): StoreCounters {
   const { log, mover, pages, reader } = machines;
+  const device = parts.device.counters;
   return {
     bytesLog: log.bytesWritten,
     bytesDirect: log.bytesDirect,
@@ -38,7 +40,8 @@ export function countersOf(
     batches: log.batchesWritten,
     entries: log.entriesAppended,
     entriesAppendedAgain: log.entriesAgain,
-    flushes: state.flushes,
+    deviceWrites: device.writes.reduce((sum, writes) => sum + writes, 0),
+    deviceFlushes: device.flushes + device.durableWrites,
     checkpoints: state.checkpoints,
     checksumFailures: reader.checksumFailures,
     blocksHealed: reader.blocksHealed,

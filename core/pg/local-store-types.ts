@@ -1,7 +1,7 @@
 // data path
 import type { Logger } from "../base/logger.ts";
 import type { Disk, World } from "../reactor/world.ts";
-import type { GroupHealth, GroupState } from "../store/store.ts";
+import type { GroupHealth, GroupState, StoreStart } from "../store/store.ts";
 
 export { StoreFillOp, StoreLoadOp } from "../log/log.ts";
 export {
@@ -15,6 +15,7 @@ export {
 export {
   GroupHealth,
   type GroupState,
+  type StoreStart,
 } from "../store/store.ts";
 
 /** One replica as found at start: `baseIndex ≤ state.applied ≤ commit ≤ lastIndex`. */
@@ -62,7 +63,7 @@ export interface StoreOwner {
   /** `endFill` is durable: the replica counts again. */
   onFillEnded(row: number): void;
   /** A write or flush failed: nothing is durable any more, every call answers DeviceFailed. Once. */
-  onDeviceFailed(reason: string): void;
+  onDeviceFailed(reason: string, errno: number): void;
   /** The device's oldest operation or recent average passed a second; and is below half again. */
   onDeviceSlow(latencyUs: number): void;
   onDeviceRecovered(): void;
@@ -84,8 +85,6 @@ export interface StoreOptions {
   readonly shardCount: number;
   readonly owner: StoreOwner;
   readonly logger: Logger;
-  /** The incarnation that peers or the monitor saw last; a store below it is refused (FB4004). */
-  readonly incarnationRemembered?: number;
   /**
    * With several shards: shard 0 opens without it and claims the device (incarnation + 1); the
    * others get `store.claim` of shard 0 (plain numbers, may be posted between threads).
@@ -126,6 +125,8 @@ export interface StoreIdentity {
   /** True when the last stop was a clean one. */
   readonly wasClean: boolean;
   readonly formatVersion: number;
+  /** Its starts that have served, without this one. */
+  readonly starts: readonly StoreStart[];
 }
 
 export interface StoreUsage {
@@ -154,7 +155,9 @@ export interface StoreCounters {
   readonly batches: number;
   readonly entries: number;
   readonly entriesAppendedAgain: number;
-  readonly flushes: number;
+  /** What the device was given: writes of any kind; flushes and durable writes. */
+  readonly deviceWrites: number;
+  readonly deviceFlushes: number;
   readonly checkpoints: number;
   readonly checksumFailures: number;
   readonly blocksHealed: number;

@@ -1,13 +1,12 @@
 // data path
 import { assert } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
-import { UNIT_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import type { DeviceObserver } from "../device/device.ts";
 import {
   type ControlRecord,
   type Entry,
   type EntryPool,
-  type Loader,
   RecordType,
   type ShardLog,
   type StoreFillOp,
@@ -18,8 +17,6 @@ import {
   findLost,
   listUnits,
   type LostBlock,
-  type ObjectStore,
-  type Reader,
   readUnit,
   type StoreReadOp,
   type StoreRepairOp,
@@ -27,15 +24,17 @@ import {
   type UnitState,
   unitSlot,
 } from "../object/object.ts";
-import type { GroupHealth, Tombstone } from "../store/store.ts";
+import type { GroupHealth, StoreStart, Tombstone } from "../store/store.ts";
 import { Applier } from "./local-store-apply.ts";
 import { Background } from "./local-store-background.ts";
-import { type FillHost, Filler } from "./local-store-fill.ts";
+import { Filler } from "./local-store-fill.ts";
 import { buildMachines, type MachineOwner } from "./local-store-machines.ts";
-import { markClean, type OpenedStore, openStore } from "./local-store-open.ts";
+import { type OpenedStore, openStore } from "./local-store-open.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
 import { Replicas } from "./local-store-replicas.ts";
 import { countersOf, layerBytesOf, usageOf } from "./local-store-report.ts";
+import { Space, type SpaceHost } from "./local-store-space.ts";
+import { recordStarts } from "./store-starts.ts";
 import type {
   GroupState,
   RecoveredGroup,
@@ -48,10 +47,6 @@ import type {
 } from "./local-store-types.ts";
 
 export * from "./local-store-types.ts";
-
-/** Free units from which on leaders propose nothing that takes units: for what is under way. */
-const FULL_SHARE = 0.02;
-const FULL_UNITS_MIN = 128;
 
 /**
  * The local store of one shard (`store.md`): log, blocks, checkpoints of all its replicas.
@@ -67,26 +62,28 @@ const FULL_UNITS_MIN = 128;
  *
  * Everything queued in a turn leaves as one batch in the log's own drain (`DrainOrder.Log`).
  */
-export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
+export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
   readonly identity: StoreIdentity;
   readonly claim: StoreClaim;
   /** The shard's pool of entries: take here, release here. */
   readonly entries: EntryPool;
   readonly recovered: readonly RecoveredGroup[];
   readonly tombstones: readonly Tombstone[];
+  /** This start found its log damaged: there may have been replicas that nothing tells of. */
+  readonly forgetful: boolean;
   private readonly parts: StoreParts;
   private readonly owner: StoreOwner;
   private readonly state: StoreState;
   private readonly machines: StoreMachines;
   private readonly log: ShardLog;
-  private readonly objects: ObjectStore;
-  private readonly reader: Reader;
-  private readonly loader: Loader;
   private readonly applier: Applier;
   private readonly filler: Filler;
   private readonly replicas: Replicas;
   private readonly background: Background;
-  private wasFull = false;
+  private readonly space: Space;
+  /** The last `recordStarts`, and its block of the arena; -1: none yet. */
+  private recording: Promise<void> = Promise.resolve();
+  private startsBuffer = -1;
 
   private constructor(opened: OpenedStore) {
     const parts = opened.parts;
@@ -100,14 +97,13 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
     const machines = buildMachines(opened, this);
     this.machines = machines;
     this.log = machines.log;
-    this.objects = machines.objects;
-    this.reader = machines.reader;
-    this.loader = machines.loader;
     this.applier = new Applier(parts, machines, this.state);
-    this.filler = new Filler(parts, machines, this.state, this);
+    this.space = new Space(parts, machines, this.state, this.applier, this);
+    this.filler = new Filler(parts, machines, this.state, this.space);
     this.replicas = new Replicas(parts, machines, this.state, this.filler);
     this.background = new Background(opened, machines, this.filler);
     parts.events.target = this;
+    this.forgetful = opened.forgetful;
     this.recovered = opened.install(this.log);
     for (const { row } of this.recovered) this.filler.replay(row);
   }
@@ -116,6 +112,18 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
   /** Open a formatted store. Throws FB4001 to FB4006, FB4009. Cold. */
   static async open(options: StoreOptions): Promise<LocalStore> {
     return new LocalStore(await openStore(options));
+  }
+
+  // cold: once per start, and every few minutes.
+  /**
+   * Make the history of this store's starts durable; only the shard that claimed the device, one
+   * call at a time. Rejects when the device fails. Cold.
+   */
+  recordStarts(starts: readonly StoreStart[]): Promise<void> {
+    assert(this.parts.claimed, "recordStarts: not the shard that claimed the device");
+    if (this.startsBuffer < 0) this.startsBuffer = this.parts.world.arena.allocate(BLOCK_SIZE);
+    this.recording = recordStarts(this.parts, starts, this.startsBuffer);
+    return this.recording;
   }
 
   /** Set once the device failed. */
@@ -170,10 +178,10 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
    * blocks, snapSeq, data. Answers Ok, NoSpace (ENOSPC), Busy (log full, or space is about to be
    * freed: back-pressure, later), DeviceFailed. After Ok follow `append` (which consumes it) or
    * `unreserve`.
+   * `sparing`: units are short elsewhere, take none that the write can do without.
    */
-  reserve(row: number, entry: Entry): Status {
-    if (this.state.failed) return Status.DeviceFailed;
-    return this.onRefused(this.log.reserve(row, entry, this.applier.unitsFor(row, entry)));
+  reserve(row: number, entry: Entry, sparing = false): Status {
+    return this.space.reserve(row, entry, sparing);
   }
 
   /**
@@ -181,26 +189,17 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
    * what is under way until then, down to the last unit: what is proposed must fit on all replicas.
    */
   get isFull(): boolean {
-    const { slots } = this.parts;
-    const margin = Math.max(FULL_UNITS_MIN, slots.unitsTotal * FULL_SHARE);
-    // It takes more to be no longer full than to be so, or replicas would say both in turns.
-    const wanted = this.wasFull ? margin * 1.5 : margin;
-    const full = slots.freeUnits - this.log.reservedUnits < wanted;
-    if (full && !this.wasFull && slots.quarantined > 0) this.requestCheckpoint();
-    this.wasFull = full;
-    return full;
+    return this.space.isFull;
   }
 
-  /** What a proposal that takes units is told while `isFull`, here or at a peer. */
-  refuseFull(): Status {
-    return this.onRefused(Status.NoSpace);
+  /** Whether an entry that `reserve` was asked for may take space that it has not taken yet. */
+  takesSpace(entry: Entry): boolean {
+    return this.space.takesSpace(entry);
   }
 
-  onRefused(status: Status): Status {
-    if (status === Status.Busy) this.requestCheckpoint();
-    if (status !== Status.NoSpace || this.parts.slots.quarantined === 0) return status;
-    this.requestCheckpoint();
-    return Status.Busy;
+  /** What a proposal that takes units is told while `isFull`, here (`own`) or at a peer alone. */
+  refuseFull(row: number, own: boolean): Status {
+    return this.space.refuseFull(row, own);
   }
 
   /** Give back what `reserve` set aside for an entry that is not appended. */
@@ -211,7 +210,6 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
   /**
    * Append an entry; `onDurable` follows. `entry.index ≤ lastIndex` cuts the suffix from there
    * first (the caller knows that the terms differ). Takes a reference until the entry is durable.
-   *
    * Requires: `appliedIndex < entry.index ≤ lastIndex + 1`, `reserve` answered Ok.
    */
   append(row: number, entry: Entry): void {
@@ -259,7 +257,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
 
   /** Read an entry back, payload included. `op.onDone` follows in a later turn. */
   loadEntry(op: StoreLoadOp): void {
-    this.loader.load(op);
+    this.machines.loader.load(op);
   }
 
   /**
@@ -274,7 +272,6 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
 
   /**
    * Apply a committed entry: memory only, never fails. All types, in index order.
-   *
    * Requires: `entry.index === appliedIndex + 1`, `entry.index ≤ durableIndex` (a commit may run
    * ahead of this replica's own disk: apply up to the smaller of the two).
    */
@@ -289,22 +286,22 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
       op.status = Status.DeviceFailed;
       return true;
     }
-    return this.reader.read(op);
+    return this.machines.reader.read(op);
   }
 
   /** Version of one block (`SNAP_SEQ_HEAD`: the writable state); 0 when nothing is known of it. */
   versionOf(layer: number, block: number, snapSeq: number): number {
-    return this.reader.versionOf(layer, block, snapSeq);
+    return this.machines.reader.versionOf(layer, block, snapSeq);
   }
 
   /** Rewrite a damaged block in its place. `op.onDone` follows. */
   repair(op: StoreRepairOp): void {
     if (this.state.failed) {
-      this.reader.refuseRepair(op, Status.DeviceFailed);
+      this.machines.reader.refuseRepair(op, Status.DeviceFailed);
       return;
     }
     this.background.retryMoves();
-    this.reader.repair(op);
+    this.machines.reader.repair(op);
   }
 
   /**
@@ -313,7 +310,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
    */
   markLost(row: number, layer: number, block: number, snapSeq: number, version: number): boolean {
     this.state.changed = true;
-    return this.objects.markLost(layer, block, snapSeq, row, version);
+    return this.machines.objects.markLost(layer, block, snapSeq, row, version);
   }
 
   // cold: for reports.
@@ -331,7 +328,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
   // cold: for reports.
   /** How many blocks are lost, and the first `max` of them. */
   lost(max: number): { count: number; blocks: LostBlock[] } {
-    return findLost(this.objects, max);
+    return findLost(this.machines.objects, max);
   }
 
   /* -------------------------------------------------- catch-up by difference */
@@ -359,7 +356,6 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
    *
    * Newer snapshots and children show it where they hold nothing of their own: what was found equal
    * of those before is to be compared again. So go from old snapshots to new ones, parents first.
-   *
    * Requires: the replica is Filling and begun, `op.at === appliedIndex`, `op.mask ≠ 0`, at most one
    * under way per (layer, unit).
    */
@@ -379,7 +375,6 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
    * at 0, nothing applied, health Filling, and the units of the old one, which the difference is
    * taken against. `onReplicaCreated` tells when it is durable; until then the old one stands, and
    * nothing may be appended or applied.
-   *
    * Requires: `replicaId` is above the old one, nothing is under way.
    */
   renewReplica(row: number, replicaId: number, conf: Uint8Array): void {
@@ -388,7 +383,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
 
   /** Fill in what a reader sees of the unit that `state` names (layer, unit, snapSeq). */
   unitState(row: number, state: UnitState): void {
-    readUnit(this.objects, row, state);
+    readUnit(this.machines.objects, row, state);
   }
 
   /** Set the digest of what `state` holds. */
@@ -399,15 +394,15 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
   /**
    * List the units of a replica from `cursor` (0: the beginning) on, with digests. Answers the next
    * cursor, -1 at the end. Looks at 8192 slots at most: a page may be empty. Keys may be told twice; one
-   * that is not written meanwhile is told.
+   * that is not written meanwhile is told. Ends with the slot that brings it to `countMax`.
    */
-  listUnits(row: number, cursor: number, listing: UnitListing): number {
-    return listUnits(this.objects, row, cursor, listing);
+  listUnits(row: number, cursor: number, listing: UnitListing, countMax?: number): number {
+    return listUnits(this.machines.objects, row, cursor, listing, countMax);
   }
 
   /** A number for marking a unit as seen; -1 when nothing is held at exactly this snapSeq. */
   unitSlot(layer: number, unit: number, snapSeq: number): number {
-    return unitSlot(this.objects, layer, unit, snapSeq);
+    return unitSlot(this.machines.objects, layer, unit, snapSeq);
   }
 
   /** Tell that `layer` shows `parent` at `parentSnapSeq` where it holds nothing itself. */
@@ -444,11 +439,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
   }
 
   mayWrite(row: number, version: number): boolean {
-    const group = this.log.groups[row];
-    if (group === undefined || !group.alive) return true;
-    if (version <= group.commitDurable || version <= group.homeVersion) return true;
-    this.log.wantCommit(group);
-    return false;
+    return this.background.mayWrite(row, version);
   }
 
   pgOf(row: number): number {
@@ -466,16 +457,17 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
     snapSeq: number,
     version: number,
   ): void {
-    this.reader.checksumFailures += 1;
+    this.machines.reader.checksumFailures += 1;
     this.owner.onDamaged(row, layer, block, snapSeq, version);
   }
 
+  // cold: once per failed device.
   onDeviceFailed(errno: number): void {
     if (this.state.failed) return;
     this.state.failed = true;
     this.log.stop();
     this.filler.onDeviceFailed();
-    this.owner.onDeviceFailed(failureText(errno));
+    this.owner.onDeviceFailed("a write or flush failed with errno ".concat(String(errno)), errno);
   }
 
   onDeviceSlow(latencyUs: number): void {
@@ -496,7 +488,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
   // cold: for reports.
   /** A snapshot of what was done since the store was opened. */
   get counters(): StoreCounters {
-    return countersOf(this.machines, this.state, this.filler);
+    return countersOf(this.parts, this.machines, this.state, this.filler);
   }
 
   /** Move everything home and write a checkpoint soon. */
@@ -506,27 +498,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, FillHost {
 
   // cold: once per stop.
   /** Clean stop: everything durable, checkpoint, clean flag. No call may follow. Cold. */
-  async close(): Promise<void> {
-    const { device } = this.parts;
-    // From here on no checkpoint begins by itself: one that began between the end of the wait and
-    // what follows it would share buffers with the clean mark.
-    this.state.closing = true;
-    if (!this.state.failed && this.background.begun) {
-      try {
-        await this.background.finish();
-        if (this.parts.claimed) await markClean(this.parts);
-      } catch (error) {
-        this.parts.logger.warn("the store was not closed cleanly", { error: String(error) });
-      }
-    }
-    this.background.stop();
-    this.log.close();
-    while (device.pending > 0) await this.background.turn();
-    device.close();
+  close(): Promise<void> {
+    return this.background.close(() => this.recording);
   }
-}
-
-// cold: once per failed device.
-function failureText(errno: number): string {
-  return "a write or flush failed with errno ".concat(String(errno));
 }

@@ -30,16 +30,34 @@ export class Machine {
   readonly runner: SimRunner;
   world: SimWorld;
 
-  private constructor(seed: number, runtime: MachineRuntime) {
+  private readonly memory: ArrayBuffer | undefined;
+
+  private constructor(seed: number, runtime: MachineRuntime, memory?: ArrayBuffer) {
     this.simulation = new Simulation(seed, runtime);
     this.runner = new SimRunner(this.simulation);
+    this.memory = memory;
     this.world = this.boot();
   }
 
   private boot(): SimWorld {
-    const world = this.simulation.createWorld("osd", "10.0.0.1");
+    const { memory } = this;
+    const options = memory === undefined ? {} : { memory, arenaBytes: memory.byteLength };
+    const world = this.simulation.createWorld("osd", "10.0.0.1", options);
     world.start();
     return world;
+  }
+
+  /** A machine with a disk that holds `image`; `memory` is used by one machine at a time. */
+  static over(
+    seed: number,
+    runtime: MachineRuntime,
+    image: ReadonlyMap<number, Uint8Array>,
+    memory: ArrayBuffer,
+    sizeBytes = 256 * MIB,
+  ): Machine {
+    const machine = new Machine(seed, runtime, memory);
+    machine.simulation.disk("disk", sizeBytes).restore(image);
+    return machine;
   }
 
   static async make(
@@ -81,6 +99,13 @@ export class Machine {
   open(more: Parameters<typeof StoreRig.open>[4] = {}): Promise<StoreRig> {
     const disk = this.world.disks.open("disk", {});
     return StoreRig.open(this.world, disk, this.world.logger, this.runner, more);
+  }
+
+  /** The process ends in order; the machine goes on. */
+  restart(): void {
+    // The simulated world has stopped when this returns.
+    void this.world.stop();
+    this.world = this.boot();
   }
 
   /** The power fails; the machine comes back. */

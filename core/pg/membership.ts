@@ -40,6 +40,7 @@ import type { PgShard } from "./pg.ts";
 export function followMap(shard: PgShard, map: ClusterMap): void {
   shard.missing.clear();
   for (const pg of map.pgs.values()) followPg(shard, map, pg);
+  shard.forgetful = false;
 }
 
 function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {
@@ -100,11 +101,11 @@ function names(configuration: PgConfiguration, replica: number): boolean {
 function create(shard: PgShard, map: ClusterMap, pg: PgInfo, mine: ReplicaInfo): Group | undefined {
   const conf = pg.creating ? foundingConfiguration(pg) : CONFIGURATION_EMPTY;
   if (conf === undefined) return undefined;
-  if (!pg.creating && isVoter(pg, mine)) {
-    // It has voted and acknowledged, and what told of it in the log is damaged. Beginning anew would
-    // forget that: the monitor gives the group another one.
+  if (wasHere(shard, pg, mine)) {
+    const isNews = shard.forgetful || pg.changeEpoch === map.epoch;
     shard.missing.set(pg.id, mine.replicaId);
-    if (pg.changeEpoch === map.epoch) {
+    if (shard.forgetful) bury(shard, pg, mine);
+    if (isNews) {
       shard.logger.warn("a replica of this store is not there", {
         pg: pg.id,
         replica: mine.replicaId,
@@ -124,6 +125,27 @@ function begin(shard: PgShard, group: Group, conf: Configuration): void {
   shard.makeNode(group, freshRestore(conf));
   group.node.restored();
   shard.adopt(group);
+}
+
+/**
+ * Whether the replica has voted and acknowledged, or may have, though its store knows nothing of it:
+ * what told of it in the log is damaged. To begin anew would forget that; the monitor gives the
+ * group another one, under another id.
+ */
+function wasHere(shard: PgShard, pg: PgInfo, mine: ReplicaInfo): boolean {
+  if (shard.forgetful || (!pg.creating && isVoter(pg, mine))) return true;
+  return shard.store.tombstones.some(
+    (stone) => stone.pg === pg.id && stone.replicaId >= mine.replicaId,
+  );
+}
+
+/** Leave a tombstone: the next start finds no damage any more, and must not make it either. */
+function bury(shard: PgShard, pg: PgInfo, mine: ReplicaInfo): void {
+  const conf = encodeConfiguration(CONFIGURATION_EMPTY);
+  const row = shard.store.createReplica(pg.id, mine.replicaId, conf, 0, 0);
+  if (row < 0) return;
+  shard.store.removeReplica(row);
+  shard.world.turns.again();
 }
 
 /** A group that has never existed: its ids follow each other, and nobody leaves yet. */
@@ -161,7 +183,7 @@ export function onRenewed(shard: PgShard, old: Group): void {
   shard.release(old);
   const group = new Group(shard, old.pg, old.renewedAs, old.row);
   begin(shard, group, CONFIGURATION_EMPTY);
-  group.node.setFilling(true);
+  group.node.setUncounted();
 }
 
 /* ------------------------------------------------------------------- peers */

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { LEASE_US, PeerLink, PROMISE_US, SILENCE_US } from "./peer-link.ts";
 
-test("a leader's lease ends before the follower's promise, whatever the delay", () => {
+test("G2, G16: a leader's lease ends before the follower's promise, whatever the delay", () => {
   for (const delay of [0, 50, 20_000, 390_000]) {
     const leader = new PeerLink(1, 0);
     const follower = new PeerLink(0, 0);

@@ -32,7 +32,7 @@ import {
   StepResult,
 } from "../raft/raft.ts";
 import { CallbackDrain, CallbackTimer, DrainOrder, type World } from "../reactor/world.ts";
-import { Fills } from "./fill.ts";
+import { Fills } from "./fills.ts";
 import type { FillSource } from "./fill-source.ts";
 import { Group, type GroupPeer } from "./group.ts";
 import { GroupHealth, type GroupState, LocalStore, type StoreOwner } from "./local-store.ts";
@@ -42,8 +42,11 @@ import { Reconfigurer } from "./reconfigure.ts";
 import { ReadAhead, ReadAheadBudget } from "./read-ahead.ts";
 import { recoverGroup } from "./recover.ts";
 import type { WriteRequestOp } from "./request.ts";
+import type { ScrubPeer, ScrubReader } from "./scrub-peer.ts";
+import { Scrubs } from "./scrubs.ts";
 
 export type {
+  FetchedBits,
   FillBeginning,
   FillPage,
   FillSource,
@@ -55,6 +58,9 @@ export { type FaultyEntry, Group, GroupPeer } from "./group.ts";
 export * from "./local-store.ts";
 export { HEARTBEAT_INTERVAL_US, PeerLink } from "./peer-link.ts";
 export { isSettled } from "./reconfigure.ts";
+export type { Scrub } from "./scrub.ts";
+export { isWholeFollower, unitsAt, unitsOf } from "./scrub-hold.ts";
+export type { BlockPlace, ScrubPeer, ScrubRead, ScrubReader } from "./scrub-peer.ts";
 export * from "./store-tools.ts";
 export { ReadRequestOp, WriteRequestOp } from "./request.ts";
 
@@ -72,11 +78,15 @@ export interface PgHost {
   onGroupChanged(group: Group): void;
   /** A replica and its data are gone for good; another one of its group may come here from now on. */
   onReplicaGone(pg: number, replica: number): void;
-  onDeviceFailed(reason: string): void;
+  onDeviceFailed(reason: string, errno: number): void;
   /** An invariant broke in background work: the process must not go on. */
   onBroken(error: unknown): void;
   /** The leader of a group, to be filled from; null: none can be reached now. */
   fillSource(group: Group): FillSource | null;
+  /** All other members of a group; null: one can not be reached now. */
+  scrubPeers(group: Group): ScrubPeer[] | null;
+  /** This replica, for reading all its data. */
+  scrubSelf(group: Group): ScrubReader;
   /** The device answers late: leaders should go elsewhere. */
   onDeviceSlow(latencyUs: number): void;
   /** A block does not match its checksum: fetch it from a peer and repair it. */
@@ -107,9 +117,13 @@ export class PgShard implements StoreOwner, RaftHost {
   readonly links: Map<number, PeerLink> = new Map();
   /** Replicas that this store must have and has lost all knowledge of: id by group. */
   readonly missing: Map<number, number> = new Map();
+  /** Until the first map was followed: the store may have forgotten what that names. */
+  forgetful = false;
   readonly logger: Logger;
   /** Groups that are being filled by difference. */
   readonly fills: Fills;
+  /** Groups that are being compared. */
+  readonly scrubs: Scrubs;
   /** What leaders do about configurations and leadership. */
   readonly reconfigurer: Reconfigurer;
   store!: LocalStore;
@@ -139,6 +153,7 @@ export class PgShard implements StoreOwner, RaftHost {
     this.shardIndex = options.shard;
     this.raft = new RaftGroups(options.world.random, this);
     this.fills = new Fills(this);
+    this.scrubs = new Scrubs(this);
     this.reconfigurer = new Reconfigurer(this);
     this.message = this.raft.pool.take();
     this.tickTimer = new CallbackTimer(() => this.tick());
@@ -151,6 +166,7 @@ export class PgShard implements StoreOwner, RaftHost {
    */
   start(store: LocalStore): void {
     this.store = store;
+    this.forgetful = store.forgetful;
     this.startUs = this.world.clock.nowUs();
     for (const recovered of store.recovered) this.adopt(recoverGroup(this, recovered));
     store.finishRecovery();
@@ -189,6 +205,7 @@ export class PgShard implements StoreOwner, RaftHost {
   /** Let go of a group: what follows is about another one of its row, or none. */
   release(group: Group): void {
     this.fills.forget(group);
+    this.scrubs.forget(group);
     this.groups.delete(group.pg);
     this.rows[group.row] = null;
     group.end();
@@ -690,6 +707,21 @@ export class PgShard implements StoreOwner, RaftHost {
     return this.host.fillSource(group);
   }
 
+  /** All other members of a group; null: one can not be reached now. */
+  scrubPeers(group: Group): ScrubPeer[] | null {
+    return this.host.scrubPeers(group);
+  }
+
+  /** This replica, for reading all its data. */
+  scrubSelf(group: Group): ScrubReader {
+    return this.host.scrubSelf(group);
+  }
+
+  /** A scrub is done: it is time to report. */
+  onScrubbed(group: Group): void {
+    this.host.onGroupChanged(group);
+  }
+
   onBroken(error: unknown): void {
     this.host.onBroken(error);
   }
@@ -698,12 +730,12 @@ export class PgShard implements StoreOwner, RaftHost {
     this.host.onReplicaGone(pg, replicaId);
   }
 
-  onDeviceFailed(reason: string): void {
+  onDeviceFailed(reason: string, errno: number): void {
     for (const group of this.groups.values()) {
       group.failWrites(Status.DeviceFailed);
       group.failReads(Status.DeviceFailed);
     }
-    this.host.onDeviceFailed(reason);
+    this.host.onDeviceFailed(reason, errno);
   }
 
   onDeviceSlow(latencyUs: number): void {

@@ -65,7 +65,7 @@ function judgeHealth(group: Group, health: GroupHealth, faulty: readonly FaultyE
       group.silent = true;
       return;
     case GroupHealth.Filling:
-      group.node.setFilling(true);
+      group.node.setUncounted();
       break;
     case GroupHealth.Ok:
       break;

@@ -1,7 +1,7 @@
 // cold path: reading and writing the fixed structures of a device, at start, format and inspection.
 import { FastblockError } from "../base/errors.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
-import { type Device, DeviceRegion, readOnce, writeOnce } from "../device/device.ts";
+import { type Device, DeviceRegion, readOnce, readSurely, writeOnce } from "../device/device.ts";
 import type { World } from "../reactor/world.ts";
 import {
   type CheckpointBody,
@@ -11,6 +11,7 @@ import {
   decodeSuperblock,
   decodeZoneTable,
   encodeSuperblock,
+  FORMAT_VERSION,
   type Geometry,
   newestSuperblock,
   type Superblock,
@@ -61,8 +62,8 @@ export async function readSuperblocks(
 }
 
 /**
- * The valid superblock of the highest generation. Throws FB4006 when its device is larger than this
- * one, FB4007 when there is no room for any.
+ * The valid superblock of the highest generation. Throws FB4003 when its format is newer than this
+ * program's, FB4006 when its device is larger than this one, FB4007 when there is no room for any.
  */
 export async function readSuperblock(
   world: World,
@@ -71,13 +72,22 @@ export async function readSuperblock(
 ): Promise<Superblock | undefined> {
   const { a, b } = await readSuperblocks(world, device, buffer);
   const newest = newestSuperblock(a, b);
-  refuseShrunk(device, newest);
+  if (newest !== undefined) refuseUnreadable(device, newest);
   return newest;
 }
 
-/** Throws FB4006 when a store was made on a larger device than this one. */
-export function refuseShrunk(device: Device, superblock: Superblock | undefined): void {
-  if (superblock === undefined || superblock.deviceBytes <= device.sizeBytes) return;
+/**
+ * Refuse a store of which nothing but the superblock may be read: FB4003 when its format is newer,
+ * FB4006 when it was made on a larger device than this one.
+ */
+export function refuseUnreadable(device: Device, superblock: Superblock): void {
+  if (superblock.format > FORMAT_VERSION) {
+    throw new FastblockError(
+      "FB4003",
+      `The store's format is newer: version ${String(superblock.format)}, at most ${String(FORMAT_VERSION)} wanted`,
+    );
+  }
+  if (superblock.deviceBytes <= device.sizeBytes) return;
   throw new FastblockError(
     "FB4006",
     `The device has shrunk: ${String(device.sizeBytes)} bytes, ${String(superblock.deviceBytes)} wanted`,
@@ -147,13 +157,21 @@ export interface Checkpoint {
   readonly body: CheckpointBody;
 }
 
-/** Both halves, as far as they are valid. */
+/** One of the two places of checkpoints. */
+export interface CheckpointHalf {
+  /** Undefined: not valid. */
+  readonly checkpoint: Checkpoint | undefined;
+  /** Of what stands there, valid or not. 0: nothing ever did; Infinity: its header is not known. */
+  readonly seq: number;
+}
+
+/** Both halves. */
 export async function readCheckpoints(
   world: World,
   device: Device,
   places: MetaPlaces,
-): Promise<(Checkpoint | undefined)[]> {
-  const found: (Checkpoint | undefined)[] = [];
+): Promise<CheckpointHalf[]> {
+  const found: CheckpointHalf[] = [];
   for (let half = 0; half < 2; half++) found.push(await readHalf(world, device, places, half));
   return found;
 }
@@ -163,14 +181,24 @@ export async function readCheckpoint(
   world: World,
   device: Device,
   places: MetaPlaces,
-): Promise<Checkpoint> {
+): Promise<Checkpoint & { readonly isPassed: boolean }> {
+  const halves = await readCheckpoints(world, device, places);
   let newest: Checkpoint | undefined;
-  for (const one of await readCheckpoints(world, device, places)) {
-    if (one === undefined) continue;
-    if (newest === undefined || one.header.seq > newest.header.seq) newest = one;
+  for (const { checkpoint } of halves) {
+    if (checkpoint === undefined) continue;
+    if (newest === undefined || checkpoint.header.seq > newest.header.seq) newest = checkpoint;
   }
-  if (newest !== undefined) return newest;
+  if (newest !== undefined) return { ...newest, isPassed: isPassed(halves, newest) };
   throw new FastblockError("FB4006", "Both checkpoints are damaged: 0 valid, 1 wanted");
+}
+
+/**
+ * Was there a newer one, complete once and damaged since? Tail and units have moved on with it, so the
+ * older one is no base for redo. A power cut never leaves this: the header, within one sector, is
+ * written when the body is durable.
+ */
+export function isPassed(halves: readonly CheckpointHalf[], by: Checkpoint): boolean {
+  return halves.some((half) => half.checkpoint === undefined && half.seq > by.header.seq);
 }
 
 const CHUNK_BYTES = 1024 * 1024;
@@ -180,27 +208,40 @@ async function readHalf(
   device: Device,
   places: MetaPlaces,
   half: number,
-): Promise<Checkpoint | undefined> {
+): Promise<CheckpointHalf> {
   const { meta, shard, seed, buffer } = places;
   const offset = meta.offset + half * meta.halfBytes;
   const { checksum, arena } = world;
-  const header = decodeCheckpointHeader(
-    await readBlock(world, device, buffer, offset).catch(() => new Uint8Array(BLOCK_SIZE)),
-    shard,
-    seed,
-    checksum,
-  );
-  if (header === undefined || header.seq % 2 !== half) return undefined;
+  const isRead = await readSurely(device, buffer, offset, BLOCK_SIZE, DeviceRegion.Meta);
+  const bytes = arena.bytes.slice(buffer, buffer + BLOCK_SIZE);
+  const header = isRead ? decodeCheckpointHeader(bytes, shard, seed, checksum) : undefined;
+  if (header === undefined || header.seq % 2 !== half) {
+    const isEmpty = isRead && bytes.every((byte) => byte === 0);
+    return { checkpoint: undefined, seq: isEmpty ? 0 : Number.POSITIVE_INFINITY };
+  }
+  const body = await readBody(world, device, places, offset + BLOCK_SIZE, header);
+  const checkpoint = body === undefined ? undefined : { header, body };
+  return { checkpoint, seq: header.seq };
+}
+
+/** Undefined: not what the header tells, or not to be read. */
+async function readBody(
+  world: World,
+  device: Device,
+  places: MetaPlaces,
+  offset: number,
+  header: CheckpointHeader,
+): Promise<CheckpointBody | undefined> {
+  const { meta, seed, buffer } = places;
   if (header.bodyBytes > meta.halfBytes - BLOCK_SIZE) return undefined;
   const bytes = new Uint8Array(header.bodyBytes);
   for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
     const length = Math.min(CHUNK_BYTES, bytes.length - at);
     const aligned = Math.ceil(length / BLOCK_SIZE) * BLOCK_SIZE;
-    const read = readOnce(device, buffer, offset + BLOCK_SIZE + at, aligned, DeviceRegion.Meta);
-    if (!(await read.then(() => true).catch(() => false))) return undefined;
-    bytes.set(arena.bytes.subarray(buffer, buffer + length), at);
+    if (!(await readSurely(device, buffer, offset + at, aligned, DeviceRegion.Meta)))
+      return undefined;
+    bytes.set(world.arena.bytes.subarray(buffer, buffer + length), at);
   }
-  if (checksum.crc32(bytes, seed) !== header.bodyCrc) return undefined;
-  const body = decodeBody(bytes, header);
-  return body === undefined ? undefined : { header, body };
+  if (world.checksum.crc32(bytes, seed) !== header.bodyCrc) return undefined;
+  return decodeBody(bytes, header);
 }

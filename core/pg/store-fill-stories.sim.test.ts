@@ -187,9 +187,13 @@ describe("another position", () => {
     await append(rig, other, [write(1, 6400, 1)]);
     for (const index of [5, 6]) await append(rig, row, [write(index, index, 1)]);
     await begin(rig, row, 3, 2);
-    // The power fails as soon as it is told.
-    const again = await restarted(machine);
-    expect(again.store.recovered[0]).toMatchObject({ health: GroupHealth.Filling, baseIndex: 3 });
+    // The power fails as soon as it is told, and once more.
+    const wanted = { health: GroupHealth.Filling, baseIndex: 3, baseTerm: 2, lastIndex: 3 };
+    let again = await restarted(machine);
+    expect(again.store.recovered[0]).toMatchObject(wanted);
+    await checkpoint(again);
+    again = await restarted(machine);
+    expect(again.store.recovered[0]).toMatchObject(wanted);
   });
 
   test("direct units of entries that it skips are free with the checkpoint", async () => {

@@ -43,6 +43,8 @@ export interface RigEntry {
   /** What the blocks hold: block i is the pattern (stamp, firstBlock + i). */
   readonly stamp: number;
   readonly data: Uint8Array | null;
+  /** Default 11; its number is the index. */
+  readonly session?: number;
 }
 
 /** The owner of a store in tests: remembers what it was told. */
@@ -219,9 +221,9 @@ export class StoreRig {
     disk: Disk,
     logger: Logger,
     runner: RigRunner,
-    more: Partial<StoreOptions> & { tuning?: Partial<StoreTuning> } = {},
+    more: Partial<StoreOptions> & { tuning?: Partial<StoreTuning>; owner?: RigOwner } = {},
   ): Promise<StoreRig> {
-    const owner = new RigOwner();
+    const owner = more.owner ?? new RigOwner();
     const opening = LocalStore.open({
       world,
       disk,
@@ -270,7 +272,7 @@ export class StoreRig {
     entry.firstBlock = what.firstBlock;
     entry.blocks = what.blocks;
     entry.snapSeq = what.snapSeq;
-    entry.session = 11;
+    entry.session = what.session ?? 11;
     entry.number = what.index;
     entry.data = what.data;
     if (what.type !== EntryType.Write) return;

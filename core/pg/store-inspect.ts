@@ -25,13 +25,15 @@ import { DeviceEvents } from "./local-store-parts.ts";
 import { PLACE_SECTIONS } from "./store-places.ts";
 import {
   type Checkpoint,
+  type CheckpointHalf,
   hex,
+  isPassed,
   type MetaPlaces,
   metaArea,
   readCheckpoints,
   readSuperblocks,
   readZoneTable,
-  refuseShrunk,
+  refuseUnreadable,
   seedOf,
 } from "./store-device.ts";
 
@@ -62,7 +64,7 @@ const READS_PARALLEL = 8;
 /** Everything that is read of one shard. */
 interface ShardView {
   readonly shard: number;
-  readonly halves: readonly (Checkpoint | undefined)[];
+  readonly halves: readonly CheckpointHalf[];
   readonly checkpoint: Checkpoint | undefined;
   readonly space: LogSpace;
   readonly slots: SlotTable;
@@ -70,9 +72,12 @@ interface ShardView {
   readonly index: IndexScanResult | undefined;
 }
 
-interface StoreView {
+interface SuperblockView {
   readonly superblock: Superblock;
   readonly copies: { readonly a: boolean; readonly b: boolean };
+}
+
+interface StoreView extends SuperblockView {
   readonly geometry: Geometry;
   readonly table: ZoneTable;
   readonly seed: number;
@@ -90,7 +95,8 @@ class StoreReader {
     this.buffer = world.arena.allocate(BUFFER_BYTES);
   }
 
-  async view(): Promise<StoreView> {
+  /** The part that every format shares. Throws FB4001. */
+  async superblock(): Promise<SuperblockView> {
     const { world, device, buffer } = this;
     const { a, b } = await readSuperblocks(world, device, buffer);
     const superblock = newestSuperblock(a, b);
@@ -100,7 +106,14 @@ class StoreReader {
         `No store on ${device.disk.path}: no valid superblock, one of two wanted`,
       );
     }
-    refuseShrunk(device, superblock);
+    return { superblock, copies: { a: a !== undefined, b: b !== undefined } };
+  }
+
+  /** Throws FB4001, FB4003, FB4006, FB4007. */
+  async view(): Promise<StoreView> {
+    const { world, device, buffer } = this;
+    const { superblock, copies } = await this.superblock();
+    refuseUnreadable(device, superblock);
     const seed = seedOf(superblock, world);
     const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
     const table = await readZoneTable(world, device, geometry, seed, buffer, BUFFER_BYTES);
@@ -108,7 +121,6 @@ class StoreReader {
     for (let shard = 0; shard < superblock.shardCount; shard++) {
       shards.push(await this.shard(superblock, geometry, table, seed, shard));
     }
-    const copies = { a: a !== undefined, b: b !== undefined };
     return { superblock, copies, geometry, table, seed, shards };
   }
 
@@ -128,7 +140,7 @@ class StoreReader {
     const slots = new SlotTable(geometry, offsets(ZoneKind.Data));
     const space = new LogSpace(offsets(ZoneKind.Log), geometry.zoneSize);
     let checkpoint: Checkpoint | undefined;
-    for (const half of halves) {
+    for (const { checkpoint: half } of halves) {
       if (half === undefined) continue;
       if (checkpoint === undefined || half.header.seq > checkpoint.header.seq) checkpoint = half;
     }
@@ -203,7 +215,12 @@ class Checker {
       this.find("checkpoint", 0, `${name}: both checkpoints are damaged`);
       return;
     }
-    if (view.halves.some((half) => half === undefined) && view.checkpoint.header.seq > 1) {
+    if (isPassed(view.halves, view.checkpoint)) {
+      this.find("checkpoint", 0, `${name}: the newest checkpoint is damaged`);
+    } else if (
+      view.halves.some((half) => half.checkpoint === undefined) &&
+      view.checkpoint.header.seq > 1
+    ) {
       this.notes.push(`${name}: one checkpoint half is not valid`);
     }
     const { scan, index } = view;
@@ -318,7 +335,8 @@ class Checker {
 /**
  * Check a stopped store read-only: every structure, every checksum, every block. What a power cut
  * may leave (a torn end of the log, blocks and pages that redo writes again) is no damage.
- * Throws FB4001 when there is no store, FB4007 when there is no room for one.
+ * Throws FB4001 when there is no store, FB4003 when it is of a newer format, FB4007 when there is no
+ * room for one.
  */
 export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
   const reader = new StoreReader(world, disk);
@@ -346,14 +364,19 @@ export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
 /**
  * Everything about a store that can be told without its data, as plain JSON-able values: superblock,
  * zones, checkpoint, log, groups, objects; or one `section`, these or one of places (units, batches,
- * entries). Throws FB1001 (no such section), FB4001, FB4006.
+ * entries). The superblock can be told of a newer format too. Throws FB1001 (no such section),
+ * FB4001, FB4003, FB4006.
  */
 export async function inspectStore(
   world: World,
   disk: Disk,
   section = "",
 ): Promise<Record<string, unknown>> {
-  const view = await new StoreReader(world, disk).view();
+  const reader = new StoreReader(world, disk);
+  if (section === "superblock") {
+    return { superblock: inspectSuperblock(await reader.superblock()) };
+  }
+  const view = await reader.view();
   const places = PLACE_SECTIONS[section];
   if (places !== undefined) return { [section]: view.shards.flatMap(places) };
   const whole = inspectView(view);
@@ -365,22 +388,26 @@ export async function inspectStore(
   throw new FastblockError("FB1001", message);
 }
 
-function inspectView(view: StoreView): Record<string, unknown> {
-  const { superblock, geometry } = view;
+function inspectSuperblock({ superblock, copies }: SuperblockView): Record<string, unknown> {
   return {
-    superblock: {
-      clusterId: hex(superblock.clusterId),
-      storeUuid: hex(superblock.storeUuid),
-      osd: superblock.osd,
-      shards: superblock.shardCount,
-      format: superblock.format,
-      generation: superblock.generation,
-      incarnation: superblock.incarnation,
-      clean: superblock.clean,
-      deviceBytes: superblock.deviceBytes,
-      copyA: view.copies.a,
-      copyB: view.copies.b,
-    },
+    clusterId: hex(superblock.clusterId),
+    storeUuid: hex(superblock.storeUuid),
+    osd: superblock.osd,
+    shards: superblock.shardCount,
+    format: superblock.format,
+    generation: superblock.generation,
+    incarnation: superblock.incarnation,
+    clean: superblock.clean,
+    deviceBytes: superblock.deviceBytes,
+    copyA: copies.a,
+    copyB: copies.b,
+  };
+}
+
+function inspectView(view: StoreView): Record<string, unknown> {
+  const { geometry } = view;
+  return {
+    superblock: inspectSuperblock(view),
     zones: {
       sizeBytes: geometry.zoneSize,
       count: geometry.zoneCount,
@@ -409,7 +436,7 @@ function inspectCheckpoint(view: ShardView): Record<string, unknown> {
   return {
     shard,
     valid: true,
-    validHalves: view.halves.filter((half) => half !== undefined).length,
+    validHalves: view.halves.filter((half) => half.checkpoint !== undefined).length,
     seq: header.seq,
     incarnation: header.incarnation,
     bodyBytes: header.bodyBytes,

@@ -61,7 +61,7 @@ async function started(
   return { machine, rig, row, lost };
 }
 
-test("lost blocks: in memory, at home, after a start, and listed up to a limit", async () => {
+test("G8: lost blocks: in memory, at home, after a start, and listed up to a limit", async () => {
   const { machine, rig, row, lost } = await started(1);
   expect(lost()).toBe("0: ");
   for (const block of [3, 7, 9]) {

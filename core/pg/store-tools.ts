@@ -109,6 +109,7 @@ function newSuperblock(options: FormatOptions, geometry: Geometry): Superblock {
     format: FORMAT_VERSION,
     incarnation: 0,
     clean: true,
+    starts: [],
   };
 }
 

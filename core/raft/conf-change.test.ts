@@ -139,6 +139,8 @@ test("malformed bytes are refused, never believed", () => {
   const good = encodeConfiguration(joint);
   expect(decodeConfiguration(good.subarray(0, good.length - 1))).toBeNull();
   expect(decodeConfiguration(new Uint8Array(0))).toBeNull();
+  // Nobody is in it, and the next id is none.
+  expect(decodeConfiguration(Uint8Array.from([1, 0, 0, 0, 0, 0, 0, 0]))).toBeNull();
   for (const [offset, value] of [
     [0, 2], // newer format
     [2, 3], // fewer members than bytes

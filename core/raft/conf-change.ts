@@ -312,6 +312,7 @@ export function decodeConfiguration(bytes: Uint8Array): Configuration | null {
   }
   if (bytes.length !== HEADER_BYTES + count * MEMBER_BYTES) return null;
   const nextReplicaId = view.getUint32(4, true);
+  if (nextReplicaId === 0) return null;
   const members: Member[] = [];
   const roles: number[] = [];
   let last = 0;

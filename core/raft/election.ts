@@ -25,6 +25,7 @@ import {
   becomeFollower,
   isSole,
   leaderActive,
+  endTransfer,
   markDirty,
   mayLead,
   mustAnnounce,
@@ -173,7 +174,7 @@ export function handleVoteRequest(node: RaftState, message: RaftMessage): void {
     else doubt(node);
     return;
   }
-  const upToDate = node.log.isUpToDate(message.index, message.logTerm);
+  const upToDate = isUpToDate(node, message);
   if (pre) {
     const yes = upToDate && message.term > node.term;
     replyToVote(node, message, yes ? 0 : MessageFlag.Reject);
@@ -194,6 +195,35 @@ export function handleVoteRequest(node: RaftState, message: RaftMessage): void {
   resetTimer(node, node.shared.options.electionTicks);
   node.grantTo = from;
   if (node.hardStateDurable) sendGrant(node);
+}
+
+/**
+ * Whether a candidate has all that may have been committed with the help of this voter.
+ *
+ * Story: A leads, C is filled and takes entries of A that B lacks, and A is gone for good. C does not
+ * campaign, and by its log would vote for nobody else; but what it took then counted for nothing.
+ *
+ * Raft's proof asks of a voter no more than this: a candidate is at least as new as some (index, term)
+ * of the voter's log at or behind every entry that counts its copy. Of a replica whose log began anew
+ * at X that is its commitIndex, never below X:
+ *
+ *  - What it acknowledged before, and is ever committed, lies at or below X. X is committed: an entry
+ *    above it that is committed too, before or after, lies in one log with X, and so this replica had
+ *    X as well; but then its log would have been kept, and nothing changes for such a one.
+ *  - What it acknowledged since said `Filling`, and a leader counts no more than what was last
+ *    acknowledged without (`handleAppendReply`). A leader that has not heard of the fill yet counts
+ *    what came before it.
+ *  - The state ends with `Filling`: in the same step, and when that is durable, so that no start
+ *    brings it back over acknowledgements that counted. A start that finds it finds X at least.
+ *
+ * None of this asks which configuration counts, or whether the replica was a learner meanwhile. The
+ * wish to be filled alone (`setFilling`) is not enough: until `beginFill` its old log counts.
+ */
+function isUpToDate(node: RaftState, message: RaftMessage): boolean {
+  const { log, commitIndex } = node;
+  if (!node.uncounted) return log.isUpToDate(message.index, message.logTerm);
+  const term = log.termAt(commitIndex);
+  return message.logTerm > term || (message.logTerm === term && message.index >= commitIndex);
 }
 
 /**
@@ -292,11 +322,23 @@ export function handleVoteReply(node: RaftState, message: RaftMessage): void {
   }
 }
 
-/** The leader wants this replica to lead, and gave its lease up for that. */
+/**
+ * The leader wants this replica to lead, and gave its lease up for that. One that is filled or lacks
+ * payloads says so at once: proposals wait for it. One that is no voter yet may become one.
+ */
 export function handleTimeoutNow(node: RaftState, message: RaftMessage): void {
+  if ((message.flags & MessageFlag.Reject) !== 0) {
+    if (node.role === Role.Leader && node.transferTo === message.from) endTransfer(node);
+    return;
+  }
   if (node.role === Role.Leader || (node.leader !== 0 && node.leader !== message.from)) return;
   const commit = Math.min(message.commit, node.matchedIndex);
   if (node.leader === message.from && commit > node.commitIndex) setCommit(node, commit);
+  if (node.filling || node.faulty) {
+    const refusal = send(node, message.from, MessageType.TimeoutNow, node.term);
+    refusal.flags = MessageFlag.Reject;
+    return;
+  }
   node.campaignOnApply = node.term;
   campaignIfTold(node);
 }

@@ -33,7 +33,10 @@ export enum MessageType {
   PreVoteReply = 4,
   Vote = 5,
   VoteReply = 6,
-  /** Leader to the replica that shall lead: campaign at once. The lease was given up before. */
+  /**
+   * Leader to the replica that shall lead: campaign at once. The lease was given up before. With
+   * Reject, back to the leader: this replica may not.
+   */
   TimeoutNow = 7,
   /** The sender stopped leading in `term` of its own accord. */
   LeaderGone = 8,

@@ -104,6 +104,7 @@ class Mood {
   readonly change: number;
   readonly compact: number;
   readonly faulty: number;
+  readonly fillEnd: number;
   /** Share of faults that hit the leader. */
   readonly leaderBias: number;
 
@@ -125,6 +126,7 @@ class Mood {
     this.change = pick(0, 0.006, 0.03, 0.1);
     this.compact = pick(0.002, 0.01, 0.05);
     this.faulty = pick(0, 0, 0.002);
+    this.fillEnd = pick(0.02, 0.002, 0.0003);
     this.leaderBias = pick(0, 0.3, 0.7);
   }
 }
@@ -511,15 +513,20 @@ class Simulation {
     for (const [, node] of this.alive()) {
       for (const member of node.conf.members) {
         if (this.cluster.replicas.has(member.id)) continue;
-        this.boot(this.cluster.add(member.id, CONFIGURATION_EMPTY));
+        const add = this.chance(0.5) ? "add" : "addRenewed";
+        this.boot(this.cluster[add](member.id, CONFIGURATION_EMPTY));
       }
     }
   }
 
   private fills(): void {
     for (const [id, node] of this.alive()) {
-      if (node.filling && this.chance(0.02)) this.cluster.endFill(id);
-      if (node.role !== Role.Leader) continue;
+      const { filling } = this.cluster.replica(id).disk;
+      if (filling && this.chance(this.quiet ? 0.02 : this.mood.fillEnd)) this.cluster.endFill(id);
+      if (node.role !== Role.Leader) {
+        if (this.chance(0.02)) this.cluster.waitForFill(id, !this.quiet && this.chance(0.1));
+        continue;
+      }
       for (let slot = 0; slot < node.peerSlots; slot++) {
         const peer = node.conf.members[slot]!.id;
         if (peer === id || node.peerState(slot) !== ProgressState.Fill || !this.chance(0.05)) {
@@ -646,6 +653,7 @@ for (const mode of ["chaos", "streams"] as const) {
     let committed = 0;
     let elections = 0;
     let leaseTime = 0;
+    let votesUncounted = 0;
     for (let seed = first; seed <= last; seed++) {
       const simulation = new Simulation(seed, mode === "streams");
       try {
@@ -659,11 +667,13 @@ for (const mode of ["chaos", "streams"] as const) {
       }
       committed += simulation.committedMax;
       elections += simulation.cluster.leaderOfTerm.size;
+      votesUncounted += simulation.cluster.votesUncounted;
       leaseTime += simulation.leaseTime / simulation.now;
     }
     // The runs must have been real: work was done, leaders changed.
     expect(committed / (last - first + 1)).toBeGreaterThan(20);
     expect(elections / (last - first + 1)).toBeGreaterThan(2);
+    if (last - first >= 299) expect(votesUncounted).toBeGreaterThan(0);
     if (mode === "streams") expect(leaseTime / (last - first + 1)).toBeGreaterThan(0.2);
   }, 600_000);
 }

@@ -130,6 +130,9 @@ class Script {
       case "fill":
         this.fill(id, Number(words[1]));
         return "";
+      case "wait-for-fill":
+        cluster.waitForFill(id, true);
+        return "";
       case "filled":
         cluster.endFill(id);
         return "";

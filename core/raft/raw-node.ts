@@ -373,8 +373,8 @@ export class RaftNode extends RaftState {
 
   /**
    * Hand leadership to a voter: it catches up, this leader gives its lease up (`leaseGivenUp`, for
-   * the rest of the term) and tells it to campaign. Proposals are refused meanwhile; given up after
-   * `transferTicks`. Answers whether it began.
+   * the rest of the term) and tells it to campaign. Proposals are refused meanwhile; given up when
+   * it may not lead, and after `transferTicks`. Answers whether it began.
    */
   transferLeadership(to: number): boolean {
     const slot = this.conf.slotOf(to);
@@ -557,19 +557,32 @@ export class RaftNode extends RaftState {
   /**
    * Follower: begin to be filled. `index`, `term`: the leader's applied position X, `conf`: the
    * configuration applied there. Call once the `filling` record is durable and no write of this
-   * group is under way. The log is kept behind X if it agrees there, else it restarts at X. From
-   * here on this replica votes, but neither campaigns nor counts for commit.
+   * group is under way. The log is kept behind X if it agrees there, else it restarts at X, and what
+   * comes behind X is `uncounted`. From here on this replica votes, but neither campaigns nor counts
+   * for commit.
    */
   beginFill(index: number, term: number, conf: Configuration): void {
     startFilling(this, index, term, conf);
     this.check();
   }
 
-  /** Restore the state `filling` of a replica that restarts, or end it once that is durable. */
+  /** Begin to wait for a fill (its log may count yet), or end it once that is durable. */
   setFilling(filling: boolean): void {
     this.filling = filling;
+    if (!filling) this.uncounted = false;
+    // Votes that are on their way must not make it lead any more.
+    else if (isCandidate(this)) becomeFollower(this, this.term, this.leader);
     this.ackDue = this.role === Role.Follower && this.leader !== 0;
     markDirty(this);
+  }
+
+  /**
+   * Restore the state `filling` of a replica whose log began anew for its fill (`beginFill` is
+   * durable), or with the replica itself.
+   */
+  setUncounted(): void {
+    this.uncounted = true;
+    this.setFilling(true);
   }
 
   /**
@@ -629,4 +642,8 @@ export class RaftNode extends RaftState {
   private check(): void {
     if (verifying) checkInvariants(this);
   }
+}
+
+function isCandidate(node: RaftState): boolean {
+  return node.role === Role.PreCandidate || node.role === Role.Candidate;
 }

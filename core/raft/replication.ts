@@ -22,6 +22,7 @@ import { quorumValue } from "./quorum.ts";
 import { sendReadRound } from "./reading.ts";
 import {
   becomeFollower,
+  endTransfer,
   markDirty,
   quorumActive,
   type RaftState,
@@ -159,6 +160,7 @@ export function startFilling(
   } else if (index > node.log.baseIndex) {
     assert(index > node.commitIndex, "raft: fill contradicts what is committed here");
     node.log.reset(index, term);
+    node.uncounted = true;
     node.truncateVersion = ++node.version;
     node.commitIndex = index;
     node.appliedIndex = index;
@@ -205,12 +207,15 @@ export function handleAppendReply(node: RaftState, message: RaftMessage): void {
     progress.echoAtAck = node.shared.host.echoCount(node.group, progress.id);
   }
   const wasFilling = progress.filling;
+  const refusal = (message.flags & MessageFlag.Reject) !== 0;
   if (message.index >= progress.match) {
-    progress.filling = (message.flags & MessageFlag.Filling) !== 0;
+    // A refusal acknowledges nothing. One from before the fill, overtaken by what the replica took
+    // since, must not make that count.
+    if (!refusal) progress.filling = (message.flags & MessageFlag.Filling) !== 0;
     progress.full = (message.flags & MessageFlag.Full) !== 0;
   }
   if (message.commit > progress.commitKnown) progress.commitKnown = message.commit;
-  if ((message.flags & MessageFlag.Reject) !== 0) handleReject(node, progress, message);
+  if (refusal) handleReject(node, progress, message);
   else handleAck(node, progress, message);
   // What it acknowledged meanwhile counts from now on.
   if (wasFilling && !progress.filling) advanceCommit(node);
@@ -345,8 +350,7 @@ export function tickLeader(node: RaftState): boolean {
   if (quorumActive(node)) node.quorumLostTicks = 0;
   else if (++node.quorumLostTicks >= options.quorumTicks) return true;
   if (node.transferTo !== 0 && ++node.transferTicks >= options.transferTicks) {
-    node.transferTo = 0;
-    markDirty(node);
+    endTransfer(node);
   }
   if (node.readRound !== 0 && ++node.readTicks >= options.retryTicks) sendReadRound(node);
   for (let slot = 0; slot < node.progress.length; slot++) {

@@ -165,6 +165,11 @@ export class RaftState {
   handedHardState = 0;
 
   filling = false;
+  /**
+   * Implies `filling`: no leader ever counted, or will count, that this replica has an entry above
+   * its commitIndex. `election.ts`, `isUpToDate`, says why.
+   */
+  uncounted = false;
   /** The store of this replica is nearly full: its leader hears of it. */
   full = false;
   faulty = false;
@@ -324,6 +329,12 @@ export function tellLeaderGone(node: RaftState): void {
     send(node, id, MessageType.LeaderGone, node.term).commit =
       node.role === Role.Leader ? node.commitIndex : 0;
   }
+}
+
+/** A leader goes on leading; without its lease, if the order to campaign was sent. */
+export function endTransfer(node: RaftState): void {
+  node.transferTo = 0;
+  markDirty(node);
 }
 
 /** Forget everything that only a leader has. */

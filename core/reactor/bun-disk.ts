@@ -1,6 +1,6 @@
 import { fdatasync, read, write } from "node:fs";
 import { closeFile, punchHole } from "../../ffi/libc/libc.ts";
-import { type OpenedDisk, openDiskFile } from "./bun-open-disk.ts";
+import { bytesBeneath, type OpenedDisk, openDiskFile } from "./bun-open-disk.ts";
 import { DiskBase } from "./disk-base.ts";
 import { type Disk, type DiskOp, type DiskOpenOptions, type Disks, DiskVerb } from "./world.ts";
 
@@ -69,12 +69,18 @@ class BunDisk extends DiskBase {
   private whenIdle: (() => void) | null = null;
   private readonly disks: BunDisks;
   private readonly bytes: Uint8Array;
+  private readonly file: OpenedDisk;
 
   constructor(disks: BunDisks, bytes: Uint8Array, file: OpenedDisk) {
     super("file", file);
     this.disks = disks;
     this.bytes = bytes;
+    this.file = file;
     this.fd = file.fd;
+  }
+
+  override bytesBeneath(): number {
+    return bytesBeneath(this.file);
   }
 
   protected launch(op: DiskOp): void {

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, fsyncSync, openSync } from "node:fs";
+import { closeSync, fstatSync, fsyncSync, openSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
 import {
   blockDeviceSize,
@@ -35,6 +35,8 @@ const ENOTDIR = 20;
 const EISDIR = 21;
 const EINVAL = 22;
 
+/** What `stat` counts in. */
+const STAT_BLOCK_BYTES = 512;
 /** How often a held lock is tried again. */
 const LOCK_RETRY_MS = 10;
 
@@ -55,6 +57,16 @@ export function openDiskFile(path: string, options: DiskOpenOptions): OpenedDisk
     }
     Bun.sleepSync(LOCK_RETRY_MS);
   }
+}
+
+/** See `Disk.bytesBeneath`. */
+export function bytesBeneath({ fd, sizeBytes, isBlockDevice }: OpenedDisk): number {
+  if (isBlockDevice) return Number.POSITIVE_INFINITY;
+  const missing = sizeBytes - fstatSync(fd).blocks * STAT_BLOCK_BYTES;
+  if (missing <= 0) return Number.POSITIVE_INFINITY;
+  const { bavail, bsize } = statfsSync(`/proc/self/fd/${fd}`);
+  const free = bavail * bsize;
+  return free >= missing ? Number.POSITIVE_INFINITY : free;
 }
 
 /** Null when another process holds it. */

@@ -44,6 +44,11 @@ export abstract class DiskBase implements Disk {
     this.launch(op);
   }
 
+  // cold: not beneath every device is a file system.
+  bytesBeneath(): number {
+    return Number.POSITIVE_INFINITY;
+  }
+
   close(): void {
     if (this.closed) return;
     assert(this.inFlight === 0, "Disk.close: operations are in flight");

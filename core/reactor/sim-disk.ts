@@ -48,6 +48,14 @@ export interface DiskFaults {
   misdirectedWriteShare: number;
 }
 
+/** Sees every call of a device in the order of the device, and may fail it. */
+export interface DiskWatcher {
+  /** `contents`: of a write, block by block from `op.offsetBytes` on; never changed later. */
+  onSubmit(op: DiskOp, contents: readonly Uint8Array[]): void;
+  /** The device finished it. True: it answers EIO and does nothing. */
+  onLand(op: DiskOp): boolean;
+}
+
 interface Version {
   readonly content: Uint8Array;
   /** Count of completions at its own. */
@@ -74,9 +82,14 @@ export class SimDiskFile {
   flushes = 0;
   /** The process that holds it, or null. */
   owner: SimHost | null = null;
+  /** What the file system beneath has left; Infinity: it has all. */
+  bytesBeneath: number = Number.POSITIVE_INFINITY;
+  watcher: DiskWatcher | null = null;
   private readonly engine: SimEngine;
   private readonly stable = new Map<number, Uint8Array>();
   private readonly pending = new Map<number, Version[]>();
+  /** Blocks that can not be read before they are written again. */
+  private readonly unreadable = new Set<number>();
   private completions = 0;
 
   constructor(engine: SimEngine, path: string, sizeBytes: number) {
@@ -94,6 +107,19 @@ export class SimDiskFile {
       bytes[place] = bytes[place]! ^ (1 << this.engine.random.below(8));
     }
     this.poke(offsetBytes, bytes);
+  }
+
+  /** Reads of the blocks of the range answer EIO until they are written again. */
+  spoil(offsetBytes: number, lengthBytes: number): void {
+    const end = offsetBytes + lengthBytes;
+    for (let at = offsetBytes; at < end; at += BLOCK_SIZE) this.unreadable.add(at / BLOCK_SIZE);
+  }
+
+  /** Whether a read of `count` blocks meets one that can not be read. */
+  isUnreadable(block: number, count: number): boolean {
+    if (this.unreadable.size === 0) return false;
+    for (let at = 0; at < count; at++) if (this.unreadable.has(block + at)) return true;
+    return false;
   }
 
   /** Device offsets of all 4 KiB blocks that a read would see with exactly this content. */
@@ -129,6 +155,19 @@ export class SimDiskFile {
     }
   }
 
+  /** All that is stable: content by block; blocks that are not in it are zero (a copy). */
+  image(): Map<number, Uint8Array> {
+    return new Map(this.stable);
+  }
+
+  /** Hold this image instead, all of it stable. */
+  restore(image: ReadonlyMap<number, Uint8Array>): void {
+    this.stable.clear();
+    this.pending.clear();
+    this.unreadable.clear();
+    for (const [block, content] of image) this.stable.set(block, content);
+  }
+
   /** Blocks with content that a power cut may take. */
   get unstableBlocks(): number {
     return this.pending.size;
@@ -147,6 +186,7 @@ export class SimDiskFile {
 
   /** A write completed. */
   put(block: number, content: Uint8Array): void {
+    this.unreadable.delete(block);
     const versions = this.pending.get(block);
     const version = { content, seq: this.completions };
     if (versions === undefined) this.pending.set(block, [version]);
@@ -215,6 +255,7 @@ export class SimDiskFile {
   }
 
   private settle(block: number, content: Uint8Array): void {
+    this.unreadable.delete(block);
     this.pending.delete(block);
     this.store(block, content);
   }
@@ -300,6 +341,7 @@ export class SimDisks implements Disks {
       held: false,
     };
     this.flights.add(flight);
+    disk.file.watcher?.onSubmit(op, flight.contents);
     engine.trace(TraceKind.DiskSubmit, this.host.id * 8 + op.verb, op.offsetBytes);
     engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), () => this.land(flight));
   }
@@ -386,6 +428,7 @@ export class SimDisks implements Disks {
     const { file } = disk;
     const { faults } = file;
     file.noteCompletion();
+    if (file.watcher?.onLand(op) === true) return -EIO;
     switch (op.verb) {
       case DiskVerb.Read:
         if (engine.chance(faults.readErrorShare)) return -EIO;
@@ -409,8 +452,21 @@ export class SimDisks implements Disks {
 
   private carryOutRead(op: DiskOp, file: SimDiskFile): number {
     const first = op.offsetBytes / BLOCK_SIZE;
-    for (let index = 0; index * BLOCK_SIZE < op.lengthBytes; index++) {
-      this.arena.bytes.set(file.read(first + index), op.arenaOffset + index * BLOCK_SIZE);
+    const count = op.lengthBytes / BLOCK_SIZE;
+    if (file.isUnreadable(first, count)) return -EIO;
+    const { bytes } = this.arena;
+    let zeros = 0;
+    for (let index = 0; index <= count; index++) {
+      const content = index < count ? file.read(first + index) : null;
+      const at = op.arenaOffset + index * BLOCK_SIZE;
+      if (content === ZERO_BLOCK) {
+        zeros += 1;
+        continue;
+      }
+      // A device is mostly empty: zeros in one go.
+      if (zeros > 0) bytes.fill(0, at - zeros * BLOCK_SIZE, at);
+      zeros = 0;
+      if (content !== null) bytes.set(content, at);
     }
     return op.lengthBytes;
   }
@@ -473,6 +529,10 @@ class SimDisk extends DiskBase {
 
   protected launch(op: DiskOp): void {
     this.disks.launch(this, op);
+  }
+
+  override bytesBeneath(): number {
+    return this.file.bytesBeneath;
   }
 
   protected release(): void {

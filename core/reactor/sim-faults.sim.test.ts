@@ -147,6 +147,39 @@ describe("simulated device", () => {
     expect(file.peek(5 * 4096, 4096)[1]).toBe(0);
   });
 
+  test("a sector that can not be read is readable once it was written again", () => {
+    const simulation = new Simulation(7);
+    const world = begin(simulation, "osd.0", "10.0.0.1");
+    const disk = world.disks.open("disk", { createBytes: MIB });
+    const file = simulation.disk("disk");
+    for (let block = 0; block < 3; block++) {
+      writeBlock(simulation, world, disk, DiskVerb.WriteDurable, block, 1);
+    }
+    file.spoil(4096, 4096);
+    const memory = world.slots.take(3 * 4096);
+    const read = (block: number, blocks: number): number => {
+      const op = submit(disk, DiskVerb.Read, memory, block * 4096, blocks * 4096);
+      simulation.run(() => op.done);
+      return op.errno;
+    };
+    expect([read(0, 1), read(1, 1), read(0, 3), read(2, 1)]).toEqual([0, 5, 5, 0]);
+    writeBlock(simulation, world, disk, DiskVerb.Write, 1, 2);
+    expect([read(1, 1), read(0, 3)]).toEqual([0, 0]);
+  });
+
+  test("a misdirected write leaves its place as it was, and is somewhere else", () => {
+    const simulation = new Simulation(7);
+    const world = begin(simulation, "osd.0", "10.0.0.1");
+    const disk = world.disks.open("disk", { createBytes: MIB });
+    const file = simulation.disk("disk");
+    file.faults.misdirectedWriteShare = 1;
+    writeBlock(simulation, world, disk, DiskVerb.WriteDurable, 5, 4);
+    const written = [...file.image().keys()];
+    expect(written).toHaveLength(1);
+    expect(written).not.toEqual([5]);
+    expect(hasPattern(file.peek(written[0]! * 4096, 4096), 0, 4096, 4)).toBe(true);
+  });
+
   test("changing the memory of a write in flight is found", () => {
     const simulation = new Simulation(3);
     const world = begin(simulation, "osd.0", "10.0.0.1");
@@ -307,7 +340,7 @@ describe("simulation", () => {
     expect(new Set([1, 2, 3, 4, 5].map(hashOf)).size).toBe(5);
   });
 
-  test("clocks of machines differ, and begin anew after a power cut", () => {
+  test("G16: clocks of machines differ, and begin anew after a power cut", () => {
     const simulation = new Simulation(9, { clockDriftShare: 0.01 });
     const a = begin(simulation, "a", "10.0.0.1");
     const b = begin(simulation, "b", "10.0.0.2");

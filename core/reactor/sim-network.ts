@@ -4,6 +4,7 @@ import type { ReactorBase } from "./reactor-base.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
 import { type SimConnection, SimStream, type SimStreamHost } from "./sim-stream.ts";
 import { NO_HANDLER, StreamNetwork } from "./stream-base.ts";
+import { NO_BUFFERS } from "./stream-buffers.ts";
 import type {
   Acceptor,
   Address,
@@ -70,6 +71,10 @@ export class SimFabric {
     if (from === undefined || to === undefined) this.cuts.clear();
     else this.cuts.delete(`${from}>${to}`);
     for (const connection of this.connections) connection.kick();
+  }
+
+  get hasCuts(): boolean {
+    return this.cuts.size > 0;
   }
 
   isCut(from: string, to: string): boolean {
@@ -148,6 +153,11 @@ export class SimNetwork extends StreamNetwork implements Network, SimStreamHost 
   connect(target: Address, handler: StreamHandler, options: StreamOptions = {}): Stream {
     const key = this.keyOf(target);
     const stream = this.newStream(key, handler, options);
+    if (stream === null) {
+      const refused = new SimStream(this, key, handler, NO_BUFFERS);
+      refused.fail("out of memory for buffers");
+      return refused;
+    }
     this.knock(stream, target, key, 0);
     return stream;
   }
@@ -179,17 +189,25 @@ export class SimNetwork extends StreamNetwork implements Network, SimStreamHost 
     this.streams.clear();
   }
 
-  /** Kernel side: a connection arrived for a listener of this process. */
-  admit(peer: string, acceptor: Acceptor, options: StreamOptions): SimStream {
+  /**
+   * Kernel side: a connection arrived for a listener of this process. Null when there is no memory for
+   * its buffers, as when a paused process has not let go of the connections that ended meanwhile.
+   */
+  admit(peer: string, acceptor: Acceptor, options: StreamOptions): SimStream | null {
     const stream = this.newStream(peer, NO_HANDLER, options);
+    if (stream === null) return null;
     this.accepted.push({ stream, acceptor });
     this.host.requestTurn();
     return stream;
   }
 
-  private newStream(peer: string, handler: StreamHandler, options: StreamOptions): SimStream {
+  private newStream(
+    peer: string,
+    handler: StreamHandler,
+    options: StreamOptions,
+  ): SimStream | null {
     const buffers = this.buffers.takeFor(options);
-    if (buffers === null) throw new Error("SimNetwork: arena exhausted by streams");
+    if (buffers === null) return null;
     const stream = new SimStream(this, peer, handler, buffers);
     this.streams.add(stream);
     return stream;
@@ -259,12 +277,13 @@ class SimListener implements Listener {
     this.options = options;
   }
 
-  /** Make the other half of a connection. */
+  /** Make the other half of a connection, or refuse it. */
   join(client: SimStream): void {
     const port = this.network.fabric.choosePort();
     const peer = `${client.hostAddress}:${port}`;
     const server = this.network.admit(peer, this.acceptor, this.options);
-    client.joinTo(server);
+    if (server === null) client.fail("connection refused");
+    else client.joinTo(server);
   }
 
   close(): void {

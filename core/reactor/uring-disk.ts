@@ -2,7 +2,7 @@
 import { closeFile } from "../../ffi/libc/libc.ts";
 import { type Ring, UringOp } from "../../ffi/uring/ring.ts";
 import { assert } from "../base/assert.ts";
-import { type OpenedDisk, openDiskFile } from "./bun-open-disk.ts";
+import { bytesBeneath, type OpenedDisk, openDiskFile } from "./bun-open-disk.ts";
 import { DiskBase } from "./disk-base.ts";
 import { UserKind } from "./uring-kinds.ts";
 import type { UringMemory } from "./uring-memory.ts";
@@ -161,11 +161,18 @@ export class UringDisks implements Disks {
 class UringDisk extends DiskBase {
   readonly fd: number;
   private readonly disks: UringDisks;
+  private readonly file: OpenedDisk;
 
   constructor(disks: UringDisks, file: OpenedDisk) {
     super("uring", file);
     this.disks = disks;
+    this.file = file;
     this.fd = file.fd;
+  }
+
+  // cold: a system call.
+  override bytesBeneath(): number {
+    return bytesBeneath(this.file);
   }
 
   protected launch(op: DiskOp): void {

@@ -195,6 +195,12 @@ export interface Disk {
   submit(op: DiskOp): void;
   /** Operations submitted and not done. */
   readonly inFlight: number;
+  // cold: a system call.
+  /**
+   * Bytes that the file system beneath a sparse file can still give; Infinity when it has given
+   * everything, or can give all that is missing, and for block devices.
+   */
+  bytesBeneath(): number;
   /** Release the device; requires `inFlight === 0`. */
   close(): void;
 }

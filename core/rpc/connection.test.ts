@@ -205,7 +205,7 @@ describe("connection", () => {
 });
 
 describe("back-pressure", () => {
-  test("a full request table refuses, and says when a row came back", () => {
+  test("G15: a full request table refuses, and says when a row came back", () => {
     const ends = new Ends({ clientOptions: { requestsMax: 4 } });
     ends.pair.settle();
     const ops = [0, 1, 2, 3].map(() => ends.request(body("a"))!);
@@ -217,7 +217,7 @@ describe("back-pressure", () => {
     expect(ends.request(body("a"))).not.toBeNull();
   });
 
-  test("a peer that does not read fills a bounded space, then hears of nothing more", () => {
+  test("G15, N23: a peer that does not read fills a bounded space, then hears of nothing more", () => {
     const ends = new Ends({ clientOptions: { sendBytes: 1_048_576 } });
     ends.pair.settle();
     for (const stream of ends.pair.streams) if (!stream.isDialler) stream.frozen = true;
@@ -326,7 +326,7 @@ describe("signs of life", () => {
     expect(ends.clientSide.events[1]).toMatch(/silent|closed by the peer/);
   });
 
-  test("a connection without a handshake is closed after 5 s", () => {
+  test("N1: a connection without a handshake is closed after 5 s", () => {
     const ends = new Ends();
     ends.pair.tamper = (bytes, fromDialler) => (fromDialler ? new Uint8Array(0) : bytes);
     ends.pair.settle();
@@ -339,7 +339,7 @@ describe("signs of life", () => {
     expect(ends.warnings.join()).toContain("no handshake within 5 s");
   });
 
-  test("connections beyond the limits are closed at once", () => {
+  test("G15, N23: connections beyond the limits are closed at once", () => {
     const ends = new Ends({ osdOptions: { greetingsMax: 2, connectionsMax: 3 } });
     ends.pair.settle();
     const more = [1, 2, 3, 4].map(() =>
@@ -352,6 +352,7 @@ describe("signs of life", () => {
   });
 });
 
+// N11: what is meant for one osd, shard or store is never taken by another one on its port.
 describe("who talks to whom", () => {
   const OTHER = "11111111-1111-1111-1111-111111111111";
   test.each([
@@ -379,7 +380,7 @@ describe("who talks to whom", () => {
     expect(ends.connection.peer?.storeUuid).toBe(storeUuid!);
   });
 
-  test("an acceptor with another key than the dialler's learns nothing and serves nothing", () => {
+  test("G18, N2: an acceptor with another key than the dialler's learns nothing and serves nothing", () => {
     const ends = new Ends({ clientKey: new Uint8Array(32).fill(9) });
     const fromOsd: number[] = [];
     ends.pair.tamper = (bytes, fromDialler) => {

@@ -117,7 +117,7 @@ describe("frame", () => {
     expect(parsePrefix(new Frame(), words, 0, HANDSHAKE_LIMITS)).toBe(FrameFault.HeaderSize);
   });
 
-  test("every flipped bit of prefix, header and padding is refused", () => {
+  test("N4: every flipped bit of prefix, header and padding is refused", () => {
     const frame = new Frame();
     for (let bit = 0; bit < 72 * 8; bit++) {
       const { words, bytes } = sample();
@@ -130,7 +130,7 @@ describe("frame", () => {
     }
   });
 
-  test("100,000 changed frames are refused, and none claims more than the largest frame", () => {
+  test("N4, N18: 100,000 changed frames are refused, and none claims more than the largest frame", () => {
     const prng = new Prng(11);
     const { words, bytes } = sample();
     const original = bytes.slice(0, 72);

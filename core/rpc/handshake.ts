@@ -46,6 +46,9 @@ export enum HandshakeStep {
 /** The id of the pre-shared key; per-client keys get others. */
 const KEY_ID_PSK = 1;
 const NONCE_SIZE = 32;
+/** Starts of a store (core/store/starts.ts): 32 of 16 bytes at most. */
+const STARTS_BYTES_MAX = 512;
+const START_SIZE = 16;
 const encoder = /* @__PURE__ */ new TextEncoder();
 
 /** Why a handshake ends: words for the log of both ends. */
@@ -298,6 +301,12 @@ export class Handshake {
     if (sender.boot > BigInt(Number.MAX_SAFE_INTEGER)) {
       throw this.fail("malformed boot number: above 2^53 - 1");
     }
+    const startsSize = sender.starts.length;
+    if (startsSize > STARTS_BYTES_MAX || startsSize % START_SIZE !== 0) {
+      throw this.fail(
+        `malformed starts: ${startsSize} bytes, wanted up to ${STARTS_BYTES_MAX} by ${START_SIZE}`,
+      );
+    }
     if (!/^[\x21-\x7e]{0,64}$/.test(sender.name)) {
       throw this.fail("malformed name: wanted up to 64 printable characters");
     }
@@ -308,6 +317,8 @@ export class Handshake {
       storeUuid: uuidText(sender.storeUuid),
       boot: Number(sender.boot),
       name: sender.name,
+      starts: sender.starts,
+      asking: sender.asking,
     };
   }
 
@@ -333,6 +344,7 @@ export class Handshake {
       storeUuid: uuidBytes(own.storeUuid),
       boot: BigInt(this.config.boot),
       name: own.name,
+      ...own.store,
     });
   }
 

@@ -29,6 +29,8 @@ import type { RpcPeer, RpcReceiver } from "./peer.ts";
 export abstract class Link extends Timer implements StreamHandler {
   /** Who the peer proved to be; null before the first `onOpen`. */
   peer: RpcPeer | null = null;
+  /** Why the handshake of the last attempt was refused, by either end; empty when it was not. */
+  handshakeRefusal = "";
   /** Grows with each `onOpen`: an answer to a request of an earlier one must not be sent. */
   generation = 0;
 
@@ -149,6 +151,7 @@ export abstract class Link extends Timer implements StreamHandler {
     if (greeting.refusal !== "") {
       const fields = { peer: this.address, reason: greeting.refusal };
       this.owner.logger.warn("connection refused", fields);
+      this.handshakeRefusal = greeting.refusal;
       this.endStream(greeting.refusal, true);
     } else if (greeting.handshake.isDone) {
       this.becomeOpen(greeting.handshake);
@@ -167,6 +170,7 @@ export abstract class Link extends Timer implements StreamHandler {
   private dial(): void {
     this.stage = ConnectionState.Connecting;
     this.dialFault = "";
+    this.handshakeRefusal = "";
     try {
       this.stream = this.world.network.connect(this.target!, this, this.owner.streamOptions);
       this.world.timers.arm(this, HANDSHAKE_LIMIT_US);

@@ -38,4 +38,12 @@ export enum Method {
   FillBegin = 96,
   FillList = 97,
   FillUnits = 98,
+  // Scrub, leader to replica: proto/scrub.proto.
+  ScrubList = 104,
+  ScrubUnits = 105,
+  ScrubRead = 106,
+  ScrubRefill = 107,
+  // Whether a store is an old copy, shard to shard, one-way: proto/starts.proto.
+  StartsVerdict = 112,
+  StartsMarked = 113,
 }

@@ -25,6 +25,16 @@ export interface RpcIdentity {
   readonly name: string;
   /** Identity of the osd's store, uuid as text. */
   readonly storeUuid?: string;
+  /** What the osd's store has to show; read anew in each handshake. */
+  readonly store?: StoreCredentials;
+}
+
+/** What a store shows to those who may remember more of it than it knows. */
+export interface StoreCredentials {
+  /** Its starts, encoded (core/store/starts.ts). */
+  starts: Uint8Array;
+  /** It does not serve yet, and wants to hear whether it is an old copy. */
+  asking: boolean;
 }
 
 /** Whom a dialler wants to reach: somebody else on that port refuses. */
@@ -47,4 +57,8 @@ export interface RpcPeer {
   /** Random number of the peer's process start: a change means that it restarted. */
   readonly boot: number;
   readonly name: string;
+  /** Starts of its store, encoded; empty when there are none. */
+  readonly starts: Uint8Array;
+  /** Its store does not serve yet, and wants to hear whether it is an old copy. */
+  readonly asking: boolean;
 }

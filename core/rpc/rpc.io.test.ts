@@ -134,7 +134,7 @@ describe.each(harnesses)("%s", (_name, harness) => {
     ends.close();
   });
 
-  test("strangers are closed: nonsense, half-closed, and those that go away", async () => {
+  test("G18, N1: strangers are closed: nonsense, half-closed, and those that go away", async () => {
     const ends = new RealEnds(harness);
     await ends.open();
     const raw = (act: (socket: Socket) => void): Promise<void> =>

@@ -13,7 +13,19 @@ export {
 } from "./connection-types.ts";
 export { type CallOptions, ControlService } from "./control.ts";
 export { RpcEndpoint, type RpcOptions } from "./endpoint.ts";
-export { Frame } from "./frame.ts";
+export {
+  FLAG_PAYLOAD_CRC,
+  Frame,
+  FrameFault,
+  FrameKind,
+  frameSize,
+  HANDSHAKE_LIMITS,
+  PREFIX_SIZE,
+  PREFIX_TAGGED_SIZE,
+  parsePrefix,
+  writePrefix,
+} from "./frame.ts";
+export { HandshakeStep } from "./handshake.ts";
 export { Method } from "./method.ts";
 export {
   ID_ANY,
@@ -21,5 +33,7 @@ export {
   type RpcIdentity,
   type RpcReceiver,
   SHARD_NONE,
+  type StoreCredentials,
 } from "./peer.ts";
 export { RequestOp } from "./request.ts";
+export { FrameSealing } from "./sealing.ts";

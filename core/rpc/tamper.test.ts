@@ -69,7 +69,7 @@ describe("a bit flipped on its way", () => {
 });
 
 describe("replay", () => {
-  test("the recorded bytes of a whole connection have no effect", () => {
+  test("N3: the recorded bytes of a whole connection have no effect", () => {
     const { dialler } = record();
     const ends = new Ends();
     ends.pair.settle();
@@ -80,7 +80,7 @@ describe("replay", () => {
     expect(ends.osdWorld.logger.lines.join()).toContain("wrong key");
   });
 
-  test("a frame sent twice within a connection ends it", () => {
+  test("N3: a frame sent twice within a connection ends it", () => {
     const ends = new Ends(SMALL);
     ends.pair.settle();
     ends.pair.tamper = (bytes, fromDialler) =>
@@ -150,7 +150,7 @@ function replay(ends: Ends, bytes: Uint8Array): void {
 }
 
 describe("nonsense", () => {
-  test("from strangers: closed, nothing delivered, no memory taken", () => {
+  test("N1: from strangers: closed, nothing delivered, no memory taken", () => {
     const prng = new Prng(5);
     const ends = new Ends();
     ends.pair.settle();
@@ -180,7 +180,7 @@ describe("nonsense", () => {
     expect(ends.osd.connections).toBe(1);
   });
 
-  test("changed bytes on open connections: each ends or waits, none delivers what was not sent", () => {
+  test("N4: changed bytes on open connections: each ends or waits, none delivers what was not sent", () => {
     const prng = new Prng(11);
     for (let round = 0; round < 300; round++) {
       const ends = new Ends(SMALL);

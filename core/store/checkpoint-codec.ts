@@ -1,7 +1,7 @@
 // cold path: once per checkpoint and once per start.
 import type { Checksum } from "../base/checksum.ts";
 import { BLOCK_SIZE, TWO_32 } from "../base/units.ts";
-import { getU64, putU64 } from "./fixed.ts";
+import { fitU53, getU64, putU64 } from "./fixed.ts";
 
 /**
  * A checkpoint: from where the log has to be read, the state of each group at its applied index, and
@@ -162,6 +162,7 @@ export function decodeCheckpointHeader(
   seed: number,
   checksum: Checksum,
 ): CheckpointHeader | undefined {
+  if (bytes.length < BLOCK_SIZE) return undefined;
   const copy = bytes.slice(0, BLOCK_SIZE);
   const view = new DataView(copy.buffer);
   if (view.getUint32(0, true) !== MAGIC || view.getUint16(4, true) !== FORMAT) return undefined;
@@ -169,6 +170,8 @@ export function decodeCheckpointHeader(
   view.setUint32(12, 0, true);
   if (checksum.crc32(copy, seed) !== crc) return undefined;
   if (view.getUint16(6, true) !== shard) return undefined;
+  const numbers = fitU53(view, 16, 2) && fitU53(view, 48, 2) && fitU53(view, 72, 1);
+  if (!numbers || !fitU53(view, 84, 1)) return undefined;
   return {
     shard,
     incarnation: view.getUint32(8, true),
@@ -319,6 +322,7 @@ export function decodeBody(
   }
   const parents: LayerParent[] = [];
   for (let count = 0; count < header.parents; count++) {
+    if (!fitU53(view, at, 2)) return undefined;
     const snapSeq = view.getUint32(at + 16, true);
     parents.push({ layer: getU64(view, at), parent: getU64(view, at + 8), snapSeq });
     at += 24;
@@ -342,9 +346,12 @@ function decodeGroup(
   const fenceCount = view.getUint32(at + 84, true);
   const lists = sessionCount * SESSION_SIZE + fenceCount * FENCE_SIZE;
   if (GROUP_SIZE + padded(confBytes) + lists !== size) return undefined;
+  const numbers = fitU53(view, at + 16, 1) && fitU53(view, at + 32, 6) && fitU53(view, at + 88, 1);
+  if (!numbers) return undefined;
   let from = at + GROUP_SIZE + padded(confBytes);
   const sessions: RecoveredSession[] = [];
   for (let count = 0; count < sessionCount; count++) {
+    if (!fitU53(view, from, 3)) return undefined;
     const bits = new Uint32Array(SESSION_WORDS);
     for (let word = 0; word < SESSION_WORDS; word++) {
       bits[word] = view.getUint32(from + 24 + word * 4, true);
@@ -359,6 +366,7 @@ function decodeGroup(
   }
   const fences: RecoveredFence[] = [];
   for (let count = 0; count < fenceCount; count++) {
+    if (!fitU53(view, from, 1)) return undefined;
     const lockEpoch = view.getUint32(from + 8, true);
     const snapSeq = view.getUint32(from + 12, true);
     fences.push({ layer: getU64(view, from), lockEpoch, snapSeq });

@@ -73,9 +73,13 @@ const SUPERBLOCK: Superblock = {
   zoneCount: 511,
   unitsPerZone: 254,
   slotsPerZone: 272,
-  format: 1,
+  format: 2,
   incarnation: 9,
   clean: true,
+  starts: [
+    { incarnation: 7, mark: 1, id: "0123456789abcdef" },
+    { incarnation: 9, mark: 12, id: "00112233445566ff" },
+  ],
 };
 
 describe("superblock", () => {
@@ -85,9 +89,22 @@ describe("superblock", () => {
     expect(decodeSuperblock(bytes, checksum)).toEqual(SUPERBLOCK);
   });
 
+  test("one of format 1 has no starts, and is otherwise the same", async () => {
+    const first = { ...SUPERBLOCK, format: 1, starts: [] };
+    const bytes = encodeSuperblock(first, checksum);
+    await golden("superblock-format-1", bytes);
+    expect(decodeSuperblock(bytes, checksum)).toEqual(first);
+  });
+
+  test("a history that is not one makes no superblock", () => {
+    const starts = [...SUPERBLOCK.starts].reverse();
+    const bytes = encodeSuperblock({ ...SUPERBLOCK, starts }, checksum);
+    expect(decodeSuperblock(bytes, checksum)).toBeUndefined();
+  });
+
   test("one with any flipped bit is none", () => {
     const bytes = encodeSuperblock(SUPERBLOCK, checksum);
-    for (let at = 0; at < 128; at++)
+    for (let at = 0; at < 160; at++)
       expect(decodeSuperblock(flip(bytes, at), checksum)).toBeUndefined();
   });
 
@@ -282,6 +299,25 @@ describe("checkpoint", () => {
     await golden("checkpoint-body", bytes);
     expect(decodeCheckpointHeader(block, 1, SEED, checksum)).toEqual(header);
     expect(decodeBody(bytes, header)).toEqual(body);
+  });
+
+  test.each([
+    ["generation", "generation"],
+    ["device size", "deviceBytes"],
+  ] as const)("a superblock whose %s is 2^53 or more is none", (_, field) => {
+    const block = { ...SUPERBLOCK, [field]: 2 ** 53 };
+    expect(decodeSuperblock(encodeSuperblock(block, checksum), checksum)).toBeUndefined();
+  });
+
+  test("numbers from 2^53 on, and a block that is cut short, make no checkpoint", () => {
+    for (const field of ["seq", "bodyBytes", "tailPosition", "tailSeq", "pageStamp"] as const) {
+      const block = encodeCheckpointHeader({ ...header, [field]: 2 ** 53 }, SEED, checksum);
+      expect(decodeCheckpointHeader(block, 1, SEED, checksum)).toBeUndefined();
+    }
+    const block = encodeCheckpointHeader(header, SEED, checksum);
+    expect(decodeCheckpointHeader(block.subarray(0, 80), 1, SEED, checksum)).toBeUndefined();
+    const group = { ...body.groups[0]!, baseIndex: 2 ** 53 };
+    expect(decodeBody(encodeBody({ ...body, groups: [group] }), header)).toBeUndefined();
   });
 
   test("another shard's, another store's or a damaged header is none", () => {

@@ -1,6 +1,6 @@
 // cold path: reads the whole index once per start.
 import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
-import { type Device, DeviceRegion, readOnce } from "../device/device.ts";
+import { type Device, DeviceRegion, readOnce, readSurely } from "../device/device.ts";
 import type { World } from "../reactor/world.ts";
 import { NONE } from "./layer-table.ts";
 import { pageCrcOf } from "./page-writer.ts";
@@ -76,18 +76,33 @@ export async function scanIndex(input: IndexScanInput): Promise<IndexScanResult>
       ),
     );
     const done = await Promise.allSettled(reads);
-    group.forEach((piece, at) => {
+    for (let at = 0; at < group.length; at++) {
+      const { zone, from, bytes } = group[at]!;
       const buffer = input.buffer + at * perPiece;
       if (done[at]!.status === "rejected") {
-        input.world.arena.bytes.fill(0, buffer, buffer + piece.bytes);
+        await readSingly(input, buffer, zones[zone]!.offset + from, bytes);
       }
-      const pages = piece.bytes / BLOCK_SIZE;
-      for (let page = 0; page < pages; page++) {
-        scanner.page(piece.zone, piece.from / BLOCK_SIZE + page, buffer + page * BLOCK_SIZE);
+      for (let page = 0; page < bytes / BLOCK_SIZE; page++) {
+        scanner.page(zone, from / BLOCK_SIZE + page, buffer + page * BLOCK_SIZE);
       }
-    });
+    }
   }
   return scanner.result();
+}
+
+/** One bad sector must not hide the pages around it. What the device does not give counts as zero. */
+async function readSingly(
+  input: IndexScanInput,
+  buffer: number,
+  offset: number,
+  bytes: number,
+): Promise<void> {
+  const { device, world } = input;
+  for (let at = 0; at < bytes; at += BLOCK_SIZE) {
+    const to = buffer + at;
+    if (await readSurely(device, to, offset + at, BLOCK_SIZE, DeviceRegion.Meta)) continue;
+    world.arena.bytes.fill(0, to, to + BLOCK_SIZE);
+  }
 }
 
 class IndexScanner {
@@ -116,6 +131,11 @@ class IndexScanner {
     const first = table.slotAt(zoneNumber, page * SLOTS_PER_PAGE);
     const zone = table.zones[zoneNumber]!;
     const known = this.input.pageCrcs[zoneNumber * zone.pageCount + page] ?? 0;
+    if (known === 0 && isZero(world.arena.words, at >>> 2)) {
+      // Never written.
+      this.slotsChecked += SLOTS_PER_PAGE;
+      return;
+    }
     const crc = pageCrcOf(world.checksum.crc32(world.arena.block(at), 0));
     const counts = this.decode(first, at);
     if (known === 0 && counts.valid === 0) return;
@@ -236,4 +256,9 @@ class IndexScanner {
     }
     zone.version[index] = image.version;
   }
+}
+
+function isZero(words: Int32Array, at: number): boolean {
+  for (let word = at; word < at + BLOCK_SIZE / 4; word++) if (words[word] !== 0) return false;
+  return true;
 }

@@ -2,7 +2,7 @@
 import { mix32 } from "../base/checksum.ts";
 import type { Checksum } from "../base/checksum.ts";
 import { BLOCKS_PER_UNIT, TWO_32 } from "../base/units.ts";
-import { getU48, getU64, putU48, putU64 } from "./fixed.ts";
+import { fitU53, getU48, getU64, putU48, putU64 } from "./fixed.ts";
 import { SlotState, type SlotZone } from "./slot-zone.ts";
 
 /**
@@ -123,7 +123,8 @@ export function decodeSlot(
   if (view.getUint16(at + 6, true) !== SLOT_SIZE) return false;
   if (view.getUint32(at, true) !== crcOfSlot(bytes, crcSeed, checksum)) return false;
   const state = view.getUint8(at + 4);
-  if (state > DiskSlot.Hole) return false;
+  if (state > DiskSlot.Hole || !fitU53(view, at + 8, 1)) return false;
+  if (!fitU53(view, at + 24, 1) || !fitU53(view, at + 36, 1)) return false;
   image.state = state;
   image.version = getU64(view, at + 24);
   image.pageStamp = getU64(view, at + 36);

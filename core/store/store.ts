@@ -1,7 +1,7 @@
 // data path
 /** Face of the store's structures: superblock, zones, index slots, quarantine, checkpoint. */
 export * from "./checkpoint-codec.ts";
-export { getU48, getU64, putU48, putU64 } from "./fixed.ts";
+export { fitU53, getU48, getU64, putU48, putU64 } from "./fixed.ts";
 export * from "./geometry.ts";
 export { NONE } from "./layer-table.ts";
 export { type IndexScanResult, scanIndex } from "./index-scan.ts";
@@ -10,5 +10,6 @@ export { Eras, Quarantine } from "./quarantine.ts";
 export * from "./slot-codec.ts";
 export { SlotTable, UNITS_PER_HOLE } from "./slot-table.ts";
 export { SlotFlag, SlotState, SlotZone } from "./slot-zone.ts";
+export * from "./starts.ts";
 export * from "./superblock.ts";
 export * from "./zone-table.ts";

@@ -1,7 +1,8 @@
 // cold path: read and written once per start, stop and format.
 import type { Checksum } from "../base/checksum.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
-import { getU64, putU64 } from "./fixed.ts";
+import { fitU53, getU64, putU64 } from "./fixed.ts";
+import { decodeStarts, encodeStarts, START_SIZE, STARTS_MAX, type StoreStart } from "./starts.ts";
 
 /**
  * The superblock: who a device belongs to, and how it is divided.
@@ -14,7 +15,8 @@ import { getU64, putU64 } from "./fixed.ts";
  * 16 clusterId 16 | 32 storeUuid 16 | 48 osd u32 | 52 shardCount u32
  * 56 generation u64 | 64 deviceBytes u64 | 72 zoneSize u64
  * 80 zoneCount u32 | 84 unitsPerZone u32 | 88 slotsPerZone u32 | 92 incarnation u32
- * 96 clean u8 | 97 reserved, zero, to 4096
+ * 96 clean u8 | 97 reserved, zero | 100 starts u32 | 104 reserved, zero
+ * 128 16 B a start, the oldest first (starts.ts) | reserved, zero, to 4096
  * ```
  */
 export interface Superblock {
@@ -33,10 +35,14 @@ export interface Superblock {
   readonly incarnation: number;
   /** The last stop was a clean one. */
   readonly clean: boolean;
+  /** Starts that have served, the newest last. None in a store of format 1. */
+  readonly starts: readonly StoreStart[];
 }
 
-/** Version of all on-disk structures together. */
-export const FORMAT_VERSION = 1;
+/** Version of all on-disk structures together. 2: the superblock holds the starts. */
+export const FORMAT_VERSION = 2;
+/** Where the starts lie in the superblock. */
+const STARTS_AT = 128;
 /** "FBSTORE" + 0x1a. */
 const MAGIC = [0x46, 0x42, 0x53, 0x54, 0x4f, 0x52, 0x45, 0x1a];
 
@@ -58,6 +64,8 @@ export function encodeSuperblock(block: Superblock, checksum: Checksum): Uint8Ar
   view.setUint32(88, block.slotsPerZone, true);
   view.setUint32(92, block.incarnation, true);
   bytes[96] = block.clean ? 1 : 0;
+  view.setUint32(100, block.starts.length, true);
+  bytes.set(encodeStarts(block.starts), STARTS_AT);
   view.setUint32(12, checksum.crc32(bytes, 0), true);
   return bytes;
 }
@@ -71,6 +79,11 @@ export function decodeSuperblock(bytes: Uint8Array, checksum: Checksum): Superbl
   const crc = view.getUint32(12, true);
   view.setUint32(12, 0, true);
   if (checksum.crc32(copy, 0) !== crc) return undefined;
+  if (!fitU53(view, 56, 3)) return undefined;
+  const count = view.getUint32(100, true);
+  if (count > STARTS_MAX) return undefined;
+  const starts = decodeStarts(copy.subarray(STARTS_AT, STARTS_AT + count * START_SIZE));
+  if (starts === undefined) return undefined;
   return {
     format: view.getUint32(8, true),
     clusterId: copy.slice(16, 32),
@@ -85,6 +98,7 @@ export function decodeSuperblock(bytes: Uint8Array, checksum: Checksum): Superbl
     slotsPerZone: view.getUint32(88, true),
     incarnation: view.getUint32(92, true),
     clean: copy[96] === 1,
+    starts,
   };
 }
 

@@ -2,7 +2,7 @@
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
-import { getU64, putU64 } from "./fixed.ts";
+import { fitU53, getU64, putU64 } from "./fixed.ts";
 
 /**
  * Which zone serves what.
@@ -80,7 +80,7 @@ export function decodeZoneTable(
   const crc = view.getUint32(20, true);
   view.setUint32(20, 0, true);
   if (checksum.crc32(copy, seed) !== crc) return undefined;
-  if (view.getUint32(16, true) !== zoneCount) return undefined;
+  if (view.getUint32(16, true) !== zoneCount || !fitU53(view, 8, 1)) return undefined;
   const zones: ZoneEntry[] = [];
   for (let number = 0; number < zoneCount; number++) {
     const at = BLOCK_SIZE + number * ENTRY_SIZE;

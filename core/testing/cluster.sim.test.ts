@@ -1,43 +1,31 @@
 import { expect, test } from "bun:test";
-import { drainMicrotasks } from "bun:jsc";
-import { SystemChecksum } from "../reactor/bun-system.ts";
-import { runSimulation, type SimVerdict } from "./testing.ts";
+import { runHalf, runSeed } from "./cluster-harness.ts";
 
-/** Seeds of the gate; `SIM_SEEDS=1000 bun test core/testing` runs more. */
-const SEEDS = Number(process.env["SIM_SEEDS"] ?? "200");
-const SEED_FIRST = Number(process.env["SIM_SEED_FIRST"] ?? "1");
+/** Seeds that once failed, with what they found. (When the draw changes, they are other runs.) */
+const RECORDED: readonly [number, string][] = [
+  [3, "a flush was answered before a write that was submitted before it"],
+  [5, "the same, by another way through the client"],
+  [45, "a lying flush took both checkpoints: the disk is replaced"],
+  [78, "a device failed while the osd recorded its start"],
+  [128, "a lying flush, then an osd that may not serve with what is left"],
+  [1083, "reads that failed once at a start passed for damage, on two replicas of three"],
+  [175, "a lying flush in a run with pauses of many seconds"],
+];
 
-function run(seed: number): SimVerdict {
-  return runSimulation({ seed, checksum: new SystemChecksum(), drainMicrotasks });
-}
+test.each(RECORDED)(
+  "seed %d: %s",
+  (seed) => {
+    expect(runSeed(seed).operations).toBeGreaterThan(0);
+  },
+  60_000,
+);
 
-test("clusters lose nothing and serve nothing stale under crashes, cuts and pauses", () => {
-  let operations = 0;
-  let crashes = 0;
-  let partitions = 0;
-  let pauses = 0;
-  let fills = 0;
-  let blocksFilled = 0;
-  for (let seed = SEED_FIRST; seed < SEED_FIRST + SEEDS; seed++) {
-    const verdict = run(seed);
-    operations += verdict.operations;
-    crashes += verdict.crashes;
-    partitions += verdict.partitions;
-    pauses += verdict.pauses;
-    fills += verdict.fills;
-    blocksFilled += verdict.blocksFilled;
-  }
-  console.log(
-    `${SEEDS} seeds: ${operations} operations, ${crashes} crashes, ${partitions} partitions, ${pauses} pauses, ${fills} replicas filled with ${blocksFilled} blocks`,
-  );
-  // A run without load or without faults would prove nothing.
-  expect(operations).toBeGreaterThan(SEEDS * 200);
-  expect(crashes).toBeGreaterThan(SEEDS);
-  expect(partitions).toBeGreaterThan(SEEDS / 4);
-  expect(fills).toBeGreaterThan(SEEDS / 10);
-  expect(blocksFilled).toBeGreaterThan(fills);
-}, 600_000);
+test("clusters lose nothing and serve nothing stale, whatever happens to them: first half", () => {
+  runHalf(0);
+}, 900_000);
 
 test("the same seed gives the same trace", () => {
-  expect(run(SEED_FIRST).traceHash).toBe(run(SEED_FIRST).traceHash);
+  const { traceHash } = runSeed(1);
+  runSeed(2);
+  expect(runSeed(1).traceHash).toBe(traceHash);
 }, 60_000);

@@ -8,7 +8,7 @@ import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { Image } from "../client/client.ts";
-import type { Group } from "../pg/pg.ts";
+import { type Group, inspectStore } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { SimCluster, type SimOsd } from "./sim-cluster.ts";
 
@@ -220,7 +220,7 @@ describe("a replica is replaced under load", () => {
     }, 60_000);
   }
 
-  test("osds crash and are cut off in the middle of it, the leader's first of all", () => {
+  test("G1: osds crash and are cut off in the middle of it, the leader's first of all", () => {
     let crashes = 0;
     for (let seed = 1; seed <= SEEDS; seed++) {
       const bench = new Bench(seed);
@@ -297,7 +297,7 @@ function leadsAny(osd: SimOsd): boolean {
   return [...osd.shard!.pg.groups.values()].some((group) => group.serving);
 }
 
-test("a replaced disk gets new replicas in the place of those that it lost", () => {
+test("G7: a replaced disk gets new replicas in the place of those that it lost", () => {
   const bench = new Bench(5, { osds: 3 });
   const { cluster } = bench;
   bench.load();
@@ -334,7 +334,7 @@ test("leaders go home once the preferred replica was reachable for a while", () 
   bench.verify();
 }, 60_000);
 
-test("a slow device loses its leaders, and gets them back a minute later, not before", () => {
+test("G9: a slow device loses its leaders, and gets them back a minute later, not before", () => {
   const bench = new Bench(8, { osds: 3, pgCount: 4 });
   const { cluster } = bench;
   bench.load();
@@ -379,6 +379,39 @@ test("a replica that its store distrusts is renewed by itself, from the blocks t
   bench.until("it has new replicas", () =>
     [...osd.shard!.pg.groups.values()].every((group) => group.replica > before.get(group.pg)!),
   );
+  bench.until("they are voters", () => cluster.settled);
+  bench.stop();
+  bench.verifyMembers();
+}, 60_000);
+
+test("a replica that its store has forgotten altogether gets a successor", () => {
+  const bench = new Bench(9, { osds: 3, idleMs: 3_600_000 });
+  const { cluster } = bench;
+  bench.load();
+  bench.pass(500_000);
+  const osd = cluster.osds[2]!;
+  const before = new Map([...osd.shard!.pg.groups.values()].map((one) => [one.pg, one.replica]));
+  expect(before.size).toBe(2);
+  osd.world!.crash();
+  // The first batch of the log goes bad: it says that there are replicas.
+  const { batches } = cluster.await(
+    "inspect",
+    cluster.withDevice(osd, (world, disk) => inspectStore(world, disk, "batches")),
+  ) as { readonly batches: readonly { readonly offsetBytes: number }[] };
+  cluster.simulation.disk(osd.path).rot(batches[0]!.offsetBytes, BLOCK_SIZE);
+  for (const again of [false, true]) {
+    cluster.startOsd(osd);
+    bench.until("it follows a map", () => osd.shard!.pg.missing.size === before.size);
+    // It does not begin anew under the old ids, after another start neither.
+    if (again) break;
+    bench.until("it remembers", () => osd.shard!.pg.store.tombstones.length === before.size);
+    osd.world!.crash();
+  }
+  bench.until("it has new replicas", () => {
+    const groups = [...osd.shard!.pg.groups.values()];
+    const isNew = groups.every((group) => group.replica > before.get(group.pg)!);
+    return groups.length === before.size && isNew;
+  });
   bench.until("they are voters", () => cluster.settled);
   bench.stop();
   bench.verifyMembers();

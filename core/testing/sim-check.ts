@@ -11,6 +11,7 @@ import {
 } from "../pg/pg.ts";
 import { formatConfiguration } from "../raft/raft.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import type { SimProbes } from "./sim-probes.ts";
 
 /** What must hold at any time, and what must be once all faults have ended. */
 
@@ -30,8 +31,11 @@ export class SimWatch {
   private readonly members = new Set<string>();
   private readonly voters = new Set<string>();
 
-  constructor(cluster: SimCluster) {
+  private readonly probes: SimProbes;
+
+  constructor(cluster: SimCluster, probes: SimProbes) {
     this.cluster = cluster;
+    this.probes = probes;
   }
 
   look(): void {
@@ -46,6 +50,7 @@ export class SimWatch {
     }
     for (const group of groups) if (group.isLeader) this.lookAt(group, groups, filled);
     this.filled = filled;
+    this.probes.look(groups);
   }
 
   private lookAt(leader: Group, groups: readonly Group[], filled: ReadonlySet<string>): void {
@@ -216,9 +221,10 @@ export async function checkStopped(
       String(seen.sort()) === String(wanted.sort()),
       `osd.${String(osd.id)} holds ${seen.join(" ")}, wanted ${wanted.join(" ")}`,
     );
+    if (rotten) return;
     const { findings } = await fsckStore(world, disk);
     assert(
-      rotten || findings.length === 0,
+      findings.length === 0,
       `osd.${String(osd.id)}: ${findings.map((one) => `${one.region} ${one.text}`).join(", ")}`,
     );
   });

@@ -8,10 +8,18 @@ import type { Prng } from "../base/prng.ts";
 import { Client } from "../client/client.ts";
 import { ClusterMap, type PgInfo } from "../cluster/cluster.ts";
 import { MemoryMetaStore, Monitor } from "../mon/mon.ts";
-import { MonSession, OsdShard, type ShardReport } from "../osd/osd.ts";
-import { formatStore, type Group, type StoreClaim, type StoreTuning } from "../pg/pg.ts";
-import { Simulation, type SimWorld } from "../reactor/reactor.ts";
+import { Admission, MonSession, OsdShard, type ShardReport } from "../osd/osd.ts";
+import {
+  formatStore,
+  type Group,
+  type StoreClaim,
+  type StoreStart,
+  type StoreTuning,
+} from "../pg/pg.ts";
+import { type SimMemory, Simulation, type SimWorld } from "../reactor/reactor.ts";
 import type { Disk } from "../reactor/world.ts";
+import type { StoreCredentials } from "../rpc/rpc.ts";
+import { encodeStarts } from "../store/store.ts";
 import { uuidBytes } from "../base/uuid.ts";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
 
@@ -30,6 +38,7 @@ const CLIENT_HOST = 200;
 const CONTROL_PORT = 7400;
 const DATA_PORT = 7500;
 const ARENA_BYTES = 192 * 1_048_576;
+const TOOL_ARENA_BYTES = 32 * 1_048_576;
 const DEVICE_BYTES = 512 * 1_048_576;
 const LOG_BYTES_DEFAULT = 96 * 1_048_576;
 /** How long, in simulated time, a step of the set-up may take. */
@@ -56,12 +65,23 @@ export interface SimClusterOptions {
   /** Faults are planted that must be logged as errors. */
   readonly errorsAllowed?: boolean;
   readonly drainMicrotasks: () => void;
+  /** Where processes get their memory, and leave it. */
+  readonly memory?: SimMemory;
+  /** Clocks of machines run up to this share fast or slow. Default 0. */
+  readonly clockDriftShare?: number;
+  /** Of a message that is logged as an error: whether a fault that was planted explains it. */
+  readonly isExcused?: (message: string) => boolean;
+  /** Sees the world of each process before anything runs in it. */
+  readonly onWorld?: (world: SimWorld) => void;
+  /** Hears of an osd that ended because it was refused. Default: that fails the simulation. */
+  readonly onRefused?: (osd: SimOsd, error: unknown) => void;
 }
 
 /** One osd of the simulated cluster. */
 export interface SimOsd {
   readonly id: number;
-  readonly address: string;
+  /** Of the machine that its disk is in. */
+  address: string;
   /** Its device: another one once the disk was replaced. */
   path: string;
   world: SimWorld | null;
@@ -69,6 +89,9 @@ export interface SimOsd {
   shard: OsdShard | null;
   shards: readonly OsdShard[];
   session: MonSession | null;
+  /** What decides whether its store may serve, and what it keeps of its peers' stores. */
+  admission: Admission | null;
+  readonly peerStarts: Map<string, StoreStart>;
 }
 
 /** One client process. */
@@ -90,6 +113,12 @@ export class SimCluster {
   private readonly options: SimClusterOptions;
   private readonly key = new Uint8Array(32).fill(7);
   private readonly monitor: Monitor;
+  readonly monWorld: SimWorld;
+  /**
+   * An osd can not go on: true when a fault that was planted explains it; it is taken down then, as
+   * a process that ends.
+   */
+  onFatal: (osd: SimOsd, error: unknown) => boolean = () => false;
 
   constructor(seed: number, options: SimClusterOptions) {
     this.options = options;
@@ -98,6 +127,9 @@ export class SimCluster {
       checksum: options.checksum,
       arenaBytes: ARENA_BYTES,
       errorsAllowed: options.errorsAllowed === true,
+      clockDriftShare: options.clockDriftShare ?? 0,
+      ...(options.memory === undefined ? {} : { memory: options.memory }),
+      ...(options.isExcused === undefined ? {} : { isExcused: options.isExcused }),
       ...(options.logger === undefined ? {} : { logger: options.logger }),
     });
     this.random = this.simulation.newRandom(1);
@@ -111,9 +143,13 @@ export class SimCluster {
         shard: null,
         shards: [],
         session: null,
+        admission: null,
+        peerStarts: new Map(),
       });
     }
     const monWorld = this.simulation.createWorld("mon.a", MON_ADDRESS);
+    this.monWorld = monWorld;
+    options.onWorld?.(monWorld);
     this.monitor = new Monitor({
       world: monWorld,
       logger: monWorld.logger,
@@ -140,6 +176,7 @@ export class SimCluster {
     const name = at === 0 ? "client" : `client.${String(at)}`;
     const address = `${CLIENT_NET}${String(CLIENT_HOST + at)}`;
     const world = this.simulation.createWorld(name, address);
+    this.options.onWorld?.(world);
     const client = new Client({
       world,
       name,
@@ -150,6 +187,14 @@ export class SimCluster {
     });
     world.start();
     return { client, world };
+  }
+
+  /** A client's process dies; another one takes its place, to be started by the caller. */
+  renewClient(at: number): SimClient {
+    this.clients[at]!.world.crash();
+    const fresh = this.newClient(at);
+    this.clients[at] = fresh;
+    return fresh;
   }
 
   /** The first client, and its process. */
@@ -239,18 +284,26 @@ export class SimCluster {
   startOsd(osd: SimOsd): void {
     assert(osd.world === null || !osd.world.alive, "SimCluster.startOsd: it runs");
     const world = this.simulation.createWorld(`osd.${String(osd.id)}`, osd.address);
+    this.options.onWorld?.(world);
     osd.world = world;
     const first = this.newShard(osd, world, 0);
     osd.shard = first;
     osd.shards = [first];
     osd.session = null;
+    osd.admission = null;
     world.start();
     this.open(osd, world).then(
       (ports) => {
         if (world.alive) this.serve(osd, world, ports);
       },
-      (error: unknown) => this.simulation.fail(world.name, error),
+      (error: unknown) => this.end(osd, world, error),
     );
+  }
+
+  /** A process that can not go on ends. */
+  private end(osd: SimOsd, world: SimWorld, error: unknown): void {
+    if (!world.alive || osd.world !== world) return;
+    if (!this.onFatal(osd, error)) this.simulation.fail(world.name, error);
   }
 
   /** The first shard claims the device, the others follow. Answers their ports. */
@@ -282,17 +335,21 @@ export class SimCluster {
       port: DATA_PORT + shard,
       ...(claim === undefined ? {} : { claim }),
       ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),
+      peerStarts: osd.peerStarts,
       host: {
-        onFatal: (reason) => this.simulation.fail(world.name, new Error(reason)),
+        onFatal: (error) => this.end(osd, world, error),
         onNews: () => osd.session?.hasten(),
+        onVerdict: (from, verdict) => osd.admission?.hearPeer(from, verdict),
+        onPeerStart: (storeUuid, start) => osd.peerStarts.set(storeUuid, start),
       },
     });
   }
 
   private serve(osd: SimOsd, world: SimWorld, ports: readonly number[]): void {
     const { shards } = osd;
-    const { storeUuid, incarnation } = shards[0]!.identity;
+    const { storeUuid, incarnation, starts } = shards[0]!.identity;
     const map = new ClusterMap();
+    const store = { starts: encodeStarts(starts), asking: true };
     osd.session = new MonSession({
       world,
       logger: world.logger,
@@ -311,6 +368,7 @@ export class SimCluster {
         backend: "memory",
       },
       map,
+      store,
       host: {
         onMap: (update) => {
           const encoded = toBinary(MapUpdateSchema, update);
@@ -321,15 +379,48 @@ export class SimCluster {
         transferLeader: (pg, to) => {
           for (const shard of shards) shard.transferLeader(pg, to);
         },
-        onRefused: (error) => this.simulation.fail(world.name, error),
+        scrub: (pg, order, isDeep) => {
+          for (const shard of shards) shard.scrub(pg, order, isDeep);
+        },
+        onRefused: (error) => this.refuse(osd, world, error),
+        onVerdict: (verdict) => osd.admission?.hearMonitor(verdict),
       },
     });
+    this.admit(osd, world, store);
     osd.session.start();
+  }
+
+  private admit(osd: SimOsd, world: SimWorld, store: StoreCredentials): void {
+    const { shards, session } = osd;
+    osd.admission = new Admission(world, shards[0]!.identity, {
+      record: (starts) => shards[0]!.recordStarts(starts),
+      serve: (starts) => {
+        store.starts = encodeStarts(starts);
+        store.asking = false;
+        for (const shard of shards) shard.serve(starts);
+        session?.tellStarts();
+      },
+      alone: () => {
+        for (const shard of shards) shard.serveClients();
+      },
+      refuse: (error) => this.refuse(osd, world, error),
+    });
+    osd.admission.begin([]);
+  }
+
+  private refuse(osd: SimOsd, world: SimWorld, error: unknown): void {
+    if (!world.alive || this.onFatal(osd, error)) return;
+    if (this.options.onRefused === undefined) this.simulation.fail(world.name, error);
+    else {
+      world.crash();
+      this.options.onRefused(osd, error);
+    }
   }
 
   /** Stop an osd in order, as SIGTERM does. */
   async stopOsd(osd: SimOsd): Promise<void> {
     const { world, session, shards } = osd;
+    osd.admission?.stop();
     assert(world?.alive === true, "SimCluster.stopOsd: it does not run");
     await session?.stop();
     osd.session = null;
@@ -391,7 +482,8 @@ export class SimCluster {
     use: (world: SimWorld, disk: Disk) => Promise<Value>,
   ): Promise<Value> {
     assert(osd.world?.alive !== true, "SimCluster.withDevice: the osd runs");
-    const world = this.simulation.createWorld(`tool.${String(osd.id)}`, osd.address);
+    const name = `tool.${String(osd.id)}`;
+    const world = this.simulation.createWorld(name, osd.address, { arenaBytes: TOOL_ARENA_BYTES });
     world.start();
     const disk = world.disks.open(osd.path, { readOnly: true });
     try {

@@ -1,87 +1,140 @@
 // cold: the simulator
 import { FastblockError } from "../base/errors.ts";
 import { Prng } from "../base/prng.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
-import { inspectStore } from "../pg/pg.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
-import { type SimLoad, stampBlock } from "./sim-load.ts";
+import { SimDevices } from "./sim-devices.ts";
+import type { SimHot } from "./sim-hot.ts";
+import type { SimLoad } from "./sim-load.ts";
+import type { SimProbes } from "./sim-probes.ts";
+import type { TraceSink } from "./sim-trace.ts";
+import { SimWeather } from "./sim-weather.ts";
 
 /**
  * What happens to a simulated cluster, drawn from the seed.
  *
- *   crash, cut, pause, reset   anybody, any number at a time: nothing that was durable is lost
- *   move                       a replica goes to another osd
- *   rot, loss of a disk        one osd only until all replicas were compared: the fault budget.
- *                              Whoever lost something is made whole again by the others
+ *   processes   crash (one, some, all), pause, lose their power; clients die
+ *   network     cuts of one or both directions, of everybody, flapping; resets, storms
+ *   clocks      wall clocks step
+ *   operator    replicas move, a lost disk is replaced, machines change their addresses
+ *   monitor     away for a while
+ *   devices     `sim-devices.ts`
  *
- * Damage to the last batches before a crash, which nobody vouched for, is not told from a torn end:
- * it would be a second fault. So an osd whose device rots while it runs goes on for a while.
+ * Whatever destroys data happens to the victim alone until all replicas were compared: the fault
+ * budget. It is made whole again by the others.
+ *
+ * Each fault has a number, and its chance is its own: a run without some of them (`without`) draws
+ * the others as before, so that a schedule can be shrunk.
  */
 
 /** What a run may do besides crashes, cuts, pauses and resets. */
 export interface FaultPlan {
   /** Replicas move between osds. */
   readonly moves: boolean;
-  /** Blocks rot on the osd whose turn it is. */
+  /** Blocks rot, or can not be read, on the osd whose turn it is. */
   readonly rot: boolean;
   /** It loses its whole disk, and gets another one. */
   readonly diskLoss: boolean;
+  /** Its device loses or misdirects writes; it lies about flushes. */
+  readonly strays: boolean;
+  readonly lies: boolean;
+  /** Devices answer EIO, are slow, or do not answer. */
+  readonly errors: boolean;
+  /** Longest time between two faults. */
+  readonly paceUs: number;
+  /** Longest pause of a process. */
+  readonly pauseUsMax: number;
+  /** Clients from this one on may die. */
+  readonly mortalsFirst: number;
+  readonly deviceUsMax: number;
+  /** Faults that are left out, by their number. */
+  readonly without: ReadonlySet<number>;
 }
 
-/** An osd whose device rots while it runs does not crash for this long: see the file's comment. */
-const VOUCH_US = 200_000;
-/** Batches of the log that may not be vouched for, at its end. */
-const BATCHES_UNVOUCHED = 3;
-const ROT_MAX = 8;
-/** For this long, in looks, an occasion to damage what somebody is filled from is waited for. */
-const SOURCE_LOOKS_MAX = 200;
-const SOURCE_LOOK_US = 5_000;
-const SOURCE_ROT_MAX = 48;
+/** A kind of fault; `run` answers whether there was an occasion. */
+export interface FaultKind {
+  readonly name: string;
+  readonly weight: number;
+  readonly run: (osd: SimOsd) => boolean;
+}
+
+/** A fault that happened. */
+export interface FaultNote {
+  readonly number: number;
+  readonly atUs: number;
+  readonly name: string;
+  readonly osd: number;
+}
+
 const MOVES_MAX = 4;
+const PACE_US_MIN = 50_000;
 /** Between two looks of who waits for the monitor. */
 const LOOK_US = 200_000;
+/** For this long, in looks, a joint configuration is waited for. */
+const JOINT_LOOKS_MAX = 2000;
+const JOINT_LOOK_US = 500;
+const WALL_STEP_MS = 86_400_000;
+const TRIES_MAX = 4;
 
 export class SimFaults {
-  crashes = 0;
-  partitions = 0;
-  pauses = 0;
-  moves = 0;
-  disks = 0;
-  /** Blocks of a device that were damaged. */
-  rotted = 0;
+  /** Faults that happened, in order, and how many of each kind. */
+  readonly notes: FaultNote[] = [];
+  readonly counts: Record<string, number> = {};
   /** Replicas that were filled by difference, and blocks copied for it. */
   fills = 0;
   blocksFilled = 0;
   blocksHealed = 0;
+  trace: TraceSink | null = null;
+  readonly plan: FaultPlan;
+  /** Of the fault that is being drawn. */
+  random: Prng;
+  /** Whose device may be damaged. */
+  victim: SimOsd;
+  readonly devices: SimDevices;
   private readonly cluster: SimCluster;
   private readonly load: SimLoad;
-  private readonly plan: FaultPlan;
-  private readonly random: Prng;
+  private readonly hot: SimHot;
+  private readonly probes: SimProbes;
+  private readonly weather: SimWeather;
+  private readonly pace: Prng;
+  private readonly kinds: readonly FaultKind[];
   private endUs = 0;
-  /** Whose device may be damaged, until the next round. */
-  private victim: SimOsd;
+  /** Grows with each end: whoever was to be started by then runs. */
+  private round = 0;
+  private drawn = 0;
   /** Osds that are down and that somebody else starts. */
   private readonly held = new Set<SimOsd>();
   private readonly steadyUntilUs = new Map<SimOsd, number>();
+  private peaceUntilUs = 0;
   private movesLeft = 0;
   private diskLost = false;
   private errands = 0;
 
-  constructor(cluster: SimCluster, load: SimLoad, plan: FaultPlan) {
+  constructor(cluster: SimCluster, load: SimLoad, hot: SimHot, probes: SimProbes, plan: FaultPlan) {
     this.cluster = cluster;
+    this.probes = probes;
     this.load = load;
+    this.hot = hot;
     this.plan = plan;
-    this.random = new Prng(cluster.simulation.seed * 17 + 11);
+    this.pace = new Prng(cluster.simulation.seed * 17 + 11);
+    this.random = this.pace;
     this.victim = cluster.osds[0]!;
+    this.devices = new SimDevices(cluster, this);
+    this.weather = new SimWeather(cluster, this);
+    this.kinds = [...this.processKinds(), ...this.weather.kinds, ...this.planKinds()];
+    cluster.onFatal = (osd, error) => this.onFatal(osd, error);
   }
 
   /** Plan faults until `endUs`; whatever was damaged before is whole again. */
   begin(endUs: number): void {
     this.endUs = endUs;
-    this.victim = this.pick();
+    // What strays can lie anywhere, unseen: then nobody else may be damaged later.
+    const stays = this.round > 0 && (this.plan.strays || this.plan.lies);
+    if (!stays) this.victim = this.cluster.osds[this.pace.below(this.cluster.osds.length)]!;
     this.movesLeft = MOVES_MAX;
     this.diskLost = false;
-    this.load.mayRefuse = this.plan.rot || this.plan.diskLoss;
+    const { rot, diskLoss, strays, lies, errors } = this.plan;
+    this.load.mayRefuse = rot || diskLoss || strays || lies || errors;
+    this.hot.mayRefuse = this.load.mayRefuse;
     this.planNext();
   }
 
@@ -92,10 +145,16 @@ export class SimFaults {
 
   /** End every fault that does not end by itself. */
   end(): void {
-    const { simulation, osds } = this.cluster;
+    const { simulation, osds, clients, monWorld } = this.cluster;
+    this.round += 1;
+    this.peaceUntilUs = 0;
     simulation.heal();
+    this.devices.end();
+    this.weather.calm();
     // Machines that lost their power said no goodbye: in most runs nobody has to wait for that.
-    if (this.random.below(4) > 0) simulation.reset("*", "*");
+    if (this.pace.below(4) > 0) simulation.reset("*", "*");
+    monWorld.resume();
+    for (const { world } of clients) world.resume();
     for (const osd of osds) {
       osd.world?.resume();
       this.start(osd);
@@ -104,6 +163,7 @@ export class SimFaults {
 
   /** Count what a process has done, before it ends. */
   count(osd: SimOsd): void {
+    this.probes.count(osd);
     for (const { pg } of osd.shards) {
       const { fillsEnded, fillBlocksCopied } = pg.fills.counters;
       this.fills += fillsEnded;
@@ -112,13 +172,62 @@ export class SimFaults {
     }
   }
 
-  private pick(): SimOsd {
-    return this.cluster.osds[this.random.below(this.cluster.osds.length)]!;
+  /* ---------------------------------------------------------------- the draw */
+
+  private processKinds(): FaultKind[] {
+    const { hot } = this;
+    const { osds } = this.cluster;
+    return [
+      { name: "crash", weight: 6, run: (osd) => this.crash(osd) },
+      {
+        name: "crash of some",
+        weight: 2,
+        run: () => osds.filter((one) => this.random.below(2) === 0 && this.crash(one)).length > 0,
+      },
+      {
+        name: "crash of all",
+        weight: 1,
+        run: () => osds.filter((one) => this.crash(one)).length > 0,
+      },
+      { name: "pause", weight: 2, run: (osd) => this.pause(osd) },
+      { name: "pause of a client", weight: 1, run: () => this.pauseClient() },
+      {
+        name: "death of a client",
+        weight: 3,
+        run: () => hot.killClient(this.plan.mortalsFirst),
+      },
+      { name: "monitor away", weight: 1, run: () => this.leaveMonitor() },
+      { name: "wall clock steps", weight: 1, run: (osd) => this.stepWall(osd) },
+      { name: "addresses change", weight: 1, run: (osd) => this.swapAddresses(osd) },
+    ];
+  }
+
+  /** Those that only some runs have. */
+  private planKinds(): FaultKind[] {
+    const { plan, devices } = this;
+    const all: readonly [boolean, FaultKind][] = [
+      [plan.moves, { name: "move", weight: 4, run: () => this.move() }],
+      [plan.rot, { name: "rot", weight: 5, run: () => devices.rot() }],
+      [plan.diskLoss, { name: "loss of a disk", weight: 5, run: () => this.loseDisk() }],
+      [plan.errors, { name: "device errors", weight: 4, run: (osd) => devices.errors(osd) }],
+      [plan.errors, { name: "slow device", weight: 3, run: (osd) => devices.slow(osd) }],
+      [
+        plan.strays,
+        {
+          name: "misdirected writes",
+          weight: 3,
+          run: () => devices.stray("misdirectedWriteShare"),
+        },
+      ],
+      [plan.strays, { name: "lost writes", weight: 3, run: () => devices.stray("lostWriteShare") }],
+      [plan.lies, { name: "lying flush", weight: 8, run: () => devices.lie() }],
+    ];
+    return all.filter(([isPlanned]) => isPlanned).map(([, kind]) => kind);
   }
 
   private planNext(): void {
     const { simulation } = this.cluster;
-    const delay = 50_000 + this.random.below(900_000);
+    const delay = PACE_US_MIN + this.pace.below(this.plan.paceUs);
     if (simulation.nowUs + delay >= this.endUs) return;
     simulation.after(delay, () => {
       this.inject();
@@ -127,50 +236,50 @@ export class SimFaults {
   }
 
   private inject(): void {
-    const { cluster, plan } = this;
-    const osd = this.pick();
-    switch (this.random.below(14)) {
-      case 0:
-      case 1:
-      case 2:
-        this.crash(osd);
-        break;
-      case 3:
-        for (const one of cluster.osds) if (this.random.below(2) === 0) this.crash(one);
-        break;
-      case 4:
-      case 5:
-        this.cut(osd);
-        break;
-      case 6:
-        this.pause(osd);
-        break;
-      case 7:
-        cluster.simulation.reset(osd.address, "*");
-        break;
-      case 8:
-      case 9:
-        if (plan.moves) this.move();
-        else this.crash(osd);
-        break;
-      default:
-        if (plan.diskLoss && !this.diskLost) this.loseDisk();
-        else if (plan.rot) this.rot();
-        else this.cut(osd);
+    const { simulation, osds } = this.cluster;
+    const number = ++this.drawn;
+    if (this.plan.without.has(number) || this.isPeace) return;
+    this.random = new Prng(simulation.seed * 4099 + number);
+    for (let tries = 0; tries < TRIES_MAX; tries++) {
+      const osd = osds[this.random.below(osds.length)]!;
+      const kind = this.drawKind();
+      if (!kind.run(osd)) continue;
+      this.trace?.(
+        simulation.nowUs,
+        `osd.${String(osd.id)}`,
+        `fault ${String(number)}: ${kind.name}`,
+      );
+      this.notes.push({ number, atUs: simulation.nowUs, name: kind.name, osd: osd.id });
+      this.counts[kind.name] = (this.counts[kind.name] ?? 0) + 1;
+      return;
     }
   }
 
-  /* ------------------------------------------------------- crashes and cuts */
-
-  private crash(osd: SimOsd): void {
-    if (!this.kill(osd)) return;
-    this.cluster.simulation.after(10_000 + this.random.below(1_500_000), () => this.start(osd));
+  private drawKind(): FaultKind {
+    const total = this.kinds.reduce((sum, { weight }) => sum + weight, 0);
+    let left = this.random.below(total);
+    return this.kinds.find(({ weight }) => (left -= weight) < 0)!;
   }
 
-  private kill(osd: SimOsd): boolean {
+  /** Do something later, if this round of faults goes on. */
+  later(delayUs: number, action: () => void): void {
+    const { round } = this;
+    this.cluster.simulation.after(delayUs, () => {
+      if (this.round === round) action();
+    });
+  }
+
+  /* ------------------------------------------------------------- processes */
+
+  private crash(osd: SimOsd): boolean {
+    if (!this.kill(osd)) return false;
+    this.startLater(osd);
+    return true;
+  }
+
+  kill(osd: SimOsd): boolean {
     const { world } = osd;
     if (world?.alive !== true || this.isSteady(osd)) return false;
-    this.crashes += 1;
     this.count(osd);
     if (this.random.below(2) === 0) world.crash();
     else world.powerCut();
@@ -178,67 +287,180 @@ export class SimFaults {
     return true;
   }
 
+  /** Cut the power of an osd that may be steady, and start it later. */
+  cutPower(osd: SimOsd): void {
+    if (osd.world?.alive !== true) return;
+    this.count(osd);
+    osd.world.powerCut();
+    osd.session = null;
+    this.startLater(osd);
+  }
+
+  /** A process ends, which is no wonder: its device failed, or holds no store that may be opened. */
+  private onFatal(osd: SimOsd, error: unknown): boolean {
+    const { world } = osd;
+    const isDamaged = this.isDamage(osd, error);
+    if (!(isDamaged || this.devices.isFailing(osd)) || world === null) return false;
+    this.cluster.simulation.after(0, () => {
+      if (!world.alive) return;
+      this.count(osd);
+      world.crash();
+      osd.session = null;
+      if (isDamaged) this.giveUpStore(osd);
+      else this.startLater(osd);
+    });
+    return true;
+  }
+
+  /** Writes went astray there: what the store says of itself is for people. */
+  private isDamage(osd: SimOsd, error: unknown): boolean {
+    const { strays, lies } = this.plan;
+    const isHit = (strays || lies) && osd === this.victim && this.devices.damaged > 0;
+    return isHit && error instanceof FastblockError;
+  }
+
+  private giveUpStore(osd: SimOsd): void {
+    this.counts["store given up"] = (this.counts["store given up"] ?? 0) + 1;
+    this.replaceDisk(osd);
+  }
+
+  private startLater(osd: SimOsd): void {
+    this.later(10_000 + this.random.below(1_500_000), () => this.start(osd));
+  }
+
   private start(osd: SimOsd): void {
     if (osd.world?.alive !== true && !this.held.has(osd)) this.cluster.startOsd(osd);
   }
 
-  private isSteady(osd: SimOsd): boolean {
+  /** An osd is not started before `release`. */
+  hold(osd: SimOsd): void {
+    this.held.add(osd);
+  }
+
+  release(osd: SimOsd): void {
+    this.held.delete(osd);
+    this.start(osd);
+  }
+
+  isHeld(osd: SimOsd): boolean {
+    return this.held.has(osd);
+  }
+
+  /** An osd does not crash, nor stand still, for so long. */
+  steady(osd: SimOsd, us: number): void {
+    this.steadyUntilUs.set(osd, this.cluster.simulation.nowUs + us);
+  }
+
+  isSteady(osd: SimOsd): boolean {
     return this.cluster.simulation.nowUs < (this.steadyUntilUs.get(osd) ?? 0);
   }
 
-  private cut(osd: SimOsd): void {
-    const other = this.pick();
-    if (other === osd) return;
-    this.partitions += 1;
+  /** Nothing else happens for so long. False: something goes on. */
+  makePeace(us: number): boolean {
     const { simulation } = this.cluster;
-    simulation.cut(osd.address, other.address);
-    const both = this.random.below(2) === 0;
-    if (both) simulation.cut(other.address, osd.address);
-    simulation.after(100_000 + this.random.below(2_000_000), () => {
-      simulation.heal(osd.address, other.address);
-      if (both) simulation.heal(other.address, osd.address);
-    });
+    if (simulation.hasCuts || this.held.size > 0) return false;
+    this.peaceUntilUs = simulation.nowUs + us;
+    return true;
   }
 
-  private pause(osd: SimOsd): void {
-    const world = osd.world;
-    if (world?.alive !== true || this.isSteady(osd)) return;
-    this.pauses += 1;
+  private get isPeace(): boolean {
+    return this.cluster.simulation.nowUs < this.peaceUntilUs;
+  }
+
+  private pause(osd: SimOsd): boolean {
+    const { world } = osd;
+    if (world?.alive !== true || this.isSteady(osd)) return false;
     world.pause();
-    this.cluster.simulation.after(50_000 + this.random.below(2_000_000), () => {
+    this.later(50_000 + this.random.below(this.plan.pauseUsMax), () => {
       if (world.alive) world.resume();
     });
+    return true;
+  }
+
+  private pauseClient(): boolean {
+    const { clients } = this.cluster;
+    const { world } = clients[this.random.below(clients.length)]!;
+    world.pause();
+    this.later(50_000 + this.random.below(this.plan.pauseUsMax), () => world.resume());
+    return true;
+  }
+
+  private leaveMonitor(): boolean {
+    const { monWorld } = this.cluster;
+    monWorld.pause();
+    this.later(100_000 + this.random.below(3_000_000), () => monWorld.resume());
+    return true;
+  }
+
+  private stepWall(osd: SimOsd): boolean {
+    osd.world?.stepWall(this.random.below(2 * WALL_STEP_MS) - WALL_STEP_MS);
+    return osd.world !== null;
+  }
+
+  /** The disks of two machines change places: peers find somebody else where they were. */
+  private swapAddresses(osd: SimOsd): boolean {
+    const { osds } = this.cluster;
+    const other = osds[this.random.below(osds.length)]!;
+    const isFree = (one: SimOsd): boolean =>
+      one.world?.alive === true && !this.isSteady(one) && !this.held.has(one);
+    if (other === osd || !isFree(osd) || !isFree(other)) return false;
+    this.crash(osd);
+    this.crash(other);
+    [osd.address, other.address] = [other.address, osd.address];
+    return true;
+  }
+
+  /** Stamps of blocks that hold data. */
+  someStamps(count: number): number[] {
+    const from = this.random.below(4) === 0 ? this.hot : this.load;
+    return from.someStamps(this.random, count);
   }
 
   /* ------------------------------------------------------------------ moves */
 
   /** Give some group a new replica elsewhere, in the place of any of its own. */
-  private move(): void {
+  private move(): boolean {
     const { pgs, osds } = this.cluster;
     const pg = pgs[this.random.below(pgs.length)]!;
     const stay = pg.replicas.filter((one) => !one.leaving);
     const from = stay[this.random.below(stay.length)]!;
     const spare = osds.filter((osd) => pg.replicas.every((one) => one.osd !== osd.id));
     const to = spare[this.random.below(Math.max(1, spare.length))];
-    if (to === undefined || this.movesLeft === 0) return;
+    if (to === undefined || this.movesLeft === 0) return false;
     this.movesLeft -= 1;
+    const crashes = this.random.below(2) === 0;
     this.errand(async () => {
-      if (await this.tryMove(pg.id, from.osd, to.id)) this.moves += 1;
+      await this.tryMove(pg.id, from.osd, to.id);
+      if (crashes) await this.crashInJoint(pg.id);
     });
+    return true;
   }
 
-  private async tryMove(pg: number, from: number, to: number): Promise<boolean> {
-    try {
-      await this.cluster.moveReplica(pg, from, to);
-      return true;
-    } catch (error) {
-      // The monitor refuses what can not be done now, and says why.
-      if (error instanceof FastblockError) return false;
-      throw error;
+  /** Whoever leads a group in a configuration of two majorities crashes, if that comes soon. */
+  private async crashInJoint(pg: number): Promise<void> {
+    const { round } = this;
+    for (let looks = 0; looks < JOINT_LOOKS_MAX && this.round === round; looks++) {
+      const leader = this.cluster.osds.find((osd) =>
+        groupsOf(osd).some((one) => one.pg === pg && one.isLeader && one.node.conf.joint),
+      );
+      if (leader !== undefined) {
+        this.crash(leader);
+        return;
+      }
+      await this.sleep(JOINT_LOOK_US);
     }
   }
 
-  private errand(what: () => Promise<void>): void {
+  private async tryMove(pg: number, from: number, to: number): Promise<void> {
+    try {
+      await this.cluster.moveReplica(pg, from, to);
+    } catch (error) {
+      // The monitor refuses what can not be done now, and says why.
+      if (!(error instanceof FastblockError)) throw error;
+    }
+  }
+
+  errand(what: () => Promise<void>): void {
     this.errands += 1;
     what().then(
       () => {
@@ -248,7 +470,7 @@ export class SimFaults {
     );
   }
 
-  private sleep(us: number): Promise<void> {
+  sleep(us: number): Promise<void> {
     return new Promise((resolve) => this.cluster.simulation.after(us, resolve));
   }
 
@@ -259,11 +481,16 @@ export class SimFaults {
   /* ----------------------------------------------------------- lost devices */
 
   /** The disk of the victim is gone: an operator puts in another one and replaces its replicas. */
-  private loseDisk(): void {
-    const { cluster, victim } = this;
-    if (!this.kill(victim)) return;
+  private loseDisk(): boolean {
+    const { victim } = this;
+    if (this.diskLost || this.held.has(victim) || !this.kill(victim)) return false;
+    this.replaceDisk(victim);
+    return true;
+  }
+
+  private replaceDisk(victim: SimOsd): void {
+    const { cluster } = this;
     this.diskLost = true;
-    this.disks += 1;
     this.held.add(victim);
     const before = cluster.storeOf(victim);
     this.errand(async () => {
@@ -293,107 +520,4 @@ export class SimFaults {
       await this.sleep(LOOK_US);
     }
   }
-
-  /* -------------------------------------------------------------------- rot */
-
-  private rot(): void {
-    const { victim } = this;
-    if (this.held.has(victim)) return;
-    if (!isServing(victim)) this.rotStopped(victim);
-    else if (this.random.below(3) > 0) this.rotRunning(victim);
-    else this.rotSource(victim);
-  }
-
-  /** Rot where somebody is filled from: old blocks are about that must not be taken for whole. */
-  private rotSource(osd: SimOsd): void {
-    this.errand(async () => {
-      for (let looks = 0; looks < SOURCE_LOOKS_MAX; looks++) {
-        if (this.held.has(osd) || !isServing(osd)) return;
-        if (this.fillsOthers(osd)) break;
-        await this.sleep(SOURCE_LOOK_US);
-      }
-      this.rotRunning(osd, SOURCE_ROT_MAX);
-    });
-  }
-
-  private fillsOthers(osd: SimOsd): boolean {
-    const led = groupsOf(osd).filter((group) => group.isLeader);
-    const filled = this.cluster.osds.flatMap(groupsOf).filter((group) => group.fill !== null);
-    return filled.some((one) => led.some((group) => group.pg === one.pg));
-  }
-
-  /** Data of some blocks, wherever they are: in the log, in their units, or in both. */
-  private rotRunning(osd: SimOsd, most = ROT_MAX): void {
-    const file = this.cluster.simulation.disk(osd.path);
-    const content = new Uint8Array(BLOCK_SIZE);
-    for (const stamp of this.load.someStamps(this.random, 1 + this.random.below(most))) {
-      stampBlock(content, stamp);
-      for (const place of file.find(content)) this.damage(osd, place);
-    }
-    osd.world?.resume();
-    this.steadyUntilUs.set(osd, this.cluster.simulation.nowUs + VOUCH_US);
-  }
-
-  /** Anything that the store can know for damaged: data, index pages, batches of the log. */
-  private rotStopped(osd: SimOsd): void {
-    if (osd.world?.alive === true && !this.kill(osd)) return;
-    this.held.add(osd);
-    this.errand(async () => {
-      const places = await this.cluster.withDevice(osd, (world, disk) =>
-        readPlaces((section) => inspectStore(world, disk, section)),
-      );
-      for (let count = 1 + this.random.below(ROT_MAX); count > 0; count--) {
-        const kind = places[this.random.below(places.length)]!;
-        const place = kind[this.random.below(kind.length)];
-        if (place !== undefined) this.damage(osd, place);
-      }
-      await this.sleep(this.random.below(1_000_000));
-      this.held.delete(osd);
-      this.start(osd);
-    });
-  }
-
-  private damage(osd: SimOsd, place: number): void {
-    this.rotted += 1;
-    this.cluster.simulation.disk(osd.path).rot(place, BLOCK_SIZE);
-  }
-}
-
-function isServing(osd: SimOsd): boolean {
-  return osd.world?.alive === true && osd.session !== null;
-}
-
-interface PlaceRow {
-  readonly shard: number;
-  readonly seq: number;
-  readonly offsetBytes: number;
-  readonly pageOffsetBytes: number;
-  readonly inlineOffsetsBytes: readonly number[];
-  readonly unitOffsetsBytes: readonly number[];
-}
-
-/** Device offsets that may be damaged, by kind: data at home, index pages, log headers, payload. */
-async function readPlaces(
-  read: (section: string) => Promise<Record<string, unknown>>,
-): Promise<number[][]> {
-  const rowsOf = async (section: string): Promise<readonly PlaceRow[]> =>
-    (await read(section))[section] as readonly PlaceRow[];
-  const batches = await rowsOf("batches");
-  const entries = await rowsOf("entries");
-  const units = await rowsOf("units");
-  const last = new Map<number, number>();
-  for (const { shard, seq } of batches) last.set(shard, Math.max(seq, last.get(shard) ?? 0));
-  const isVouched = ({ shard, seq }: PlaceRow): boolean =>
-    seq <= (last.get(shard) ?? 0) - BATCHES_UNVOUCHED;
-  const young = new Set(
-    entries.filter((one) => !isVouched(one)).flatMap((one) => one.unitOffsetsBytes),
-  );
-  const old = units.filter((one) => !young.has(one.offsetBytes));
-  const vouched = entries.filter(isVouched);
-  return [
-    old.flatMap((one) => Array.from({ length: 16 }, (_, at) => one.offsetBytes + at * BLOCK_SIZE)),
-    old.map((one) => one.pageOffsetBytes),
-    batches.filter(isVouched).map((one) => one.offsetBytes),
-    vouched.flatMap((one) => [...one.inlineOffsetsBytes, ...one.unitOffsetsBytes]),
-  ];
 }

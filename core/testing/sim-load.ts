@@ -5,9 +5,11 @@ import { Status, statusName } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Image, ImageOp, LEADER, OpKind } from "../client/client.ts";
 import type { SimClient, SimCluster } from "./sim-cluster.ts";
+import { stampBlock, stampOf } from "./sim-stamps.ts";
 
 /**
- * Clients that write and read, and know what every block must be.
+ * Clients that write and read, and know what every block must be. (Those that share blocks:
+ * `sim-hot.ts`.)
  *
  * Each block has at most one operation in flight, whichever client it comes from, so that a read has
  * exactly one right answer: the content of the last write that was answered to anybody. Writes are
@@ -45,13 +47,13 @@ export class SimLoad {
   /** Grows with each start: who waits since an earlier one does not go on. */
   private round = 0;
 
-  /** `images`: the same one, as each client has opened it. */
+  /** `images`: the same one, as each of the first clients has opened it. */
   constructor(cluster: SimCluster, images: readonly Image[]) {
     this.cluster = cluster;
     this.random = new Prng(cluster.simulation.seed * 31 + 5);
     for (let at = 0; at < DEPTH; at++) {
-      const client = cluster.clients[at % cluster.clients.length]!;
-      this.ops.push(new WorkOp(this, client, images[at % images.length]!));
+      const which = at % images.length;
+      this.ops.push(new WorkOp(this, cluster.clients[which]!, images[which]!));
     }
   }
 
@@ -219,26 +221,4 @@ class WorkOp extends ImageOp {
   override onDone(): void {
     this.load.onAnswered(this);
   }
-}
-
-/** Content of a block that only this stamp makes. */
-export function stampBlock(block: Uint8Array, stamp: number): void {
-  const words = new Uint32Array(block.buffer, block.byteOffset, block.byteLength >>> 2);
-  const salt = Math.imul(stamp, 0x9e37_79b1);
-  for (let at = 0; at < words.length; at += 2) {
-    words[at] = stamp;
-    words[at + 1] = salt ^ at;
-  }
-}
-
-/** The stamp of a block's content; 0 for zeros, -1 when it is not one whole stamp. */
-function stampOf(block: Uint8Array): number {
-  const words = new Uint32Array(block.buffer, block.byteOffset, block.byteLength >>> 2);
-  const stamp = words[0]!;
-  const salt = Math.imul(stamp, 0x9e37_79b1);
-  for (let at = 0; at < words.length; at += 2) {
-    const check = stamp === 0 ? 0 : (salt ^ at) >>> 0;
-    if (words[at] !== stamp || words[at + 1] !== check) return -1;
-  }
-  return stamp;
 }

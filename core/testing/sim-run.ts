@@ -1,9 +1,10 @@
 // cold: the simulator
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
-import type { Logger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import type { Image } from "../client/client.ts";
+import type { StoreTuning } from "../pg/pg.ts";
+import type { SimMemory } from "../reactor/reactor.ts";
 import {
   checkStopped,
   checkUnits,
@@ -12,28 +13,36 @@ import {
   SimWatch,
   unrest,
 } from "./sim-check.ts";
-import { SimCluster } from "./sim-cluster.ts";
-import { type FaultPlan, SimFaults } from "./sim-faults.ts";
+import { type SimClient, SimCluster } from "./sim-cluster.ts";
+import { type FaultNote, type FaultPlan, SimFaults } from "./sim-faults.ts";
+import { SimHot } from "./sim-hot.ts";
 import { SimLoad } from "./sim-load.ts";
+import { SimProbes } from "./sim-probes.ts";
+import { TraceLogger, type TraceSink } from "./sim-trace.ts";
 
 /**
  * One run of the simulator: a cluster, clients that write and read, faults, a verdict.
  *
- * The seed draws everything: how many osds and shards there are, how large their logs, which faults
- * there may be (`sim-faults.ts`), and when. A run has one or two rounds. In each of them faults come
- * first: crashes (what was not made stable is lost, torn or kept by chance), partitions, pauses,
- * resets, replicas that move, damage and lost disks. Then they end, and everything finishes: every
- * block is what was written last, on every replica, all replicas are equal, nothing is filled,
- * nothing is lost. At the end of a run each store is stopped in order and looked at on its device.
+ * The seed draws everything: how many osds and shards there are, how large their logs, the limits of
+ * background work, how clocks drift, which faults there may be (`sim-faults.ts`), and when. A run has
+ * one or two rounds. In each of them faults come first. Then they end, and everything finishes: every
+ * block is what was written last (`sim-load.ts`), blocks that clients share were registers
+ * (`sim-hot.ts`), all replicas are equal, nothing is filled, nothing is lost. At the end of a run each
+ * store is stopped in order and looked at on its device.
  */
 
 export interface SimRunOptions {
   readonly seed: number;
   readonly checksum: Checksum;
   readonly drainMicrotasks: () => void;
-  readonly logger?: Logger;
-  /** Simulated time with faults, of each round. Default 4 s. */
+  /** Kept from run to run. */
+  readonly memory?: SimMemory;
+  /** Hears of everything that is logged, and of faults. */
+  readonly trace?: TraceSink;
+  /** Simulated time with faults, of each round. Default 4 s, in some seeds more. */
   readonly faultUs?: number;
+  /** Faults that are left out, by their number. */
+  readonly without?: ReadonlySet<number>;
 }
 
 export interface SimVerdict {
@@ -41,13 +50,13 @@ export interface SimVerdict {
   /** Answered with Ok; and reads refused for damage that could not be healed at once. */
   readonly operations: number;
   readonly refused: number;
-  readonly crashes: number;
-  readonly partitions: number;
-  readonly pauses: number;
-  /** Replicas that were moved; disks that were lost; blocks of devices that were damaged. */
-  readonly moves: number;
-  readonly disks: number;
-  readonly rotted: number;
+  /** Of them, those on blocks that clients share; writes there without an answer. */
+  readonly shared: number;
+  readonly unanswered: number;
+  /** Faults that happened, by kind. */
+  readonly faults: Readonly<Record<string, number>>;
+  /** Rare situations that were met, by name: 0 for those that were not. */
+  readonly probes: Readonly<Record<string, number>>;
   readonly blocksHealed: number;
   /** Replicas that were filled by difference, and blocks copied for it. */
   readonly fills: number;
@@ -63,59 +72,105 @@ const OBJECT_BYTES = 131_072;
 const DEVICE_BYTES = 256 * MIB;
 const PG_COUNT = 4;
 const REPLICAS = 3;
+/** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
-const FAULT_US_DEFAULT = 4_000_000;
+const MORTALS = 2;
+/** Simulated time with faults of most rounds, and of those with pauses of many seconds. */
+const FAULT_US = 4_000_000;
+const LONG_FAULT_US = 60_000_000;
+const PAUSE_US_MAX = 2_000_000;
+const LONG_PACE_US = 4_000_000;
+const LONG_PAUSE_US_MAX = 80_000_000;
+/** Leases allow for 1 % between two clocks. */
+const DRIFT_SHARE = 0.0045;
 const FINISH_LIMIT_US = 60_000_000;
 const LOOK_US = 20_000;
 
+/** Logged as errors by an osd whose device fails, before it ends. */
+const EXCUSED = new Set(["checkpoint failed", "fetching payloads failed", "healing failed"]);
+
 /** What the seed makes of a run. */
 interface Plan extends FaultPlan {
+  readonly faultUs: number;
+  readonly clockDriftShare: number;
   readonly osds: number;
   readonly shards: number;
   readonly rounds: number;
   /**
-   * In a third of the seeds the log is small and keeps next to nothing for followers: whoever was
-   * away comes back by difference.
+   * Limits of the stores' background work. In a third of the seeds the log is small and keeps next to
+   * nothing for followers: whoever was away comes back by difference.
    */
-  readonly smallLog: boolean;
+  readonly store: { readonly logBytes: number; readonly tuning: Partial<StoreTuning> };
   /** Latencies of wires and of devices reach this: long ones leave room for what comes between. */
   readonly wireUsMax: number;
   readonly deviceUsMax: number;
   /** Share of what is sent that arrives with a bit flipped. */
   readonly corruptShare: number;
+  /** How long clients that share blocks wait for an answer; 0: without limit. */
+  readonly timeoutMs: number;
 }
 
-const SMALL_LOG = {
-  logBytes: 4 * MIB,
-  tuning: { moverStartPercent: 5, checkpointStartPercent: 10, retentionPercent: 2 },
-};
-const LARGE_LOG = { logBytes: 16 * MIB };
+function storeOf(random: Prng): Plan["store"] {
+  const tuning = {
+    idleMs: [20, 200, 2000][random.below(3)]!,
+    vouchMs: [2, 10, 30][random.below(3)]!,
+    backgroundDepth: [1, 4, 16][random.below(3)]!,
+  };
+  if (random.below(3) > 0) return { logBytes: 8 * MIB, tuning };
+  const small = { moverStartPercent: 5, checkpointStartPercent: 10, retentionPercent: 2 };
+  return { logBytes: 4 * MIB, tuning: { ...tuning, ...small } };
+}
 
-function planOf(seed: number): Plan {
+function planOf(seed: number, without: ReadonlySet<number>): Plan {
   const random = new Prng(seed * 13 + 7);
   const osds = [3, 3, 4, 5][random.below(4)]!;
+  const isLong = random.below(60) === 0;
   return {
+    without,
+    faultUs: isLong ? LONG_FAULT_US : FAULT_US,
+    pauseUsMax: isLong ? LONG_PAUSE_US_MAX : PAUSE_US_MAX,
+    clockDriftShare: random.below(2) === 0 ? 0 : DRIFT_SHARE,
+    errors: random.below(3) === 0,
+    strays: random.below(6) === 0,
+    lies: random.below(8) === 0,
     osds,
     shards: random.below(5) === 0 ? 2 : 1,
     rounds: random.below(4) === 0 ? 2 : 1,
-    smallLog: random.below(3) === 0,
+    store: storeOf(random),
     wireUsMax: [120, 120, 1500, 6000][random.below(4)]!,
     deviceUsMax: [200, 200, 1500][random.below(3)]!,
     corruptShare: [0, 0, 0, 0.0005][random.below(4)]!,
     moves: osds > REPLICAS && random.below(4) > 0,
     rot: random.below(5) < 3,
     diskLoss: random.below(3) === 0,
+    mortalsFirst: CLIENTS,
+    timeoutMs: [0, 300, 1500][random.below(3)]!,
+    paceUs: isLong ? LONG_PACE_US : [900_000, 900_000, 250_000][random.below(3)]!,
   };
 }
 
-/** Run one seed. Throws with the seed in the message when a promise is broken. */
+/** A promise was broken; the message begins with the seed. */
+export class SimFailure extends Error {
+  override readonly name = "SimFailure";
+  /** Faults that had happened. */
+  readonly faults: readonly FaultNote[];
+
+  constructor(message: string, faults: readonly FaultNote[]) {
+    super(message);
+    this.faults = faults;
+  }
+}
+
+/** Run one seed. Throws SimFailure when a promise is broken. */
 export function runSimulation(options: SimRunOptions): SimVerdict {
   const run = new SimRun(options);
   try {
     return run.go();
   } catch (error) {
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    throw new Error(`seed ${String(options.seed)}: ${text}`);
+    throw new SimFailure(`seed ${String(options.seed)}: ${text}`, run.faultNotes);
+  } finally {
+    run.dispose();
   }
 }
 
@@ -123,63 +178,87 @@ class SimRun {
   private readonly options: SimRunOptions;
   private readonly plan: Plan;
   private readonly cluster: SimCluster;
+  private readonly probes: SimProbes;
   private readonly watch: SimWatch;
+  private faults: SimFaults | null = null;
 
   constructor(options: SimRunOptions) {
     this.options = options;
-    this.plan = planOf(options.seed);
-    const { osds, shards, smallLog } = this.plan;
+    this.plan = planOf(options.seed, options.without ?? new Set());
+    const { osds, shards, store } = this.plan;
     this.cluster = new SimCluster(options.seed, {
       osds,
       shards,
       replicas: REPLICAS,
-      clients: CLIENTS,
+      clients: CLIENTS + MORTALS,
       pgCount: PG_COUNT,
       imageBytes: IMAGE_BYTES,
       objectBytes: OBJECT_BYTES,
       deviceBytes: DEVICE_BYTES,
-      ...(smallLog ? SMALL_LOG : LARGE_LOG),
+      ...store,
+      clockDriftShare: this.plan.clockDriftShare,
+      ...(options.memory === undefined ? {} : { memory: options.memory }),
+      onRefused: (osd, error) => this.cluster.simulation.fail(`osd.${String(osd.id)}`, error),
+      isExcused: (message) => this.plan.errors && EXCUSED.has(message),
       checksum: options.checksum,
       drainMicrotasks: options.drainMicrotasks,
-      ...(options.logger === undefined ? {} : { logger: options.logger }),
+      ...(options.trace === undefined
+        ? {}
+        : { logger: new TraceLogger(options.trace, () => this.cluster.simulation.nowUs) }),
     });
-    this.watch = new SimWatch(this.cluster);
+    this.probes = new SimProbes(this.cluster, this.plan.store.logBytes);
+    this.watch = new SimWatch(this.cluster, this.probes);
+  }
+
+  get faultNotes(): readonly FaultNote[] {
+    return this.faults?.notes ?? [];
+  }
+
+  dispose(): void {
+    this.cluster.simulation.dispose();
   }
 
   go(): SimVerdict {
     const { cluster, plan } = this;
     const { simulation } = cluster;
     cluster.start();
-    const images: Image[] = cluster.clients.map(({ client }) =>
-      cluster.await("image open", client.openImage("pool/image")),
+    const open = (client: SimClient, timeoutMs: number): Image =>
+      cluster.await("image open", client.client.openImage("pool/image", { timeoutMs }));
+    const owners = cluster.clients.slice(0, CLIENTS);
+    const load = new SimLoad(
+      cluster,
+      owners.map((client) => open(client, 0)),
     );
+    const shared = cluster.clients.map((client) => open(client, plan.timeoutMs));
+    const hot = new SimHot(cluster, shared, plan.timeoutMs);
     this.slowDown();
-    const load = new SimLoad(cluster, images);
-    const faults = new SimFaults(cluster, load, plan);
+    const faults = new SimFaults(cluster, load, hot, this.probes, plan);
+    this.faults = faults;
+    faults.trace = this.options.trace ?? null;
     for (let round = 0; round < plan.rounds; round++) {
       load.start();
-      const endUs = simulation.nowUs + (this.options.faultUs ?? FAULT_US_DEFAULT);
+      hot.start();
+      const endUs = simulation.nowUs + (this.options.faultUs ?? plan.faultUs);
       faults.begin(endUs);
       while (simulation.nowUs < endUs) {
         simulation.run(simulation.nowUs + LOOK_US);
         this.watch.look();
       }
-      this.finish(load, faults);
+      this.finish(load, hot, faults);
     }
     for (const osd of cluster.osds) faults.count(osd);
+    this.probes.countClients();
     for (const osd of cluster.osds) {
-      cluster.await("stop", checkStopped(cluster, osd, faults.rotted > 0));
+      cluster.await("stop", checkStopped(cluster, osd, faults.devices.damaged > 0));
     }
     return {
       seed: this.options.seed,
-      operations: load.operations,
+      operations: load.operations + hot.operations,
       refused: load.refused,
-      crashes: faults.crashes,
-      partitions: faults.partitions,
-      pauses: faults.pauses,
-      moves: faults.moves,
-      disks: faults.disks,
-      rotted: faults.rotted,
+      shared: hot.operations,
+      unanswered: hot.unanswered,
+      faults: faults.counts,
+      probes: this.probes.counts,
       blocksHealed: faults.blocksHealed,
       fills: faults.fills,
       blocksFilled: faults.blocksFilled,
@@ -196,19 +275,22 @@ class SimRun {
   }
 
   /** No more faults: everything must come to its end, and be right. */
-  private finish(load: SimLoad, faults: SimFaults): void {
+  private finish(load: SimLoad, hot: SimHot, faults: SimFaults): void {
     const { cluster } = this;
     const { simulation } = cluster;
     load.stop();
+    hot.stop();
     faults.end();
-    const answered = simulation.run(() => load.idle, FINISH_LIMIT_US);
+    const answered = simulation.run(() => load.idle && hot.idle, FINISH_LIMIT_US);
     assert(answered, `operations are open long after the last fault:\n${describe(cluster)}`);
     const repaired = simulation.run(() => faults.idle, FINISH_LIMIT_US);
     assert(repaired, `a repair goes on long after the last fault:\n${describe(cluster)}`);
     this.watch.look();
     this.rest();
     load.mayRefuse = false;
+    hot.mayRefuse = false;
     load.verify(REPLICAS);
+    hot.verify(REPLICAS);
     this.rest();
     compareReplicas(cluster);
     checkUnits(cluster);

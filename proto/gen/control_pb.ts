@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iOAoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNIkEKEU1hcFN1YnNjcmliZVJlcGx5EiwKBnVwZGF0ZRgBIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZSIyCg1NYXBHZXRSZXF1ZXN0EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0iOwoLTWFwR2V0UmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIvcBChJPc2RSZWdpc3RlclJlcXVlc3QSCwoDb3NkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIyCglhZGRyZXNzZXMYBCADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSEwoLaW5jYXJuYXRpb24YBSABKAQSFgoOY2FwYWNpdHlfYnl0ZXMYBiABKAQSDAoEYm9vdBgHIAEoBBIPCgd2ZXJzaW9uGAggASgJEg8KB2JhY2tlbmQYCSABKAkSEgoKZ2VuZXJhdGlvbhgKIAEoDRINCgVlcG9jaBgLIAEoDSJxChBPc2RSZWdpc3RlclJlcGx5EhMKC2luY2FybmF0aW9uGAEgASgEEiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA0i7gIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2UiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgigAIKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEImoKCE9zZFVzYWdlEhYKDmNhcGFjaXR5X2J5dGVzGAEgASgEEhIKCnVzZWRfYnl0ZXMYAiABKAQSGgoSbG9nX2NhcGFjaXR5X2J5dGVzGAMgASgEEhYKDmxvZ191c2VkX2J5dGVzGAQgASgEIjYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEiVQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAQgkKB2NvbW1hbmQiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0quQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByqKAQoNSW1hZ2VPcGVuTW9kZRIfChtJTUFHRV9PUEVOX01PREVfVU5TUEVDSUZJRUQQABIaChZJTUFHRV9PUEVOX01PREVfU0hBUkVEEAESHQoZSU1BR0VfT1BFTl9NT0RFX1JFQURfT05MWRACEh0KGUlNQUdFX09QRU5fTU9ERV9FWENMVVNJVkUQA2IGcHJvdG8z");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iOAoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNIkEKEU1hcFN1YnNjcmliZVJlcGx5EiwKBnVwZGF0ZRgBIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZSIyCg1NYXBHZXRSZXF1ZXN0EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0iOwoLTWFwR2V0UmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIpwCChJPc2RSZWdpc3RlclJlcXVlc3QSCwoDb3NkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIyCglhZGRyZXNzZXMYBCADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSEwoLaW5jYXJuYXRpb24YBSABKAQSFgoOY2FwYWNpdHlfYnl0ZXMYBiABKAQSDAoEYm9vdBgHIAEoBBIPCgd2ZXJzaW9uGAggASgJEg8KB2JhY2tlbmQYCSABKAkSEgoKZ2VuZXJhdGlvbhgKIAEoDRINCgVlcG9jaBgLIAEoDRIOCgZzdGFydHMYDCABKAwSEwoLc3RhcnRzX29ubHkYDSABKAgiYgoQT3NkUmVnaXN0ZXJSZXBseRIsCgZ1cGRhdGUYAiABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUSGgoScmVwb3J0X2ludGVydmFsX21zGAMgASgNSgQIARACIu4CChBPc2RSZXBvcnRSZXF1ZXN0EgsKA29zZBgBIAEoDRIMCgRib290GAIgASgEEhIKCmdlbmVyYXRpb24YAyABKA0SDQoFZXBvY2gYBCABKA0SKAoDcGdzGAUgAygLMhsuZmFzdGJsb2NrLmNvbnRyb2wuUGdSZXBvcnQSEwoLdW5yZWFjaGFibGUYBiADKA0SKgoFdXNhZ2UYByABKAsyGy5mYXN0YmxvY2suY29udHJvbC5Pc2RVc2FnZRIsCghjb3VudGVycxgIIAMoCzIaLmZhc3RibG9jay5jb250cm9sLkNvdW50ZXISEAoIc3RvcHBpbmcYCSABKAgSEAoIY29tcGxldGUYCiABKAgSMAoHcmVmdXNlZBgLIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlJlZnVzZWRCbG9jaxItCgZsYXllcnMYDCADKAsyHS5mYXN0YmxvY2suY29udHJvbC5MYXllclVzYWdlIj4KCkxheWVyVXNhZ2USDQoFc2hhcmQYASABKA0SDQoFbGF5ZXIYAiABKAQSEgoKdXNlZF9ieXRlcxgDIAEoBCJGCgxSZWZ1c2VkQmxvY2sSCgoCcGcYASABKA0SDQoFbGF5ZXIYAiABKAQSDQoFYmxvY2sYAyABKAQSDAoEbG9zdBgEIAEoCCJFCg5Pc2RSZXBvcnRSZXBseRISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEhAKCHJlZ2lzdGVyGAMgASgIIq8CCghQZ1JlcG9ydBIKCgJwZxgBIAEoDRIPCgdyZXBsaWNhGAIgASgNEicKBHJvbGUYAyABKA4yGS5mYXN0YmxvY2suY29udHJvbC5QZ1JvbGUSDAoEdGVybRgEIAEoBBIOCgZsZWFkZXIYBSABKA0SFAoMY29tbWl0X2luZGV4GAYgASgEEhUKDWFwcGxpZWRfaW5kZXgYByABKAQSEwoLZXN0YWJsaXNoZWQYCCABKAgSOgoNY29uZmlndXJhdGlvbhgJIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24SEgoKdXNlZF9ieXRlcxgKIAEoBBItCgVzY3J1YhgLIAEoCzIeLmZhc3RibG9jay5jb250cm9sLlNjcnViUmVwb3J0IpcBCgtTY3J1YlJlcG9ydBINCgVvcmRlchgBIAEoBBIMCgRkZWVwGAIgASgIEgwKBGRvbmUYAyABKAgSDQoFZm91bmQYBCABKA0SDgoGaGVhbGVkGAUgASgNEgwKBGxlZnQYBiABKA0SMAoGYmxvY2tzGAcgAygLMiAuZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJiZWRCbG9jayJACg1TY3J1YmJlZEJsb2NrEg0KBWxheWVyGAEgASgEEg0KBWJsb2NrGAIgASgEEhEKCXVuZGVjaWRlZBgDIAEoCCJqCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBCI2CgdDb3VudGVyEgwKBG5hbWUYASABKAkSDgoGbGFiZWxzGAIgAygJEg0KBXZhbHVlGAMgASgBIoUBCgpPc2RDb21tYW5kEjwKD3RyYW5zZmVyX2xlYWRlchgBIAEoCzIhLmZhc3RibG9jay5jb250cm9sLlRyYW5zZmVyTGVhZGVySAASLgoFc2NydWIYAiABKAsyHS5mYXN0YmxvY2suY29udHJvbC5TY3J1Ykdyb3VwSABCCQoHY29tbWFuZCI1CgpTY3J1Ykdyb3VwEgoKAnBnGAEgASgNEg0KBW9yZGVyGAIgASgEEgwKBGRlZXAYAyABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0quQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByqKAQoNSW1hZ2VPcGVuTW9kZRIfChtJTUFHRV9PUEVOX01PREVfVU5TUEVDSUZJRUQQABIaChZJTUFHRV9PUEVOX01PREVfU0hBUkVEEAESHQoZSU1BR0VfT1BFTl9NT0RFX1JFQURfT05MWRACEh0KGUlNQUdFX09QRU5fTU9ERV9FWENMVVNJVkUQA2IGcHJvdG8z");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 when the mon pushes it (one-way).
@@ -442,7 +442,7 @@ export const MapGetReplySchema: GenMessage<MapGetReply> = /*@__PURE__*/
 
 /**
  * Method 64. An osd's first words on a connection: it is not up before. Subscribes to the map too.
- * Fails with FB1001, FB2103 (identity in use), FB4004 (incarnation not above the remembered one).
+ * Fails with FB1001, FB2103 (identity in use), FB4004 (an old copy of the store).
  *
  * @generated from message fastblock.control.OsdRegisterRequest
  */
@@ -511,6 +511,21 @@ export type OsdRegisterRequest = Message<"fastblock.control.OsdRegisterRequest">
    * @generated from field: uint32 epoch = 11;
    */
   epoch: number;
+
+  /**
+   * Starts of the store, as in rpc.Endpoint.
+   *
+   * @generated from field: bytes starts = 12;
+   */
+  starts: Uint8Array;
+
+  /**
+   * Only look at the starts: of a process that has registered, remember them; of another one, say
+   * whether it would be refused.
+   *
+   * @generated from field: bool starts_only = 13;
+   */
+  startsOnly: boolean;
 };
 
 /**
@@ -524,14 +539,6 @@ export const OsdRegisterRequestSchema: GenMessage<OsdRegisterRequest> = /*@__PUR
  * @generated from message fastblock.control.OsdRegisterReply
  */
 export type OsdRegisterReply = Message<"fastblock.control.OsdRegisterReply"> & {
-  /**
-   * The highest incarnation that the mon remembers of this store from earlier starts (other boot):
-   * one that is not above it was restored from a copy and must not serve.
-   *
-   * @generated from field: uint64 incarnation = 1;
-   */
-  incarnation: bigint;
-
   /**
    * As in MapSubscribeReply.
    *
@@ -804,6 +811,13 @@ export type PgReport = Message<"fastblock.control.PgReport"> & {
    * @generated from field: uint64 used_bytes = 10;
    */
   usedBytes: bigint;
+
+  /**
+   * Leaders only: the scrub that was ordered last.
+   *
+   * @generated from field: fastblock.control.ScrubReport scrub = 11;
+   */
+  scrub?: ScrubReport | undefined;
 };
 
 /**
@@ -812,6 +826,91 @@ export type PgReport = Message<"fastblock.control.PgReport"> & {
  */
 export const PgReportSchema: GenMessage<PgReport> = /*@__PURE__*/
   messageDesc(file_control, 17);
+
+/**
+ * How a scrub of a group stands.
+ *
+ * @generated from message fastblock.control.ScrubReport
+ */
+export type ScrubReport = Message<"fastblock.control.ScrubReport"> & {
+  /**
+   * As in ScrubGroup.
+   *
+   * @generated from field: uint64 order = 1;
+   */
+  order: bigint;
+
+  /**
+   * @generated from field: bool deep = 2;
+   */
+  deep: boolean;
+
+  /**
+   * @generated from field: bool done = 3;
+   */
+  done: boolean;
+
+  /**
+   * Blocks that were damaged or not the same on all replicas, those of them that are right again,
+   * and those that are not.
+   *
+   * @generated from field: uint32 found = 4;
+   */
+  found: number;
+
+  /**
+   * @generated from field: uint32 healed = 5;
+   */
+  healed: number;
+
+  /**
+   * @generated from field: uint32 left = 6;
+   */
+  left: number;
+
+  /**
+   * The first of those that are not.
+   *
+   * @generated from field: repeated fastblock.control.ScrubbedBlock blocks = 7;
+   */
+  blocks: ScrubbedBlock[];
+};
+
+/**
+ * Describes the message fastblock.control.ScrubReport.
+ * Use `create(ScrubReportSchema)` to create a new message.
+ */
+export const ScrubReportSchema: GenMessage<ScrubReport> = /*@__PURE__*/
+  messageDesc(file_control, 18);
+
+/**
+ * A block that a scrub could not put right. Undecided: no version of it is that of a majority.
+ *
+ * @generated from message fastblock.control.ScrubbedBlock
+ */
+export type ScrubbedBlock = Message<"fastblock.control.ScrubbedBlock"> & {
+  /**
+   * @generated from field: uint64 layer = 1;
+   */
+  layer: bigint;
+
+  /**
+   * @generated from field: uint64 block = 2;
+   */
+  block: bigint;
+
+  /**
+   * @generated from field: bool undecided = 3;
+   */
+  undecided: boolean;
+};
+
+/**
+ * Describes the message fastblock.control.ScrubbedBlock.
+ * Use `create(ScrubbedBlockSchema)` to create a new message.
+ */
+export const ScrubbedBlockSchema: GenMessage<ScrubbedBlock> = /*@__PURE__*/
+  messageDesc(file_control, 19);
 
 /**
  * @generated from message fastblock.control.OsdUsage
@@ -843,7 +942,7 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
  * Use `create(OsdUsageSchema)` to create a new message.
  */
 export const OsdUsageSchema: GenMessage<OsdUsage> = /*@__PURE__*/
-  messageDesc(file_control, 18);
+  messageDesc(file_control, 20);
 
 /**
  * One counter or gauge for /metrics: a name of interfaces (`fastblock_osd_ops_total`), labels.
@@ -874,7 +973,7 @@ export type Counter = Message<"fastblock.control.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_control, 19);
+  messageDesc(file_control, 21);
 
 /**
  * Method 73, one-way, mon to osd.
@@ -891,6 +990,12 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
      */
     value: TransferLeader;
     case: "transferLeader";
+  } | {
+    /**
+     * @generated from field: fastblock.control.ScrubGroup scrub = 2;
+     */
+    value: ScrubGroup;
+    case: "scrub";
   } | { case: undefined; value?: undefined };
 };
 
@@ -899,7 +1004,39 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
  * Use `create(OsdCommandSchema)` to create a new message.
  */
 export const OsdCommandSchema: GenMessage<OsdCommand> = /*@__PURE__*/
-  messageDesc(file_control, 20);
+  messageDesc(file_control, 22);
+
+/**
+ * Compare the replicas of a group that the osd leads; deep: read all data against its checksums, too.
+ * Told again until it is reported as done: the same order is carried out once.
+ *
+ * @generated from message fastblock.control.ScrubGroup
+ */
+export type ScrubGroup = Message<"fastblock.control.ScrubGroup"> & {
+  /**
+   * @generated from field: uint32 pg = 1;
+   */
+  pg: number;
+
+  /**
+   * Raised with each order.
+   *
+   * @generated from field: uint64 order = 2;
+   */
+  order: bigint;
+
+  /**
+   * @generated from field: bool deep = 3;
+   */
+  deep: boolean;
+};
+
+/**
+ * Describes the message fastblock.control.ScrubGroup.
+ * Use `create(ScrubGroupSchema)` to create a new message.
+ */
+export const ScrubGroupSchema: GenMessage<ScrubGroup> = /*@__PURE__*/
+  messageDesc(file_control, 23);
 
 /**
  * Give leadership of a group to another replica.
@@ -923,7 +1060,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 21);
+  messageDesc(file_control, 24);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -982,7 +1119,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 22);
+  messageDesc(file_control, 25);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -1048,7 +1185,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 23);
+  messageDesc(file_control, 26);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1091,7 +1228,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 24);
+  messageDesc(file_control, 27);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1120,7 +1257,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 25);
+  messageDesc(file_control, 28);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1140,7 +1277,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 26);
+  messageDesc(file_control, 29);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1167,7 +1304,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 27);
+  messageDesc(file_control, 30);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1186,7 +1323,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 28);
+  messageDesc(file_control, 31);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1199,7 +1336,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 29);
+  messageDesc(file_control, 32);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1218,7 +1355,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 33);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1235,7 +1372,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 34);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1257,7 +1394,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 35);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1281,7 +1418,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 36);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1306,7 +1443,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 34);
+  messageDesc(file_control, 37);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1325,7 +1462,7 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 35);
+  messageDesc(file_control, 38);
 
 /**
  * @generated from enum fastblock.control.PgRole

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file fill.proto.
  */
 export const file_fill: GenFile = /*@__PURE__*/
-  fileDesc("CgpmaWxsLnByb3RvEg5mYXN0YmxvY2suZmlsbCIrCgxCZWdpblJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDSI4CgpCZWdpblJlcGx5Eg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQSDQoFc3RhdGUYAyABKAwiOgoLTGlzdFJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDRIOCgZjdXJzb3IYAyABKA0iNQoJTGlzdFJlcGx5EgwKBG5leHQYASABKA0SCwoDZW5kGAIgASgIEg0KBXVuaXRzGAMgASgMIjkKDFVuaXRzUmVxdWVzdBIKCgJwZxgBIAEoDRIPCgdyZXBsaWNhGAIgASgNEgwKBGtleXMYAyABKAwiLAoKVW5pdHNSZXBseRIPCgdhcHBsaWVkGAEgASgEEg0KBXVuaXRzGAIgASgMYgZwcm90bzM");
+  fileDesc("CgpmaWxsLnByb3RvEg5mYXN0YmxvY2suZmlsbCIrCgxCZWdpblJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDSI4CgpCZWdpblJlcGx5Eg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQSDQoFc3RhdGUYAyABKAwiOgoLTGlzdFJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDRIOCgZjdXJzb3IYAyABKA0iNQoJTGlzdFJlcGx5EgwKBG5leHQYASABKA0SCwoDZW5kGAIgASgIEg0KBXVuaXRzGAMgASgMIkUKDFVuaXRzUmVxdWVzdBIKCgJwZxgBIAEoDRIPCgdyZXBsaWNhGAIgASgNEgwKBGtleXMYAyABKAwSCgoCYXQYBCABKAQiLAoKVW5pdHNSZXBseRIPCgdhcHBsaWVkGAEgASgEEg0KBXVuaXRzGAIgASgMYgZwcm90bzM");
 
 /**
  * Where to begin: the state of the group beside its blocks. Method 96.
@@ -74,7 +74,7 @@ export const BeginReplySchema: GenMessage<BeginReply> = /*@__PURE__*/
   messageDesc(file_fill, 1);
 
 /**
- * A page of the leader's units, in an order of its own. Method 97.
+ * A page of the leader's units, in an order of its own. Method 97; 104 of any replica (scrub).
  *
  * @generated from message fastblock.fill.ListRequest
  */
@@ -136,7 +136,7 @@ export const ListReplySchema: GenMessage<ListReply> = /*@__PURE__*/
   messageDesc(file_fill, 3);
 
 /**
- * What each block of some units is. Method 98.
+ * What each block of some units is. Method 98; 105 of any replica at one index (scrub).
  *
  * @generated from message fastblock.fill.UnitsRequest
  */
@@ -157,6 +157,13 @@ export type UnitsRequest = Message<"fastblock.fill.UnitsRequest"> & {
    * @generated from field: bytes keys = 3;
    */
   keys: Uint8Array;
+
+  /**
+   * Scrub (method 105) only: the index at which the replica is to answer.
+   *
+   * @generated from field: uint64 at = 4;
+   */
+  at: bigint;
 };
 
 /**
@@ -171,7 +178,7 @@ export const UnitsRequestSchema: GenMessage<UnitsRequest> = /*@__PURE__*/
  */
 export type UnitsReply = Message<"fastblock.fill.UnitsReply"> & {
   /**
-   * All units are as of this applied index.
+   * All units are as of this applied index. Scrub: no units are told if it is another than asked for.
    *
    * @generated from field: uint64 applied = 1;
    */

@@ -1,5 +1,8 @@
 import { connect, type Socket } from "node:net";
 
+/** Past the 10 s after which a gateway cuts off who holds memory that others wait for. */
+const WAIT_MS_MAX = 20_000;
+
 /** A hand-made NBD client: sends any bytes, reads exact counts. For tests. */
 export class RawClient {
   isClosed = false;
@@ -148,9 +151,9 @@ export class RawClient {
   }
 
   private async until(condition: () => boolean): Promise<void> {
-    const end = Date.now() + 10_000;
+    const end = Date.now() + WAIT_MS_MAX;
     while (!condition()) {
-      if (Date.now() > end) throw new Error("nothing came for 10 s");
+      if (Date.now() > end) throw new Error("nothing came for 20 s");
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, 50);
         this.wake = () => {

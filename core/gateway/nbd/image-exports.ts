@@ -40,7 +40,7 @@ export class ImageExports implements ExportSource {
 
   async list(): Promise<readonly string[]> {
     const { names, client } = this.options;
-    return names.length > 0 ? names : client.listImages();
+    return names.length > 0 ? names : client.listImages(OPEN_MS);
   }
 
   async open(name: string): Promise<OpenExport | null> {
@@ -62,7 +62,7 @@ export class ImageExports implements ExportSource {
 
   private attach(name: string): Attachment {
     const { client, exclusive, readOnly } = this.options;
-    const options: OpenOptions = { exclusive, readOnly };
+    const options: OpenOptions = { exclusive, readOnly, openMs: OPEN_MS };
     const before = this.closing.get(name) ?? Promise.resolve();
     const attachment = new Attachment(before.then(() => client.openImage(name, options)));
     this.attached.set(name, attachment);
@@ -88,6 +88,8 @@ export class ImageExports implements ExportSource {
   }
 }
 
+/** A client waits this long for a mon; then it is told that none answers. */
+const OPEN_MS = 4000;
 /** Errors that say: there is no such export. */
 const MISSING: readonly string[] = ["FB1001", "FB2001", "FB3001"];
 

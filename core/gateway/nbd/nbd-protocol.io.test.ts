@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { FastblockError } from "../../base/errors.ts";
 import { type Logger, silentLogger } from "../../base/logger.ts";
 import { Prng } from "../../base/prng.ts";
 import { Status } from "../../base/status.ts";
@@ -14,6 +15,7 @@ const EINVAL = 22;
 const ENOSPC = 28;
 const EOVERFLOW = 75;
 const UNSUPPORTED = 0x8000_0001;
+const POLICY = 0x8000_0002;
 const INVALID = 0x8000_0003;
 const UNKNOWN = 0x8000_0006;
 const TOO_BIG = 0x8000_0009;
@@ -96,13 +98,13 @@ describe("nbd handshake", () => {
     expect(warned).toEqual(["nbd client cut off: it breaks the protocol: bad option magic"]);
   });
 
-  test("an option of 4 GiB ends the connection", async () => {
+  test("N14: an option of 4 GiB ends the connection", async () => {
     const client = await greet();
     client.option(7, Buffer.alloc(0), 0xffff_ffff);
     await client.whenClosed();
   });
 
-  test("a long option is skipped, answered TooBig, and the connection goes on", async () => {
+  test("N14: a long option is skipped, answered TooBig, and the connection goes on", async () => {
     const client = await greet();
     client.option(7, Buffer.alloc(100_000, 0x61));
     await client.expectReply(7, TOO_BIG);
@@ -110,14 +112,14 @@ describe("nbd handshake", () => {
     await client.expectReply(8, 1);
   });
 
-  test("more than 64 options end the connection", async () => {
+  test("G15: more than 64 options end the connection", async () => {
     const client = await greet();
     for (let count = 0; count < 65; count++) client.option(99, Buffer.alloc(0));
     for (let count = 0; count < 64; count++) await client.expectReply(99, UNSUPPORTED);
     await client.whenClosed();
   });
 
-  test("names that no image can have are unknown or malformed, never opened", async () => {
+  test("N13: names that no image can have are unknown or malformed, never opened", async () => {
     const client = await greet();
     const cases: readonly (readonly [string | Uint8Array, number])[] = [
       ["../../etc/passwd", UNKNOWN],
@@ -136,7 +138,7 @@ describe("nbd handshake", () => {
     expect(harness.source.opened).toBe(0);
   });
 
-  test("lengths that do not add up are invalid", async () => {
+  test("N14: lengths that do not add up are invalid", async () => {
     const client = await greet();
     const malformed = [
       Buffer.alloc(0),
@@ -190,7 +192,7 @@ describe("nbd handshake", () => {
     await client.expectReply(10, UNKNOWN);
   });
 
-  test("STARTTLS and unknown options are unsupported, and the handshake goes on", async () => {
+  test("N12: STARTTLS and unknown options are unsupported, and the handshake goes on", async () => {
     const client = await greet();
     for (const option of [0, 4, 5, 11, 0xffff_ffff]) {
       client.option(option, Buffer.alloc(0));
@@ -198,7 +200,7 @@ describe("nbd handshake", () => {
     }
   });
 
-  test("options behind a GO that opens an image are not parsed as options", async () => {
+  test("N12: options behind a GO that opens an image are not parsed as options", async () => {
     const client = await greet();
     client.option(7, infoRequest("demo/disk"));
     client.request(3, 5, 0, 0);
@@ -237,13 +239,36 @@ describe("nbd handshake", () => {
     harness.source.failure = new Error("no answer");
     const client = await greet();
     client.option(3, Buffer.alloc(0));
-    await client.expectReply(3, 0x8000_0002);
+    await client.expectReply(3, POLICY);
     client.option(7, infoRequest("demo/disk"));
-    await client.expectReply(7, 0x8000_0002);
+    await client.expectReply(7, POLICY);
     harness.source.failure = null;
     client.option(3, Buffer.alloc(0));
     expect((await client.expectReply(3, 2)).toString("latin1", 4)).toBe("demo/disk");
   });
+
+  test.each([
+    ["FB1004", "connecting to the monitor: no answer of 10.0.0.1:7400", "the mon does not answer"],
+    ["FB1006", "calling ImageOpen: no answer", "the mon does not answer"],
+    ["FB3005", "opening demo/disk (exclusive): nbd.1 has it", undefined],
+    ["FB4006", "/secret is damaged", "the export can not be opened now"],
+  ] as const)(
+    "%s while opening is told in words, and the client may go on",
+    async (code, message, text) => {
+      const client = await greet();
+      harness.source.failure = new FastblockError(code, message);
+      for (const number of [3, 6, 7]) {
+        client.option(number, number === 3 ? Buffer.alloc(0) : infoRequest("demo/disk"));
+        expect((await client.expectReply(number, POLICY)).toString()).toBe(text ?? message);
+      }
+      harness.source.failure = null;
+      client.option(7, infoRequest("demo/disk"));
+      await client.expectReply(7, 3);
+      await client.expectReply(7, 3);
+      await client.expectReply(7, 1);
+      await expectAlive(client);
+    },
+  );
 
   test("a client that leaves in mid-option leaves nothing behind", async () => {
     const client = await greet();
@@ -281,7 +306,7 @@ describe("nbd transmission, malformed", () => {
     await expectAlive(client);
   });
 
-  test("ranges past the end, near 2^32, 2^53, 2^63 and 2^64 are refused", async () => {
+  test("N15: ranges past the end, near 2^32, 2^53, 2^63 and 2^64 are refused", async () => {
     const client = await attach();
     const offsets = [
       BigInt(16 * MIB - 4095),
@@ -340,13 +365,13 @@ describe("nbd transmission, malformed", () => {
     expect(image.blocks.size).toBe(0);
   });
 
-  test("a WRITE of 4 GiB ends the connection", async () => {
+  test("N14: a WRITE of 4 GiB ends the connection", async () => {
     const client = await attach();
     client.request(1, 1, 0, 0xffff_ffff);
     await client.whenClosed();
   });
 
-  test("half a payload and a client that leaves free their memory", async () => {
+  test("N14: half a payload and a client that leaves free their memory", async () => {
     const client = await attach();
     client.request(1, 1, 0, 4 * MIB, 0, Buffer.alloc(3 * MIB + 12_345, 7));
     await until(() => (image.done.get(1) ?? 0) === 12);
@@ -355,7 +380,7 @@ describe("nbd transmission, malformed", () => {
     expect(harness.server.counts.slotsBytes).toBe(0);
   });
 
-  test("a client that leaves with requests in flight frees them when they end", async () => {
+  test("N14: a client that leaves with requests in flight frees them when they end", async () => {
     image.isHeld = true;
     const client = await attach();
     for (let at = 0; at < 32; at++)
@@ -388,7 +413,7 @@ describe("nbd transmission, malformed", () => {
 });
 
 describe("nbd, mutated input", () => {
-  test("damaged handshakes and requests never end the gateway, nor keep memory", async () => {
+  test("G15: damaged handshakes and requests never end the gateway, nor keep memory", async () => {
     const prng = new Prng(11);
     const stream = Buffer.concat([
       u32(3),
@@ -426,9 +451,18 @@ describe("nbd transmission", () => {
     client.request(1, 1, 0, data.length, 0, data.subarray(0, 300_000));
     // The first piece is done, and the second one is being received.
     await until(() => image.done.get(1) === 1);
-    client.request(3, 2, 0, 0, 0);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    // What came later is answered: the reactor has been through its sends since.
+    const other = await attach(false);
+    await expectAlive(other);
     expect(client.surplus).toBe(0);
+    client.send(data.subarray(300_000));
+    expect(await client.simpleReply()).toEqual({ error: 0, cookie: 1 });
+  });
+
+  test("a client that leaves in the middle of a WRITE leaves nothing behind", async () => {
+    const client = await attach();
+    client.request(1, 1, 0, 512 * 1024, 0, Buffer.alloc(300_000, 9));
+    await until(() => image.done.get(1) === 1);
     client.close();
     await until(() => harness.server.counts.connections === 0);
   });
@@ -497,7 +531,7 @@ describe("nbd transmission", () => {
     await client.whenClosed();
   });
 
-  test("statuses become the protocol's errors", async () => {
+  test("G5, G13: statuses become the protocol's errors", async () => {
     const client = await attach();
     const cases: readonly (readonly [Status, number])[] = [
       [Status.NoSpace, ENOSPC],
@@ -542,7 +576,7 @@ describe("nbd transmission", () => {
     expect((length + 4095) % 4096).toBe(0);
   });
 
-  test("a client that does not read is held back, and others go on", async () => {
+  test("G15: a client that does not read is held back, and others go on", async () => {
     for (let block = 0; block < 4096; block++)
       image.blocks.set(block, new Uint8Array(4096).fill(5));
     const slow = await attach();
@@ -566,7 +600,7 @@ describe("nbd transmission", () => {
     expect([...left.values()].every((bytes) => bytes === 0)).toBe(true);
   });
 
-  test("more clients than memory: all of them are served in the end", async () => {
+  test("G15: more clients than memory: all of them are served in the end", async () => {
     const many: RawClient[] = [];
     for (let at = 0; at < 12; at++) many.push(await attach());
     for (const client of many) {
@@ -580,7 +614,7 @@ describe("nbd transmission", () => {
     expect(image.blocks.get(1024)?.[5]).toBe(2);
   });
 
-  test("the gateway stops with requests open: they are answered, then the stream ends", async () => {
+  test("N14: the gateway stops with requests open: they are answered, then the stream ends", async () => {
     image.isHeld = true;
     const client = await attach();
     const idle = await greet();

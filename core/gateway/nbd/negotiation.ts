@@ -1,6 +1,7 @@
 // cold: once per connection
 import { ExportFlag, Info, Option, OptionReply } from "./protocol.ts";
 import * as protocol from "./protocol.ts";
+import { FastblockError } from "../../base/errors.ts";
 import type { OpenExport } from "./export-source.ts";
 import { optionText, parseInfoRequest, parseMetaRequest } from "./options.ts";
 import type { World, Stream, StreamHandler } from "../../reactor/world.ts";
@@ -30,13 +31,14 @@ export interface NegotiationHost {
  * The handshake of one connection (fixed newstyle).
  *
  * Reads options one by one; the ones that ask the mon (list, info, go …) pause the stream until
- * the answer is there. Everything read is bounded: 8 KiB an option, 64 options, and the server
- * ends connections that do not come to an end (`HANDSHAKE_MS_MAX` of `nbd.ts`).
+ * the answer is there, or the reason why there is none: the client may go on with other options.
+ * Everything read is bounded: 8 KiB an option, 64 options, and the server ends connections that do
+ * not come to an end (`HANDSHAKE_US_MAX` of `nbd.ts`; waiting for the mon does not count).
  */
 export class Negotiation implements StreamHandler {
   readonly stream: Stream;
-  /** Cookie for the server's list of handshakes. */
-  readonly startedUs: number;
+  /** When the client began; what it waited for us is taken out. */
+  startedUs: number;
   structured = false;
   /** `base:allocation` is selected for the export that was opened. */
   metaSelected = false;
@@ -54,6 +56,8 @@ export class Negotiation implements StreamHandler {
   private skippedOption = 0;
   /** What a promise left for the next drain; null while none. */
   private pending: (() => void) | null = null;
+  /** When the option that is being answered began to wait. */
+  private askedUs = 0;
   private cached: OpenExport | null = null;
   private cachedName = "";
   private metaName: string | null = null;
@@ -96,6 +100,7 @@ export class Negotiation implements StreamHandler {
     this.pending = null;
     if (this.closed || pending === null) return;
     this.busy = false;
+    this.startedUs += this.host.world.clock.turnUs - this.askedUs;
     pending();
     if (this.closed || this.chosen !== null) return;
     this.stream.resume();
@@ -235,9 +240,9 @@ export class Negotiation implements StreamHandler {
       this.breakOff("malformed export name");
       return;
     }
-    this.withExport(name, (found) => {
+    this.withExport(name, (found, why) => {
       if (!found) {
-        this.end(found === null ? "unknown export" : "the export can not be opened now");
+        this.end(found === null ? "unknown export" : why);
         return;
       }
       const size = this.noZeroes ? 10 : 134;
@@ -258,9 +263,9 @@ export class Negotiation implements StreamHandler {
       this.replyError(Option.List, OptionReply.Invalid, "the option takes no data");
       return;
     }
-    this.wait(this.host.list(), (names) => {
+    this.wait(this.host.list(), (names, why) => {
       if (names === undefined) {
-        this.replyError(Option.List, OptionReply.Policy, "the list of images is not available now");
+        this.replyError(Option.List, OptionReply.Policy, why);
         return;
       }
       for (const name of names) {
@@ -281,9 +286,9 @@ export class Negotiation implements StreamHandler {
       this.replyError(option, OptionReply.Invalid, "the option is malformed");
       return;
     }
-    this.withExport(request.name, (found) => {
+    this.withExport(request.name, (found, why) => {
       if (!found) {
-        this.replyMissing(option, found);
+        this.replyMissing(option, found, why);
         return;
       }
       const selected = this.metaSelected && this.metaName === request.name;
@@ -343,9 +348,9 @@ export class Negotiation implements StreamHandler {
       this.replyError(option, OptionReply.Invalid, "negotiate structured replies first");
       return;
     }
-    this.withExport(request.name, (found) => {
+    this.withExport(request.name, (found, why) => {
       if (!found) {
-        this.replyMissing(option, found);
+        this.replyMissing(option, found, why);
         return;
       }
       const isList = option === Option.ListMetaContext;
@@ -368,45 +373,52 @@ export class Negotiation implements StreamHandler {
     this.stream.commit(protocol.OPTION_REPLY_HEADER_SIZE + 4 + bytes.length);
   }
 
-  /** There is no such export (null), or nobody can tell now (undefined). */
-  private replyMissing(option: number, found: null | undefined): void {
+  /** There is no such export (null), or it can not be opened now (undefined). */
+  private replyMissing(option: number, found: null | undefined, why: string): void {
     if (found === null) {
       this.replyError(option, OptionReply.Unknown, "there is no such export");
     } else {
-      this.replyError(option, OptionReply.Policy, "the export can not be opened now");
+      this.replyError(option, OptionReply.Policy, why);
     }
   }
 
   /**
    * Open an export, or take the one that an earlier option opened, and go on in a drain. Null:
-   * there is none; undefined: it could not be found out.
+   * there is none; undefined: it can not be opened now, and why.
    */
-  private withExport(name: string, next: (found: OpenExport | null | undefined) => void): void {
+  private withExport(
+    name: string,
+    next: (found: OpenExport | null | undefined, why: string) => void,
+  ): void {
     if (this.cached !== null && this.cachedName === name) {
-      next(this.cached);
+      next(this.cached, "");
       return;
     }
     this.releaseCached();
-    this.wait(this.host.open(name), (found) => {
+    this.wait(this.host.open(name), (found, why) => {
       this.cached = found ?? null;
       this.cachedName = name;
-      next(found);
+      next(found, why);
     });
   }
 
-  /** Stop parsing until the promise is settled; undefined stands for a rejection. */
-  private wait<Value>(promise: Promise<Value>, next: (value: Value | undefined) => void): void {
+  /** Stop parsing until the promise is settled; undefined stands for a rejection, for `why`. */
+  private wait<Value>(
+    promise: Promise<Value>,
+    next: (value: Value | undefined, why: string) => void,
+  ): void {
     this.busy = true;
+    this.askedUs = this.host.world.clock.turnUs;
     this.stream.pause();
     promise.then(
       (value) => {
         if (this.closed) dropExport(value);
-        else this.later(() => next(value));
+        else this.later(() => next(value, ""));
       },
       (error: unknown) => {
         const text = error instanceof Error ? error.message : String(error);
         this.host.world.logger.warn("nbd handshake: an export can not be opened", { text });
-        if (!this.closed) this.later(() => next(undefined));
+        if (!this.closed) this.later(() => next(undefined, refusalText(error)));
       },
     );
   }
@@ -473,6 +485,15 @@ export class Negotiation implements StreamHandler {
     this.host.world.arena.bytes.set(bytes, at);
     this.stream.commit(protocol.OPTION_REPLY_HEADER_SIZE + bytes.length);
   }
+}
+
+/** What the client is told: who holds the image, or that nobody answers; no address of ours. */
+function refusalText(error: unknown): string {
+  if (error instanceof FastblockError) {
+    if (error.code === "FB3005") return error.message;
+    if (error.code === "FB1004" || error.code === "FB1006") return "the mon does not answer";
+  }
+  return "the export can not be opened now";
 }
 
 /** The answer came after the client had gone: give an opened export back. */

@@ -59,6 +59,7 @@ interface Disk {
   baseIndex: number;
   baseTerm: number;
   filling: boolean;
+  uncounted: boolean;
   /** Checkpoint: applied and the configuration as of it. */
   applied: number;
   conf: Configuration;
@@ -93,6 +94,7 @@ export class Replica {
       baseIndex: 0,
       baseTerm: 0,
       filling: false,
+      uncounted: false,
       applied: 0,
       conf,
       entries: new Map(),
@@ -125,6 +127,9 @@ export class Cluster {
   cuts: Set<string> = new Set();
   /** Replicas whose writes complete only by `flush`. */
   readonly held: Set<number> = new Set();
+
+  /** Votes for a candidate with a shorter log, because the voter's copies did not count. */
+  votesUncounted = 0;
 
   /** Called when a leader commits. */
   onLeaderCommit: (node: RaftNode) => void = () => {};
@@ -187,6 +192,7 @@ export class Cluster {
     }
     node.restored();
     if (disk.filling) node.setFilling(true);
+    if (disk.uncounted) node.setUncounted();
     replica.node = node;
     replica.unwritten = disk.lastIndex + 1;
     replica.applied = Math.max(disk.applied, disk.baseIndex);
@@ -261,6 +267,8 @@ export class Cluster {
     for (const [slot, member] of members.entries()) {
       const disk = this.replicas.get(member.id)?.disk;
       if (disk === undefined || disk.lastIndex < index) continue;
+      // No vote of this replica vouches for what it took since.
+      if (disk.uncounted && index > disk.baseIndex) continue;
       if (index <= disk.baseIndex || disk.entries.get(index)?.term === node.term) copies |= 1 << slot;
     }
     assert(hasQuorum(copies, voters, outgoing), "committed without a quorum of durable copies");
@@ -388,13 +396,21 @@ export class Cluster {
       if (this.tracing) this.note(`${describe(message, frame.payload)} (lost)`);
       return;
     }
-    const result = replica.node.step(message);
+    const result = this.step(replica.node, message);
     if (this.tracing) this.note(describe(message, frame.payload) + suffix(result));
     const index = message.index + 1;
     if (result === StepResult.Appended || result === StepResult.Replaced) {
       assert(frame.payload !== null, "entry without payload");
       this.keep(replica, index, frame.payload);
     }
+  }
+
+  private step(node: RaftNode, message: RaftMessage): StepResult {
+    const refused = node.uncounted && !node.log.isUpToDate(message.index, message.logTerm);
+    const result = node.step(message);
+    const voted = node.term === message.term && node.vote === message.from;
+    if (message.type === MessageType.Vote && refused && voted) this.votesUncounted++;
+    return result;
   }
 
   /** Keep a payload; on replacement everything behind it goes. */
@@ -453,13 +469,30 @@ export class Cluster {
     disk.applied = node.appliedIndex;
     disk.conf = node.conf;
     disk.filling = true;
+    disk.uncounted = node.uncounted;
     replica.applied = node.appliedIndex;
     replica.unwritten = node.log.lastIndex + 1;
   }
 
+  /** Make a replica wait for a fill, or give that up: its log counts on. */
+  waitForFill(id: number, waits: boolean): void {
+    this.node(id).setFilling(waits || this.replica(id).disk.filling);
+  }
+
   endFill(id: number): void {
-    this.replica(id).disk.filling = false;
+    const { disk } = this.replica(id);
+    disk.filling = false;
+    disk.uncounted = false;
     this.node(id).setFilling(false);
+  }
+
+  /** Make a replica in the place of one that is not trusted: filled from its birth. */
+  addRenewed(id: number, conf: Configuration): Replica {
+    const replica = this.add(id, conf);
+    replica.disk.filling = true;
+    replica.disk.uncounted = true;
+    replica.up.setUncounted();
+    return replica;
   }
 
   /** Make `id` leader; its Noop stays with it, all Appends meanwhile are lost. */

@@ -1,0 +1,255 @@
+import type { Prng } from "../core/base/prng.ts";
+import { type CampaignCluster, waitUntil } from "./campaign-cluster.ts";
+import type { CampaignDisk } from "./campaign-disk.ts";
+import type { CampaignLoad } from "./campaign-load.ts";
+import type { CampaignNetwork, Direction } from "./campaign-network.ts";
+
+/** The faults of the kill campaign: what is done to which process, and what a client may feel. */
+
+/** What a fault may reach. */
+export interface Scene {
+  readonly cluster: CampaignCluster;
+  readonly load: CampaignLoad;
+  readonly random: Prng;
+  /** Null: this machine can not make such faults. */
+  readonly network: CampaignNetwork | null;
+  readonly disk: CampaignDisk | null;
+  /** Holds the osd whose data lies on `disk`. */
+  readonly diskOsd: string;
+}
+
+export interface FaultKind {
+  readonly name: string;
+  /** How many of them lie in the bag that kinds are drawn from. */
+  readonly share: number;
+  readonly needs?: "network" | "disk";
+  /** It kills with -9. */
+  readonly kills?: true;
+  /** How long it lasts. */
+  readonly holdMs: readonly [number, number];
+  /** The longest that a request may wait, counted from the fault; or from when all are back. */
+  readonly promiseMs: number;
+  readonly from: "fault" | "quorum";
+  /** Before the load is measured. */
+  prepare?(scene: Scene): Promise<void>;
+  begin(scene: Scene): Promise<Injected>;
+}
+
+export interface Injected {
+  readonly victims: readonly string[];
+  /** Clients of this gateway are not looked at. */
+  readonly gateway?: string;
+  /** Take the fault back. Answers how long each process took that was started again. */
+  end(): Promise<readonly number[]>;
+}
+
+const LEASE_MS = 400;
+/** What was on its way when a majority died may still be answered. */
+const IN_FLIGHT_MS = 100;
+/** A process that gives up its disk is gone soon after. */
+const FAILED_LIMIT_MS = 20_000;
+
+export const FAULT_KINDS: readonly FaultKind[] = [
+  {
+    name: "kill a leader",
+    share: 4,
+    kills: true,
+    holdMs: [1200, 3000],
+    promiseMs: 5000,
+    from: "fault",
+    begin: async (scene) => await ended(scene, [await leaderOf(scene)], "SIGKILL"),
+  },
+  {
+    name: "kill a majority",
+    share: 1,
+    kills: true,
+    holdMs: [300, 1500],
+    promiseMs: 10_000,
+    from: "quorum",
+    begin: async (scene) => {
+      const { osds } = scene.cluster;
+      return await ended(scene, some(scene, osds, Math.floor(osds.length / 2) + 1), "SIGKILL");
+    },
+  },
+  {
+    name: "kill all osds",
+    share: 1,
+    kills: true,
+    holdMs: [100, 800],
+    promiseMs: 10_000,
+    from: "quorum",
+    begin: async (scene) => await ended(scene, scene.cluster.osds, "SIGKILL"),
+  },
+  {
+    name: "kill the mon",
+    share: 1,
+    kills: true,
+    holdMs: [800, 3000],
+    promiseMs: 500,
+    from: "fault",
+    begin: async (scene) => await ended(scene, ["mon.a"], "SIGKILL"),
+  },
+  {
+    name: "kill a gateway",
+    share: 1,
+    kills: true,
+    holdMs: [100, 1000],
+    promiseMs: 500,
+    from: "fault",
+    begin: async (scene) => {
+      const [name] = some(scene, scene.cluster.gateways, 1);
+      return { ...(await ended(scene, [name!], "SIGKILL")), gateway: name! };
+    },
+  },
+  {
+    name: "stop an osd",
+    share: 1,
+    holdMs: [500, 2000],
+    promiseMs: 200,
+    from: "fault",
+    begin: async (scene) => await ended(scene, [await leaderOf(scene)], "SIGTERM"),
+  },
+  {
+    name: "pause a leader",
+    share: 2,
+    holdMs: [LEASE_MS * 2, 4000],
+    promiseMs: 5000,
+    from: "fault",
+    begin: async (scene) => paused(scene, await leaderOf(scene)),
+  },
+  {
+    name: "pause a gateway",
+    share: 1,
+    holdMs: [LEASE_MS * 2, 3000],
+    promiseMs: 500,
+    from: "fault",
+    begin: (scene) => {
+      const [name] = some(scene, scene.cluster.gateways, 1);
+      return Promise.resolve({ ...paused(scene, name!), gateway: name! });
+    },
+  },
+  cutKind("cut a leader off", "both", (cluster) => cluster.names),
+  cutKind("cut a leader from its peers", "both", (cluster) => cluster.osds),
+  cutKind("nothing leaves a leader", "out", (cluster) => cluster.names),
+  cutKind("nothing reaches a leader", "in", (cluster) => cluster.names),
+  {
+    name: "stall a disk",
+    share: 1,
+    needs: "disk",
+    holdMs: [2000, 6000],
+    promiseMs: 10_000,
+    from: "fault",
+    prepare: ({ cluster, diskOsd }) => cluster.giveLeadership(diskOsd),
+    begin: ({ disk, diskOsd }) => {
+      disk!.freeze();
+      return Promise.resolve({
+        victims: [diskOsd],
+        end: () => {
+          disk!.thaw();
+          return Promise.resolve([]);
+        },
+      });
+    },
+  },
+  {
+    name: "fill a disk",
+    share: 1,
+    needs: "disk",
+    holdMs: [2000, 4000],
+    promiseMs: 10_000,
+    from: "fault",
+    prepare: ({ cluster, diskOsd }) => cluster.giveLeadership(diskOsd),
+    begin: (scene) => Promise.resolve(filled(scene)),
+  },
+];
+
+/** Cut an osd that leads groups from others. */
+function cutKind(
+  name: string,
+  direction: Direction,
+  others: (cluster: CampaignCluster) => readonly string[],
+): FaultKind {
+  return {
+    name,
+    share: 1,
+    needs: "network",
+    holdMs: [LEASE_MS * 2, 4000],
+    promiseMs: 5000,
+    from: "fault",
+    begin: async (scene) => {
+      const { cluster, network } = scene;
+      const victim = await leaderOf(scene);
+      const far = others(cluster).filter((one) => one !== victim);
+      const addresses = far.map((one) => cluster.address(one));
+      await network!.cut(cluster.address(victim), addresses, direction);
+      return {
+        victims: [victim],
+        end: async () => {
+          await network!.heal();
+          return [];
+        },
+      };
+    },
+  };
+}
+
+async function ended(
+  scene: Scene,
+  victims: readonly string[],
+  signal: "SIGKILL" | "SIGTERM",
+): Promise<Injected> {
+  const { cluster, load } = scene;
+  await Promise.all(victims.map((name) => cluster.end(name, signal)));
+  const belowQuorum = victims.filter((name) => cluster.osds.includes(name)).length > 1;
+  await Bun.sleep(belowQuorum ? IN_FLIGHT_MS : 0);
+  load.mark();
+  return {
+    victims,
+    end: async () => {
+      // With three osds each group has a replica on every one.
+      const acknowledged = load.acknowledgedSinceMark;
+      if (belowQuorum && cluster.osds.length === 3 && acknowledged > 0) {
+        throw new Error(`${acknowledged} writes were acknowledged below quorum, wanted none`);
+      }
+      return await Promise.all(victims.map((name) => cluster.start(name)));
+    },
+  };
+}
+
+function paused(scene: Scene, victim: string): Injected {
+  scene.cluster.signal(victim, "SIGSTOP");
+  return {
+    victims: [victim],
+    end: () => {
+      scene.cluster.signal(victim, "SIGCONT");
+      return Promise.resolve([]);
+    },
+  };
+}
+
+/** The osd may go on, as long as it needs no block that it had not used before, or give up. */
+function filled({ cluster, disk, diskOsd }: Scene): Injected {
+  disk!.fill();
+  return {
+    victims: [diskOsd],
+    end: async () => {
+      disk!.empty();
+      if (cluster.isRunning(diskOsd)) return [];
+      await waitUntil(`${diskOsd} to be gone`, () => !cluster.isRunning(diskOsd), FAILED_LIMIT_MS);
+      return [await cluster.start(diskOsd)];
+    },
+  };
+}
+
+/** An osd that leads groups. */
+async function leaderOf({ cluster, random }: Scene): Promise<string> {
+  const led = await cluster.leaders();
+  const leading = cluster.osds.filter((name) => (led.get(name) ?? 0) > 0);
+  const among = leading.length > 0 ? leading : cluster.osds;
+  return among[random.below(among.length)]!;
+}
+
+function some({ random }: Scene, names: readonly string[], count: number): string[] {
+  const left = [...names];
+  return Array.from({ length: count }, () => left.splice(random.below(left.length), 1)[0]!);
+}

@@ -1,0 +1,161 @@
+/**
+ * The file system beneath the osds' sparse files has less than they promise. Writes are refused in
+ * time, whatever else fills it; nobody dies of it, reads go on, and with room there all is as before.
+ */
+import { expect, test } from "bun:test";
+import { closeSync, mkdirSync, openSync, rmSync, statfsSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { NbdCommand, NbdLink, type NbdReply } from "./campaign-nbd.ts";
+import { command, succeed, TestCluster, waitFor } from "./e2e-harness.ts";
+
+const NAMES = ["mon.a", "osd.0", "osd.1", "osd.2", "nbd.0"];
+const SIZE = "600m";
+const SIZE_LATER = "1000m";
+const MIB = 1_048_576;
+/** Changes of the catalogue until its file has to grow. */
+const CHANGES_MAX = 200;
+const NO_SPACE = "No space left on device";
+const ENOSPC = 28;
+
+const mayMount = process.getuid?.() === 0;
+if (!mayMount && process.env["CI"] !== undefined) {
+  throw new Error("this test mounts a file system: wanted root");
+}
+
+/** `qemu-io` on an export; answers what it said, whatever comes of it. */
+async function qemuIo(uri: string, ...commands: readonly string[]): Promise<string> {
+  const words = commands.flatMap((one) => ["-c", one]);
+  const { stdout, stderr } = await command(["qemu-io", "-f", "raw", ...words, uri]);
+  return `${stdout}\n${stderr}`;
+}
+
+function freeBytes(directory: string): number {
+  const { bavail, bsize } = statfsSync(directory);
+  return bavail * bsize;
+}
+
+/** Use up a file system to its last byte. */
+function useUp(path: string): void {
+  const file = openSync(path, "w");
+  try {
+    for (const chunk of [MIB, 4096]) writeAll(file, Buffer.alloc(chunk, 1));
+  } finally {
+    closeSync(file);
+  }
+}
+
+function writeAll(file: number, chunk: Buffer): void {
+  for (;;) {
+    try {
+      if (writeSync(file, chunk) < chunk.length) return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOSPC") return;
+      throw error;
+    }
+  }
+}
+
+async function onTmpfs(body: (cluster: TestCluster) => Promise<void>): Promise<void> {
+  const cluster = new TestCluster();
+  const { directory } = cluster;
+  mkdirSync(directory);
+  await succeed(["mount", "-t", "tmpfs", "-o", `size=${SIZE}`, "tmpfs", directory]);
+  try {
+    await cluster.up({ osds: 3, flags: ["--osd-size", "1GiB"] });
+    await body(cluster);
+  } catch (error) {
+    console.error(cluster.logs());
+    throw error;
+  } finally {
+    await cluster.attempt("dev", "down", "--dir", directory);
+    await succeed(["umount", directory]);
+    await cluster.remove();
+  }
+}
+
+function write(link: NbdLink, offset: number): Promise<NbdReply> {
+  const data = new Uint8Array(MIB).fill(9);
+  return link.ask({ command: NbdCommand.Write, offset, length: MIB, flags: 0, data });
+}
+
+async function expectSevens(link: NbdLink): Promise<void> {
+  for (let at = 0; at < 32; at++) {
+    const request = {
+      command: NbdCommand.Read,
+      offset: at * MIB,
+      length: MIB,
+      flags: 0,
+      data: null,
+    };
+    const { error, data } = await link.ask(request);
+    expect([error, data.every((byte) => byte === 7)]).toEqual([0, true]);
+  }
+}
+
+/** The answer to one change of the catalogue. */
+async function change(cluster: TestCluster, at: number): Promise<string> {
+  const name = `rbd/small${at}`;
+  const { code, stderr } = await cluster.attempt("image", "create", name, "--size", "4MiB");
+  return code === 0 ? "" : `${code} ${stderr}`;
+}
+
+test.skipIf(!mayMount)(
+  "G13: a host without space refuses writes and kills nobody",
+  async () => {
+    await onTmpfs(async (cluster) => {
+      const pids = (): number[] =>
+        NAMES.map((name) => (cluster.isRunning(name) ? cluster.pid(name) : 0));
+      const before = pids();
+      const kept = await cluster.image("rbd/kept", "32MiB", 3);
+      await cluster.run("image", "create", "rbd/filling", "--size", "2GiB");
+      const filling = cluster.uri("rbd/filling");
+      expect(await qemuIo(kept, "write -P 7 0 32M")).toContain("wrote 33554432/33554432");
+
+      // More than there is: what fits is taken, every other write is answered with an error.
+      const writes = Array.from({ length: 64 }, (_, at) => `write -P 9 ${at * 8}M 8M`);
+      const said = await qemuIo(filling, ...writes);
+      expect(said).toContain("wrote 8388608/8388608");
+      expect(said).toContain(NO_SPACE);
+      expect(freeBytes(cluster.directory)).toBeGreaterThan(0);
+      expect(pids()).toEqual(before);
+
+      // Somebody else takes the rest. Whoever is attached reads on.
+      const attach = (name: string): Promise<NbdLink> =>
+        NbdLink.attach("127.0.0.1", cluster.port("nbd.0", "nbd"), name);
+      const [reader, writer] = await Promise.all([attach("rbd/kept"), attach("rbd/filling")]);
+      const other = join(cluster.directory, "other");
+      useUp(other);
+      expect(freeBytes(cluster.directory)).toBe(0);
+      await expectSevens(reader);
+      expect((await write(writer, 1500 * MIB)).error).toBe(ENOSPC);
+      let refused = "";
+      for (let at = 0; at < CHANGES_MAX && refused === ""; at++)
+        refused = await change(cluster, at);
+      expect(refused).toStartWith("1 error FB4010");
+      expect(refused).toContain("hint  make room");
+      await cluster.run("status");
+      await expectSevens(reader);
+      expect(pids()).toEqual(before);
+      reader.close();
+      writer.close();
+
+      // There is room again.
+      rmSync(other);
+      await succeed(["mount", "-o", `remount,size=${SIZE_LATER}`, cluster.directory]);
+      await waitFor(
+        "the catalogue to take changes",
+        async () => (await change(cluster, 999)) === "",
+      );
+      await waitFor("writes to be taken again", async () =>
+        (await qemuIo(filling, "write -P 5 1600M 64M")).includes("wrote 67108864/67108864"),
+      );
+      expect(await qemuIo(filling, "read -P 5 1600M 64M")).not.toMatch(
+        /error|failed|verification/i,
+      );
+      await cluster.run("image", "verify", "rbd/kept");
+      await cluster.run("image", "verify", "rbd/filling");
+      expect(pids()).toEqual(before);
+    });
+  },
+  240_000,
+);

@@ -1,0 +1,72 @@
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import type { Logger } from "../core/base/logger.ts";
+import { isNewer, type StoreStart } from "../core/store/store.ts";
+
+/** Peers that start together are written down together. */
+const WRITE_DELAY_MS = 100;
+
+/**
+ * The newest starts of peers' stores, kept in a file beside the map: what an osd remembers of them
+ * over its own restarts. Losing the file loses memory, nothing else.
+ */
+export class KeptStarts {
+  private readonly path: string;
+  private readonly logger: Logger;
+  private readonly known = new Map<string, StoreStart>();
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** Read the file, if there is one. */
+  constructor(path: string, logger: Logger) {
+    this.path = path;
+    this.logger = logger;
+    let text: string;
+    try {
+      text = readFileSync(path, "utf8");
+    } catch {
+      return;
+    }
+    try {
+      for (const [storeUuid, start] of Object.entries(JSON.parse(text) as object)) {
+        if (isStart(start)) this.known.set(storeUuid, start);
+      }
+    } catch (error) {
+      logger.warn("the kept starts of peers can not be read", { reason: String(error) });
+    }
+  }
+
+  /** All of them, by the store's uuid: plain values. */
+  get entries(): readonly (readonly [string, StoreStart])[] {
+    return [...this.known];
+  }
+
+  /** A shard met a newer start. */
+  keep(storeUuid: string, start: StoreStart): void {
+    if (!isNewer(start, this.known.get(storeUuid))) return;
+    this.known.set(storeUuid, start);
+    this.timer ??= setTimeout(() => this.flush(), WRITE_DELAY_MS);
+  }
+
+  /** Write what is not written yet. */
+  flush(): void {
+    if (this.timer === undefined) return;
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    const temporary = `${this.path}.new`;
+    try {
+      const file = openSync(temporary, "w");
+      writeSync(file, JSON.stringify(Object.fromEntries(this.known)));
+      fsyncSync(file);
+      closeSync(file);
+      renameSync(temporary, this.path);
+    } catch (error) {
+      this.logger.warn("the starts of peers can not be kept", { reason: String(error) });
+    }
+  }
+}
+
+function isStart(value: unknown): value is StoreStart {
+  if (typeof value !== "object" || value === null) return false;
+  const { incarnation, mark, id } = value as Record<string, unknown>;
+  const isNumbered = typeof incarnation === "number" && typeof mark === "number";
+  return isNumbered && typeof id === "string" && /^[0-9a-f]{16}$/.test(id);
+}

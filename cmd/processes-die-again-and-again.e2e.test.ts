@@ -1,0 +1,35 @@
+import { expect, test } from "bun:test";
+import { FAULT_KINDS } from "./campaign-faults.ts";
+import { formatKillReport, runKillCampaign } from "./campaign-kill.ts";
+import { EXECUTABLE } from "./e2e-harness.ts";
+
+const KILLS = 10;
+
+test("G1, G2, G9, G14: nothing acknowledged is lost while processes are killed, stopped, paused and cut off", async () => {
+  const seed = Number(process.env["CAMPAIGN_SEED"] ?? "1");
+  const report = await runKillCampaign({
+    program: [EXECUTABLE],
+    seed,
+    osds: 3,
+    shards: 1,
+    gateways: 2,
+    kills: KILLS,
+    timeMs: Infinity,
+    only: "",
+    // Leases and elections pass in half of what the long campaign gives them.
+    pace: 0.5,
+    historyPath: `${process.cwd()}/dist/campaign-${seed}.jsonl`,
+    keepHistory: false,
+    interruption: new AbortController().signal,
+    say: (text) => console.log(text),
+  });
+  console.log(formatKillReport(report));
+  expect(report.failures).toEqual([]);
+  expect(report.kills).toBe(KILLS);
+  // The first bag was emptied: each kind that this machine can make has struck.
+  const struck = new Set(report.faults.map(({ kind }) => kind));
+  const missing = FAULT_KINDS.filter(({ name, needs }) => needs === undefined && !struck.has(name));
+  expect(missing.map(({ name }) => name)).toEqual([]);
+  expect(report.history.operations).toBeGreaterThan(10_000);
+  expect(report.history.searched).toBeGreaterThan(0);
+}, 290_000);

@@ -1,0 +1,71 @@
+import { expect, test } from "bun:test";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { SuiteReport } from "../core/bench/bench.ts";
+import { command, EXECUTABLE, succeed } from "./e2e-harness.ts";
+
+const SHORT = ["--repeat", "1", "--time", "300ms", "--ramp", "100ms", "--warm-up", "0s"];
+
+async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), "fastblock suite "));
+  try {
+    await body(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Command lines of processes that were given the folder. */
+function processesOf(folder: string): string[] {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return pids.map(commandLine).filter((line) => line.includes(folder));
+}
+
+function commandLine(pid: string): string {
+  const { stdout } = Bun.spawnSync(["cat", `/proc/${pid}/cmdline`], { stderr: "ignore" });
+  return stdout.toString().replaceAll("\0", " ").trim();
+}
+
+test("the suite measures a cluster of its own beside the raw disk, and takes it away", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "cluster");
+    const rows = "randwrite:4KiB:8,randread:4KiB:8";
+    const words = ["bench", "suite", "--dir", directory, "--image-size", "64MiB", ...SHORT];
+    const text = await succeed([EXECUTABLE, ...words, "--rows", rows, "-o", "json"]);
+    const report = JSON.parse(text) as SuiteReport;
+    expect(report).toMatchObject({ kind: "suite", osds: 3, replicas: 3, backend: "uring" });
+    expect(report.rows.map(({ name }) => name).join(",")).toBe(rows);
+    const [write, read] = report.rows;
+    // Each of three replicas writes its log at least, durably, and later the block.
+    expect(write!.deviceBytesPerClientByte!).toBeGreaterThan(3);
+    expect(write!.flushesPerClientWrite!).toBeGreaterThan(0);
+    expect(read!.deviceBytesPerClientByte).toBeNull();
+    for (const row of report.rows) {
+      expect(row.iops).toBeGreaterThan(0);
+      expect(row.processes.map(({ kind }) => kind).toSorted()).toEqual(["client", "mon", "osd"]);
+      expect(row.switchesPerIo).toBeGreaterThan(0);
+      if (Bun.which("fio") !== null) expect(row.ratioToRaw!).toBeGreaterThan(0);
+    }
+    const path = join(folder, "a.json");
+    writeFileSync(path, text);
+    const compared = await succeed([EXECUTABLE, "bench", "compare", path, path, "-o", "json"]);
+    const verdicts = JSON.parse(compared) as readonly { figure: string; verdict: string }[];
+    expect(verdicts.map(({ figure }) => figure)).toContain("randwrite:4KiB:8 iops");
+    expect(new Set(verdicts.map(({ verdict }) => verdict))).toEqual(new Set(["same"]));
+    expect(existsSync(directory)).toBe(false);
+    expect(processesOf(folder)).toEqual([]);
+  });
+}, 120_000);
+
+test("a directory that holds something is refused and left alone", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "mine");
+    mkdirSync(directory);
+    writeFileSync(join(directory, "precious"), "x");
+    const end = await command([EXECUTABLE, "bench", "suite", "--dir", directory, ...SHORT]);
+    expect(end.code).toBe(8);
+    expect(end.stderr).toContain("FB4008");
+    expect(readdirSync(directory)).toEqual(["precious"]);
+  });
+});

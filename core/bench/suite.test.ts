@@ -1,0 +1,180 @@
+import { describe, expect, test } from "bun:test";
+import type { ImageBenchReport } from "./bench.ts";
+import type { BenchRow } from "./bench-row.ts";
+import { parseSwitches } from "./bun-meter.ts";
+import { compareReports } from "./compare.ts";
+import { costsOf, cpuUsPerIoOf } from "./spending.ts";
+import {
+  medianOf,
+  parseSuiteRows,
+  runSuite,
+  SUITE_ROWS,
+  type SuiteOptions,
+  type SuiteOutside,
+  type SuiteRow,
+} from "./suite.ts";
+
+const sizeOf = (text: string): number => (text === "4KiB" ? 4096 : 131_072);
+const OPTIONS: SuiteOptions = {
+  directory: "",
+  rows: parseSuiteRows(["randwrite:4KiB:32", "read:128KiB:16"], sizeOf),
+  timeMs: 1000,
+  rampMs: 0,
+  warmMs: 0,
+  repeat: 3,
+  imageBytes: 1_048_576,
+  fio: true,
+  backend: "auto",
+};
+
+/** Answers each run of a row with the next of its rates, and writes down what was asked for. */
+class Machine implements SuiteOutside {
+  readonly calls: string[] = [];
+  private readonly rates: Record<string, number[]>;
+  private readonly error: string | undefined;
+
+  constructor(rates: Record<string, number[]>, error?: string) {
+    this.rates = rates;
+    this.error = error;
+  }
+
+  image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport> {
+    this.calls.push(`image ${row.name} ${timeMs}`);
+    const iops = this.rates[row.name]?.shift() ?? 1;
+    const cost = { userUsPerIo: iops / 10, systemUsPerIo: iops / 5, switchesPerIo: 2 };
+    const report = {
+      iops,
+      latencyUs: { mean: iops, p50: iops, p99: 2 * iops, p999: 3 * iops, max: 4 * iops },
+      cpuUsPerIo: iops / 2,
+      processes: [
+        { kind: "osd", ...cost },
+        { kind: "client", ...cost },
+      ],
+      deviceBytesPerClientByte: row.rw === "read" ? null : 6,
+      deviceWritesPerClientWrite: row.rw === "read" ? null : 4,
+      flushesPerClientWrite: row.rw === "read" ? null : 1,
+      errorTexts: this.error === undefined ? [] : [this.error],
+      verifyErrors: [],
+    };
+    return Promise.resolve(report as unknown as ImageBenchReport);
+  }
+
+  raw(row: SuiteRow): Promise<BenchRow | undefined> {
+    this.calls.push(`raw ${row.name}`);
+    return Promise.resolve({
+      name: row.name,
+      operations: 1,
+      opsPerSecond: 400,
+      latencyUs: { p50: 1, p99: 2, p999: 3, max: 4 },
+      cpuUsPerOp: { user: 1, system: 2 },
+    });
+  }
+
+  say(): void {}
+}
+
+describe("the suite", () => {
+  test("rows are named by shape, size and depth; others are refused", () => {
+    expect(parseSuiteRows(["randwrite:4KiB:32"], sizeOf)).toEqual([
+      { name: "randwrite:4KiB:32", rw: "randwrite", blockBytes: 4096, depth: 32 },
+    ]);
+    expect(parseSuiteRows(SUITE_ROWS, sizeOf)).toHaveLength(7);
+    for (const name of ["", "rw:4KiB:1", "read:4KiB", "read:4KiB:0", "read:4KiB:x", "read::1"]) {
+      expect(() => parseSuiteRows([name], sizeOf)).toThrow("wanted SHAPE:SIZE:DEPTH");
+    }
+  });
+
+  test("every run stands beside the raw disk's, row by row, again and again", async () => {
+    const machine = new Machine({});
+    await runSuite(machine, { ...OPTIONS, repeat: 2, warmMs: 30 });
+    const once = [
+      "raw randwrite:4KiB:32",
+      "image randwrite:4KiB:32 1000",
+      "raw read:128KiB:16",
+      "image read:128KiB:16 1000",
+    ];
+    const warm = ["image randwrite 10", "image write 10", "image randread 10"];
+    expect(machine.calls).toEqual([...warm, ...once, ...once]);
+  });
+
+  test("figures are medians, max the worst; without fio there is no ratio", async () => {
+    const rates = { "randwrite:4KiB:32": [100, 900, 200], "read:128KiB:16": [1, 2, 3] };
+    const [write, read] = await runSuite(new Machine(rates), OPTIONS);
+    expect(write).toMatchObject({
+      name: "randwrite:4KiB:32",
+      iops: 200,
+      bytesPerSec: 200 * 4096,
+      latencyUs: { p50: 200, p99: 400, p999: 600, max: 3600 },
+      cpuUsPerIo: 100,
+      switchesPerIo: 4,
+      deviceBytesPerClientByte: 6,
+      ratioToRaw: 0.5,
+      runs: [100, 900, 200],
+      rawRuns: [400, 400, 400],
+    });
+    expect(write!.processes[0]).toEqual({
+      kind: "osd",
+      userUsPerIo: 20,
+      systemUsPerIo: 40,
+      switchesPerIo: 2,
+    });
+    expect(read).toMatchObject({ deviceBytesPerClientByte: null, raw: { cpuUsPerIo: 3 } });
+    const alone = await runSuite(new Machine({}), { ...OPTIONS, fio: false });
+    expect(alone[0]).toMatchObject({ raw: null, ratioToRaw: null });
+  });
+
+  test("an operation that failed fails the suite", async () => {
+    const failing = runSuite(new Machine({}, "a write failed"), OPTIONS);
+    expect(failing).rejects.toThrow("running randwrite:4KiB:32: a write failed");
+  });
+
+  test("two suites are compared row by row", async () => {
+    const a = { rows: await runSuite(new Machine({ "read:128KiB:16": [10, 10, 10] }), OPTIONS) };
+    const b = { rows: await runSuite(new Machine({ "read:128KiB:16": [20, 20, 20] }), OPTIONS) };
+    const iops = compareReports(a, b).filter(({ figure }) => figure.endsWith(" iops"));
+    expect(iops).toEqual([
+      { figure: "randwrite:4KiB:32 iops", a: 1, b: 1, ratio: 1, verdict: "same" },
+      { figure: "read:128KiB:16 iops", a: 10, b: 20, ratio: 2, verdict: "better" },
+    ]);
+  });
+
+  test.each([
+    [[], null],
+    [[3], 3],
+    [[9, 1, 5], 5],
+    [[4, 1, 2, 9], 3],
+  ])("median of %p", (values, median) => {
+    expect(medianOf(values)).toBe(median);
+  });
+});
+
+describe("what a load costs", () => {
+  const at = (userUs: number, switches: number) => [
+    { kind: "osd", userUs, systemUs: 10 * userUs, switches },
+  ];
+
+  test("the window's share is by its own I/O, the drain's by all", () => {
+    const costs = costsOf({
+      atStart: at(100, 5),
+      atEnd: at(300, 25),
+      afterDrain: at(340, 65),
+      windowOps: 10,
+      totalOps: 20,
+    });
+    expect(costs).toEqual([{ kind: "osd", userUsPerIo: 22, systemUsPerIo: 220, switchesPerIo: 4 }]);
+    expect(cpuUsPerIoOf(costs)).toBe(242);
+  });
+
+  test("nothing done costs nothing that is known; a process that came later counts from 0", () => {
+    const none = { atStart: [], atEnd: at(1, 1), afterDrain: at(1, 1), windowOps: 0, totalOps: 0 };
+    expect(costsOf(none)).toEqual([]);
+    expect(cpuUsPerIoOf([])).toBeNull();
+    expect(costsOf({ ...none, windowOps: 1, totalOps: 1 })[0]!.userUsPerIo).toBe(1);
+  });
+
+  test("wanted and forced switches of a thread are summed", () => {
+    const text = "Threads:\t3\nvoluntary_ctxt_switches:\t40\nnonvoluntary_ctxt_switches:\t2\n";
+    expect(parseSwitches(text)).toBe(42);
+    expect(parseSwitches("")).toBe(0);
+  });
+});

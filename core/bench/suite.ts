@@ -1,0 +1,222 @@
+import { FastblockError } from "../base/errors.ts";
+import type { ImageBenchReport } from "./bench.ts";
+import type { BenchRow } from "./bench-row.ts";
+import type { LatencyReport } from "./latency.ts";
+import { type ProcessCost, round } from "./spending.ts";
+
+/**
+ * `fastblock bench suite`: the same rows on every machine, against the raw disk below them.
+ *
+ * Each row runs several times, fio's row on a file beside the osds' right before it: machines
+ * change their speed by the hour. A figure of a row is the median of its runs, `max` the worst.
+ */
+export interface SuiteRow {
+  /** As people write it: `randwrite:4KiB:32`. */
+  readonly name: string;
+  readonly rw: "randwrite" | "randread" | "write" | "read";
+  readonly blockBytes: number;
+  readonly depth: number;
+}
+
+export interface SuiteOptions {
+  /** Directory of a dev cluster that is started, or made, and left as it was; empty: a new one. */
+  readonly directory: string;
+  readonly rows: readonly SuiteRow[];
+  /** Measured time of each run, of fio's as well. */
+  readonly timeMs: number;
+  readonly rampMs: number;
+  /** Load before anything is measured: the processes compile what they run often. */
+  readonly warmMs: number;
+  readonly repeat: number;
+  readonly imageBytes: number;
+  readonly fio: boolean;
+  readonly backend: "auto" | "uring" | "file";
+}
+
+/** What the suite measures with. */
+export interface SuiteOutside {
+  /** Drive the image; the drain of what was written is included. */
+  image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport>;
+  /** The same on a file; undefined without fio. */
+  raw(row: SuiteRow): Promise<BenchRow | undefined>;
+  /** Tell how far it is. */
+  say(words: string): void;
+}
+
+/** What fio did on a file on the same file system, direct; writes durable (dsync). */
+export interface RawFigures {
+  readonly iops: number;
+  readonly latencyUs: Omit<LatencyReport, "mean">;
+  readonly cpuUsPerIo: number;
+}
+
+/** One row of the report: medians over its runs. */
+export interface SuiteRowReport {
+  readonly name: string;
+  readonly iops: number;
+  readonly bytesPerSec: number;
+  readonly latencyUs: LatencyReport;
+  readonly cpuUsPerIo: number;
+  readonly processes: readonly ProcessCost[];
+  readonly switchesPerIo: number;
+  readonly deviceBytesPerClientByte: number | null;
+  readonly deviceWritesPerClientWrite: number | null;
+  readonly flushesPerClientWrite: number | null;
+  readonly raw: RawFigures | null;
+  /** I/O per second ÷ those of the raw row. */
+  readonly ratioToRaw: number | null;
+  /** I/O per second of each run, in their order. */
+  readonly runs: readonly number[];
+  readonly rawRuns: readonly number[];
+  readonly [key: string]: unknown;
+}
+
+/** The answer of `bench suite -o json`. */
+export interface SuiteReport {
+  readonly kind: "suite";
+  readonly machine: Readonly<Record<string, string | number>>;
+  readonly version: string;
+  readonly osds: number;
+  readonly replicas: number;
+  readonly imageBytes: number;
+  readonly seconds: number;
+  readonly repeat: number;
+  readonly backend: string;
+  readonly rows: readonly SuiteRowReport[];
+}
+
+export const SUITE_ROWS = [
+  "randwrite:4KiB:1",
+  "randwrite:4KiB:32",
+  "randwrite:4KiB:128",
+  "randread:4KiB:1",
+  "randread:4KiB:32",
+  "write:128KiB:16",
+  "read:128KiB:16",
+] as const;
+
+const ROW = /^(randwrite|randread|write|read):([^:]+):(\d{1,4})$/;
+const WARM_ROWS: readonly SuiteRow[] = [
+  { name: "randwrite", rw: "randwrite", blockBytes: 4096, depth: 32 },
+  { name: "write", rw: "write", blockBytes: 131_072, depth: 16 },
+  { name: "randread", rw: "randread", blockBytes: 4096, depth: 32 },
+];
+
+/** Read the names of rows. `sizeOf` reads a size like `4KiB`. Throws FB1001. */
+export function parseSuiteRows(
+  names: readonly string[],
+  sizeOf: (text: string) => number,
+): SuiteRow[] {
+  return names.map((name) => {
+    const match = ROW.exec(name);
+    if (match === null || Number(match[3]) === 0) {
+      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}`;
+      throw new FastblockError("FB1001", message);
+    }
+    const rw = match[1] as SuiteRow["rw"];
+    return { name, rw, blockBytes: sizeOf(match[2]!), depth: Number(match[3]) };
+  });
+}
+
+/** Run all rows. Throws FB5001 when an operation failed or a block was wrong. */
+export async function runSuite(
+  outside: SuiteOutside,
+  options: SuiteOptions,
+): Promise<readonly SuiteRowReport[]> {
+  const ours = new Map<SuiteRow, ImageBenchReport[]>();
+  const raws = new Map<SuiteRow, BenchRow[]>();
+  for (const row of options.warmMs === 0 ? [] : WARM_ROWS) {
+    outside.say(`warming up: ${row.name}`);
+    refuseErrors(row, await outside.image(row, Math.ceil(options.warmMs / WARM_ROWS.length)));
+  }
+  for (let run = 1; run <= options.repeat; run++) {
+    for (const row of options.rows) {
+      const raw = options.fio ? await outside.raw(row) : undefined;
+      const report = await outside.image(row, options.timeMs);
+      refuseErrors(row, report);
+      if (raw !== undefined) raws.set(row, [...(raws.get(row) ?? []), raw]);
+      ours.set(row, [...(ours.get(row) ?? []), report]);
+      const beside = raw === undefined ? "" : `, raw ${Math.round(raw.opsPerSecond)}`;
+      const rate = `${Math.round(report.iops)} I/O per s${beside}`;
+      outside.say(`run ${run} of ${options.repeat}: ${row.name}: ${rate}`);
+    }
+  }
+  return options.rows.map((row) => rowReport(row, ours.get(row) ?? [], raws.get(row) ?? []));
+}
+
+function refuseErrors(row: SuiteRow, report: ImageBenchReport): void {
+  const failure = report.verifyErrors[0] ?? report.errorTexts[0];
+  if (failure === undefined) return;
+  throw new FastblockError("FB5001", `running ${row.name}: ${failure}`);
+}
+
+function rowReport(
+  row: SuiteRow,
+  runs: readonly ImageBenchReport[],
+  raws: readonly BenchRow[],
+): SuiteRowReport {
+  const of = (pick: (run: ImageBenchReport) => number | null): number | null =>
+    medianOf(runs.map(pick).filter((value) => value !== null));
+  const raw = raws.length === 0 ? null : rawFigures(raws);
+  const processes = processCosts(runs);
+  const iops = of((run) => run.iops) ?? 0;
+  return {
+    name: row.name,
+    iops,
+    bytesPerSec: Math.round(iops * row.blockBytes),
+    latencyUs: {
+      mean: of((run) => run.latencyUs.mean) ?? 0,
+      p50: of((run) => run.latencyUs.p50) ?? 0,
+      p99: of((run) => run.latencyUs.p99) ?? 0,
+      p999: of((run) => run.latencyUs.p999) ?? 0,
+      max: Math.max(0, ...runs.map((run) => run.latencyUs.max)),
+    },
+    cpuUsPerIo: of((run) => run.cpuUsPerIo) ?? 0,
+    processes,
+    switchesPerIo: round(processes.reduce((sum, cost) => sum + cost.switchesPerIo, 0)),
+    deviceBytesPerClientByte: of((run) => run.deviceBytesPerClientByte),
+    deviceWritesPerClientWrite: of((run) => run.deviceWritesPerClientWrite),
+    flushesPerClientWrite: of((run) => run.flushesPerClientWrite),
+    raw,
+    ratioToRaw: raw === null || raw.iops === 0 ? null : round(iops / raw.iops),
+    runs: runs.map((run) => run.iops),
+    rawRuns: raws.map((one) => Math.round(one.opsPerSecond)),
+  };
+}
+
+function rawFigures(rows: readonly BenchRow[]): RawFigures {
+  const of = (pick: (row: BenchRow) => number): number => medianOf(rows.map(pick)) ?? 0;
+  return {
+    iops: Math.round(of((row) => row.opsPerSecond)),
+    latencyUs: {
+      p50: of((row) => row.latencyUs.p50),
+      p99: of((row) => row.latencyUs.p99),
+      p999: of((row) => row.latencyUs.p999),
+      max: Math.max(...rows.map((row) => row.latencyUs.max)),
+    },
+    cpuUsPerIo: round(of((row) => row.cpuUsPerOp.user + row.cpuUsPerOp.system)),
+  };
+}
+
+function processCosts(runs: readonly ImageBenchReport[]): ProcessCost[] {
+  const kinds = new Set(runs.flatMap((run) => run.processes.map(({ kind }) => kind)));
+  return [...kinds].map((kind) => {
+    const costs = runs.flatMap((run) => run.processes.filter((cost) => cost.kind === kind));
+    const of = (pick: (cost: ProcessCost) => number): number => medianOf(costs.map(pick)) ?? 0;
+    return {
+      kind,
+      userUsPerIo: of((cost) => cost.userUsPerIo),
+      systemUsPerIo: of((cost) => cost.systemUsPerIo),
+      switchesPerIo: of((cost) => cost.switchesPerIo),
+    };
+  });
+}
+
+/** The middle value, or the mean of the two in the middle; null of none. */
+export function medianOf(values: readonly number[]): number | null {
+  if (values.length === 0) return null;
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  if (sorted.length % 2 === 1) return sorted[middle]!;
+  return round((sorted[middle - 1]! + sorted[middle]!) / 2);
+}

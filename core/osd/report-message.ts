@@ -1,0 +1,98 @@
+// cold path: once a second per shard.
+/** Reports of shards as the messages that the monitor gets. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { BLOCK_SIZE } from "../base/units.ts";
+import type { ScrubReportSchema } from "../../proto/gen/control_pb.ts";
+import type { GroupReport, ShardFigures } from "./report.ts";
+
+/** ScrubReport of `proto/control.proto`. */
+export function scrubMessage(
+  scrub: NonNullable<GroupReport["scrub"]>,
+): MessageInitShape<typeof ScrubReportSchema> {
+  const blocks = scrub.blocks.map(({ layer, block, undecided }) => ({
+    layer: BigInt(layer),
+    block: BigInt(block),
+    undecided,
+  }));
+  return { ...scrub, order: BigInt(scrub.order), blocks };
+}
+
+/** What all shards hold together: OsdUsage of `proto/control.proto`. */
+export function usageOf(shards: readonly ShardFigures[]): {
+  capacityBytes: bigint;
+  usedBytes: bigint;
+  logCapacityBytes: bigint;
+  logUsedBytes: bigint;
+} {
+  const sum = (pick: (figures: ShardFigures) => number): bigint =>
+    BigInt(shards.reduce((total, figures) => total + pick(figures), 0));
+  return {
+    capacityBytes: sum(({ usage }) => usage.bytesTotal),
+    usedBytes: sum(({ usage }) => usage.bytesUsed),
+    logCapacityBytes: sum(({ usage }) => usage.logBytesTotal),
+    logUsedBytes: sum(({ usage }) => usage.logBytesUsed),
+  };
+}
+
+/** Counter of `proto/control.proto`. */
+export interface CounterRow {
+  readonly name: string;
+  readonly labels: string[];
+  readonly value: number;
+}
+
+/** The shard's figures under the names of the metrics page. */
+export function countersOf(index: number, figures: ShardFigures): CounterRow[] {
+  const shard = `shard=${String(index)}`;
+  const rows: CounterRow[] = [];
+  const add = (name: string, value: number, ...labels: string[]): void => {
+    rows.push({ name: `fastblock_${name}`, labels: [shard, ...labels], value });
+  };
+  const { counters, damage, requests, raft, usage } = figures;
+  const at = (row: Readonly<Record<string, number>>, key: string): number => row[key] ?? 0;
+  for (const [key, region] of REGIONS) {
+    add("device_write_bytes_total", at(counters, key), `region=${region}`);
+  }
+  add("device_read_bytes_total", at(counters, "bytesRead"));
+  add("device_writes_total", at(counters, "deviceWrites"));
+  add("device_flushes_total", at(counters, "deviceFlushes"));
+  add("log_batches_total", at(counters, "batches"));
+  add("log_entries_total", at(counters, "entries"));
+  add("checksum_failures_total", at(counters, "checksumFailures"));
+  add("blocks_healed_total", at(counters, "blocksHealed"));
+  add("osd_blocks_lost", damage.blocksLost);
+  add("osd_blocks_damaged", damage.blocksWaiting);
+  add("osd_entries_damaged", damage.entriesFaulty);
+  add("checkpoints_total", at(counters, "checkpoints"));
+  add("recovery_fills_total", at(counters, "fillsBegun"), "stage=begun");
+  add("recovery_fills_total", at(counters, "fillsEnded"), "stage=ended");
+  add("recovery_units_compared_total", at(counters, "fillUnitsCompared"));
+  add("recovery_bytes_total", at(counters, "fillBlocksCopied") * BLOCK_SIZE);
+  add("recovery_differing_bytes_total", at(counters, "fillBlocksDiffering") * BLOCK_SIZE);
+  add("scrub_runs_total", at(counters, "scrubsLight"), "depth=light");
+  add("scrub_runs_total", at(counters, "scrubsDeep"), "depth=deep");
+  add("scrub_units_compared_total", at(counters, "scrubUnitsCompared"));
+  add("scrub_bytes_total", at(counters, "scrubBlocksRead") * BLOCK_SIZE);
+  add("scrub_errors_total", at(counters, "scrubBlocksDamaged"), "kind=damaged");
+  add("scrub_errors_total", at(counters, "scrubBlocksDiverged"), "kind=diverged");
+  add("scrub_errors_total", at(counters, "scrubBlocksUndecided"), "kind=undecided");
+  add("osd_writes_acknowledged_total", at(requests, "writes"));
+  add("osd_ops_total", at(requests, "writes"), "op=write", "result=ok");
+  add("osd_ops_total", at(requests, "reads"), "op=read", "result=ok");
+  add("osd_ops_total", at(requests, "refused"), "op=any", "result=refused");
+  add("osd_fenced_requests_total", at(requests, "fenced"));
+  add("raft_elections_total", raft.elections);
+  add("raft_groups", raft.leaders, "role=leader");
+  add("raft_groups", raft.groups - raft.leaders, "role=follower");
+  add("raft_heartbeats_total", raft.heartbeats, "merged=true");
+  add("raft_log_bytes", usage.logBytesUsed);
+  return rows;
+}
+
+const REGIONS: readonly (readonly [string, string])[] = [
+  ["bytesLog", "log"],
+  ["bytesDirect", "direct"],
+  ["bytesHome", "home"],
+  ["bytesIndex", "index"],
+  ["bytesCheckpoint", "checkpoint"],
+];

@@ -1,0 +1,124 @@
+// data path
+import { Status } from "../base/status.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import { type Entry, EntryType, type ShardLog, wholeUnits } from "../log/log.ts";
+import type { Applier } from "./local-store-apply.ts";
+import type { FillHost } from "./local-store-fill.ts";
+import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
+
+/** Free units from which on leaders propose nothing that takes units: for what is under way. */
+const FULL_SHARE = 0.02;
+const FULL_UNITS_MIN = 128;
+/**
+ * Of the file system beneath a sparse file: what has to be free for what is under way, here and in
+ * the other files there, that of the monitor among them, besides some times what waits in the log.
+ */
+const BENEATH_BYTES_MIN = 33_554_432;
+const BENEATH_LOGS = 4;
+const BENEATH_LOOK_US = 20_000;
+
+/** What the account of the space asks of the store. */
+export interface SpaceHost {
+  requestCheckpoint(): void;
+}
+
+/**
+ * Who gets log and units, and what those are told who get none: space is given before an entry is
+ * proposed or accepted, so that nothing behind that fails for want of it.
+ */
+export class Space implements FillHost {
+  private readonly parts: StoreParts;
+  private readonly log: ShardLog;
+  private readonly state: StoreState;
+  private readonly applier: Applier;
+  private readonly host: SpaceHost;
+  private wasFull = false;
+  /** The file system beneath is nearly full; as of `lookedUs`. */
+  private isShortBeneath = false;
+  private lookedUs = -BENEATH_LOOK_US;
+
+  constructor(
+    parts: StoreParts,
+    machines: StoreMachines,
+    state: StoreState,
+    applier: Applier,
+    host: SpaceHost,
+  ) {
+    this.parts = parts;
+    this.log = machines.log;
+    this.state = state;
+    this.applier = applier;
+    this.host = host;
+  }
+
+  /**
+   * See `LocalStore.reserve`. Whole units are written beside the log, each into a new one, as long
+   * as there are enough. When units are short here, or elsewhere (`sparing`), they go through the
+   * log into those they have: then `entry.reservedUnits` says how much more space the write takes.
+   */
+  reserve(row: number, entry: Entry, sparing: boolean): Status {
+    if (this.state.failed) return Status.DeviceFailed;
+    const whole = entry.type === EntryType.Write ? wholeUnits(entry.firstBlock, entry.blocks) : 0;
+    if (whole > 0 && !sparing && !this.wasFull) {
+      const units = this.applier.unitsFor(row, entry, true);
+      const status = this.log.reserve(row, entry, units, whole);
+      if (status !== Status.NoSpace) return this.onRefused(row, status);
+    }
+    const units = this.applier.unitsFor(row, entry, false);
+    return this.onRefused(row, this.log.reserve(row, entry, units, 0));
+  }
+
+  /** See `LocalStore.isFull`. */
+  get isFull(): boolean {
+    const { slots, world } = this.parts;
+    if (world.clock.turnUs - this.lookedUs >= BENEATH_LOOK_US) this.lookBeneath();
+    const margin = Math.max(FULL_UNITS_MIN, slots.unitsTotal * FULL_SHARE);
+    // It takes more to be no longer full than to be so, or replicas would say both in turns.
+    const wanted = this.wasFull ? margin * 1.5 : margin;
+    const full = slots.freeUnits - this.log.reservedUnits < wanted;
+    if (full && !this.wasFull && slots.quarantined > 0) this.requestCheckpoint();
+    this.wasFull = full;
+    return full || this.isShortBeneath;
+  }
+
+  /** See `LocalStore.takesSpace`. */
+  takesSpace(entry: Entry): boolean {
+    // Where a sparse file has holes, within the units it has, is not known here.
+    const isData = entry.type === EntryType.Write;
+    return entry.reservedUnits > 0 || (isData && this.isShortBeneath);
+  }
+
+  // cold: some times a second.
+  private lookBeneath(): void {
+    const { device, world, logger } = this.parts;
+    this.lookedUs = world.clock.turnUs;
+    const bytes = device.disk.bytesBeneath();
+    const margin = BENEATH_BYTES_MIN + this.log.usedBlocks * BLOCK_SIZE * BENEATH_LOGS;
+    const isShort = bytes < (this.isShortBeneath ? margin * 1.5 : margin);
+    if (isShort === this.isShortBeneath) return;
+    this.isShortBeneath = isShort;
+    const fields = { path: device.disk.path, freeBytes: bytes };
+    if (isShort) logger.warn("the file system beneath the store is nearly full", fields);
+    else logger.warn("the file system beneath the store has space again", fields);
+  }
+
+  /** See `LocalStore.refuseFull`. */
+  refuseFull(row: number, own: boolean): Status {
+    const freeing = this.log.group(row).unappliedFreeing > 0;
+    return own || freeing ? this.onRefused(row, Status.NoSpace) : Status.NoSpace;
+  }
+
+  /** Back-pressure: a checkpoint makes room. Answers what to tell whom it was refused. */
+  onRefused(row: number, status: Status): Status {
+    // What it overwrites may be freed ahead of it, or may not: that is known in a moment.
+    if (status === Status.NoSpace && this.log.group(row).unappliedFreeing > 0) return Status.Busy;
+    if (status === Status.Busy) this.requestCheckpoint();
+    if (status !== Status.NoSpace || this.parts.slots.quarantined === 0) return status;
+    this.requestCheckpoint();
+    return Status.Busy;
+  }
+
+  requestCheckpoint(): void {
+    this.host.requestCheckpoint();
+  }
+}

@@ -1,0 +1,54 @@
+import { drainMicrotasks } from "bun:jsc";
+import { expect, test } from "bun:test";
+import { Status } from "../base/status.ts";
+import { EntryType } from "../log/log.ts";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { Machine } from "./machine-harness.ts";
+import type { StoreRig } from "./store-harness.ts";
+
+/** A sparse file on a file system that has less than the file promises. */
+const MIB = 1024 * 1024;
+const RUNTIME = { drainMicrotasks, checksum: new SystemChecksum() };
+const LOOK_US = 30_000;
+
+/** Whether an entry may be proposed. */
+function takes(rig: StoreRig, row: number, type: EntryType): boolean {
+  const entry = rig.store.entries.take();
+  entry.type = type;
+  entry.layer = 5;
+  entry.firstBlock = 0;
+  entry.blocks = 1;
+  const isFull = rig.store.isFull;
+  expect(rig.store.reserve(row, entry, isFull)).toBe(Status.Ok);
+  const takesSpace = rig.store.takesSpace(entry);
+  rig.store.unreserve(entry);
+  rig.store.entries.release(entry);
+  return !(isFull && takesSpace);
+}
+
+test("G13: a store is full when the file system beneath is, and has space again with it", async () => {
+  const machine = await Machine.make(1, RUNTIME, 256 * MIB, 4 * MIB);
+  const rig = await machine.open({});
+  const row = await rig.create(65_537);
+  rig.store.finishRecovery();
+  const file = machine.simulation.disk("disk");
+  const look = (): boolean => {
+    machine.simulation.run(machine.simulation.nowUs + LOOK_US);
+    // The time of a turn is what counts.
+    machine.world.turns.again();
+    machine.simulation.run(machine.simulation.nowUs + LOOK_US);
+    return rig.store.isFull;
+  };
+  expect(look()).toBe(false);
+  file.bytesBeneath = 200 * MIB;
+  expect([look(), takes(rig, row, EntryType.Write)]).toEqual([false, true]);
+  file.bytesBeneath = 30 * MIB;
+  expect([look(), takes(rig, row, EntryType.Write)]).toEqual([true, false]);
+  // What gives space back goes on.
+  expect(takes(rig, row, EntryType.Zero)).toBe(true);
+  // A little more is not enough, or replicas would say both in turns.
+  file.bytesBeneath = 40 * MIB;
+  expect(look()).toBe(true);
+  file.bytesBeneath = 100 * MIB;
+  expect([look(), takes(rig, row, EntryType.Write)]).toEqual([false, true]);
+});

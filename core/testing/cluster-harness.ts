@@ -1,0 +1,39 @@
+import { expect } from "bun:test";
+import { drainMicrotasks } from "bun:jsc";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { runSimulation, SimMemory, SimTally, type SimVerdict } from "./testing.ts";
+
+/** Seeds of the gate, half of them in each of two files that run side by side; `SIM_SEEDS=2000` for more. */
+const SEEDS = Number(process.env["SIM_SEEDS"] ?? "400");
+const SEED_FIRST = Number(process.env["SIM_SEED_FIRST"] ?? "1");
+/** Fewer than these meet some kinds of faults by luck only. */
+const SEEDS_TELLING = 100;
+
+const memory = new SimMemory();
+
+/** One seed, with nothing left out. */
+export function runSeed(seed: number): SimVerdict {
+  return runSimulation({ seed, memory, checksum: new SystemChecksum(), drainMicrotasks });
+}
+
+/** Every second seed, from the first one or the next. */
+export function runHalf(half: number): void {
+  const tally = new SimTally();
+  for (let seed = SEED_FIRST + half; seed < SEED_FIRST + SEEDS; seed += 2) tally.add(runSeed(seed));
+  console.log(JSON.stringify(tally));
+  const { seeds, faults } = tally;
+  // A run without load or without faults would prove nothing.
+  expect(tally.operations).toBeGreaterThan(seeds * 1000);
+  expect(tally.shared).toBeGreaterThan(seeds * 500);
+  expect(tally.unanswered).toBeGreaterThan(seeds);
+  expect(tally.fills).toBeGreaterThan(seeds / 10);
+  expect(tally.blocksFilled).toBeGreaterThan(tally.fills);
+  if (seeds < SEEDS_TELLING) return;
+  for (const name of ["crash", "cut", "pause", "rot", "death of a client"]) {
+    expect(faults[name]).toBeGreaterThan(seeds / 4);
+  }
+  expect(Object.keys(faults)).toContain("lying flush");
+  for (const name of ["misdirected writes", "lost writes", "device errors", "slow device"]) {
+    expect(faults[name]).toBeGreaterThan(seeds / 20);
+  }
+}

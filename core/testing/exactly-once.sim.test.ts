@@ -1,0 +1,149 @@
+/**
+ * What the network keeps for long and delivers at last, on whole simulated clusters: a write counts
+ * once, at its place; a part of a block never undoes what somebody else wrote beside it.
+ */
+import { describe, expect, test } from "bun:test";
+import { drainMicrotasks } from "bun:jsc";
+import { assert } from "../base/assert.ts";
+import { Prng } from "../base/prng.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import type { Image } from "../client/client.ts";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { groupsOf, SimCluster, type SimOsd } from "./sim-cluster.ts";
+
+const LIMIT_US = 60_000_000;
+const SEEDS = Number(process.env["EXACTLY_ONCE_SEEDS"] ?? "12");
+const SECTOR = 512;
+const ROUNDS = 25;
+
+function filled(lengthBytes: number, value: number): Uint8Array {
+  return new Uint8Array(lengthBytes).fill(value);
+}
+
+class Bench {
+  readonly cluster: SimCluster;
+  readonly random: Prng;
+  /** The same image, of the client whose network stalls and of another one. */
+  readonly slow: Image;
+  readonly other: Image;
+
+  constructor(seed: number) {
+    this.random = new Prng(seed * 11 + 3);
+    this.cluster = new SimCluster(seed, {
+      osds: 3,
+      replicas: 3,
+      clients: 2,
+      pgCount: 1,
+      imageBytes: 16 * 1_048_576,
+      checksum: new SystemChecksum(),
+      drainMicrotasks,
+    });
+    this.cluster.start();
+    // A change of the map in between would refuse whatever is late.
+    const { simulation } = this.cluster;
+    const isEstablished = (): boolean => this.cluster.pgs.every((pg) => !pg.creating);
+    expect(simulation.run(isEstablished, LIMIT_US)).toBe(true);
+    const [first, second] = this.cluster.clients;
+    this.slow = this.cluster.await("open", first!.client.openImage("pool/image"));
+    this.other = this.cluster.await("open", second!.client.openImage("pool/image"));
+    this.cluster.await("first write", this.slow.write(0, filled(BLOCK_SIZE, 1)));
+  }
+
+  get leader(): SimOsd {
+    const found = this.cluster.osds.find((osd) => groupsOf(osd).some((group) => group.serving));
+    assert(found !== undefined, "Bench: nobody leads");
+    return found;
+  }
+
+  pass(us: number): void {
+    const { simulation } = this.cluster;
+    simulation.run(simulation.nowUs + us);
+  }
+
+  lead(osd: SimOsd): void {
+    const done = this.cluster.simulation.run(() => {
+      const [group] = groupsOf(osd);
+      if (group!.serving) return true;
+      for (const one of this.cluster.osds) one.shard!.transferLeader(group!.pg, group!.replica);
+      return false;
+    }, LIMIT_US);
+    expect(done).toBe(true);
+  }
+
+  /** Requests of clients that an osd has refused. */
+  refusedBy(osd: SimOsd): number {
+    return osd.shard!.report(true).figures!.requests["refused"] ?? 0;
+  }
+
+  /** The first byte of the block at every replica, once they have heard of all that is committed. */
+  expectEverywhere(value: number): void {
+    expect(this.cluster.await("read", this.other.read(0, 1))[0]).toBe(value);
+    this.pass(1_000_000);
+    for (const osd of this.cluster.osds) {
+      this.lead(osd);
+      const block = this.cluster.await("read", this.other.read(0, BLOCK_SIZE));
+      expect([osd.id, block.every((byte) => byte === value)]).toEqual([osd.id, true]);
+    }
+  }
+}
+
+describe("a write that the network keeps past its retry and past another client's write", () => {
+  const seeds = Array.from({ length: SEEDS }, (_, at) => at + 1);
+  test.each(seeds)("G4: seed %d: changes nothing when it arrives", (seed) => {
+    const bench = new Bench(seed);
+    const { cluster, random } = bench;
+    const { simulation } = cluster;
+    const first = bench.leader;
+    const second = cluster.osds.find((osd) => osd !== first)!;
+    const address = cluster.clientWorld.address;
+    simulation.cut(address, first.address);
+    const written = bench.slow.write(0, filled(BLOCK_SIZE, 2));
+    bench.pass(1_000 + random.below(400_000));
+    bench.lead(second);
+    cluster.await("the retry", written);
+    expect(cluster.client.counts.resends).toBeGreaterThan(0);
+    cluster.await("another write", bench.other.write(0, filled(BLOCK_SIZE, 3)));
+    // In half of the seeds the one it was sent to leads again.
+    if (seed % 2 === 0) bench.lead(first);
+    const refused = bench.refusedBy(first);
+    simulation.heal();
+    bench.pass(100_000);
+    // It is told that it was applied, or that another one leads.
+    expect(bench.refusedBy(first) - refused).toBe(seed % 2 === 0 ? 0 : 1);
+    bench.expectEverywhere(3);
+  });
+});
+
+describe("writers of different sectors of one block", () => {
+  const seeds = Array.from({ length: Math.ceil(SEEDS / 3) }, (_, at) => at + 1);
+  test.each(seeds)(
+    "G2, G4: seed %d: two gateways, and leaders that come and go: none is lost",
+    (seed) => {
+      const bench = new Bench(seed);
+      const { cluster, random } = bench;
+      let running = 2;
+      const writer = async (image: Image, sectors: readonly number[]): Promise<void> => {
+        for (let round = 1; round <= ROUNDS; round++) {
+          await Promise.all(sectors.map((at) => image.write(at * SECTOR, filled(SECTOR, round))));
+          const seen = await image.read(0, BLOCK_SIZE);
+          for (const at of sectors) {
+            const sector = seen.subarray(at * SECTOR, (at + 1) * SECTOR);
+            const whole = sector.every((byte) => byte === round);
+            assert(whole, `sector ${at}: ${sector[0]}, wanted ${round}`);
+          }
+        }
+        running -= 1;
+      };
+      const all = Promise.all([writer(bench.slow, [0, 2, 5]), writer(bench.other, [1, 3, 7])]);
+      const disturb = (): void => {
+        if (running === 0) return;
+        const [group] = groupsOf(cluster.osds[random.below(3)]!);
+        for (const one of cluster.osds) one.shard!.transferLeader(group!.pg, group!.replica);
+        cluster.simulation.after(50_000 + random.below(400_000), disturb);
+      };
+      disturb();
+      cluster.await("the writers", all);
+      expect(bench.slow.conflicts + bench.other.conflicts).toBeGreaterThan(0);
+    },
+  );
+});

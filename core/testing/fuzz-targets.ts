@@ -1,0 +1,22 @@
+// cold: fuzzing of decoders
+import type { FuzzTarget } from "./fuzz.ts";
+import { messageTargets } from "./fuzz-messages.ts";
+import { monTargets } from "./fuzz-mon.ts";
+import { nbdTarget } from "./fuzz-nbd.ts";
+import { rpcTargets } from "./fuzz-rpc.ts";
+import { storeTargets } from "./fuzz-store.ts";
+import { textTargets } from "./fuzz-texts.ts";
+import { type FuzzPorts, recordTraffic } from "./fuzz-traffic.ts";
+
+/** Every target, in the order of the tree. Recording their seeds takes some hundred milliseconds. */
+export function fuzzTargets(ports: FuzzPorts): FuzzTarget[] {
+  const { disk, frames } = recordTraffic(ports);
+  return [
+    ...rpcTargets(ports, frames),
+    ...messageTargets(frames),
+    ...storeTargets(ports, disk),
+    nbdTarget(ports),
+    ...textTargets(ports),
+    ...monTargets(ports, frames),
+  ];
+}

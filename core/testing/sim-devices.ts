@@ -1,0 +1,254 @@
+// cold: the simulator
+import { BLOCK_SIZE } from "../base/units.ts";
+import { inspectStore } from "../pg/pg.ts";
+import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import type { SimFaults } from "./sim-faults.ts";
+import { stampBlock } from "./sim-stamps.ts";
+
+/**
+ * What goes wrong with the devices of a simulated cluster.
+ *
+ *   reads fail, device slow, stalled     any osd: nothing is lost
+ *   write fails, flush fails             any osd: it must end; it is started again
+ *   rot, unreadable sectors              the victim's device
+ *   misdirected writes, lost writes      the victim's device, while it serves
+ *   lying flush, then the power is cut   the victim, with everybody else in peace
+ *
+ * Damage to the last batches before a crash, which nobody vouched for, is not told from a torn end:
+ * it would be a second fault. So an osd whose device is damaged while it runs goes on for a while.
+ */
+
+/** An osd whose device rots while it runs does not crash for this long: see the file's comment. */
+const VOUCH_US = 200_000;
+/** Batches of the log that may not be vouched for, at its end. */
+const BATCHES_UNVOUCHED = 3;
+const ROT_MAX = 8;
+/** For this long, in looks, an occasion to damage what somebody is filled from is waited for. */
+const SOURCE_LOOKS_MAX = 200;
+const SOURCE_LOOK_US = 5_000;
+const SOURCE_ROT_MAX = 48;
+const SLOW_US = 200_000;
+/** After a power cut of a device that lied everybody else stays up for this long. */
+const PEACE_US = 4_000_000;
+
+export class SimDevices {
+  /** Blocks of a device that were damaged. */
+  damaged = 0;
+  private readonly cluster: SimCluster;
+  private readonly faults: SimFaults;
+  /** Osds whose device fails operations, and what it said at first. */
+  private readonly failing = new Set<SimOsd>();
+
+  constructor(cluster: SimCluster, faults: SimFaults) {
+    this.cluster = cluster;
+    this.faults = faults;
+  }
+
+  /** Whether an osd may end because of its device. */
+  isFailing(osd: SimOsd): boolean {
+    return this.failing.has(osd);
+  }
+
+  /** All devices do what they are told from now on. */
+  end(): void {
+    for (const osd of this.cluster.osds) this.mend(osd);
+  }
+
+  private mend(osd: SimOsd): void {
+    const { faults } = this.cluster.simulation.disk(osd.path);
+    this.failing.delete(osd);
+    Object.assign(faults, {
+      readErrorShare: 0,
+      writeErrorShare: 0,
+      flushErrorShare: 0,
+      latencyUsMin: 30,
+      latencyUsMax: this.faults.plan.deviceUsMax,
+      stalled: false,
+      lyingFlush: false,
+      lostWriteShare: 0,
+      misdirectedWriteShare: 0,
+    });
+  }
+
+  /** One fault of the device at a time. */
+  private isWell(osd: SimOsd): boolean {
+    return isServing(osd) && !this.failing.has(osd) && !this.faults.isSteady(osd);
+  }
+
+  /* ------------------------------------------------------- errors, slowness */
+
+  /** Reads, writes or flushes answer EIO for a while. */
+  errors(osd: SimOsd): boolean {
+    if (!this.isWell(osd)) return false;
+    const { random } = this.faults;
+    const { faults } = this.cluster.simulation.disk(osd.path);
+    const share = 0.01 + random.below(5) / 100;
+    this.failing.add(osd);
+    const kind = random.below(4);
+    if (kind < 2) faults.readErrorShare = share;
+    else if (kind === 2) faults.writeErrorShare = share;
+    else faults.flushErrorShare = share;
+    this.mendLater(osd, 100_000 + random.below(1_000_000));
+    return true;
+  }
+
+  /** 200 ms an operation, or no answer. */
+  slow(osd: SimOsd): boolean {
+    if (!this.isWell(osd)) return false;
+    const { random } = this.faults;
+    const { faults } = this.cluster.simulation.disk(osd.path);
+    this.failing.add(osd);
+    if (random.below(2) === 0) faults.stalled = true;
+    else Object.assign(faults, { latencyUsMin: SLOW_US / 2, latencyUsMax: SLOW_US });
+    this.mendLater(osd, 50_000 + random.below(2_500_000));
+    return true;
+  }
+
+  private mendLater(osd: SimOsd, delayUs: number): void {
+    this.faults.later(delayUs, () => this.mend(osd));
+  }
+
+  /* ---------------------------------------- writes that do not get where they should */
+
+  /** Some writes of the victim land elsewhere, or nowhere. */
+  stray(kind: "misdirectedWriteShare" | "lostWriteShare"): boolean {
+    const { victim, random } = this.faults;
+    if (!this.isWell(victim)) return false;
+    const { faults } = this.cluster.simulation.disk(victim.path);
+    const us = 20_000 + random.below(300_000);
+    faults[kind] = 0.002 + random.below(20) / 1000;
+    this.failing.add(victim);
+    this.damaged += 1;
+    victim.world?.resume();
+    this.faults.steady(victim, us + VOUCH_US);
+    this.mendLater(victim, us);
+    return true;
+  }
+
+  /** The victim's device makes nothing stable for a while; then its power is cut. */
+  lie(): boolean {
+    const { victim, random } = this.faults;
+    const { osds } = this.cluster;
+    if (!osds.every(isServing) || !this.isWell(victim) || !this.faults.makePeace(PEACE_US)) {
+      return false;
+    }
+    this.failing.add(victim);
+    this.damaged += 1;
+    this.cluster.simulation.disk(victim.path).faults.lyingFlush = true;
+    this.faults.later(10_000 + random.below(600_000), () => {
+      this.faults.cutPower(victim);
+      this.mend(victim);
+    });
+    return true;
+  }
+
+  /* -------------------------------------------------------------------- rot */
+
+  rot(): boolean {
+    const { victim } = this.faults;
+    if (this.faults.isHeld(victim) || this.failing.has(victim)) return false;
+    if (!isServing(victim)) this.rotStopped(victim);
+    else if (this.faults.random.below(3) > 0) this.rotRunning(victim);
+    else this.rotSource(victim);
+    return true;
+  }
+
+  /** Rot where somebody is filled from: old blocks are about that must not be taken for whole. */
+  private rotSource(osd: SimOsd): void {
+    this.faults.errand(async () => {
+      for (let looks = 0; looks < SOURCE_LOOKS_MAX; looks++) {
+        if (this.faults.isHeld(osd) || !isServing(osd)) return;
+        if (this.fillsOthers(osd)) break;
+        await this.faults.sleep(SOURCE_LOOK_US);
+      }
+      this.rotRunning(osd, SOURCE_ROT_MAX);
+    });
+  }
+
+  private fillsOthers(osd: SimOsd): boolean {
+    const led = groupsOf(osd).filter((group) => group.isLeader);
+    const filled = this.cluster.osds.flatMap(groupsOf).filter((group) => group.fill !== null);
+    return filled.some((one) => led.some((group) => group.pg === one.pg));
+  }
+
+  /** Data of some blocks, wherever they are: in the log, in their units, or in both. */
+  private rotRunning(osd: SimOsd, most = ROT_MAX): void {
+    const file = this.cluster.simulation.disk(osd.path);
+    const content = new Uint8Array(BLOCK_SIZE);
+    const { random } = this.faults;
+    const isLatent = random.below(4) === 0;
+    for (const stamp of this.faults.someStamps(1 + random.below(most))) {
+      stampBlock(content, stamp);
+      for (const place of file.find(content)) this.damage(osd, place, isLatent);
+    }
+    osd.world?.resume();
+    this.faults.steady(osd, VOUCH_US);
+  }
+
+  /** Anything that the store can know for damaged: data, index pages, batches of the log. */
+  private rotStopped(osd: SimOsd): void {
+    const { faults } = this;
+    if (osd.world?.alive === true && !faults.kill(osd)) return;
+    faults.hold(osd);
+    faults.errand(async () => {
+      const places = await this.cluster.withDevice(osd, (world, disk) =>
+        readPlaces((section) => inspectStore(world, disk, section)),
+      );
+      const { random } = faults;
+      for (let count = 1 + random.below(ROT_MAX); count > 0; count--) {
+        const kind = places[random.below(places.length)]!;
+        const place = kind[random.below(kind.length)];
+        if (place !== undefined) this.damage(osd, place, false);
+      }
+      await faults.sleep(random.below(1_000_000));
+      faults.release(osd);
+    });
+  }
+
+  private damage(osd: SimOsd, place: number, isLatent: boolean): void {
+    this.damaged += 1;
+    const file = this.cluster.simulation.disk(osd.path);
+    if (isLatent) file.spoil(place, BLOCK_SIZE);
+    else file.rot(place, BLOCK_SIZE);
+  }
+}
+
+/** Whether it runs and has told the monitor so. */
+function isServing(osd: SimOsd): boolean {
+  return osd.world?.alive === true && osd.session !== null;
+}
+
+interface PlaceRow {
+  readonly shard: number;
+  readonly seq: number;
+  readonly offsetBytes: number;
+  readonly pageOffsetBytes: number;
+  readonly inlineOffsetsBytes: readonly number[];
+  readonly unitOffsetsBytes: readonly number[];
+}
+
+/** Device offsets that may be damaged, by kind: data at home, index pages, log headers, payload. */
+async function readPlaces(
+  read: (section: string) => Promise<Record<string, unknown>>,
+): Promise<number[][]> {
+  const rowsOf = async (section: string): Promise<readonly PlaceRow[]> =>
+    (await read(section))[section] as readonly PlaceRow[];
+  const batches = await rowsOf("batches");
+  const entries = await rowsOf("entries");
+  const units = await rowsOf("units");
+  const last = new Map<number, number>();
+  for (const { shard, seq } of batches) last.set(shard, Math.max(seq, last.get(shard) ?? 0));
+  const isVouched = ({ shard, seq }: PlaceRow): boolean =>
+    seq <= (last.get(shard) ?? 0) - BATCHES_UNVOUCHED;
+  const young = new Set(
+    entries.filter((one) => !isVouched(one)).flatMap((one) => one.unitOffsetsBytes),
+  );
+  const old = units.filter((one) => !young.has(one.offsetBytes));
+  const vouched = entries.filter(isVouched);
+  return [
+    old.flatMap((one) => Array.from({ length: 16 }, (_, at) => one.offsetBytes + at * BLOCK_SIZE)),
+    old.map((one) => one.pageOffsetBytes),
+    batches.filter(isVouched).map((one) => one.offsetBytes),
+    vouched.flatMap((one) => [...one.inlineOffsetsBytes, ...one.unitOffsetsBytes]),
+  ];
+}

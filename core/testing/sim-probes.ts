@@ -1,0 +1,114 @@
+// cold: the simulator
+import { type Group, GroupHealth } from "../pg/pg.ts";
+import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+
+/** Rare situations that runs must meet: a range of seeds that never met one is blind for it. */
+const NAMES = [
+  "log went round",
+  "checkpoint during a fill",
+  "fill begun anew",
+  "units in quarantine",
+  "entry appended again",
+  "block healed",
+  "checksum failed",
+  "joint configuration",
+  "leader changed in a joint configuration",
+  "leader changed during a fill",
+  "vote of a replica that does not count",
+  "two leaders of different terms",
+  "replica distrusted",
+  "payloads missing",
+  "device failed",
+  "request sent again",
+  "client saw damage",
+  "replica learns of its group",
+] as const;
+
+type ProbeName = (typeof NAMES)[number];
+
+/**
+ * Counts rare situations, from state and counters that the processes have anyway: at each look at
+ * the cluster, and when a process ends.
+ */
+export class SimProbes {
+  readonly counts: Record<string, number> = Object.fromEntries(NAMES.map((name) => [name, 0]));
+  private readonly cluster: SimCluster;
+  private readonly logBytes: number;
+  /** Leader of each group at the last look, and checkpoints of each shard. */
+  private readonly leaders = new Map<number, number>();
+  private readonly checkpoints = new Map<object, number>();
+
+  constructor(cluster: SimCluster, logBytes: number) {
+    this.cluster = cluster;
+    this.logBytes = logBytes;
+  }
+
+  look(groups: readonly Group[]): void {
+    const filled = new Set<number>();
+    for (const group of groups) if (isFilled(group)) filled.add(group.pg);
+    for (const group of groups) this.lookAt(group, filled);
+    for (const osd of this.cluster.osds) {
+      if (osd.world?.alive !== true) continue;
+      for (const { pg } of osd.shards) {
+        if (osd.session === null) continue;
+        const { checkpoints } = pg.store.counters;
+        const isNew = checkpoints > (this.checkpoints.get(pg) ?? 0);
+        this.checkpoints.set(pg, checkpoints);
+        if (isNew && [...pg.groups.values()].some(isFilled)) this.hit("checkpoint during a fill");
+        if (pg.store.usage().bytesQuarantined > 0) this.hit("units in quarantine");
+      }
+    }
+  }
+
+  private lookAt(group: Group, filled: ReadonlySet<number>): void {
+    const { node, pg } = group;
+    if (group.silent) this.hit("replica distrusted");
+    if (group.faulty.length > 0) this.hit("payloads missing");
+    if (group.creating) this.hit("replica learns of its group");
+    if (node.uncounted && node.vote !== 0) this.hit("vote of a replica that does not count");
+    if (node.conf.joint) this.hit("joint configuration");
+    if (!group.isLeader) return;
+    const { osd } = group.shard;
+    const before = this.leaders.get(pg);
+    this.leaders.set(pg, osd);
+    if (before === undefined || before === osd) return;
+    if (node.conf.joint) this.hit("leader changed in a joint configuration");
+    if (filled.has(pg)) this.hit("leader changed during a fill");
+    const old = this.cluster.osds[before]!;
+    const stillLeads = (one: Group): boolean => one.pg === pg && one.isLeader;
+    if (old.world?.alive === true && groupsOf(old).some(stillLeads)) {
+      this.hit("two leaders of different terms");
+    }
+  }
+
+  /** A process ends. */
+  count(osd: SimOsd): void {
+    if (osd.session === null) return;
+    for (const shard of osd.shards) {
+      const { store, fills } = shard.pg;
+      const { counters } = store;
+      if (counters.bytesLog > this.logBytes) this.hit("log went round");
+      this.hit("entry appended again", counters.entriesAppendedAgain);
+      this.hit("block healed", counters.blocksHealed);
+      this.hit("checksum failed", counters.checksumFailures);
+      if (fills.counters.fillsBegun > fills.counters.fillsEnded) this.hit("fill begun anew");
+      if (store.failed) this.hit("device failed");
+    }
+  }
+
+  /** A run ends. */
+  countClients(): void {
+    for (const { client } of this.cluster.clients) {
+      this.hit("request sent again", client.counts.resends);
+      this.hit("client saw damage", client.counts.damaged);
+    }
+  }
+
+  private hit(name: ProbeName, times = 1): void {
+    this.counts[name]! += times;
+  }
+}
+
+function isFilled(group: Group): boolean {
+  return group.shard.store.healthOf(group.row) === GroupHealth.Filling;
+}

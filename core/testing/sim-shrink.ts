@@ -1,0 +1,58 @@
+// cold: the simulator
+import type { FaultNote } from "./sim-faults.ts";
+import { runSimulation, SimFailure, type SimRunOptions } from "./sim-run.ts";
+
+/** A failing run with as few faults as were found to be needed. */
+export interface Shrunk {
+  readonly faults: readonly FaultNote[];
+  /** Numbers of the faults that are left out. */
+  readonly without: readonly number[];
+  /** Of the smallest run that still fails. */
+  readonly message: string;
+}
+
+/** A run without some faults: how it failed, or null. */
+export type Rerun = (without: ReadonlySet<number>) => SimFailure | null;
+
+/**
+ * Leave out faults, in groups that grow smaller, while the run still fails in whatever way. Stops
+ * between two runs when `isLate`, with the best so far.
+ */
+export function shrinkFaults(failure: SimFailure, rerun: Rerun, isLate: () => boolean): Shrunk {
+  let best = failure;
+  const without = new Set<number>();
+  for (let size = Math.ceil(best.faults.length / 2); size >= 1; size = Math.floor(size / 2)) {
+    const numbers = best.faults.map(({ number }) => number);
+    for (let at = 0; at < numbers.length && !isLate(); at += size) {
+      const group = numbers.slice(at, at + size);
+      const failed = rerun(new Set([...without, ...group]));
+      if (failed === null) continue;
+      best = failed;
+      for (const number of group) without.add(number);
+    }
+  }
+  return { faults: best.faults, without: [...without], message: best.message };
+}
+
+/** Runs a seed again and again. */
+export function rerunOf(options: SimRunOptions): Rerun {
+  return (without) => {
+    try {
+      runSimulation({ ...options, without: new Set([...(options.without ?? []), ...without]) });
+      return null;
+    } catch (error) {
+      if (error instanceof SimFailure) return error;
+      throw error;
+    }
+  };
+}
+
+/** A schedule, as people read it. */
+export function formatFaults(faults: readonly FaultNote[]): string {
+  return faults
+    .map(
+      ({ number, atUs, name, osd }) =>
+        `  ${(atUs / 1000).toFixed(3)} ms: fault ${String(number)}, ${name} (osd.${String(osd)})`,
+    )
+    .join("\n");
+}
