@@ -165,10 +165,10 @@ function plan(seed: number): {
     ],
     alone: [
       tests("unit", seed, { timeoutMs: 20_000, limitMs: 240_000, parallel: 2 }),
-      tests("sim", seed, { timeoutMs: 400_000, limitMs: 700_000, parallel: 2 }),
+      tests("sim", seed, { timeoutMs: 800_000, limitMs: 1_200_000, parallel: 2 }),
       tests("io", seed, { timeoutMs: 60_000, limitMs: 300_000, parallel: 2 }),
       check("executable", checkExecutable),
-      tests("e2e", seed, { timeoutMs: 300_000, limitMs: 900_000, parallel: 1 }),
+      tests("e2e", seed, { timeoutMs: 300_000, limitMs: 1_800_000, parallel: 1 }),
       check("guest", checkGuest),
     ],
   };

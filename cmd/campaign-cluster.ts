@@ -99,14 +99,17 @@ export class CampaignCluster {
     );
   }
 
-  /** Ask the mon; undefined while it does not answer. */
+  /** Ask the mon; undefined while it does not answer. Throws when it does not know the question. */
   async ask<T>(path: string): Promise<T | undefined> {
+    let reply: Response;
     try {
-      const reply = await fetch(`${this.api}${path}`, { signal: AbortSignal.timeout(2000) });
-      return reply.ok ? ((await reply.json()) as T) : undefined;
+      reply = await fetch(`${this.api}${path}`, { signal: AbortSignal.timeout(2000) });
     } catch {
       return undefined;
     }
+    if (reply.status < 400) return (await reply.json()) as T;
+    if (reply.status >= 500) return undefined;
+    throw new Error(`GET ${path}: ${reply.status}, wanted 200\n${await reply.text()}`);
   }
 
   /** Groups that an osd leads, by osd. */
@@ -135,7 +138,7 @@ export class CampaignCluster {
   }
 
   private async groups(): Promise<readonly PgRow[]> {
-    return (await this.ask<{ readonly items: readonly PgRow[] }>("/pgs?limit=1000"))?.items ?? [];
+    return (await this.ask<{ readonly items: readonly PgRow[] }>("/pgs"))?.items ?? [];
   }
 
   private get api(): string {

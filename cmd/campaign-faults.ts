@@ -30,6 +30,8 @@ export interface FaultKind {
   /** The longest that a request may wait, counted from the fault; or from when all are back. */
   readonly promiseMs: number;
   readonly from: "fault" | "quorum";
+  /** Errno that writes may be refused with, until the cluster is well again. */
+  readonly refusal?: number;
   /** Before the load is measured. */
   prepare?(scene: Scene): Promise<void>;
   begin(scene: Scene): Promise<Injected>;
@@ -43,6 +45,7 @@ export interface Injected {
   end(): Promise<readonly number[]>;
 }
 
+const ENOSPC = 28;
 const LEASE_MS = 400;
 /** What was on its way when a majority died may still be answered. */
 const IN_FLIGHT_MS = 100;
@@ -158,6 +161,7 @@ export const FAULT_KINDS: readonly FaultKind[] = [
     holdMs: [2000, 4000],
     promiseMs: 10_000,
     from: "fault",
+    refusal: ENOSPC,
     prepare: ({ cluster, diskOsd }) => cluster.giveLeadership(diskOsd),
     begin: (scene) => Promise.resolve(filled(scene)),
   },

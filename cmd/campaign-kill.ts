@@ -254,6 +254,7 @@ class KillRun {
         // replica behind it wait: the mon hears from both ends.
         if (kind.needs === "network") await Bun.sleep(felt.holdMs);
         await this.healthy();
+        this.load!.mayRefuse = 0;
       }
       const row = { ...felt, healedMs: hurried ? 0 : Math.round(performance.now() - backMs) };
       this.faults.push(row);
@@ -292,6 +293,7 @@ class KillRun {
     if (opsPerSecBefore < OPS_PER_SEC_MIN) {
       throw new Error(`load before a fault: ${opsPerSecBefore} per s, wanted ${OPS_PER_SEC_MIN}`);
     }
+    if (kind.refusal !== undefined) load.mayRefuse = kind.refusal;
     const injected = await kind.begin(scene);
     const [least, most] = kind.holdMs;
     const holdMs = Math.round((least + random.below(most - least)) * this.options.pace);

@@ -60,6 +60,8 @@ export class CampaignLoad {
   private readonly options: LoadOptions;
   private readonly clients: LoadClient[] = [];
   private readonly slow: SlowOperation[] = [];
+  /** Errno that writes may be refused with now; 0: none. */
+  mayRefuse = 0;
   private values = 0;
   private markMs = Infinity;
   private marked = 0;
@@ -131,7 +133,8 @@ export class CampaignLoad {
     if (returnMs - callMs >= SLOW_MS) this.slow.push({ gateway, callMs, returnMs });
   }
 
-  onError(what: string): void {
+  onError(errno: number, command: string): void {
+    const what = `errno ${errno} of ${command}`;
     this.errors.set(what, (this.errors.get(what) ?? 0) + 1);
   }
 
@@ -246,7 +249,8 @@ class LoadClient {
     }
     const returnMs = performance.now();
     this.callMs = Infinity;
-    if (error > 0) this.load.onError(`errno ${error} of ${NbdCommand[command]}`);
+    const isRefusal = error === this.load.mayRefuse && command !== NbdCommand.Read && !isFlush;
+    if (error > 0 && !isRefusal) this.load.onError(error, NbdCommand[command]);
     if (error === 0) {
       const isWrite = command === NbdCommand.Write || command === NbdCommand.WriteZeroes;
       this.load.onAnswered(this.gateway.name, isWrite, callMs, returnMs);

@@ -4,13 +4,17 @@ import { type TestCluster, withCluster } from "./e2e-harness.ts";
 
 const NAMES = ["mon.a", "osd.0", "osd.1", "osd.2", "nbd.0"];
 const TICKS_PER_SECOND = 100;
-/** Of one core, by all processes together, in the median window at rest. */
-const CPU_SHARE_MAX = 0.02;
+/**
+ * Of one core, by all processes together, in the median window at rest: what no loaded machine
+ * reaches without somebody polling. The figure of a quiet machine, under 2 %, stands in the README;
+ * how often a reactor wakes up is counted in `core/testing/idle.sim.test.ts`.
+ */
+const CPU_SHARE_MAX = 0.05;
 const ANONYMOUS_BYTES_MAX = 100 * 1024 * 1024;
 /** The kernel tells 10 ms at best of each process: a third of a per cent of all five. */
 const WINDOW_MS = 10_000;
 /** The first one still compiles code: it is printed and not counted. */
-const WINDOWS = 8;
+const WINDOWS = 6;
 
 function cpuSeconds(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];

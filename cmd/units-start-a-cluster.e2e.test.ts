@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -32,6 +33,8 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "fastblock-units-"));
   mkdirSync(join(folder, "state"));
   mkdirSync(join(folder, "settings"));
+  // A unit can not name a place with spaces, as a checkout may have.
+  symlinkSync(EXECUTABLE, join(folder, "fastblock"));
 });
 
 afterAll(async () => {
@@ -47,7 +50,7 @@ function moved(text: string): string {
   return text
     .replaceAll(STATE, join(folder, "state"))
     .replaceAll(SETTINGS, join(folder, "settings"))
-    .replaceAll(INSTALLED, EXECUTABLE)
+    .replaceAll(INSTALLED, join(folder, "fastblock"))
     .replaceAll("10.0.0.1", "127.0.0.1");
 }
 

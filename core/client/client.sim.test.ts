@@ -417,6 +417,17 @@ describe("client: what osds refuse", () => {
     }
   });
 
+  test("a flush does not tell again of a write that was refused for want of space", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const osd = bench.cluster.osds[0]!;
+    osd.answer = Status.NoSpace;
+    expect(bench.fails(bench.image.write(0, filled(4096, 1))).message).toContain("NoSpace");
+    bench.settle(bench.image.flush());
+    osd.answer = Status.Invalid;
+    expect(bench.fails(bench.image.write(0, filled(4096, 1))).message).toContain("Invalid");
+    expect(bench.fails(bench.image.flush()).message).toContain("Invalid");
+  });
+
   test("back-pressure is waited for", () => {
     const bench = new Bench(1, { pgs: 1 });
     bench.cluster.osds[0]!.answer = Status.Busy;

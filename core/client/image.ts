@@ -82,7 +82,10 @@ export class ImageCore implements ImageTarget, PartOwner {
   private openTail: ImageOp | null = null;
   private flushHead: ImageOp | null = null;
   private flushTail: ImageOp | null = null;
-  /** Of a change that failed since the last flush: the next one tells. */
+  /**
+   * Of a change since the last flush that nobody knows the end of: the next one tells. A change that
+   * was refused for want of space is none: whoever made it may repeat it, with space, and go on.
+   */
   private changeError: Status = Status.Ok;
   /** By block: the partial change that holds its lock; others queue behind it (`lockNext`). */
   private readonly locks = new Map<number, Part>();
@@ -182,7 +185,7 @@ export class ImageCore implements ImageTarget, PartOwner {
     op.dueUs = 0;
     if (isChange(op)) {
       this.removeOpen(op);
-      if (op.status !== Status.Ok) this.changeError = op.status;
+      if (op.status !== Status.Ok && op.status !== Status.NoSpace) this.changeError = op.status;
       this.finish(op);
       this.checkFlushes();
       return;

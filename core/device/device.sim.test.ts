@@ -18,6 +18,7 @@ class Observer implements DeviceObserver {
   failures: number[] = [];
   slow: number[] = [];
   recovered = 0;
+  starved = 0;
   onDeviceFailed(errno: number): void {
     this.failures.push(errno);
   }
@@ -26,6 +27,9 @@ class Observer implements DeviceObserver {
   }
   onDeviceRecovered(): void {
     this.recovered += 1;
+  }
+  onDeviceStarved(): void {
+    this.starved += 1;
   }
 }
 
@@ -168,6 +172,43 @@ describe("device", () => {
     file.faults.stalled = false;
     expect(simulation.run(() => op.done === 1 && observer.recovered === 1)).toBe(true);
     expect(device.slow).toBe(false);
+  });
+
+  test("G13: a write that finds no space beneath a sparse file waits for it, others do not", () => {
+    const { simulation, world, device, observer } = make(8, 2);
+    const memory = world.arena.allocate(4096);
+    const file = simulation.disk("disk");
+    const old = start(device, DiskVerb.Write, memory, 0, 4096);
+    expect(simulation.run(() => old.done === 1)).toBe(true);
+    file.bytesBeneath = 0;
+    const starving = [1, 2, 3].map((at) => start(device, DiskVerb.Write, memory, at * 4096, 4096));
+    const others = [
+      start(device, DiskVerb.WriteDurable, memory, 0, 4096),
+      start(device, DiskVerb.Read, memory, 0, 4096),
+    ];
+    expect(simulation.run(() => others.every((op) => op.done === 1))).toBe(true);
+    simulation.run(simulation.nowUs + 2_000_000);
+    expect(others.map((op) => op.status)).toEqual([Status.Ok, Status.Ok]);
+    expect([starving.map((op) => op.done), device.pending]).toEqual([[0, 0, 0], 3]);
+    expect([observer.starved, observer.failures, observer.slow]).toEqual([1, [], []]);
+    file.bytesBeneath = 4096;
+    expect(simulation.run(() => starving.every((op) => op.done === 1))).toBe(true);
+    expect(starving.map((op) => op.status)).toEqual([Status.Ok, Status.Ok, Status.Ok]);
+    expect(device.pending).toBe(0);
+  });
+
+  test("G13: who closes the device does not wait for space", () => {
+    const { simulation, world, device, observer } = make(9);
+    const memory = world.arena.allocate(4096);
+    simulation.disk("disk").bytesBeneath = 0;
+    const before = start(device, DiskVerb.Write, memory, 0, 4096);
+    simulation.run(simulation.nowUs + 100_000);
+    expect([before.done, observer.starved]).toEqual([0, 1]);
+    device.failStarved();
+    expect(simulation.run(() => before.done === 1)).toBe(true);
+    expect([before.status, observer.failures]).toEqual([Status.DeviceFailed, [28]]);
+    expect(device.pending).toBe(0);
+    device.close();
   });
 
   test("misuse is a bug: alignment, range, a second submit", () => {

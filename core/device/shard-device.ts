@@ -57,6 +57,11 @@ export interface DeviceObserver {
   onDeviceSlow(latencyUs: number): void;
   /** Latencies are below half the watermark again. */
   onDeviceRecovered(): void;
+  /**
+   * A write into a hole of a sparse file found no space beneath: it is kept and tried again until
+   * there is some. Called when the first one of several begins to wait.
+   */
+  onDeviceStarved(): void;
 }
 
 export interface DeviceOptions {
@@ -85,7 +90,10 @@ export class DeviceCounters {
 const IN_FLIGHT_DEFAULT = 256;
 const SLOW_US_DEFAULT = 1_000_000;
 const WATCH_US = 100_000;
+/** How often writes that found no space are tried again. */
+const STARVED_RETRY_US = 250_000;
 const EIO = 5;
+const ENOSPC = 28;
 
 /**
  * The shard's view of a disk.
@@ -93,6 +101,9 @@ const EIO = 5;
  * Bounds the operations in flight, asserts alignment, counts by region, and latches failure: after
  * any failed write, durable write or flush every further operation but reads answers
  * `DeviceFailed` without touching the disk (a repeated flush may answer Ok over lost data).
+ *
+ * A write that finds no space is no failure: nothing of the file has changed, and what waits for it
+ * is still where it was. It starves, outside of the bound, until there is space or `close` is near.
  *
  * Operations leave in the order of submitting; they may complete in any order. `onComplete` never
  * runs within `submit`.
@@ -119,6 +130,10 @@ export class Device implements Drain {
   private queued = 0;
   private refusedHead: DiskOp | null = null;
   private refusedTail: DiskOp | null = null;
+  private starvedHead: DiskOp | null = null;
+  private starved = 0;
+  private mayStarve = true;
+  private readonly retry: CallbackTimer;
   private oldest: DeviceOp | null = null;
   private newest: DeviceOp | null = null;
   /** Completions and their latencies since the last look of the watch. */
@@ -133,6 +148,7 @@ export class Device implements Drain {
     this.slowUs = options.slowUs ?? SLOW_US_DEFAULT;
     assert(this.inFlightMax >= 1, "Device: inFlightMax is below 1");
     this.watch = new CallbackTimer(() => this.look());
+    this.retry = new CallbackTimer(() => this.feed());
     world.turns.addDrain(DrainOrder.Receive, this);
     // Behind the log's and the movers' drains too: what they could not place this turn.
     world.turns.addDrain(DrainOrder.Send, this);
@@ -142,9 +158,9 @@ export class Device implements Drain {
     return this.disk.sizeBytes;
   }
 
-  /** Operations submitted and not complete, queued ones included. */
+  /** Operations submitted and not complete, queued ones and those without space included. */
   get pending(): number {
-    return this.issued + this.queued;
+    return this.issued + this.queued + this.starved;
   }
 
   /**
@@ -178,10 +194,17 @@ export class Device implements Drain {
     this.queued += 1;
   }
 
+  /** Whoever closes the disk does not wait for space: without it, from now on, the device fails. */
+  failStarved(): void {
+    this.mayStarve = false;
+    this.submitStarved();
+  }
+
   /** Wait for nothing, close the disk. Requires: nothing pending. */
   close(): void {
     assert(this.pending === 0, "Device.close: operations are pending");
     this.world.timers.disarm(this.watch);
+    this.world.timers.disarm(this.retry);
     this.disk.close();
   }
 
@@ -203,6 +226,10 @@ export class Device implements Drain {
   finish(op: DeviceOp): void {
     this.issued -= 1;
     this.unlist(op);
+    if (op.errno === ENOSPC && this.mayStarve && !this.failed && op.verb !== DiskVerb.Discard) {
+      this.starve(op);
+      return;
+    }
     const latencyUs = this.world.clock.turnUs - op.submittedUs;
     this.recentCount += 1;
     this.recentSumUs += latencyUs;
@@ -252,6 +279,37 @@ export class Device implements Drain {
     else newer.olderOp = older;
     op.olderOp = null;
     op.newerOp = null;
+  }
+
+  // cold: a file system is full.
+  private starve(op: DeviceOp): void {
+    op.diskNext = this.starvedHead;
+    this.starvedHead = op;
+    this.starved += 1;
+    if (this.queueHead !== null) this.world.turns.again();
+    if (this.retry.timerDueUs >= 0) return;
+    this.world.timers.arm(this.retry, STARVED_RETRY_US);
+    this.observer.onDeviceStarved();
+  }
+
+  // cold: some times a second while a file system is full.
+  private feed(): void {
+    if (this.starved === 0) return;
+    this.world.timers.arm(this.retry, STARVED_RETRY_US);
+    this.submitStarved();
+  }
+
+  // cold: some times a second while a file system is full.
+  private submitStarved(): void {
+    let left = this.starvedHead;
+    this.starvedHead = null;
+    this.starved = 0;
+    while (left !== null) {
+      const op = left as DeviceOp;
+      left = op.diskNext;
+      op.device = null;
+      this.submit(op);
+    }
   }
 
   private refuse(op: DeviceOp): void {

@@ -105,6 +105,7 @@ export interface OsdShardOptions {
 }
 
 const ENOSPC = 28;
+const HAND_OVER_US = 500_000;
 
 /** The store takes no writes long before: somebody else has used up the rest. */
 function fullBeneath(path: string): FastblockError {
@@ -394,11 +395,18 @@ export class OsdShard implements PgHost {
     await this.store.close();
   }
 
-  /** Give leadership away, for at most half a second. */
+  /**
+   * Give leadership away, for at most half a second: until others lead, not only until this osd does
+   * not. Until then they may need its vote, and clients are told by it who leads.
+   */
   private async handOver(): Promise<void> {
-    const until = this.options.world.clock.nowUs() + 500_000;
-    while (this.pg.transferAll() > 0 && this.options.world.clock.nowUs() < until) {
-      await sleep(this.options.world.timers, 5000);
+    const { clock, timers } = this.options.world;
+    const until = clock.nowUs() + HAND_OVER_US;
+    const led = this.pg.ledGroups();
+    this.pg.transferAll();
+    while (!led.every(isLedElsewhere) && clock.nowUs() < until) {
+      await sleep(timers, 2000);
+      this.pg.transferAll();
     }
   }
 
@@ -473,4 +481,8 @@ export class OsdShard implements PgHost {
     const { disk, host } = this.options;
     host.onFatal(errno === ENOSPC ? fullBeneath(disk.path) : new Error(`device failed: ${reason}`));
   }
+}
+
+function isLedElsewhere(group: Group): boolean {
+  return !group.isLeader && group.node.leader !== 0;
 }

@@ -175,6 +175,8 @@ export class RaftPeers implements ConnectionHandler, Drain {
     if (link.boot !== 0 && link.boot !== who.boot) this.pg.onPeerRestarted(link);
     link.boot = who.boot;
     link.onConnected(this.world.clock.turnUs);
+    // Whoever leads next needs both directions.
+    peer.outbound?.hurry();
     this.pg.onLink(link, true);
     return this;
   }

@@ -240,6 +240,7 @@ export class Background implements Drain, TurnWaiter {
     // From here on no checkpoint begins by itself: one that began between the end of the wait and
     // what follows it would share buffers with the clean mark.
     state.closing = true;
+    parts.device.failStarved();
     if (!state.failed && this.begun) {
       try {
         await this.finish();

@@ -89,6 +89,10 @@ export class DeviceEvents implements DeviceObserver {
   onDeviceRecovered(): void {
     this.target?.onDeviceRecovered();
   }
+
+  onDeviceStarved(): void {
+    this.target?.onDeviceStarved();
+  }
 }
 
 /** What an opened store is made of. */

@@ -88,9 +88,17 @@ export class Space implements FillHost {
     return entry.reservedUnits > 0 || (isData && this.isShortBeneath);
   }
 
+  // cold: a file system is full.
+  /** The device says that writes wait for space: what they move home stays in the log meanwhile. */
+  onStarved(): void {
+    const { path } = this.parts.device.disk;
+    this.parts.logger.error("no space beneath the store: what the log holds waits there", { path });
+  }
+
   // cold: some times a second.
   private lookBeneath(): void {
     const { device, world, logger } = this.parts;
+    if (this.state.closing) return;
     this.lookedUs = world.clock.turnUs;
     const bytes = device.disk.bytesBeneath();
     const margin = BENEATH_BYTES_MIN + this.log.usedBlocks * BLOCK_SIZE * BENEATH_LOGS;

@@ -478,6 +478,10 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     this.owner.onDeviceRecovered();
   }
 
+  onDeviceStarved(): void {
+    this.space.onStarved();
+  }
+
   /* ------------------------------------------------------------ the whole */
 
   // cold: for reports.

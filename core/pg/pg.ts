@@ -761,15 +761,17 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /* ----------------------------------------------------------------- stop */
 
-  /** Hand every leadership over that another replica can take. Answers how many are left. */
-  transferAll(): number {
-    let left = 0;
-    for (const group of this.groups.values()) {
-      if (!group.isLeader || group.node.conf.members.length === 1) continue;
-      left += 1;
-      this.transfer(group, 0);
-    }
-    return left;
+  // cold: once per stop, or slow device.
+  /** Groups that are led here and could be led elsewhere. */
+  ledGroups(): Group[] {
+    return [...this.groups.values()].filter(
+      (group) => group.isLeader && group.node.conf.members.length > 1,
+    );
+  }
+
+  /** Begin to hand every leadership over that another replica can take. */
+  transferAll(): void {
+    for (const group of this.ledGroups()) this.transfer(group, 0);
   }
 
   /** Begin a transfer to `to`, or to the peer that is furthest (0). Answers whether it began. */

@@ -27,6 +27,7 @@ const SECTOR_SIZE = 512;
 const SECTORS_PER_BLOCK = 8;
 const VERSIONS_MAX = 6;
 const EIO = 5;
+const ENOSPC = 28;
 const ZERO_BLOCK = new Uint8Array(BLOCK_SIZE);
 
 /** What goes wrong with a simulated device; change it at any time. Shares are 0 to 1. */
@@ -82,7 +83,7 @@ export class SimDiskFile {
   flushes = 0;
   /** The process that holds it, or null. */
   owner: SimHost | null = null;
-  /** What the file system beneath has left; Infinity: it has all. */
+  /** What the file system beneath has left; Infinity: it has all; 0: holes can not be filled. */
   bytesBeneath: number = Number.POSITIVE_INFINITY;
   watcher: DiskWatcher | null = null;
   private readonly engine: SimEngine;
@@ -113,6 +114,14 @@ export class SimDiskFile {
   spoil(offsetBytes: number, lengthBytes: number): void {
     const end = offsetBytes + lengthBytes;
     for (let at = offsetBytes; at < end; at += BLOCK_SIZE) this.unreadable.add(at / BLOCK_SIZE);
+  }
+
+  /** Whether nothing was ever written to one of `count` blocks: a sparse file has none there. */
+  isHole(block: number, count: number): boolean {
+    for (let at = block; at < block + count; at++) {
+      if (!this.stable.has(at) && !this.pending.has(at)) return true;
+    }
+    return false;
   }
 
   /** Whether a read of `count` blocks meets one that can not be read. */
@@ -478,6 +487,7 @@ export class SimDisks implements Disks {
     this.checkUnchanged(op, contents);
     if (engine.chance(file.faults.lostWriteShare)) return op.lengthBytes;
     let first = op.offsetBytes / BLOCK_SIZE;
+    if (file.bytesBeneath === 0 && file.isHole(first, contents.length)) return -ENOSPC;
     if (engine.chance(file.faults.misdirectedWriteShare)) {
       first = engine.random.below(file.sizeBytes / BLOCK_SIZE - contents.length + 1);
     }

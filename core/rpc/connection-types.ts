@@ -8,6 +8,11 @@ import type { Link } from "./link.ts";
 
 /** A connection without a finished handshake is closed after this long. */
 export const HANDSHAKE_LIMIT_US = 5_000_000;
+/**
+ * A dialled stream that nobody answers is given up: the kernel asks again after 1, 2, 4 … s, and
+ * would find out that late that a cut has ended.
+ */
+export const CONNECT_LIMIT_US = 1_000_000;
 /** One that sent nothing for this long sends a sign of life. */
 export const PING_INTERVAL_US = 5_000_000;
 /** One that heard nothing, or whose peer took nothing, for this long is closed. */

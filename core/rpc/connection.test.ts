@@ -171,6 +171,22 @@ describe("connection", () => {
     expect(new Set(ends.clientSide.events)).toEqual(new Set(["failed: connection refused"]));
   });
 
+  test("an attempt is made at once when the peer showed itself elsewhere", () => {
+    const ends = new Ends();
+    const { acceptors } = ends.pair;
+    const kept = new Map(acceptors);
+    acceptors.clear();
+    // 20, 40 … 640 ms: the next attempt is due in half a second or more.
+    ends.pair.advance(1_300_000, 5000);
+    for (const [address, acceptor] of kept) acceptors.set(address, acceptor);
+    ends.connection.hurry();
+    ends.pair.settle();
+    expect(ends.connection.isOpen).toBe(true);
+    ends.connection.hurry();
+    ends.pair.settle();
+    expect([ends.connection.isOpen, ends.connection.generation]).toEqual([true, 1]);
+  });
+
   test("a closed connection stays closed", () => {
     const ends = new Ends();
     ends.pair.settle();

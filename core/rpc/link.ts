@@ -7,7 +7,12 @@ import {
   Timer,
   type World,
 } from "../reactor/world.ts";
-import { type ConnectionOwner, ConnectionState, HANDSHAKE_LIMIT_US } from "./connection-types.ts";
+import {
+  CONNECT_LIMIT_US,
+  type ConnectionOwner,
+  ConnectionState,
+  HANDSHAKE_LIMIT_US,
+} from "./connection-types.ts";
 import { type Frame, FrameFault } from "./frame.ts";
 import { Greeting } from "./greeting.ts";
 import type { Handshake } from "./handshake.ts";
@@ -105,6 +110,14 @@ export abstract class Link extends Timer implements StreamHandler {
     else this.fail("too many connections", "");
   }
 
+  /** The peer is there, as it showed elsewhere: do not wait for the next attempt, dial now. */
+  hurry(): void {
+    if (this.stage !== ConnectionState.Waiting || this.closeWanted || this.target === null) return;
+    this.world.timers.disarm(this);
+    this.attempts = 0;
+    this.dial();
+  }
+
   /** End the connection for good; what is sent already still goes out. `onClose` follows. */
   close(reason: string): void {
     if (this.closeWanted || this.stage === ConnectionState.Closed) return;
@@ -118,6 +131,7 @@ export abstract class Link extends Timer implements StreamHandler {
     if (this.stage !== ConnectionState.Connecting) return;
     this.stream = stream;
     this.startGreeting(stream);
+    this.world.timers.arm(this, HANDSHAKE_LIMIT_US);
     this.greeting!.hello();
   }
 
@@ -131,9 +145,11 @@ export abstract class Link extends Timer implements StreamHandler {
         this.dial();
         return;
       case ConnectionState.Connecting:
-      case ConnectionState.Handshake:
         if (this.stream === null) this.ended(this.dialFault);
-        else this.fail("no handshake within 5 s", "");
+        else this.endStream("no answer within 1 s", false);
+        return;
+      case ConnectionState.Handshake:
+        this.fail("no handshake within 5 s", "");
         return;
       case ConnectionState.Open:
         this.sweep();
@@ -173,7 +189,7 @@ export abstract class Link extends Timer implements StreamHandler {
     this.handshakeRefusal = "";
     try {
       this.stream = this.world.network.connect(this.target!, this, this.owner.streamOptions);
-      this.world.timers.arm(this, HANDSHAKE_LIMIT_US);
+      this.world.timers.arm(this, CONNECT_LIMIT_US);
     } catch (error) {
       // Told in a turn to come, as every other failure is.
       this.dialFault = String(error);

@@ -315,4 +315,5 @@ const NOBODY = {
   onDeviceFailed(): void {},
   onDeviceSlow(): void {},
   onDeviceRecovered(): void {},
+  onDeviceStarved(): void {},
 };
