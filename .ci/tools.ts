@@ -18,6 +18,8 @@ const TOOLS: readonly Tool[] = [
   { command: "mkfs.ext4", package: "e2fsprogs" },
   { command: "nft", package: "nftables" },
   { command: "systemd-analyze", package: "systemd" },
+  { command: "losetup", package: "mount" },
+  { command: "python3", package: "python3-minimal" },
   { command: "unshare", package: "util-linux" },
   { command: "qemu-system-x86_64", package: "qemu-system-x86" },
   { command: "busybox", package: "busybox-static" },

@@ -59,6 +59,8 @@ class Peer {
   storeUuid = "";
   /** The connection that the peer dialled. */
   inbound: Connection | null = null;
+  /** When the peer was last heard before our connection to it was given up. */
+  givenUpUs = 0;
 
   constructor(link: PeerLink) {
     this.link = link;
@@ -67,6 +69,11 @@ class Peer {
 
 /** A heartbeat of a peer brings ours forward when they went out at least this long ago. */
 const HEARTBEAT_EARLY_US = HEARTBEAT_INTERVAL_US / 2;
+/**
+ * A connection to a peer that has been silent this long is dialled anew, once: the kernel repeats
+ * what a cut has swallowed after ever longer pauses, up to as long as the cut has lasted.
+ */
+const GIVE_UP_US = 3_000_000;
 
 export class RaftPeers implements ConnectionHandler, Drain {
   /** Combined heartbeats sent, for metrics. */
@@ -319,8 +326,17 @@ export class RaftPeers implements ConnectionHandler, Drain {
         peer.link.up = false;
         this.pg.onLink(peer.link, false);
       }
+      if (!peer.link.up && now - peer.link.heardUs > GIVE_UP_US) this.giveUp(peer);
     }
     this.world.timers.arm(this.timer, HEARTBEAT_INTERVAL_US);
+  }
+
+  // cold: a peer is cut off.
+  private giveUp(peer: Peer): void {
+    const { heardUs } = peer.link;
+    if (peer.outbound === null || !peer.outbound.isOpen || peer.givenUpUs === heardUs) return;
+    peer.givenUpUs = heardUs;
+    peer.outbound.renew("the peer is silent");
   }
 
   stop(): void {

@@ -160,6 +160,20 @@ describe("connection", () => {
     expect(ends.osd.connections).toBe(1);
   });
 
+  test("a stream that is given up is dialled anew, and what waits on it fails", () => {
+    const ends = new Ends();
+    ends.connection.renew("not open yet");
+    ends.pair.settle();
+    ends.osdSide.hold = true;
+    const op = ends.request(body("a"))!;
+    ends.connection.renew("silent");
+    ends.pair.settle();
+    expect(op.status).toBe(Status.Unreachable);
+    ends.pair.advance(50_000);
+    expect(ends.clientSide.events).toEqual(["open", "close: silent", "open"]);
+    expect(ends.connection.generation).toBe(2);
+  });
+
   test("attempts back off, with jitter, up to the longest pause", () => {
     const ends = new Ends();
     ends.pair.acceptors.clear();

@@ -118,6 +118,11 @@ export abstract class Link extends Timer implements StreamHandler {
     this.dial();
   }
 
+  /** Nothing comes back over the open stream: dial another one. What waits for answers fails. */
+  renew(reason: string): void {
+    if (this.stage === ConnectionState.Open) this.endStream(reason, false);
+  }
+
   /** End the connection for good; what is sent already still goes out. `onClose` follows. */
   close(reason: string): void {
     if (this.closeWanted || this.stage === ConnectionState.Closed) return;
