@@ -22,6 +22,7 @@ const POISON = 0xdb;
  */
 export class SlotPool implements Slots {
   usedBytes = 0;
+  readonly sizeBytes: number;
   /** Arena offset of slab 0; slabs follow each other. */
   private readonly baseOffset: number;
   private readonly slabCount: number;
@@ -40,6 +41,7 @@ export class SlotPool implements Slots {
     assert(sizeBytes % SLAB_SIZE === 0, "SlotPool: size is not a multiple of 1 MiB");
     assert(sizeBytes >= SLAB_SIZE, "SlotPool: size is below 1 MiB");
     this.arena = arena;
+    this.sizeBytes = sizeBytes;
     this.baseOffset = arena.allocate(sizeBytes);
     this.slabCount = sizeBytes / SLAB_SIZE;
     this.classOf = new Int8Array(this.slabCount).fill(NONE);

@@ -62,6 +62,8 @@ export interface Slots {
   release(offset: number): void;
   /** Bytes of slots in use, for metrics and leak checks. */
   readonly usedBytes: number;
+  /** Bytes of all slots; how many of a size fit depends on the others. */
+  readonly sizeBytes: number;
 }
 
 /* -------------------------------------------------------------------- time */

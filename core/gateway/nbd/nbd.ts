@@ -43,8 +43,9 @@ export interface NbdCounts {
  * The NBD gateway: serves the images of an `ExportSource` on any number of listeners.
  *
  * Memory is bounded: `CONNECTIONS_MAX` connections, each with its stream buffers, at most 256 open
- * requests and 16 MiB of slots. Connections without memory wait in order; a client that holds
- * memory without moving while others wait is cut off.
+ * requests and 16 MiB of slots. A quarter of the slots is kept for connections that hold none: each
+ * moves on, piece by piece, whatever others hold. Those that wait for more wait in order, and a
+ * client that holds memory without moving meanwhile is cut off.
  */
 export class NbdServer {
   private readonly core: ServerCore;

@@ -82,6 +82,10 @@ export class NbdPiece extends ImageOp {
   }
 }
 
+/** Of the slots, for the first piece of each connection: 256 KiB for 256 of them, of 256 MiB. */
+const RESERVED_SHARE = 0.25;
+const FIRST_BYTES_MAX = 262_144;
+
 /** Free requests and pieces of a gateway; both grow to what its connections' limits allow. */
 export class NbdPools {
   requestsUsed = 0;
@@ -90,8 +94,12 @@ export class NbdPools {
   private pieces: NbdPiece | null = null;
   private readonly slots: Slots;
 
+  /** What those that hold something already leave free. */
+  private readonly reservedBytes: number;
+
   constructor(slots: Slots) {
     this.slots = slots;
+    this.reservedBytes = slots.sizeBytes * RESERVED_SHARE;
   }
 
   takeRequest(): NbdRequest {
@@ -118,10 +126,17 @@ export class NbdPools {
     this.requestsUsed--;
   }
 
-  /** A piece with a slot of `slotBytes` (0: without), or null when there is no memory now. */
-  takePiece(slotBytes: number): NbdPiece | null {
+  /**
+   * A piece with a slot of `slotBytes` (0: without), or null when there is no memory now. `isFirst`:
+   * for a connection that holds none; there is one for each, whatever others hold and do not move.
+   */
+  takePiece(slotBytes: number, isFirst: boolean): NbdPiece | null {
     let slot = -1;
     if (slotBytes > 0) {
+      if (!isFirst || slotBytes > FIRST_BYTES_MAX) {
+        const freeBytes = this.slots.sizeBytes - this.slots.usedBytes;
+        if (freeBytes - slotBytes < this.reservedBytes) return null;
+      }
       slot = this.slots.take(slotBytes);
       if (slot < 0) return null;
     }

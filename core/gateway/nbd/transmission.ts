@@ -409,7 +409,7 @@ export class Transmission implements StreamHandler, PieceOwner, ReplyHost {
     const slotBytes = coveringBytes(request.cursor, end);
     const isOverBudget = this.heldBytes > 0 && this.heldBytes + slotBytes > HELD_BYTES_MAX;
     if (isOverBudget) return null;
-    const piece = this.host.pools.takePiece(slotBytes);
+    const piece = this.host.pools.takePiece(slotBytes, this.heldBytes === 0);
     if (piece === null) {
       this.host.waitForMemory(this);
       return null;
@@ -428,7 +428,7 @@ export class Transmission implements StreamHandler, PieceOwner, ReplyHost {
 
   /** Trim, zeroes, flush: one operation without memory. */
   private startWhole(request: NbdRequest): void {
-    const piece = this.host.pools.takePiece(0);
+    const piece = this.host.pools.takePiece(0, true);
     assert(piece !== null, "Transmission.startWhole: a piece without memory");
     piece.request = request;
     piece.kind = kindOf(request.command);
@@ -487,7 +487,7 @@ export class Transmission implements StreamHandler, PieceOwner, ReplyHost {
     const start = from - (from % BLOCK_SIZE);
     const length = Math.min(request.lengthBytes, start + STATUS_BLOCKS_MAX * BLOCK_SIZE - from);
     const blocks = coveringBytes(from, from + length) / BLOCK_SIZE;
-    const piece = this.host.pools.takePiece(blocks * STATE_BYTES);
+    const piece = this.host.pools.takePiece(blocks * STATE_BYTES, this.heldBytes === 0);
     if (piece === null) {
       this.host.waitForMemory(this);
       return null;
