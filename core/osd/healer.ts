@@ -185,7 +185,7 @@ export class Healer {
 
   private countLinks(group: Group): number {
     let up = 0;
-    for (const link of group.shard.links.values()) if (link.up) up += 1;
+    for (const link of group.shard.peers.links.values()) if (link.up) up += 1;
     return up;
   }
 

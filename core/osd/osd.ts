@@ -301,7 +301,7 @@ export class OsdShard implements PgHost {
 
   private dialPeers(): void {
     if (this.serving) this.peers.onMap(this.map);
-    else this.asking.ask(this.map, this.pg.links.values());
+    else this.asking.ask(this.map, this.pg.peers.links.values());
   }
 
   /** Follow a map (an encoded MapUpdate). Answers false when deltas are missing in between. Cold. */
@@ -370,7 +370,7 @@ export class OsdShard implements PgHost {
   /** The monitor wants another leader. Cold. */
   transferLeader(pg: number, to: number): void {
     const group = this.pg.groups.get(pg);
-    if (group !== undefined && group.isLeader) this.pg.transfer(group, to);
+    if (group !== undefined && group.isLeader) this.pg.reconfigurer.transfer(group, to);
   }
 
   /** The monitor wants a group that is led here to be scrubbed. Cold. */
@@ -402,11 +402,11 @@ export class OsdShard implements PgHost {
   private async handOver(): Promise<void> {
     const { clock, timers } = this.options.world;
     const until = clock.nowUs() + HAND_OVER_US;
-    const led = this.pg.ledGroups();
-    this.pg.transferAll();
+    const led = this.pg.reconfigurer.ledGroups();
+    this.pg.reconfigurer.transferAll();
     while (!led.every(isLedElsewhere) && clock.nowUs() < until) {
       await sleep(timers, 2000);
-      this.pg.transferAll();
+      this.pg.reconfigurer.transferAll();
     }
   }
 
@@ -474,7 +474,7 @@ export class OsdShard implements PgHost {
 
   onDeviceSlow(latencyUs: number): void {
     this.logger.warn("the device is slow: leaders go elsewhere", { latencyUs });
-    this.pg.transferAll();
+    this.pg.reconfigurer.transferAll();
   }
 
   onDeviceFailed(reason: string, errno: number): void {

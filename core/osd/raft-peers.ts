@@ -117,7 +117,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
 
   /** Dial the shards that share a group with this one, at the addresses of the map. Cold. */
   onMap(map: ClusterMap): void {
-    for (const link of this.pg.links.values()) {
+    for (const link of this.pg.peers.links.values()) {
       const osd = map.osds.get(link.osd as never);
       const address = osd?.addresses[link.shard];
       if (link.groups.size === 0) this.hangUp(link);
@@ -173,18 +173,18 @@ export class RaftPeers implements ConnectionHandler, Drain {
   /** A shard of another osd connected to us. */
   accept(connection: Connection): ConnectionHandler {
     const who = connection.peer!;
-    const link = this.pg.link(who.id, who.shard);
+    const link = this.pg.peers.link(who.id, who.shard);
     const peer = this.peerOf(link);
     const before = peer.inbound;
     connection.context = peer;
     peer.inbound = connection;
     if (before !== null) before.close("replaced by a newer connection of the same peer");
-    if (link.boot !== 0 && link.boot !== who.boot) this.pg.onPeerRestarted(link);
+    if (link.boot !== 0 && link.boot !== who.boot) this.pg.peers.onPeerRestarted(link);
     link.boot = who.boot;
     link.onConnected(this.world.clock.turnUs);
     // Whoever leads next needs both directions.
     peer.outbound?.hurry();
-    this.pg.onLink(link, true);
+    this.pg.peers.onLink(link, true);
     return this;
   }
 
@@ -193,8 +193,8 @@ export class RaftPeers implements ConnectionHandler, Drain {
     if (connection !== peer.outbound) return;
     this.sendHeartbeat(peer, this.world.clock.nowUs());
     // What was said on an earlier connection may be lost: ask anew where the logs agree.
-    this.pg.onLink(peer.link, peer.link.up);
-    this.pg.onLinkWritable(peer.link);
+    this.pg.peers.onLink(peer.link, peer.link.up);
+    this.pg.peers.onLinkWritable(peer.link);
   }
 
   onClose(connection: Connection, reason: string, opened: boolean): void {
@@ -204,12 +204,12 @@ export class RaftPeers implements ConnectionHandler, Drain {
     peer.inbound = null;
     if (!opened || !peer.link.onDisconnected()) return;
     this.logger.info("peer is gone", { osd: peer.link.osd, shard: peer.link.shard, reason });
-    this.pg.onLink(peer.link, false);
+    this.pg.peers.onLink(peer.link, false);
   }
 
   onWritable(connection: Connection): void {
     const peer = connection.context as Peer;
-    if (connection === peer.outbound) this.pg.onLinkWritable(peer.link);
+    if (connection === peer.outbound) this.pg.peers.onLinkWritable(peer.link);
   }
 
   onRequest(connection: Connection, frame: Frame): void {
@@ -316,7 +316,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
   drain(): void {
     if (!this.beatDue) return;
     this.beatDue = false;
-    this.pg.sendOutbox();
+    this.pg.peers.sendOutbox();
     const now = this.world.clock.nowUs();
     this.beatUs = now;
     for (let at = 0; at < this.list.length; at++) {
@@ -324,7 +324,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
       this.sendHeartbeat(peer, now);
       if (peer.link.up && peer.link.isSilent(now)) {
         peer.link.up = false;
-        this.pg.onLink(peer.link, false);
+        this.pg.peers.onLink(peer.link, false);
       }
       if (!peer.link.up && now - peer.link.heardUs > GIVE_UP_US) this.giveUp(peer);
     }
@@ -372,7 +372,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
     link.heardUs = this.world.clock.turnUs;
     if (!link.up) {
       link.up = true;
-      this.pg.onLink(link, true);
+      this.pg.peers.onLink(link, true);
     }
     switch (frame.method) {
       case Method.RaftAppend:
@@ -429,7 +429,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
       connection.close("malformed raft message");
       return;
     }
-    this.pg.stepControl(message);
+    this.pg.peers.stepControl(message);
   }
 
   private onAppend(connection: Connection, frame: Frame): void {
@@ -456,11 +456,11 @@ export class RaftPeers implements ConnectionHandler, Drain {
       return;
     }
     let entry: Entry | null = null;
-    if (append.entryType !== 0 && this.pg.wantsEntry(message)) {
+    if (append.entryType !== 0 && this.pg.peers.wantsEntry(message)) {
       entry = this.takeEntry(append, frame);
       if (entry === null) return;
     }
-    this.pg.stepAppend(message, entry);
+    this.pg.peers.stepAppend(message, entry);
   }
 
   // cold: copies bodies of configurations; payloads go to slots.

@@ -169,6 +169,11 @@ export class Group {
     return this.isLeader && node.ownIndex > 0 && this.appliedIndex >= node.ownIndex;
   }
 
+  /** Not durable yet, or its store lost something: takes no part in its group. */
+  get isMute(): boolean {
+    return this.creating || this.silent;
+  }
+
   /** The way to another replica, a member or one that the map names; null: none is known. */
   peerOf(replica: number): GroupPeer | null {
     const slot = this.node.conf.slotOf(replica);
@@ -583,8 +588,24 @@ export class Group {
 
   /* ------------------------------------------------------------ leadership */
 
+  /** Look at what a step made of role and leader, at once: later steps rely on it. */
+  afterStep(leaving: boolean): void {
+    this.onRole();
+    const node = this.node;
+    let link: PeerLink | null = null;
+    if (node.leader !== 0 && node.leader !== this.replica) {
+      link = this.peerOf(node.leader)?.link ?? null;
+    }
+    const before = this.followed;
+    this.followed = link;
+    if (before === null || before === link) return;
+    if (!leaving && before.promiseUntilUs > this.blockedUntilUs) {
+      this.blockedUntilUs = before.promiseUntilUs;
+    }
+  }
+
   /** Role or leader changed. A replica that stops leading answers everybody who waits. */
-  onRole(): void {
+  private onRole(): void {
     const leads = this.node.role === Role.Leader;
     if (leads === this.isLeader) return;
     this.isLeader = leads;

@@ -193,7 +193,7 @@ function setPeers(shard: PgShard, map: ClusterMap, group: Group): void {
   const named: GroupPeer[] = [];
   for (const one of group.info!.replicas) {
     if (one.replicaId === group.replica || isReplaced(map, one)) continue;
-    const link = shard.link(one.osd, one.shard);
+    const link = shard.peers.link(one.osd, one.shard);
     const before = group.peerOf(one.replicaId);
     named.push(before?.link === link ? before : new GroupPeer(one.replicaId, link));
   }

@@ -17,7 +17,8 @@
  *
  * Leaders also go home: to the replica that the map names first, once it has been reachable for a
  * while and lacks nothing; one per shard and second. Leadership that came by a transfer stays for a
- * minute: somebody had a reason, such as a slow device. A restart of the preferred osd ends that.
+ * minute: somebody had a reason, such as a slow device. A restart of the preferred osd ends that. A
+ * shard that stops, or whose device is slow, hands over all that it leads (`transferAll`).
  *
  * A configuration is told to the monitor once it is settled: a majority of its voters knows that it
  * is committed. Only then may a replica that it lacks be destroyed (`membership.ts`).
@@ -257,6 +258,34 @@ export class Reconfigurer {
       this.shard.logger.debug("leadership goes home", { pg: group.pg, to: preferred });
     }
     return true;
+  }
+
+  /** Groups that are led here and could be led elsewhere. */
+  ledGroups(): Group[] {
+    return [...this.shard.groups.values()].filter(
+      (group) => group.isLeader && group.node.conf.members.length > 1,
+    );
+  }
+
+  /** Begin to hand every leadership over that another replica can take. */
+  transferAll(): void {
+    for (const group of this.ledGroups()) this.transfer(group, 0);
+  }
+
+  /** Begin a transfer to `to`, or to the peer that is furthest (0). Answers whether it began. */
+  transfer(group: Group, to: number): boolean {
+    if (to !== 0) return group.node.transferLeadership(to);
+    let best = 0;
+    let bestMatch = -1;
+    for (let slot = 0; slot < group.node.progress.length; slot++) {
+      const progress = group.node.progress[slot]!;
+      const peer = group.peers[slot] ?? null;
+      if (peer === null || !peer.link.up || progress.match <= bestMatch) continue;
+      if (!group.node.conf.isVoter(peer.replica)) continue;
+      best = peer.replica;
+      bestMatch = progress.match;
+    }
+    return best !== 0 && group.node.transferLeadership(best);
   }
 }
 

@@ -335,7 +335,8 @@ export class Scrub {
         pg: group.pg,
         to: heir.replica,
       });
-      if (!shard.transfer(group, heir.replica)) throw new Setback("it can not hand over now");
+      if (!shard.reconfigurer.transfer(group, heir.replica))
+        throw new Setback("it can not hand over now");
       await this.until(REFILL_BEGINS_US, () => !this.goesOn);
       throw new Setback("the leadership did not go");
     }

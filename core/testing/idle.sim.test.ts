@@ -25,7 +25,7 @@ interface Rest {
 /** The longest time between the last words of two peers, of each osd. */
 function spreadUs(cluster: SimCluster): number[] {
   return cluster.osds.map((osd) => {
-    const heardUs = [...osd.shard!.pg.links.values()].map((link) => link.heardUs);
+    const heardUs = [...osd.shard!.pg.peers.links.values()].map((link) => link.heardUs);
     return Math.max(...heardUs) - Math.min(...heardUs);
   });
 }
