@@ -126,7 +126,7 @@ export class ClientRequests {
       const copied = this.copyPayload(entry, frame.payloadOffset);
       if (copied !== Status.Ok) return copied;
     }
-    return group!.write(op);
+    return group!.requests.write(op);
   }
 
   /** Whether the request reached the replica that it was meant for, with a map new enough. */
@@ -265,7 +265,7 @@ export class ClientRequests {
       op.arenaOffset = this.world.slots.take(request.blocks * BLOCK_SIZE);
       if (op.arenaOffset < 0) return Status.Busy;
     }
-    return group!.read(op);
+    return group!.requests.read(op);
   }
 
   // cold: the pool grows to the most ops in use at once.
@@ -336,7 +336,7 @@ export class ClientRequests {
     }
     // No healing rejects. A block that is lost says so when it is read again.
     void Promise.all(healing).then((results) => {
-      op.status = results.includes(Healing.Waiting) ? Status.Damaged : op.group!.read(op);
+      op.status = results.includes(Healing.Waiting) ? Status.Damaged : op.group!.requests.read(op);
       if (op.status !== Status.Ok) this.replyRead(op);
       this.world.turns.again();
     });
@@ -381,7 +381,7 @@ export class ClientRequests {
     op.own = true;
     op.statesOnly = false;
     op.arenaOffset = this.world.slots.take(request.blocks * BLOCK_SIZE);
-    return op.arenaOffset < 0 ? Status.Busy : group.read(op);
+    return op.arenaOffset < 0 ? Status.Busy : group.requests.read(op);
   }
 
   private fillReadReply(reply: ReadReply, op: ClientRead): void {

@@ -166,7 +166,7 @@ export class FaultyEntries {
       op.snapSeq = entry.snapSeq;
       op.own = true;
       op.arenaOffset = slot;
-      op.status = group.read(op);
+      op.status = group.requests.read(op);
       if (op.status !== Status.Ok) resolve(op);
       this.world.turns.again();
     });

@@ -226,7 +226,7 @@ export class Healer {
       op.snapSeq = snapSeq;
       op.own = true;
       op.arenaOffset = slot;
-      const status = group.read(op);
+      const status = group.requests.read(op);
       if (status === Status.Ok) return;
       this.world.slots.release(slot);
       resolve(version);

@@ -140,7 +140,7 @@ class UnitRead extends ReadRequestOp {
     this.own = true;
     return new Promise((resolve) => {
       this.resolve = resolve;
-      const status = group.gone ? Status.NotLeader : group.read(this);
+      const status = group.gone ? Status.NotLeader : group.requests.read(this);
       if (status !== Status.Ok) resolve(status);
       group.shard.world.turns.again();
     });

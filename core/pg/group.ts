@@ -1,11 +1,10 @@
 // data path
 /**
- * One placement group on this shard: where requests meet raft, log and store.
+ * One placement group on this shard: where raft, log and store meet.
  *
- * In the life of a write: judges the request (window, fence, snapshot sequence, condition, space),
- * proposes it, hands its entry to the local store, answers it when a majority has it durable, and
- * applies it behind the answer. Everything is refused before the proposal; what is in the log is
- * applied unconditionally, the same on every replica.
+ * In the life of a write: hands its entry to the local store, tells raft what is durable here, has
+ * it answered when it is committed, and applies it behind the answer. What clients ask is judged,
+ * proposed and answered in `requests.ts`.
  *
  *   store.appliedIndex ≤ commitIndex ≤ node's last index
  *   ring holds every entry in (appliedIndex, last] that was appended since the start, and for a
@@ -31,12 +30,12 @@ import { EntryRing } from "./entry-ring.ts";
 import type { Fill } from "./fill.ts";
 import type { FillBeginning } from "./fill-source.ts";
 import { LayerTable } from "./layer-table.ts";
-import { type GroupState, SNAP_SEQ_HEAD } from "./local-store-types.ts";
+import type { GroupState } from "./local-store-types.ts";
 import type { PeerLink } from "./peer-link.ts";
 import type { PgShard } from "./pg.ts";
 import type { ReadAhead } from "./read-ahead.ts";
-import type { ReadRequestOp, WriteRequestOp } from "./request.ts";
-import { NumberState, SessionTable } from "./session-window.ts";
+import { Requests } from "./requests.ts";
+import { SessionTable } from "./session-window.ts";
 
 /** Applied entries that stay in memory for followers that are a little behind. */
 const KEEP_ENTRIES_MAX = 256;
@@ -126,16 +125,8 @@ export class Group {
   /** The osd was told that this leader serves. */
   private servingTold = false;
 
-  /* Proposed writes in index order. */
-  private writeHead: WriteRequestOp | null = null;
-  private writeTail: WriteRequestOp | null = null;
-  /* Reads that wait for appliedIndex, in order of arrival (readIndex only grows). */
-  private readHead: ReadRequestOp | null = null;
-  private readTail: ReadRequestOp | null = null;
-  /* Reads that are answered by the store and wait for the lease or a leadership check. */
-  private leaseHead: ReadRequestOp | null = null;
-  private leaseTail: ReadRequestOp | null = null;
-
+  /** What clients ask of it. */
+  readonly requests: Requests = new Requests(this);
   /** What raft waits for of the store's log. */
   readonly marks: DurableMarks = new DurableMarks();
 
@@ -184,51 +175,7 @@ export class Group {
     return null;
   }
 
-  /* ------------------------------------------------------------- requests */
-
-  /** Judge and propose. Ok: `op.onDone` follows. Else the caller answers; the op stays his. */
-  write(op: WriteRequestOp): Status {
-    const entry = op.entry!;
-    if (!this.serving) return Status.NotLeader;
-    const judged = this.judgeFence(entry.layer, entry.lockEpoch);
-    if (judged !== Status.Ok) return judged;
-    const layer = this.layers.find(entry.layer);
-    if (layer !== undefined && entry.snapSeq < layer.snapSeqProposed) return Status.SnapStale;
-    if (entry.session !== 0) {
-      const window = this.judgeNumber(op);
-      if (window !== Status.Ok) return window;
-      if (op.group !== null) return Status.Ok;
-    }
-    if (entry.ifVersion !== 0) {
-      const version = this.versionAhead(entry.layer, entry.firstBlock);
-      if (version + 1 !== entry.ifVersion) return Status.Conflict;
-    }
-    return this.propose(op);
-  }
-
-  private propose(op: WriteRequestOp): Status {
-    const entry = op.entry!;
-    const short = this.shard.full || this.node.peerFull;
-    const reserved = this.shard.store.reserve(this.row, entry, short);
-    if (reserved !== Status.Ok) return reserved;
-    if (short && this.shard.store.takesSpace(entry)) {
-      this.shard.store.unreserve(entry);
-      return this.shard.store.refuseFull(this.row, this.shard.full);
-    }
-    const index = this.node.propose(entry.type);
-    if (index < 0) {
-      this.shard.store.unreserve(entry);
-      return Status.Busy;
-    }
-    if (entry.snapSeq > 0) this.layers.of(entry.layer).snapSeqProposed = entry.snapSeq;
-    this.keep(entry, index, this.node.term);
-    op.group = this;
-    op.writeNext = null;
-    if (this.writeTail === null) this.writeHead = op;
-    else this.writeTail.writeNext = op;
-    this.writeTail = op;
-    return Status.Ok;
-  }
+  /* ------------------------------------------------------- log and commit */
 
   /** Take the reference that the caller holds; the ring owns it from here on. */
   keep(entry: Entry, index: number, term: number): void {
@@ -237,186 +184,6 @@ export class Group {
     entry.term = term;
     this.ring.put(entry);
   }
-
-  /** A higher lock epoch goes into the log before anything that carries it; a lower one is out. */
-  private judgeFence(layer: number, lockEpoch: number): Status {
-    const state = this.layers.find(layer);
-    const proposed = state === undefined ? 0 : state.lockEpochProposed;
-    if (lockEpoch === proposed) return Status.Ok;
-    if (lockEpoch < proposed) return Status.Fenced;
-    const entry = this.shard.store.entries.take();
-    entry.type = EntryType.Fence;
-    entry.layer = layer;
-    entry.lockEpoch = lockEpoch;
-    const status = this.proposeOwn(entry);
-    if (status === Status.Ok) this.layers.of(layer).lockEpochProposed = lockEpoch;
-    return status;
-  }
-
-  /** Propose an entry of the osd's own making; takes the caller's reference. */
-  proposeOwn(entry: Entry): Status {
-    const reserved = this.shard.store.reserve(this.row, entry);
-    if (reserved !== Status.Ok) {
-      this.shard.store.entries.release(entry);
-      return reserved;
-    }
-    const index = this.node.propose(entry.type);
-    if (index < 0) {
-      this.shard.store.unreserve(entry);
-      this.shard.store.entries.release(entry);
-      return Status.Busy;
-    }
-    this.keep(entry, index, this.node.term);
-    return Status.Ok;
-  }
-
-  /**
-   * Exactly once: an applied number is answered again, a proposed one gets the newer request as
-   * its waiter. Sets `op.group` when the op was taken over.
-   */
-  private judgeNumber(op: WriteRequestOp): Status {
-    const entry = op.entry!;
-    if (!this.sessions.accepts(entry.session)) return Status.SessionExpired;
-    const window = this.sessions.find(entry.session);
-    const state =
-      window === undefined ? NumberState.Fresh : window.stateOf(entry.number, entry.below);
-    if (state === NumberState.TooFar) return Status.Busy;
-    if (state === NumberState.Applied) {
-      this.shard.finishDuplicate(op);
-      op.group = this;
-      return Status.Ok;
-    }
-    for (let other = this.writeHead; other !== null; other = other.writeNext) {
-      const pending = other.entry!;
-      if (pending.session !== entry.session || pending.number !== entry.number) continue;
-      this.replaceWaiter(other, op);
-      return Status.Ok;
-    }
-    return Status.Ok;
-  }
-
-  /** The same request came again: the newer op waits for the entry that is in the log. */
-  private replaceWaiter(older: WriteRequestOp, newer: WriteRequestOp): void {
-    const pool = this.shard.store.entries;
-    pool.release(newer.entry!);
-    newer.entry = older.entry;
-    newer.group = this;
-    newer.writeNext = older.writeNext;
-    if (this.writeHead === older) {
-      this.writeHead = newer;
-    } else {
-      let before = this.writeHead!;
-      while (before.writeNext !== older) before = before.writeNext!;
-      before.writeNext = newer;
-    }
-    if (this.writeTail === older) this.writeTail = newer;
-    older.entry = null;
-    older.writeNext = null;
-    older.group = null;
-    older.version = 0;
-    older.status = Status.Unknown;
-    older.onDone();
-  }
-
-  /** Version of a block once everything in this leader's log is applied. */
-  private versionAhead(layer: number, block: number): number {
-    let version = -1;
-    for (let op = this.writeHead; op !== null; op = op.writeNext) {
-      const entry = op.entry!;
-      if (entry.layer !== layer || block < entry.firstBlock) continue;
-      if (block < entry.firstBlock + entry.blocks) version = entry.index;
-    }
-    if (version >= 0) return version;
-    // What is committed here and not applied yet has no waiter any more.
-    for (let index = this.commitIndex; index > this.appliedIndex; index--) {
-      const entry = this.ring.get(index);
-      if (entry === null || entry.layer !== layer || block < entry.firstBlock) continue;
-      if (block < entry.firstBlock + entry.blocks) return index;
-    }
-    return this.shard.store.versionOf(layer, block, SNAP_SEQ_HEAD);
-  }
-
-  /** Queue a read. Ok: `op.onAnswer` follows. Else the caller answers. */
-  read(op: ReadRequestOp): Status {
-    op.row = this.row;
-    op.group = this;
-    op.ticket = 0;
-    op.readNext = null;
-    if (op.own) {
-      op.readIndex = this.appliedIndex;
-      this.startRead(op);
-      return Status.Ok;
-    }
-    if (!this.serving) return Status.NotLeader;
-    const judged = this.judgeFence(op.layer, op.lockEpoch);
-    if (judged !== Status.Ok) return judged;
-    const fence = this.layers.find(op.layer);
-    const fenceOpen = fence !== undefined && fence.lockEpochProposed > fence.lockEpoch;
-    op.readIndex = fenceOpen ? this.node.log.lastIndex : this.commitIndex;
-    if (op.readIndex <= this.appliedIndex) {
-      this.startRead(op);
-      return Status.Ok;
-    }
-    if (this.readTail === null) this.readHead = op;
-    else this.readTail.readNext = op;
-    this.readTail = op;
-    return Status.Ok;
-  }
-
-  private startRead(op: ReadRequestOp): void {
-    if (this.shard.store.read(op)) this.onStoreRead(op);
-  }
-
-  /** The store answered: the reply may leave while the lease holds, else after a check. */
-  onStoreRead(op: ReadRequestOp): void {
-    if (op.own || op.status !== Status.Ok) {
-      op.onAnswer();
-      return;
-    }
-    op.readNext = null;
-    if (this.leaseTail === null) this.leaseHead = op;
-    else this.leaseTail.readNext = op;
-    this.leaseTail = op;
-    this.shard.queueLease(this);
-  }
-
-  /**
-   * Answer what the lease, or a leadership check that began after the read, allows. Called in the
-   * send phase, with the clock read again. Answers true when reads are left.
-   */
-  answerReads(nowUs: number): boolean {
-    if (this.leaseHead === null) return false;
-    const holds = this.isLeader && this.leaseHolds(nowUs);
-    while (this.leaseHead !== null) {
-      const op: ReadRequestOp = this.leaseHead;
-      if (!this.isLeader) {
-        op.status = Status.NotLeader;
-      } else if (!holds) {
-        if (op.ticket === 0) op.ticket = this.node.readIndex();
-        if (op.ticket === 0 || op.ticket > this.node.readConfirmed) return true;
-      }
-      this.leaseHead = op.readNext;
-      if (this.leaseHead === null) this.leaseTail = null;
-      op.readNext = null;
-      op.onAnswer();
-    }
-    return false;
-  }
-
-  /** Whether a majority has promised not to vote against this leader until after `nowUs`. */
-  leaseHolds(nowUs: number): boolean {
-    const node = this.node;
-    if (node.leaseGivenUp) return false;
-    let granted = node.selfBit;
-    for (let slot = 0; slot < this.peers.length; slot++) {
-      const peer = this.peers[slot]!;
-      if (peer === null || !node.leaseCounts(slot)) continue;
-      if (peer.link.leaseUntilUs > nowUs) granted |= 1 << slot;
-    }
-    return hasQuorum(granted, node.conf.voters, node.conf.outgoing);
-  }
-
-  /* ------------------------------------------------------- log and commit */
 
   /**
    * Hand what raft wants on stable storage to the store, and remember what it waits for.
@@ -464,17 +231,7 @@ export class Group {
   onCommit(commitIndex: number): void {
     this.commitIndex = commitIndex;
     this.shard.store.setCommit(this.row, commitIndex);
-    while (this.writeHead !== null && this.writeHead.entry!.index <= commitIndex) {
-      const op: WriteRequestOp = this.writeHead;
-      this.writeHead = op.writeNext;
-      if (this.writeHead === null) this.writeTail = null;
-      op.writeNext = null;
-      op.group = null;
-      op.version = op.entry!.index;
-      op.entry = null;
-      op.status = Status.Ok;
-      op.onDone();
-    }
+    this.requests.onCommit(commitIndex);
     this.shard.queueApply(this);
   }
 
@@ -503,12 +260,7 @@ export class Group {
       this.servingTold = true;
       this.shard.onServing(this);
     }
-    while (this.readHead !== null && this.readHead.readIndex <= this.appliedIndex) {
-      const op: ReadRequestOp = this.readHead;
-      this.readHead = op.readNext;
-      if (this.readHead === null) this.readTail = null;
-      this.startRead(op);
-    }
+    this.requests.onApplied();
     if (this.fill !== null) this.fill.onApplied();
   }
 
@@ -614,34 +366,20 @@ export class Group {
     if (leads) return;
     // What was read for followers is of a log that the next leader may cut.
     for (let at = 0; at < this.peers.length; at++) this.peers[at]?.drop();
-    this.failWrites(Status.NotLeader);
-    this.failReads(Status.NotLeader);
-    if (this.leaseHead !== null) this.shard.queueLease(this);
+    this.requests.fail(Status.NotLeader);
   }
 
-  failWrites(status: Status): void {
-    while (this.writeHead !== null) {
-      const op: WriteRequestOp = this.writeHead;
-      this.writeHead = op.writeNext;
-      op.writeNext = null;
-      op.group = null;
-      op.entry = null;
-      op.version = 0;
-      op.status = status;
-      op.onDone();
+  /** Whether a majority has promised not to vote against this leader until after `nowUs`. */
+  leaseHolds(nowUs: number): boolean {
+    const node = this.node;
+    if (node.leaseGivenUp) return false;
+    let granted = node.selfBit;
+    for (let slot = 0; slot < this.peers.length; slot++) {
+      const peer = this.peers[slot]!;
+      if (peer === null || !node.leaseCounts(slot)) continue;
+      if (peer.link.leaseUntilUs > nowUs) granted |= 1 << slot;
     }
-    this.writeTail = null;
-  }
-
-  failReads(status: Status): void {
-    while (this.readHead !== null) {
-      const op: ReadRequestOp = this.readHead;
-      this.readHead = op.readNext;
-      op.readNext = null;
-      op.status = status;
-      op.onAnswer();
-    }
-    this.readTail = null;
+    return hasQuorum(granted, node.conf.voters, node.conf.outgoing);
   }
 
   // cold: once per replica.
@@ -649,9 +387,7 @@ export class Group {
   end(): void {
     this.gone = true;
     this.isLeader = false;
-    this.failWrites(Status.NotLeader);
-    this.failReads(Status.NotLeader);
-    if (this.leaseHead !== null) this.shard.queueLease(this);
+    this.requests.fail(Status.NotLeader);
     for (let index = this.appendedIndex + 1; index <= this.ring.last; index++) {
       const entry = this.ring.get(index);
       if (entry !== null && entry.reservedLogBlocks > 0) this.shard.store.unreserve(entry);

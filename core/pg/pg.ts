@@ -345,7 +345,7 @@ export class PgShard implements StoreOwner, RaftHost {
       const next: Group | null = group.leaseNext;
       group.leaseNext = null;
       group.leaseQueued = false;
-      if (group.answerReads(now)) this.queueLease(group);
+      if (group.requests.answerReads(now)) this.queueLease(group);
       group = next;
     }
   }
@@ -478,8 +478,7 @@ export class PgShard implements StoreOwner, RaftHost {
 
   onDeviceFailed(reason: string, errno: number): void {
     for (const group of this.groups.values()) {
-      group.failWrites(Status.DeviceFailed);
-      group.failReads(Status.DeviceFailed);
+      group.requests.fail(Status.DeviceFailed);
     }
     this.host.onDeviceFailed(reason, errno);
   }

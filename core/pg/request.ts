@@ -8,7 +8,7 @@ import { StoreReadOp } from "./local-store-types.ts";
  * A write, zero or layer deletion on its way through a group; extended and pooled by the osd.
  *
  * The osd fills `entry` (type to ifVersion, crcs, payload) and hands the op to
- * `PgShard.write`. From then on op and entry belong to the group until `onDone`.
+ * `Requests.write`. From then on op and entry belong to the group until `onDone`.
  */
 export abstract class WriteRequestOp {
   entry: Entry | null = null;
@@ -40,6 +40,6 @@ export abstract class ReadRequestOp extends StoreReadOp {
 
   /** The store is done. */
   override onDone(): void {
-    this.group!.onStoreRead(this);
+    this.group!.requests.onStoreRead(this);
   }
 }
