@@ -33,47 +33,36 @@
  */
 import { assert, verifying } from "../base/assert.ts";
 import type { Random } from "../base/prng.ts";
-import { type Configuration, leaveJoint } from "./conf-change.ts";
+import type { Configuration } from "./conf-change.ts";
 import {
   campaignDurable,
   campaignIfTold,
-  handleLeaderGone,
-  handlePreVoteReply,
-  handleTimeoutNow,
-  handleVoteReply,
-  handleVoteRequest,
   leaderStopped,
-  refuseStale,
   sendGrant,
   startCampaign,
   stepDown,
-  voidPromise,
 } from "./election.ts";
 import { EntryLog } from "./entry-log.ts";
 import { checkInvariants } from "./invariants.ts";
-import { ENTRY_KIND_CONF, ENTRY_KIND_NOOP, MessageFlag, MessageType } from "./message.ts";
-import type { RaftMessage } from "./message.ts";
+import { ENTRY_KIND_CONF, type RaftMessage } from "./message.ts";
 import { ProgressState } from "./progress.ts";
 import { hasQuorum, quorumValue } from "./quorum.ts";
-import { type Ready, Refusal } from "./ready.ts";
-import type { RaftRestore } from "./restore.ts";
+import { fillReady, type Ready, Refusal } from "./ready.ts";
+import { endRestore, type RaftRestore } from "./restore.ts";
 import {
   advanceCommit,
   appendWanted,
   fillAppend,
-  handleAppend,
-  handleAppendReply,
   isCaughtUp,
   leaderIsBusy,
   newVotersCaughtUp,
   rebuildProgress,
-  sendAck,
   sendTimeoutNow,
   startFilling,
-  StepResult,
+  type StepResult,
   tickLeader,
 } from "./replication.ts";
-import { handleReadProbe, handleReadProbeReply, startReadRound } from "./reading.ts";
+import { route } from "./routing.ts";
 import {
   becomeFollower,
   isSole,
@@ -139,22 +128,7 @@ export class RaftNode extends RaftState {
 
   /** End of restoring: everything so far is durable. */
   restored(): void {
-    const last = this.log.lastIndex;
-    assert(this.appliedIndex <= last, "RaftNode: log ends before what was applied");
-    // The last record may vouch for an entry of which only other replicas have a whole copy.
-    if (this.commitIndex > last) this.commitIndex = last;
-    // Entries prove the term as much as the hard state record does.
-    if (this.log.lastTerm > this.term) {
-      this.term = this.log.lastTerm;
-      this.vote = 0;
-    }
-    this.durableIndex = last;
-    this.matchedIndex = this.commitIndex;
-    this.durableVersion = this.version;
-    this.handedVersion = this.version;
-    this.handedIndex = last;
-    this.handedCommit = this.appliedIndex;
-    if (this.commitIndex > this.appliedIndex) markDirty(this);
+    endRestore(this);
     this.check();
   }
 
@@ -167,68 +141,9 @@ export class RaftNode extends RaftState {
   step(message: RaftMessage): StepResult {
     assert(message.to === this.id, "raft: message for another replica");
     assert(message.from !== this.id, "raft: message from itself");
-    const result = this.route(message);
+    const result = route(this, message);
     this.check();
     return result;
-  }
-
-  private route(message: RaftMessage): StepResult {
-    const type = message.type;
-    voidPromise(this, message);
-    if (message.term < this.term) {
-      refuseStale(this, message);
-      return StepResult.None;
-    }
-    if (type === MessageType.PreVote || type === MessageType.Vote) {
-      handleVoteRequest(this, message);
-      return StepResult.None;
-    }
-    if (type === MessageType.PreVoteReply && (message.flags & MessageFlag.Reject) === 0) {
-      // Carries the term that the candidate asked for, not one that exists.
-      handlePreVoteReply(this, message);
-      return StepResult.None;
-    }
-    const fromLeader = type === MessageType.Append || type === MessageType.ReadProbe;
-    if (message.term > this.term) becomeFollower(this, message.term, fromLeader ? message.from : 0);
-    if (fromLeader) this.follow(message.from);
-    switch (type) {
-      case MessageType.Append:
-        return handleAppend(this, message);
-      case MessageType.AppendReply:
-        handleAppendReply(this, message);
-        break;
-      case MessageType.PreVoteReply:
-        handlePreVoteReply(this, message);
-        break;
-      case MessageType.VoteReply:
-        handleVoteReply(this, message);
-        break;
-      case MessageType.TimeoutNow:
-        handleTimeoutNow(this, message);
-        break;
-      case MessageType.LeaderGone:
-        handleLeaderGone(this, message);
-        break;
-      case MessageType.ReadProbe:
-        handleReadProbe(this, message);
-        break;
-      case MessageType.ReadProbeReply:
-        handleReadProbeReply(this, message);
-        break;
-      default:
-        this.shared.malformed++;
-    }
-    return StepResult.None;
-  }
-
-  /** Accept `from` as the leader of this term. */
-  private follow(from: number): void {
-    assert(this.role !== Role.Leader, "raft: two leaders in one term");
-    assert(this.leader === 0 || this.leader === from, "raft: two leaders in one term");
-    if (this.role !== Role.Follower || this.leader !== from) becomeFollower(this, this.term, from);
-    this.promisee = from;
-    this.promiseTerm = this.term;
-    this.elapsedTicks = 0;
   }
 
   /** Let about 10 ms pass. Only needed while `needsTick`; harmless otherwise. */
@@ -414,49 +329,8 @@ export class RaftNode extends RaftState {
 
   /** Tell what this node wants done; see `Ready`. Takes nothing back: each change is told once. */
   ready(out: Ready): void {
-    this.originate(out);
-    if (this.ackDue && this.hardStateDurable) sendAck(this);
-    if (this.role === Role.Leader) startReadRound(this);
-    out.hardState = this.hardStateVersion > this.handedHardState;
-    out.term = this.term;
-    out.vote = this.vote;
-    out.version = this.version;
-    out.lastIndex = this.log.lastIndex;
-    out.persist = out.version !== this.handedVersion || out.lastIndex !== this.handedIndex;
-    out.committed = this.commitIndex > this.handedCommit;
-    out.commitIndex = this.commitIndex;
-    out.applyIndex = Math.min(this.commitIndex, this.durableIndex);
-    out.stateChanged = this.stateChanged;
-    out.role = this.role;
-    out.leader = this.leader;
-    out.appends = this.role === Role.Leader;
-    out.fillChanged = this.fillChanged;
-    out.readConfirmed = this.readConfirmed;
-    this.handedHardState = this.hardStateVersion;
-    this.handedVersion = this.version;
-    this.handedIndex = this.log.lastIndex;
-    this.handedCommit = this.commitIndex;
-    this.stateChanged = false;
-    this.fillChanged = false;
+    fillReady(this, out);
     this.check();
-  }
-
-  /** Append what raft itself proposes: only here, so that indexes come to the owner in order. */
-  private originate(out: Ready): void {
-    out.noopIndex = 0;
-    out.leaveIndex = 0;
-    out.leaveConfiguration = null;
-    if (this.role !== Role.Leader) return;
-    if (this.noopDue) {
-      this.noopDue = false;
-      out.noopIndex = this.log.append(this.term, ENTRY_KIND_NOOP);
-      assert(out.noopIndex === this.ownIndex, "raft: entry before the Noop of a leadership");
-    }
-    if (!this.conf.joint || this.transferTo !== 0) return;
-    if (this.confPendingIndex > this.appliedIndex) return;
-    out.leaveConfiguration = leaveJoint(this.conf);
-    out.leaveIndex = this.log.append(this.term, ENTRY_KIND_CONF);
-    this.confPendingIndex = out.leaveIndex;
   }
 
   /**

@@ -1,6 +1,10 @@
 // data path
-import type { Configuration } from "./conf-change.ts";
-import { Role } from "./state.ts";
+import { assert } from "../base/assert.ts";
+import { type Configuration, leaveJoint } from "./conf-change.ts";
+import { ENTRY_KIND_CONF, ENTRY_KIND_NOOP } from "./message.ts";
+import { startReadRound } from "./reading.ts";
+import { sendAck } from "./replication.ts";
+import { type RaftState, Role } from "./state.ts";
 
 /**
  * What a node wants of its owner: filled by `RaftNode.ready`, one instance a shard, valid until the
@@ -53,4 +57,50 @@ export enum Refusal {
   ConfPending = -4,
   /** A learner is too far behind, unreachable or being filled. */
   NotCaughtUp = -5,
+}
+
+/** Fill `out` with what `node` wants done, and note that it was told. */
+export function fillReady(node: RaftState, out: Ready): void {
+  originate(node, out);
+  if (node.ackDue && node.hardStateDurable) sendAck(node);
+  if (node.role === Role.Leader) startReadRound(node);
+  out.hardState = node.hardStateVersion > node.handedHardState;
+  out.term = node.term;
+  out.vote = node.vote;
+  out.version = node.version;
+  out.lastIndex = node.log.lastIndex;
+  out.persist = out.version !== node.handedVersion || out.lastIndex !== node.handedIndex;
+  out.committed = node.commitIndex > node.handedCommit;
+  out.commitIndex = node.commitIndex;
+  out.applyIndex = Math.min(node.commitIndex, node.durableIndex);
+  out.stateChanged = node.stateChanged;
+  out.role = node.role;
+  out.leader = node.leader;
+  out.appends = node.role === Role.Leader;
+  out.fillChanged = node.fillChanged;
+  out.readConfirmed = node.readConfirmed;
+  node.handedHardState = node.hardStateVersion;
+  node.handedVersion = node.version;
+  node.handedIndex = node.log.lastIndex;
+  node.handedCommit = node.commitIndex;
+  node.stateChanged = false;
+  node.fillChanged = false;
+}
+
+/** Append what raft itself proposes: only here, so that indexes come to the owner in order. */
+function originate(node: RaftState, out: Ready): void {
+  out.noopIndex = 0;
+  out.leaveIndex = 0;
+  out.leaveConfiguration = null;
+  if (node.role !== Role.Leader) return;
+  if (node.noopDue) {
+    node.noopDue = false;
+    out.noopIndex = node.log.append(node.term, ENTRY_KIND_NOOP);
+    assert(out.noopIndex === node.ownIndex, "raft: entry before the Noop of a leadership");
+  }
+  if (!node.conf.joint || node.transferTo !== 0) return;
+  if (node.confPendingIndex > node.appliedIndex) return;
+  out.leaveConfiguration = leaveJoint(node.conf);
+  out.leaveIndex = node.log.append(node.term, ENTRY_KIND_CONF);
+  node.confPendingIndex = out.leaveIndex;
 }

@@ -1,5 +1,7 @@
 // cold: once per replica and start
+import { assert } from "../base/assert.ts";
 import { CONFIGURATION_EMPTY, type Configuration } from "./conf-change.ts";
+import { markDirty, type RaftState } from "./state.ts";
 
 /** What a restarted replica knows of itself. */
 export interface RaftRestore {
@@ -26,4 +28,24 @@ export function freshRestore(conf: Configuration = CONFIGURATION_EMPTY): RaftRes
     baseIndex: 0,
     baseTerm: 0,
   };
+}
+
+/** All entries of the log on disk are there: everything so far is durable. */
+export function endRestore(node: RaftState): void {
+  const last = node.log.lastIndex;
+  assert(node.appliedIndex <= last, "RaftNode: log ends before what was applied");
+  // The last record may vouch for an entry of which only other replicas have a whole copy.
+  if (node.commitIndex > last) node.commitIndex = last;
+  // Entries prove the term as much as the hard state record does.
+  if (node.log.lastTerm > node.term) {
+    node.term = node.log.lastTerm;
+    node.vote = 0;
+  }
+  node.durableIndex = last;
+  node.matchedIndex = node.commitIndex;
+  node.durableVersion = node.version;
+  node.handedVersion = node.version;
+  node.handedIndex = last;
+  node.handedCommit = node.appliedIndex;
+  if (node.commitIndex > node.appliedIndex) markDirty(node);
 }
