@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { join } from "node:path";
 import { RawClient } from "../core/gateway/nbd/bun-raw-client.ts";
 import { type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
 
@@ -79,7 +80,7 @@ test("a flood of clients and of strangers is bounded, and others are served", as
       for (let at = 0; at < READS; at++) client.request(READ, at, at * READ_BYTES, READ_BYTES);
     }
     await expectServed(cluster, other, `${deaf.length} clients that do not read`);
-    expect(readFileSync(cluster.path("nbd.0.log"), "utf8")).not.toContain(CUT_OFF);
+    expect(readFileSync(join(cluster.directory, "nbd.0.log"), "utf8")).not.toContain(CUT_OFF);
     for (const client of deaf) client.close();
 
     const slow: RawClient[] = [];
