@@ -11,6 +11,9 @@ const NO_HOLE = -1;
 /** Units to a hole slot. */
 export const UNITS_PER_HOLE = 64;
 
+/** Of its units, what a zone has free when it is gone through again: runs stay contiguous. */
+const REUSED_SHARE = 0.25;
+
 /**
  * The index of one shard in memory: which unit of the device holds which unit of a layer.
  *
@@ -115,25 +118,46 @@ export class SlotTable {
   /** Take a free unit: its slot id, or NONE. */
   takeUnit(): number {
     if (this.freeUnits === 0) return NONE;
+    const index = this.freeFrom(this.cursorIndex);
+    if (index >= 0) return this.takeAt(index);
+    this.cursorZone = this.nextZone();
+    const first = this.freeFrom(0);
+    assert(first >= 0, "SlotTable.takeUnit: the count of free units is wrong");
+    return this.takeAt(first);
+  }
+
+  /** The first free unit of the zone of the cursor, from `index` on; -1: none. */
+  private freeFrom(index: number): number {
+    const zone = this.zones[this.cursorZone]!;
+    if (zone.freeUnits === 0) return -1;
+    zone.open(this.geometry.slotsPerZone);
     const units = this.geometry.unitsPerZone;
-    let index = this.cursorIndex;
-    for (let step = 0; step <= this.zones.length; step++) {
-      const zone = this.zones[this.cursorZone]!;
-      if (zone.freeUnits > 0) {
-        zone.open(this.geometry.slotsPerZone);
-        while (index < units) {
-          if (zone.state[index] === SlotState.Free) {
-            this.cursorIndex = index + 1;
-            return this.occupy(this.slotAt(this.cursorZone, index));
-          }
-          index += 1;
-        }
-      }
-      index = 0;
-      this.cursorZone = (this.cursorZone + 1) % this.zones.length;
+    for (let at = index; at < units; at++) if (zone.state[at] === SlotState.Free) return at;
+    return -1;
+  }
+
+  private takeAt(index: number): number {
+    this.cursorIndex = index + 1;
+    return this.occupy(this.slotAt(this.cursorZone, index));
+  }
+
+  /**
+   * The zone to go on with: the lowest that is in use and has a good part free, then one that was
+   * never used, then any. What was written before is written anew at less cost: beneath a sparse
+   * file there is space, and the index of the zone is in memory.
+   */
+  private nextZone(): number {
+    const wanted = this.geometry.unitsPerZone * REUSED_SHARE;
+    let fresh = -1;
+    let any = -1;
+    for (let at = 0; at < this.zones.length; at++) {
+      const zone = this.zones[at]!;
+      if (zone.freeUnits === 0) continue;
+      if (zone.opened && zone.freeUnits >= wanted) return at;
+      if (!zone.opened && fresh < 0) fresh = at;
+      if (any < 0) any = at;
     }
-    assert(false, "SlotTable.takeUnit: the count of free units is wrong");
-    return NONE;
+    return fresh >= 0 ? fresh : any;
   }
 
   /** The unit behind `slot` when it is free, else any: runs stay contiguous while they can. */
