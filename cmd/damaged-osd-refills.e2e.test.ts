@@ -251,7 +251,7 @@ test("a page of the index is damaged: the osd refills what it distrusts", async 
     const units = await places<PlacedUnit>(cluster, "units");
     damage(cluster, units[Math.floor(units.length / 2)]!.pageOffsetBytes);
     const log = await startDamaged(cluster);
-    await waitForLog(log, "index page damaged, all replicas of the shard are distrusted");
+    await waitForLog(log, "the index is damaged, all replicas of the shard are distrusted");
     await waitForLog(log, "replica is filled");
     await verifier.more();
   });

@@ -1,6 +1,7 @@
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import type { Logger } from "../core/base/logger.ts";
 import { isNewer, type StoreStart } from "../core/store/store.ts";
+import { replaceFile } from "./kept-file.ts";
 
 /** Peers that start together are written down together. */
 const WRITE_DELAY_MS = 100;
@@ -51,13 +52,8 @@ export class KeptStarts {
     if (this.timer === undefined) return;
     clearTimeout(this.timer);
     this.timer = undefined;
-    const temporary = `${this.path}.new`;
     try {
-      const file = openSync(temporary, "w");
-      writeSync(file, JSON.stringify(Object.fromEntries(this.known)));
-      fsyncSync(file);
-      closeSync(file);
-      renameSync(temporary, this.path);
+      replaceFile(this.path, JSON.stringify(Object.fromEntries(this.known)));
     } catch (error) {
       this.logger.warn("the starts of peers can not be kept", { reason: String(error) });
     }

@@ -1,4 +1,4 @@
-import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { availableParallelism, hostname } from "node:os";
 import { join } from "node:path";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -13,6 +13,7 @@ import { encodeStarts, type StoreStart } from "../core/store/store.ts";
 import { type MapUpdate, MapUpdateSchema } from "../proto/gen/control_pb.ts";
 import { startCollector } from "./collector.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
+import { replaceFile } from "./kept-file.ts";
 import { KeptStarts } from "./kept-starts.ts";
 import type { ShardCommand, ShardEvent } from "./shard.ts";
 import { createWorld } from "./world.ts";
@@ -182,14 +183,20 @@ class Osd {
 
   /* ------------------------------------------------------------------ map */
 
+  /**
+   * Kept first: a store that lost something takes the kept map for all replicas that it ever made,
+   * and buries those of them that it does not know.
+   */
   private onMap(update: MapUpdate, map: ClusterMap): void {
+    this.keepMap(map);
     this.tellAll({ kind: "map", update: toBinary(MapUpdateSchema, update) });
+  }
+
+  private keepMap(map: ClusterMap): void {
     const full = map.deltaFrom(0, 0);
     if (full === undefined) return;
-    const temporary = `${this.mapPath}.new`;
     try {
-      writeFileSync(temporary, toBinary(MapUpdateSchema, create(MapUpdateSchema, full)));
-      renameSync(temporary, this.mapPath);
+      replaceFile(this.mapPath, toBinary(MapUpdateSchema, create(MapUpdateSchema, full)));
     } catch (error) {
       this.daemon.logger.warn("the map can not be kept", { reason: String(error) });
     }

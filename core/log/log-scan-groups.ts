@@ -33,7 +33,11 @@ export class GroupBuilder {
     this.input = input;
     this.tombstones = [...input.tombstones];
     this.record = new RecordView(input.world.arena.view);
-    for (const group of input.groups) this.groups.set(group.pg, new BuildingGroup(group));
+    for (const known of input.groups) {
+      const group = new BuildingGroup(known);
+      if (input.distrustedBelow > 0) group.distrust();
+      this.groups.set(known.pg, group);
+    }
   }
 
   add(raw: RawRecord, seq: number): void {
@@ -45,18 +49,21 @@ export class GroupBuilder {
       return;
     }
     if (record.type === RecordType.ReplicaCreated) {
-      this.addReplica(record);
+      this.addReplica(record, seq);
       return;
     }
     if (record.type <= EntryType.Cut) this.nameUnits(record);
     const group = this.groups.get(record.pg);
-    if (group === undefined || group.replicaId !== record.replicaId) return;
+    const isHere = group !== undefined && group.replicaId === record.replicaId;
     if (record.type === RecordType.ReplicaGone) {
+      // It may tell of one that was here before, and that was forgotten.
+      this.bury(record.pg, record.replicaId);
+      if (!isHere) return;
       this.groups.delete(record.pg);
       this.goneGroups.add(record.pg);
-      this.tombstones.push({ pg: record.pg, replicaId: record.replicaId });
       return;
     }
+    if (!isHere) return;
     group.commit = Math.max(group.commit, record.commit);
     if (record.type <= EntryType.Cut) group.addEntry(raw, record, seq);
     else if (record.type === RecordType.Fill) group.addFill(raw, record, seq);
@@ -67,7 +74,7 @@ export class GroupBuilder {
    * A replica is made; or renewed: then it follows another one of its group, which is gone with this
    * record, and whose units stay.
    */
-  private addReplica(record: RecordView): void {
+  private addReplica(record: RecordView, seq: number): void {
     const renews = (record.flags & RecordFlag.Renews) !== 0;
     const known = this.groups.get(record.pg);
     if (known !== undefined && (!renews || known.replicaId >= record.replicaId)) return;
@@ -95,7 +102,9 @@ export class GroupBuilder {
         fences: [],
       },
     };
-    this.groups.set(record.pg, new BuildingGroup(created));
+    const group = new BuildingGroup(created);
+    if (seq < this.input.distrustedBelow) group.distrust();
+    this.groups.set(record.pg, group);
   }
 
   private bury(pg: number, replicaId: number): void {
@@ -206,9 +215,13 @@ class BuildingGroup {
         this.cut(record.index);
         return;
       case RecordType.Distrusted:
-        this.health = GroupHealth.Distrusted;
+        this.distrust();
         return;
     }
+  }
+
+  distrust(): void {
+    this.health = GroupHealth.Distrusted;
   }
 
   private cut(index: number): void {

@@ -26,6 +26,8 @@ export interface ScanInput {
   readonly tailIncarnation: number;
   /** Local facts before this batch are in the checkpoint. */
   readonly headSeq: number;
+  /** Replicas that the checkpoint and batches below it tell of are distrusted; 0: none are. */
+  readonly distrustedBelow: number;
   readonly groups: readonly CheckpointGroup[];
   readonly tombstones: readonly Tombstone[];
   /** Arena memory to read into, a multiple of 1 MiB, at least 2 MiB. */

@@ -48,7 +48,7 @@ export enum RecordType {
   ReplicaGone = 69,
   /** Start-up cut the group's log: entries from `index` on are no more. */
   Truncated = 70,
-  /** Start-up found damage in the middle of the log: the replica is not to be trusted again. */
+  /** As old programs said that a replica is not to be trusted again; now a checkpoint does. */
   Distrusted = 71,
   /** `layer` shows `session` (parent layer) at `snapSeq` where it holds nothing. */
   LayerParent = 72,

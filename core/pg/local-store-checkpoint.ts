@@ -1,27 +1,18 @@
 // cold path: once per checkpoint; every long step is sliced over turns.
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
-import { DeviceRegion, runOnce, writeOnce } from "../device/device.ts";
+import { DeviceRegion, runOnce } from "../device/device.ts";
 import { type Entry, StoreLoadOp } from "../log/log.ts";
 import { DiskVerb } from "../reactor/world.ts";
-import {
-  type CheckpointGroup,
-  type CheckpointHeader,
-  encodeBody,
-  encodeCheckpointHeader,
-  type LayerParent,
-  NONE,
-} from "../store/store.ts";
+import { type CheckpointGroup, type LayerParent, NONE } from "../store/store.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
+import { CHECKPOINT_WRITE_BYTES, type CheckpointFacts, writeCheckpoint } from "./store-device.ts";
 import { Status } from "../base/status.ts";
 
 /** Groups captured in one turn. */
 const CAPTURE_SLICE = 16;
 /** Share of the room for entries and their second copies from which the latter are made. */
 const AGAIN_SHARE = 0.5;
-/** Write of the body at a time. */
-const CHUNK_BYTES = 256 * 1024;
 
 interface Captured {
   readonly row: number;
@@ -90,7 +81,9 @@ export class Checkpointer {
     const { log } = this.machines;
     for (;;) {
       this.state.changed = false;
-      // What start-up found out about groups is durable before pages and checkpoint hide its cause.
+      // Asked before the wait: the tombstones that ended it are durable behind the wait.
+      const { forgetful } = this.state;
+      // What start-up cut is durable before the checkpoint hides its cause.
       await this.waiter.waitUntil(() => !log.hasControls);
       const rebases = this.state.rebases;
       // Local facts of a group that was captured already, logged while others are, stay in the log.
@@ -100,7 +93,7 @@ export class Checkpointer {
       // A group that took another position meanwhile is not what was captured.
       if (this.state.rebases !== rebases) continue;
       const tailSeq = this.tailFor(captured, headSeq);
-      await this.write(captured, tailSeq, headSeq);
+      await this.write(captured, tailSeq, headSeq, forgetful);
       this.waiter.holdBackground(false);
       this.parts.eras.flip();
       await this.waiter.waitUntil(() => this.parts.eras.quiet);
@@ -319,6 +312,7 @@ export class Checkpointer {
     captured: readonly Captured[],
     tailSeq: number,
     headSeq: number,
+    forgetful: boolean,
   ): Promise<void> {
     const { batches } = this.parts;
     const { log, pages } = this.machines;
@@ -329,56 +323,28 @@ export class Checkpointer {
       })
       .map(({ row, group }) => this.withBase(row, group, tailSeq));
     const parents = this.parents();
-    const pageCrcs = this.pageCrcs();
-    const body = encodeBody({ groups, tombstones: this.parts.tombstones, parents, pageCrcs });
-    const { world, meta, device } = this.parts;
-    const seq = this.state.checkpointSeq + 1;
-    const offset = meta.offset + (seq % 2) * meta.halfBytes;
-    if (BLOCK_SIZE + body.length > meta.halfBytes) {
-      throw new FastblockError(
-        "FB4006",
-        `The checkpoint does not fit: ${String(body.length)} bytes, at most ${String(meta.halfBytes - BLOCK_SIZE)} wanted`,
-      );
-    }
+    const body = { groups, tombstones: this.parts.tombstones, parents, pageCrcs: this.pageCrcs() };
+    const { world, meta, device, shard, seed } = this.parts;
+    const hasPrevious = batches.has(tailSeq - 1);
+    const facts: CheckpointFacts = {
+      incarnation: this.parts.claim.incarnation,
+      seq: this.state.checkpointSeq + 1,
+      tailPosition: this.startOf(tailSeq),
+      tailSeq,
+      tailPrevCrc: hasPrevious ? batches.crcOf(tailSeq - 1) : this.tailCrc,
+      tailIncarnation: hasPrevious ? batches.incarnationOf(tailSeq - 1) : this.tailIncarnation,
+      pageStamp: pages.stamp,
+      headSeq,
+      distrustedBelow: 0,
+      forgetful,
+    };
     const buffer = await this.slot();
     try {
-      let bodyCrc = this.parts.seed;
-      for (let at = 0; at < body.length; at += CHUNK_BYTES) {
-        const chunk = body.subarray(at, at + CHUNK_BYTES);
-        bodyCrc = world.checksum.crc32(chunk, bodyCrc);
-        const length = Math.ceil(chunk.length / BLOCK_SIZE) * BLOCK_SIZE;
-        world.arena.bytes.fill(0, buffer, buffer + length);
-        world.arena.bytes.set(chunk, buffer);
-        await writeOnce(device, buffer, offset + BLOCK_SIZE + at, length);
-        this.state.checkpointBytes += length;
-      }
-      const hasPrevious = batches.has(tailSeq - 1);
-      const header: CheckpointHeader = {
-        shard: this.parts.shard,
-        incarnation: this.parts.claim.incarnation,
-        seq,
-        bodyBytes: body.length,
-        bodyCrc,
-        groups: groups.length,
-        pages: pageCrcs.length,
-        tombstones: this.parts.tombstones.length,
-        parents: parents.length,
-        tailPosition: this.startOf(tailSeq),
-        tailSeq,
-        tailPrevCrc: hasPrevious ? batches.crcOf(tailSeq - 1) : this.tailCrc,
-        tailIncarnation: hasPrevious ? batches.incarnationOf(tailSeq - 1) : this.tailIncarnation,
-        pageStamp: pages.stamp,
-        headSeq,
-      };
-      world.arena.bytes.set(
-        encodeCheckpointHeader(header, this.parts.seed, world.checksum),
-        buffer,
-      );
-      await writeOnce(device, buffer, offset, BLOCK_SIZE);
-      this.state.checkpointBytes += BLOCK_SIZE;
-      this.state.checkpointSeq = seq;
-      this.tailCrc = header.tailPrevCrc;
-      this.tailIncarnation = header.tailIncarnation;
+      const places = { meta, shard, seed, buffer };
+      this.state.checkpointBytes += await writeCheckpoint(world, device, places, facts, body);
+      this.state.checkpointSeq = facts.seq;
+      this.tailCrc = facts.tailPrevCrc;
+      this.tailIncarnation = facts.tailIncarnation;
     } finally {
       world.slots.release(buffer);
     }
@@ -389,10 +355,10 @@ export class Checkpointer {
   tailIncarnation = 0;
 
   private async slot(): Promise<number> {
-    let buffer = this.parts.world.slots.take(CHUNK_BYTES);
+    let buffer = this.parts.world.slots.take(CHECKPOINT_WRITE_BYTES);
     while (buffer < 0) {
       await this.nextTurn();
-      buffer = this.parts.world.slots.take(CHUNK_BYTES);
+      buffer = this.parts.world.slots.take(CHECKPOINT_WRITE_BYTES);
     }
     return buffer;
   }

@@ -20,6 +20,7 @@ import {
   FORMAT_VERSION,
   GroupHealth,
   geometryOf,
+  type IndexScanResult,
   PAGE_BUFFER_BYTES,
   Quarantine,
   SlotState,
@@ -43,10 +44,12 @@ import {
   hex,
   type MetaPlaces,
   metaArea,
+  noStore,
   readCheckpoint,
   readSuperblock,
   readZoneTable,
   seedOf,
+  writeCheckpoint,
   writeSuperblock,
 } from "./store-device.ts";
 
@@ -69,7 +72,6 @@ export interface OpenedStore {
   readonly lastCrc: number;
   readonly tailPrevCrc: number;
   readonly tailIncarnation: number;
-  readonly forgetful: boolean;
   /** Put the recovered groups into the log; called once, by the store's constructor. */
   install(log: ShardLog): RecoveredGroup[];
 }
@@ -119,18 +121,20 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
     tombstones: scan.tombstones,
     buffers,
   };
-  if (checkpoint.isPassed) distrust(options, scan);
   const state = new StoreState();
   state.checkpointSeq = checkpoint.header.seq;
+  state.forgetful = checkpoint.header.forgetful || scan.damaged || checkpoint.isPassed;
   const rows = rowsOf(scan, checkpoint.body);
-  const versions = await readIndex(parts, checkpoint, scan, rows);
+  const index = await readIndex(parts, checkpoint, rows);
   takePlaces(parts, scan);
   for (const { layer, parent, snapSeq } of [...checkpoint.body.parents, ...scan.parents]) {
     slots.layers.setParent(layer, parent, snapSeq);
   }
   // What was read may lie in a volatile cache yet: nothing is vouched for before this.
   await runOnce(device, { verb: DiskVerb.Flush, region: DeviceRegion.Meta });
-  report(options, scan);
+  const losses = lossesOf(checkpoint, scan, index);
+  if (losses.length > 0) await distrust(parts, state, checkpoint, scan);
+  report(options, checkpoint, scan, losses);
   return {
     parts,
     state,
@@ -139,15 +143,50 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
     lastCrc: scan.lastCrc,
     tailPrevCrc: checkpoint.header.tailPrevCrc,
     tailIncarnation: checkpoint.header.tailIncarnation,
-    forgetful: scan.damaged || checkpoint.isPassed,
-    install: (log) => installGroups(log, parts, state, scan, versions),
+    install: (log) => installGroups(log, parts, state, scan, index.versions),
   };
 }
 
-/** The newest checkpoint is damaged: what was acknowledged since the one before is not known. */
-function distrust(options: StoreOptions, scan: ScanResult): void {
-  options.logger.warn("the newest checkpoint is damaged, all replicas of the shard are distrusted");
+/** What of the store is damaged so that acknowledged writes may be lost, for people. */
+function lossesOf(
+  checkpoint: Checkpoint & { readonly isPassed: boolean },
+  scan: ScanResult,
+  index: IndexScanResult,
+): string[] {
+  const losses: string[] = [];
+  if (scan.damaged) losses.push("the log is damaged");
+  if (index.damage.length > 0) losses.push("the index is damaged");
+  // What was acknowledged since the one before is not known.
+  if (checkpoint.isPassed) losses.push("the newest checkpoint is damaged");
+  return losses;
+}
+
+/**
+ * Trust no replica of the shard any more, durably, before anything else is written: the first batch
+ * lies where the log is damaged, pages and checkpoints are written anew, and a start behind a power cut
+ * would find nothing of it.
+ *
+ * The checkpoint that was read is written once more, as one that says so. It goes to the other half,
+ * where the damaged or the older one is; until its header stands there, the damage is as it was.
+ */
+async function distrust(
+  parts: StoreParts,
+  state: StoreState,
+  checkpoint: Checkpoint,
+  scan: ScanResult,
+): Promise<void> {
   for (const group of scan.groups) group.health = GroupHealth.Distrusted;
+  const { world, device, meta, shard, seed } = parts;
+  const facts = {
+    ...checkpoint.header,
+    incarnation: parts.claim.incarnation,
+    seq: checkpoint.header.seq + 1,
+    distrustedBelow: scan.batches.nextSeq,
+    forgetful: state.forgetful,
+  };
+  const places = { meta, shard, seed, buffer: parts.buffers };
+  await writeCheckpoint(world, device, places, facts, checkpoint.body);
+  state.checkpointSeq = facts.seq;
 }
 
 /** Read the log from the checkpoint's tail on. */
@@ -176,6 +215,7 @@ async function readLog(
     tailPrevCrc: checkpoint.header.tailPrevCrc,
     tailIncarnation: checkpoint.header.tailIncarnation,
     headSeq: checkpoint.header.headSeq,
+    distrustedBelow: checkpoint.header.distrustedBelow,
     groups: checkpoint.body.groups,
     tombstones: checkpoint.body.tombstones,
     buffer: buffers,
@@ -193,12 +233,7 @@ async function claimSuperblock(
   buffer: number,
 ): Promise<Superblock & { wasClean: boolean }> {
   const found = await readSuperblock(options.world, device, buffer);
-  if (found === undefined) {
-    throw new FastblockError(
-      "FB4001",
-      `No store on ${options.disk.path}: no valid superblock, one of two wanted`,
-    );
-  }
+  if (found === undefined) throw await noStore(options.world, device, buffer);
   judgeSuperblock(options, found);
   if (options.claim !== undefined) {
     if (found.incarnation !== options.claim.incarnation) {
@@ -280,13 +315,12 @@ function rowsOf(scan: ScanResult, body: CheckpointBody): Map<number, number> {
   return rows;
 }
 
-/** Answers the highest version that the pages hold for each row. */
+/** Read all index pages. */
 async function readIndex(
   parts: StoreParts,
   checkpoint: Checkpoint,
-  scan: ScanResult,
   rows: Map<number, number>,
-): Promise<ReadonlyMap<number, number>> {
+): Promise<IndexScanResult> {
   const found = await scanIndex({
     world: parts.world,
     device: parts.device,
@@ -300,15 +334,9 @@ async function readIndex(
     rowOf: (pg) => rows.get(pg) ?? -1,
   });
   for (const { offsetBytes, text } of found.damage) {
-    parts.logger.warn("index page damaged, all replicas of the shard are distrusted", {
-      offsetBytes,
-      text,
-    });
+    parts.logger.warn("index page damaged", { offsetBytes, text });
   }
-  if (found.damage.length > 0) {
-    for (const group of scan.groups) group.health = GroupHealth.Distrusted;
-  }
-  return found.versions;
+  return found;
 }
 
 /** Units that the log names are taken; those that nothing will apply any more wait in quarantine. */
@@ -345,17 +373,15 @@ function installGroups(
   const recovered = scan.groups.map((group) => installGroup(log, parts, state, group));
   scan.groups.forEach((group, row) => {
     log.group(row).homeVersion = versions.get(row) ?? 0;
-    if (group.truncatedAt > 0) putFact(log, RecordType.Truncated, row, group.truncatedAt);
-    // A damaged page is written anew by the next checkpoint: the damage must not be forgotten.
-    if (group.health === GroupHealth.Distrusted) putFact(log, RecordType.Distrusted, row, 0);
+    if (group.truncatedAt > 0) putTruncated(log, row, group.truncatedAt);
   });
   return recovered;
 }
 
-/** What start-up found out about a group, durable with the first batch of this start. */
-function putFact(log: ShardLog, type: RecordType, row: number, index: number): void {
+/** Start-up cut the group's log: durable with the first batch of this start. */
+function putTruncated(log: ShardLog, row: number, index: number): void {
   const group = log.group(row);
-  const record = log.takeControl(type);
+  const record = log.takeControl(RecordType.Truncated);
   record.row = row;
   record.pg = group.pg;
   record.replicaId = group.replicaId;
@@ -408,8 +434,15 @@ function installGroup(
   };
 }
 
-function report(options: StoreOptions, scan: ScanResult): void {
+function report(
+  options: StoreOptions,
+  checkpoint: Checkpoint,
+  scan: ScanResult,
+  losses: readonly string[],
+): void {
   for (const note of scan.notes) options.logger.warn("store recovery", { note });
-  if (scan.damaged)
-    options.logger.warn("the log is damaged, all replicas of the shard are distrusted");
+  const wasFound = checkpoint.header.distrustedBelow > 0 && losses.length === 0;
+  for (const loss of wasFound ? ["an earlier start found damage"] : losses) {
+    options.logger.warn(`${loss}, all replicas of the shard are distrusted`);
+  }
 }

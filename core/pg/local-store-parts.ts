@@ -143,6 +143,8 @@ export class StoreState {
   quarantinedAfter = 0;
   /** Grows when a group takes another position: what was captured before is not to be written. */
   rebases = 0;
+  /** There may have been replicas that nothing tells of, not even a tombstone: checkpoints say so. */
+  forgetful = false;
   /** Something was applied or freed since the last checkpoint began. */
   changed = false;
   failed = false;

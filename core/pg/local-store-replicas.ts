@@ -11,6 +11,9 @@ import {
   type StoreState,
 } from "./local-store-parts.ts";
 
+/** Of a replica that is buried without having been found. */
+const NO_ROW = -1;
+
 /**
  * The replicas of a shard come and go: each by a local record, which is durable before the owner hears
  * of it. A tombstone keeps a removed one from coming back.
@@ -57,11 +60,7 @@ export class Replicas {
   }
 
   private mayCreate(pg: number, replicaId: number): boolean {
-    const { tombstones } = this.parts;
-    for (let at = 0; at < tombstones.length; at++) {
-      const stone = tombstones[at]!;
-      if (stone.pg === pg && stone.replicaId >= replicaId) return false;
-    }
+    if (this.isBuried(pg, replicaId)) return false;
     for (let row = 0; row < this.log.groups.length; row++) {
       const group = this.log.groups[row]!;
       if (group.pg !== pg) continue;
@@ -69,6 +68,24 @@ export class Replicas {
       if (group.alive || this.state.rows[row] !== undefined) return false;
     }
     return true;
+  }
+
+  private isBuried(pg: number, replicaId: number): boolean {
+    const { tombstones } = this.parts;
+    return tombstones.some((stone) => stone.pg === pg && stone.replicaId >= replicaId);
+  }
+
+  /** See `LocalStore.bury`. */
+  bury(pg: number, replicaId: number): void {
+    if (this.isBuried(pg, replicaId)) return;
+    const record = this.log.takeControl(RecordType.ReplicaGone);
+    record.row = NO_ROW;
+    record.pg = pg;
+    record.replicaId = replicaId;
+    this.log.putControl(record);
+    // At once: the next map may be followed before the record is durable.
+    this.parts.tombstones.push({ pg, replicaId });
+    this.state.changed = true;
   }
 
   /** See `LocalStore.removeReplica`. */
@@ -87,7 +104,7 @@ export class Replicas {
   onControlDurable(record: ControlRecord): void {
     this.filler.onControlDurable(record);
     if (record.type === RecordType.ReplicaCreated) this.parts.owner.onReplicaCreated(record.row);
-    if (record.type !== RecordType.ReplicaGone) return;
+    if (record.type !== RecordType.ReplicaGone || record.row === NO_ROW) return;
     const { row, pg, replicaId } = record;
     this.parts.tombstones.push({ pg, replicaId });
     this.objects.freeRow(row);

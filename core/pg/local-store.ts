@@ -69,7 +69,10 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
   readonly entries: EntryPool;
   readonly recovered: readonly RecoveredGroup[];
   readonly tombstones: readonly Tombstone[];
-  /** This start found its log damaged: there may have been replicas that nothing tells of. */
+  /**
+   * There may have been replicas that nothing tells of: this start found its log damaged, or an
+   * earlier one did that ended before `endForgetful`.
+   */
   readonly forgetful: boolean;
   private readonly parts: StoreParts;
   private readonly owner: StoreOwner;
@@ -103,7 +106,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     this.replicas = new Replicas(parts, machines, this.state, this.filler);
     this.background = new Background(opened, machines, this.filler);
     parts.events.target = this;
-    this.forgetful = opened.forgetful;
+    this.forgetful = opened.state.forgetful;
     this.recovered = opened.install(this.log);
     for (const { row } of this.recovered) this.filler.replay(row);
   }
@@ -151,6 +154,26 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
   /** Remove a replica for good: its units are freed, its id becomes a tombstone. */
   removeReplica(row: number): void {
     this.replicas.remove(row);
+  }
+
+  // cold: once per forgotten replica.
+  /**
+   * Leave a tombstone of a replica that nothing tells of any more: neither it nor a lower id of its
+   * pg may ever begin here anew. One of a lower id that is here stays.
+   */
+  bury(pg: number, replicaId: number): void {
+    this.replicas.bury(pg, replicaId);
+  }
+
+  // cold: once per start with damage.
+  /**
+   * All replicas that may have been forgotten are buried. The store is forgetful until a checkpoint
+   * holds that: a start before it has to bury them again.
+   */
+  endForgetful(): void {
+    this.state.forgetful = false;
+    this.state.changed = true;
+    this.background.requestCheckpoint();
   }
 
   /** Whether a replica can be relied on. */

@@ -40,7 +40,9 @@ import type { PgShard } from "./pg.ts";
 export function followMap(shard: PgShard, map: ClusterMap): void {
   shard.missing.clear();
   for (const pg of map.pgs.values()) followPg(shard, map, pg);
+  if (!shard.forgetful) return;
   shard.forgetful = false;
+  shard.store.endForgetful();
 }
 
 function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {
@@ -60,8 +62,12 @@ function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {
   if (mine !== undefined && group === undefined) group = create(shard, map, pg, mine);
   if (group === undefined) return;
   if (mine !== undefined && group.silent && mine.replicaId > group.replica) {
-    renew(shard, group, mine);
-    return;
+    if (!wasHere(shard, pg, mine)) {
+      renew(shard, group, mine);
+      return;
+    }
+    // It was renewed before, and may have voted since.
+    miss(shard, map, pg, mine);
   }
   group.info = pg;
   group.lastChangeEpoch = pg.lastChangeEpoch;
@@ -102,15 +108,7 @@ function create(shard: PgShard, map: ClusterMap, pg: PgInfo, mine: ReplicaInfo):
   const conf = pg.creating ? foundingConfiguration(pg) : CONFIGURATION_EMPTY;
   if (conf === undefined) return undefined;
   if (wasHere(shard, pg, mine)) {
-    const isNews = shard.forgetful || pg.changeEpoch === map.epoch;
-    shard.missing.set(pg.id, mine.replicaId);
-    if (shard.forgetful) bury(shard, pg, mine);
-    if (isNews) {
-      shard.logger.warn("a replica of this store is not there", {
-        pg: pg.id,
-        replica: mine.replicaId,
-      });
-    }
+    miss(shard, map, pg, mine);
     return undefined;
   }
   const row = shard.store.createReplica(pg.id, mine.replicaId, encodeConfiguration(conf), 0, 0);
@@ -139,13 +137,17 @@ function wasHere(shard: PgShard, pg: PgInfo, mine: ReplicaInfo): boolean {
   );
 }
 
-/** Leave a tombstone: the next start finds no damage any more, and must not make it either. */
-function bury(shard: PgShard, pg: PgInfo, mine: ReplicaInfo): void {
-  const conf = encodeConfiguration(CONFIGURATION_EMPTY);
-  const row = shard.store.createReplica(pg.id, mine.replicaId, conf, 0, 0);
-  if (row < 0) return;
-  shard.store.removeReplica(row);
-  shard.world.turns.again();
+/** Report it; and leave a tombstone: a start that finds no damage any more must not make it either. */
+function miss(shard: PgShard, map: ClusterMap, pg: PgInfo, mine: ReplicaInfo): void {
+  const isNews = shard.forgetful || pg.changeEpoch === map.epoch;
+  shard.missing.set(pg.id, mine.replicaId);
+  if (shard.forgetful) shard.store.bury(pg.id, mine.replicaId);
+  if (isNews) {
+    shard.logger.warn("a replica of this store is not there", {
+      pg: pg.id,
+      replica: mine.replicaId,
+    });
+  }
 }
 
 /** A group that has never existed: its ids follow each other, and nobody leaves yet. */

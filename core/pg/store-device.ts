@@ -10,9 +10,12 @@ import {
   decodeCheckpointHeader,
   decodeSuperblock,
   decodeZoneTable,
+  encodeBody,
+  encodeCheckpointHeader,
   encodeSuperblock,
   FORMAT_VERSION,
   type Geometry,
+  isSuperblock,
   newestSuperblock,
   type Superblock,
   superblockOffset,
@@ -37,6 +40,32 @@ async function readBlock(
 ): Promise<Uint8Array> {
   await readOnce(device, buffer, offset, BLOCK_SIZE, DeviceRegion.Super);
   return world.arena.bytes.slice(buffer, buffer + BLOCK_SIZE);
+}
+
+/** What is to be done about a store that no program can read any more. */
+const UNREADABLE_HINT =
+  "its peers hold its replicas: replace the disk, or format it anew: fastblock osd format --data PATH --id OSD --force";
+
+/** FB4001, of a device without a valid superblock. */
+export async function noStore(
+  world: World,
+  device: Device,
+  buffer: number,
+): Promise<FastblockError> {
+  const { path } = device.disk;
+  const size = Math.floor(device.sizeBytes / BLOCK_SIZE) * BLOCK_SIZE;
+  for (const offset of [0, size - BLOCK_SIZE]) {
+    if (!isSuperblock(await readBlock(world, device, buffer, offset))) continue;
+    return new FastblockError(
+      "FB4001",
+      `The store on ${path} is lost: no valid superblock, but a damaged one; one of two wanted`,
+      { hint: UNREADABLE_HINT },
+    );
+  }
+  return new FastblockError(
+    "FB4001",
+    `No store on ${path}: no valid superblock, one of two wanted`,
+  );
 }
 
 /** Both copies, as far as they are valid. Throws FB4007 when the device has no room for them. */
@@ -130,7 +159,9 @@ export async function readZoneTable(
     }
   }
   if (newest !== undefined) return newest;
-  throw new FastblockError("FB4006", "Both zone tables are damaged: 0 valid, 1 wanted");
+  throw new FastblockError("FB4006", "Both zone tables are damaged: 0 valid, 1 wanted", {
+    hint: UNREADABLE_HINT,
+  });
 }
 
 /** The meta zones of a shard as two halves. They follow each other on the device. */
@@ -148,7 +179,7 @@ export interface MetaPlaces {
   readonly meta: MetaArea;
   readonly shard: number;
   readonly seed: number;
-  /** Arena offset of at least 1 MiB. */
+  /** Arena offset of at least 1 MiB; of 256 KiB to write. */
   readonly buffer: number;
 }
 
@@ -189,7 +220,9 @@ export async function readCheckpoint(
     if (newest === undefined || checkpoint.header.seq > newest.header.seq) newest = checkpoint;
   }
   if (newest !== undefined) return { ...newest, isPassed: isPassed(halves, newest) };
-  throw new FastblockError("FB4006", "Both checkpoints are damaged: 0 valid, 1 wanted");
+  throw new FastblockError("FB4006", "Both checkpoints are damaged: 0 valid, 1 wanted", {
+    hint: UNREADABLE_HINT,
+  });
 }
 
 /**
@@ -199,6 +232,61 @@ export async function readCheckpoint(
  */
 export function isPassed(halves: readonly CheckpointHalf[], by: Checkpoint): boolean {
   return halves.some((half) => half.checkpoint === undefined && half.seq > by.header.seq);
+}
+
+/** What a checkpoint's header tells beside what the body decides. */
+export type CheckpointFacts = Omit<
+  CheckpointHeader,
+  "shard" | "bodyBytes" | "bodyCrc" | "groups" | "pages" | "tombstones" | "parents"
+>;
+
+/** Write of the body at a time; the buffer is as large. */
+export const CHECKPOINT_WRITE_BYTES = 256 * 1024;
+
+/**
+ * Write a checkpoint in the place of the one before the last: body first, header last, durably.
+ * Answers the bytes written. Throws FB4006 when it does not fit, FB4009.
+ */
+export async function writeCheckpoint(
+  world: World,
+  device: Device,
+  places: MetaPlaces,
+  facts: CheckpointFacts,
+  body: CheckpointBody,
+): Promise<number> {
+  const { meta, seed, shard, buffer } = places;
+  const bytes = encodeBody(body);
+  if (BLOCK_SIZE + bytes.length > meta.halfBytes) {
+    throw new FastblockError(
+      "FB4006",
+      `The checkpoint does not fit: ${String(bytes.length)} bytes, at most ${String(meta.halfBytes - BLOCK_SIZE)} wanted`,
+    );
+  }
+  const offset = meta.offset + (facts.seq % 2) * meta.halfBytes;
+  let written = BLOCK_SIZE;
+  let bodyCrc = seed;
+  for (let at = 0; at < bytes.length; at += CHECKPOINT_WRITE_BYTES) {
+    const chunk = bytes.subarray(at, at + CHECKPOINT_WRITE_BYTES);
+    bodyCrc = world.checksum.crc32(chunk, bodyCrc);
+    const length = Math.ceil(chunk.length / BLOCK_SIZE) * BLOCK_SIZE;
+    world.arena.bytes.fill(0, buffer, buffer + length);
+    world.arena.bytes.set(chunk, buffer);
+    await writeOnce(device, buffer, offset + BLOCK_SIZE + at, length);
+    written += length;
+  }
+  const header: CheckpointHeader = {
+    ...facts,
+    shard,
+    bodyBytes: bytes.length,
+    bodyCrc,
+    groups: body.groups.length,
+    pages: body.pageCrcs.length,
+    tombstones: body.tombstones.length,
+    parents: body.parents.length,
+  };
+  world.arena.bytes.set(encodeCheckpointHeader(header, seed, world.checksum), buffer);
+  await writeOnce(device, buffer, offset, BLOCK_SIZE);
+  return written;
 }
 
 const CHUNK_BYTES = 1024 * 1024;

@@ -30,6 +30,7 @@ import {
   isPassed,
   type MetaPlaces,
   metaArea,
+  noStore,
   readCheckpoints,
   readSuperblocks,
   readZoneTable,
@@ -100,12 +101,7 @@ class StoreReader {
     const { world, device, buffer } = this;
     const { a, b } = await readSuperblocks(world, device, buffer);
     const superblock = newestSuperblock(a, b);
-    if (superblock === undefined) {
-      throw new FastblockError(
-        "FB4001",
-        `No store on ${device.disk.path}: no valid superblock, one of two wanted`,
-      );
-    }
+    if (superblock === undefined) throw await noStore(world, device, buffer);
     return { superblock, copies: { a: a !== undefined, b: b !== undefined } };
   }
 
@@ -159,6 +155,7 @@ class StoreReader {
       tailPrevCrc: header.tailPrevCrc,
       tailIncarnation: header.tailIncarnation,
       headSeq: header.headSeq,
+      distrustedBelow: header.distrustedBelow,
       groups: body.groups,
       tombstones: body.tombstones,
       buffer,
@@ -222,6 +219,9 @@ class Checker {
       view.checkpoint.header.seq > 1
     ) {
       this.notes.push(`${name}: one checkpoint half is not valid`);
+    }
+    if (view.checkpoint.header.forgetful) {
+      this.notes.push(`${name}: it may have forgotten replicas, and has not followed a map since`);
     }
     const { scan, index } = view;
     for (const note of scan.notes) this.notes.push(`${name}: ${note}`);
@@ -442,6 +442,8 @@ function inspectCheckpoint(view: ShardView): Record<string, unknown> {
     bodyBytes: header.bodyBytes,
     pageStamp: stampText(header.pageStamp),
     tailSeq: header.tailSeq,
+    distrustedBelow: header.distrustedBelow,
+    forgetful: header.forgetful,
     groups: header.groups,
     pagesWritten: body.pageCrcs.reduce((count, crc) => count + (crc === 0 ? 0 : 1), 0),
     tombstones: body.tombstones,

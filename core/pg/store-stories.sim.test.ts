@@ -1,5 +1,6 @@
 import { drainMicrotasks } from "bun:jsc";
 import { describe, expect, test } from "bun:test";
+import type { FastblockError } from "../base/errors.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { Status } from "../base/status.ts";
 import {
@@ -186,6 +187,14 @@ async function refused(promise: Promise<unknown>, code: string): Promise<void> {
   expect(error).toMatchObject({ code });
 }
 
+/** What a refusal says is to be done. */
+function hintOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => "it was not refused",
+    (caught: unknown) => String((caught as FastblockError).hint),
+  );
+}
+
 describe("story 1: the batch that came back", () => {
   test("G1: an old batch behind a rewritten torn one is not valid again", async () => {
     const machine = await machineOf(11);
@@ -236,12 +245,14 @@ describe("story 1: the batch that came back", () => {
       health: GroupHealth.Distrusted,
     });
     again.store.finishRecovery();
-    await again.until(() => again.store.counters.batches > 0, "the distrust is durable");
-    machine.simulation.run(machine.simulation.nowUs + 10_000);
-    // The damage is overwritten; the distrust stays.
+    await again.create(PG + 1);
+    // The damage is overwritten; the distrust stays, and is nothing to what was made behind it.
     machine.crash();
     again = await reopened(machine);
-    expect(again.store.recovered[0]!.health).toBe(GroupHealth.Distrusted);
+    expect(again.store.recovered.map(({ pg, health }) => [pg, health])).toEqual([
+      [PG, GroupHealth.Distrusted],
+      [PG + 1, GroupHealth.Ok],
+    ]);
   });
 
   test("a damaged payload that was vouched for is faulty, and its entry is never cut", async () => {
@@ -526,7 +537,13 @@ describe("story 4: the empty disk that voted", () => {
     const shown = await machine.tool((world, tool) => inspectStore(world, tool, "superblock"));
     expect(shown["superblock"]).toMatchObject({ format: 99, osd: 1 });
     disk.poke(0, new Uint8Array(BLOCK_SIZE));
+    disk.rot(256 * MIB - 512, 512);
+    machine.crash();
+    expect(await hintOf(machine.open())).toContain("replace the disk");
     disk.poke(256 * MIB - BLOCK_SIZE, new Uint8Array(BLOCK_SIZE));
+    machine.crash();
+    expect(await hintOf(machine.open())).toContain("format it first");
+    machine.crash();
     await refused(machine.open(), "FB4001");
   });
 
@@ -976,5 +993,6 @@ describe("fsck and inspect", () => {
     const lost = await machine.tool((world, at) => fsckStore(world, at));
     expect([lost.clean, lost.startable]).toEqual([false, false]);
     expect(lost.findings[0]!.text).toContain("Both zone tables are damaged");
+    expect(await hintOf(machine.open())).toContain("replace the disk");
   });
 });

@@ -4,8 +4,6 @@ import { BLOCK_SIZE } from "../base/units.ts";
 import { Device, DeviceRegion, runOnce, writeOnce } from "../device/device.ts";
 import { type Disk, DiskVerb, type World } from "../reactor/world.ts";
 import {
-  encodeBody,
-  encodeCheckpointHeader,
   encodeZoneTable,
   FORMAT_VERSION,
   type Geometry,
@@ -19,10 +17,12 @@ import {
 } from "../store/store.ts";
 import { DeviceEvents } from "./local-store-parts.ts";
 import {
+  type CheckpointFacts,
   hex,
   metaArea,
   readSuperblocks,
   seedOf,
+  writeCheckpoint,
   writeSuperblock,
   zoneTableOffsets,
 } from "./store-device.ts";
@@ -215,40 +215,20 @@ async function writeEmptyCheckpoint(
   }
   const meta = metaArea(zones, geometry.zoneSize);
   const pageCrcs = new Uint32Array(share.data * geometry.pagesPerZone);
-  const body = encodeBody({ groups: [], tombstones: [], parents: [], pageCrcs });
-  const offset = meta.offset + meta.halfBytes;
-  let bodyCrc = seed;
-  for (let at = 0; at < body.length; at += ZERO_BYTES) {
-    const chunk = body.subarray(at, at + ZERO_BYTES);
-    bodyCrc = world.checksum.crc32(chunk, bodyCrc);
-    const length = Math.ceil(chunk.length / BLOCK_SIZE) * BLOCK_SIZE;
-    world.arena.bytes.fill(0, buffer, buffer + length);
-    world.arena.bytes.set(chunk, buffer);
-    await writeOnce(device, buffer, offset + BLOCK_SIZE + at, length);
-  }
-  const header = encodeCheckpointHeader(
-    {
-      shard,
-      incarnation: 0,
-      seq: 1,
-      bodyBytes: body.length,
-      bodyCrc,
-      groups: 0,
-      pages: pageCrcs.length,
-      tombstones: 0,
-      parents: 0,
-      tailPosition: 0,
-      tailSeq: 1,
-      tailPrevCrc: 0,
-      tailIncarnation: 0,
-      pageStamp: 0,
-      headSeq: 1,
-    },
-    seed,
-    world.checksum,
-  );
-  world.arena.bytes.set(header, buffer);
-  await writeOnce(device, buffer, offset, BLOCK_SIZE);
+  const body = { groups: [], tombstones: [], parents: [], pageCrcs };
+  const facts: CheckpointFacts = {
+    incarnation: 0,
+    seq: 1,
+    tailPosition: 0,
+    tailSeq: 1,
+    tailPrevCrc: 0,
+    tailIncarnation: 0,
+    pageStamp: 0,
+    headSeq: 1,
+    distrustedBelow: 0,
+    forgetful: false,
+  };
+  await writeCheckpoint(world, device, { meta, shard, seed, buffer }, facts, body);
 }
 
 export { fsckStore, inspectStore } from "./store-inspect.ts";

@@ -13,7 +13,8 @@ import { fitU53, getU64, putU64 } from "./fixed.ts";
  *        12 crc u32 (of the 4 KiB, this field zero, seeded with the store's uuid)
  *        16 seq u64 | 24 bodyBytes u64 | 32 bodyCrc u32 | 36 groups u32 | 40 pages u32
  *        44 tombstones u32 | 48 tailPosition u64 | 56 tailSeq u64 | 64 tailPrevCrc u32
- *        68 tailIncarnation u32 | 72 pageStamp u64 | 80 parents u32 | 84 headSeq u64 | 92 reserved
+ *        68 tailIncarnation u32 | 72 pageStamp u64 | 80 parents u32 | 84 headSeq u64
+ *        92 distrustedBelow u64 | 100 forgetful u8 | 101 reserved, zero
  * body   groups | tombstones (pg u32, replicaId u32) | parents (layer u64, parent u64, snapSeq u32,
  *        reserved u32) | page crcs u32 (0: never written), in order of zones and pages
  * group   0 size u32 | 4 pg u32 | 8 replicaId u32 | 12 health u8 | 13 reserved 3
@@ -25,6 +26,9 @@ import { fitU53, getU64, putU64 } from "./fixed.ts";
  * ```
  * `tailPrevCrc` and `tailIncarnation` are those of batch tailSeq − 1: the chain goes on from there.
  * Local facts of batches before `headSeq` are in here; what comes behind may change them.
+ *
+ * A start that finds damage writes its checkpoint once more, with `distrustedBelow` and `forgetful`,
+ * before anything else: what it writes then may hide the damage, and the next start must know of it.
  */
 export interface CheckpointHeader {
   readonly shard: number;
@@ -42,6 +46,10 @@ export interface CheckpointHeader {
   readonly tailIncarnation: number;
   readonly pageStamp: number;
   readonly headSeq: number;
+  /** Replicas of the body, and those made in batches below it, are distrusted; 0: none are. */
+  readonly distrustedBelow: number;
+  /** There may have been replicas that nothing tells of, and that have no tombstones yet. */
+  readonly forgetful: boolean;
 }
 
 /** Whether a group's replica can be relied on. Disk format. */
@@ -151,6 +159,8 @@ export function encodeCheckpointHeader(
   putU64(view, 72, header.pageStamp);
   view.setUint32(80, header.parents, true);
   putU64(view, 84, header.headSeq);
+  putU64(view, 92, header.distrustedBelow);
+  bytes[100] = header.forgetful ? 1 : 0;
   view.setUint32(12, checksum.crc32(bytes, seed), true);
   return bytes;
 }
@@ -171,7 +181,7 @@ export function decodeCheckpointHeader(
   if (checksum.crc32(copy, seed) !== crc) return undefined;
   if (view.getUint16(6, true) !== shard) return undefined;
   const numbers = fitU53(view, 16, 2) && fitU53(view, 48, 2) && fitU53(view, 72, 1);
-  if (!numbers || !fitU53(view, 84, 1)) return undefined;
+  if (!numbers || !fitU53(view, 84, 2)) return undefined;
   return {
     shard,
     incarnation: view.getUint32(8, true),
@@ -188,6 +198,8 @@ export function decodeCheckpointHeader(
     pageStamp: getU64(view, 72),
     parents: view.getUint32(80, true),
     headSeq: getU64(view, 84),
+    distrustedBelow: getU64(view, 92),
+    forgetful: copy[100] !== 0,
   };
 }
 

@@ -290,6 +290,8 @@ describe("checkpoint", () => {
     tailPrevCrc: 72,
     tailIncarnation: 8,
     headSeq: 0x2_0000_0009,
+    distrustedBelow: 0,
+    forgetful: false,
     pageStamp: 9 * TWO_32 + 1,
   };
 
@@ -298,6 +300,10 @@ describe("checkpoint", () => {
     await golden("checkpoint-header", block);
     await golden("checkpoint-body", bytes);
     expect(decodeCheckpointHeader(block, 1, SEED, checksum)).toEqual(header);
+    const marked = { ...header, distrustedBelow: TWO_32 + 3, forgetful: true };
+    const other = encodeCheckpointHeader(marked, SEED, checksum);
+    await golden("checkpoint-header-distrusted", other);
+    expect(decodeCheckpointHeader(other, 1, SEED, checksum)).toEqual(marked);
     expect(decodeBody(bytes, header)).toEqual(body);
   });
 
@@ -310,7 +316,14 @@ describe("checkpoint", () => {
   });
 
   test("numbers from 2^53 on, and a block that is cut short, make no checkpoint", () => {
-    for (const field of ["seq", "bodyBytes", "tailPosition", "tailSeq", "pageStamp"] as const) {
+    for (const field of [
+      "seq",
+      "bodyBytes",
+      "tailPosition",
+      "tailSeq",
+      "pageStamp",
+      "distrustedBelow",
+    ] as const) {
       const block = encodeCheckpointHeader({ ...header, [field]: 2 ** 53 }, SEED, checksum);
       expect(decodeCheckpointHeader(block, 1, SEED, checksum)).toBeUndefined();
     }
@@ -324,7 +337,7 @@ describe("checkpoint", () => {
     const block = encodeCheckpointHeader(header, SEED, checksum);
     expect(decodeCheckpointHeader(block, 0, SEED, checksum)).toBeUndefined();
     expect(decodeCheckpointHeader(block, 1, SEED + 1, checksum)).toBeUndefined();
-    for (let at = 0; at < 96; at++) {
+    for (let at = 0; at < 101; at++) {
       expect(decodeCheckpointHeader(flip(block, at), 1, SEED, checksum)).toBeUndefined();
     }
   });

@@ -70,10 +70,15 @@ export function encodeSuperblock(block: Superblock, checksum: Checksum): Uint8Ar
   return bytes;
 }
 
+/** Whether a superblock stands there, damaged or not. */
+export function isSuperblock(bytes: Uint8Array): boolean {
+  return MAGIC.every((byte, at) => bytes[at] === byte);
+}
+
 /** Read a superblock back; undefined when it is none or damaged. The format is not judged. */
 export function decodeSuperblock(bytes: Uint8Array, checksum: Checksum): Superblock | undefined {
   if (bytes.length !== BLOCK_SIZE) return undefined;
-  for (let at = 0; at < MAGIC.length; at++) if (bytes[at] !== MAGIC[at]) return undefined;
+  if (!isSuperblock(bytes)) return undefined;
   const copy = bytes.slice();
   const view = new DataView(copy.buffer);
   const crc = view.getUint32(12, true);

@@ -187,6 +187,7 @@ export class FuzzMedia {
         tailPrevCrc: header.tailPrevCrc,
         tailIncarnation: header.tailIncarnation,
         headSeq: header.headSeq,
+        distrustedBelow: header.distrustedBelow,
         groups: body.groups,
         tombstones: body.tombstones,
         buffer: this.buffer,
