@@ -211,6 +211,28 @@ describe("device", () => {
     device.close();
   });
 
+  test("a discard that is refused or takes its time says nothing of the device", () => {
+    const { simulation, device, observer } = make(9);
+    const { faults } = simulation.disk("disk");
+    faults.discardErrno = 5;
+    const failed = start(device, DiskVerb.Discard, 0, 0, MIB);
+    simulation.run(() => failed.done === 1);
+    expect([failed.status, failed.errno]).toEqual([Status.DeviceFailed, 5]);
+    faults.discardErrno = 95;
+    const refused = start(device, DiskVerb.Discard, 0, 0, MIB);
+    simulation.run(() => refused.done === 1);
+    expect([refused.status, refused.errno]).toEqual([Status.Ok, 95]);
+    expect(device.counters).toMatchObject({ discards: 0, bytesDiscarded: 0 });
+    faults.discardErrno = 0;
+    faults.latencyUsMin = 3_000_000;
+    faults.latencyUsMax = 3_000_000;
+    const taken = start(device, DiskVerb.Discard, 0, 0, MIB);
+    simulation.run(() => taken.done === 1);
+    expect([taken.status, taken.errno]).toEqual([Status.Ok, 0]);
+    expect(device.counters).toMatchObject({ discards: 1, bytesDiscarded: MIB, writeErrors: 0 });
+    expect([device.failed, device.pending, observer.slow]).toEqual([false, 0, []]);
+  });
+
   test("misuse is a bug: alignment, range, a second submit", () => {
     const { world, device } = make(6);
     const memory = world.arena.allocate(8192);

@@ -32,7 +32,7 @@ export abstract class DeviceOp extends DiskOp {
   /** Owned by the device from submit to `onComplete`. */
   device: Device | null = null;
   submittedUs = 0;
-  /** In-flight list of the device, oldest first. */
+  /** In-flight list of the device, oldest first; discards are not in it. */
   olderOp: DeviceOp | null = null;
   newerOp: DeviceOp | null = null;
 
@@ -80,6 +80,7 @@ export class DeviceCounters {
   durableWrites = 0;
   flushes = 0;
   discards = 0;
+  bytesDiscarded = 0;
   readErrors = 0;
   writeErrors = 0;
   readonly readLatency = new LatencyHistogram();
@@ -225,8 +226,12 @@ export class Device implements Drain {
   /** Called by `DeviceOp.onDone` only. */
   finish(op: DeviceOp): void {
     this.issued -= 1;
+    if (op.verb === DiskVerb.Discard) {
+      this.finishDiscard(op);
+      return;
+    }
     this.unlist(op);
-    if (op.errno === ENOSPC && this.mayStarve && !this.failed && op.verb !== DiskVerb.Discard) {
+    if (op.errno === ENOSPC && this.mayStarve && !this.failed) {
       this.starve(op);
       return;
     }
@@ -235,6 +240,15 @@ export class Device implements Drain {
     this.recentSumUs += latencyUs;
     if (op.status === Status.Ok) this.count(op, latencyUs);
     else this.onError(op);
+    op.device = null;
+    if (this.queueHead !== null) this.world.turns.again();
+    op.onComplete();
+  }
+
+  // cold: background work.
+  /** One that was refused, or took long, says nothing of what is written and read. */
+  private finishDiscard(op: DeviceOp): void {
+    if (op.errno === 0) this.count(op, 0);
     op.device = null;
     if (this.queueHead !== null) this.world.turns.again();
     op.onComplete();
@@ -261,13 +275,17 @@ export class Device implements Drain {
 
   private issue(op: DeviceOp): void {
     this.issued += 1;
+    if (op.verb !== DiskVerb.Discard) this.list(op);
+    this.disk.submit(op);
+  }
+
+  private list(op: DeviceOp): void {
     op.olderOp = this.newest;
     op.newerOp = null;
     if (this.newest === null) this.oldest = op;
     else this.newest.newerOp = op;
     this.newest = op;
     if (this.watch.timerDueUs < 0) this.world.timers.arm(this.watch, WATCH_US);
-    this.disk.submit(op);
   }
 
   private unlist(op: DeviceOp): void {
@@ -339,7 +357,6 @@ export class Device implements Drain {
       this.counters.readErrors += 1;
       return;
     }
-    if (op.verb === DiskVerb.Discard) return;
     this.counters.writeErrors += 1;
     if (this.failed) return;
     this.failed = true;
@@ -371,6 +388,7 @@ export class Device implements Drain {
         break;
       case DiskVerb.Discard:
         counters.discards += 1;
+        counters.bytesDiscarded += op.lengthBytes;
         break;
     }
   }

@@ -56,6 +56,8 @@ export function countersOf(index: number, figures: ShardFigures): CounterRow[] {
   add("device_read_bytes_total", at(counters, "bytesRead"));
   add("device_writes_total", at(counters, "deviceWrites"));
   add("device_flushes_total", at(counters, "deviceFlushes"));
+  add("device_discards_total", at(counters, "deviceDiscards"));
+  add("device_discard_bytes_total", at(counters, "bytesDiscarded"));
   add("log_batches_total", at(counters, "batches"));
   add("log_entries_total", at(counters, "entries"));
   add("checksum_failures_total", at(counters, "checksumFailures"));

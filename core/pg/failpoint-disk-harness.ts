@@ -129,7 +129,7 @@ export function* momentsOf(recorder: CallRecorder, end: number): Generator<Momen
       continue;
     }
     flying.delete(call);
-    settled = !call.failed && call.verb !== DiskVerb.Write;
+    settled = !call.failed && (call.verb === DiskVerb.Flush || call.verb === DiskVerb.WriteDurable);
     if (call.verb === DiskVerb.Flush) {
       if (call.failed) continue;
       // What was completed before the flush was submitted, in the order of completing.

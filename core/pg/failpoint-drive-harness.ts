@@ -15,12 +15,13 @@ import {
   type StoreRig,
 } from "./store-harness.ts";
 
-/** Nothing moves home, is vouched for or checkpointed by itself. */
+/** Nothing moves home, is vouched for or checkpointed by itself; what is free is discarded. */
 export const STILL: Partial<StoreTuning> = {
   moverStartPercent: 100,
   checkpointStartPercent: 100,
   idleMs: 1e9,
   vouchMs: 1e9,
+  discardRestMs: 0,
 };
 
 /** The device has failed: the script ends here. */

@@ -292,7 +292,9 @@ class FailpointRun {
       played = await this.play(name, seed, call);
       const { drive, ended } = played;
       const { verb } = drive.recorder.calls[call]!;
-      if (verb !== DiskVerb.Read && drive.owner.failed === "" && !isTold(ended)) {
+      const isFailed = drive.owner.failed !== "" || isTold(ended);
+      if (verb === DiskVerb.Discard && isFailed) throw new Error("a failed hint was no hint");
+      if (verb !== DiskVerb.Read && verb !== DiskVerb.Discard && !isFailed) {
         throw new Error(`a failed ${DiskVerb[verb]} did not fail the device`);
       }
       drive.machine.simulation.run(drive.machine.simulation.nowUs + AFTERMATH_US);

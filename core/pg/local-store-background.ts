@@ -4,9 +4,11 @@ import type { ShardLog } from "../log/log.ts";
 import { CallbackTimer, type Drain, DrainOrder } from "../reactor/world.ts";
 import type { PageWriter } from "../store/store.ts";
 import { Checkpointer, type TurnWaiter } from "./local-store-checkpoint.ts";
+import { Discarder } from "./local-store-discard.ts";
 import type { Filler } from "./local-store-fill.ts";
 import { markClean, type OpenedStore } from "./local-store-open.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
+import type { Space } from "./local-store-space.ts";
 
 /** Share of the units in quarantine that starts a checkpoint (R5). */
 const QUARANTINE_SHARE = 0.01;
@@ -25,10 +27,10 @@ interface Waiter {
 
 /**
  * The store's own work, looked at in each turn: blocks move home when the log is somewhat full or
- * nothing is appended for a while, checkpoints begin when the log or the quarantine has grown. The
- * checkpointer, which alone knows their order, waits here for turns.
+ * nothing is appended for a while, checkpoints begin when the log or the quarantine has grown, what
+ * they made free is discarded. The checkpointer, which alone knows their order, waits here for turns.
  *
- * Nothing is moved or checkpointed before `begin`.
+ * Nothing is moved, checkpointed or discarded before `begin`.
  */
 export class Background implements Drain, TurnWaiter {
   /** The replay has ended. */
@@ -41,6 +43,7 @@ export class Background implements Drain, TurnWaiter {
   private readonly pages: PageWriter;
   private readonly filler: Filler;
   private readonly checkpointer: Checkpointer;
+  private readonly discarder: Discarder;
   private readonly idleTimer: CallbackTimer;
   private readonly waiters: Waiter[] = [];
   private backgroundHeld = false;
@@ -51,7 +54,7 @@ export class Background implements Drain, TurnWaiter {
   private moverStalled = false;
   private fruitlessSweeps = 0;
 
-  constructor(opened: OpenedStore, machines: StoreMachines, filler: Filler) {
+  constructor(opened: OpenedStore, machines: StoreMachines, filler: Filler, space: Space) {
     const { parts, state } = opened;
     this.parts = parts;
     this.state = state;
@@ -63,6 +66,7 @@ export class Background implements Drain, TurnWaiter {
     this.checkpointer = new Checkpointer(parts, machines, state, this);
     this.checkpointer.tailCrc = opened.tailPrevCrc;
     this.checkpointer.tailIncarnation = opened.tailIncarnation;
+    this.discarder = new Discarder(parts, state, space);
     this.idleTimer = new CallbackTimer(() => this.onIdleTimer());
     parts.world.turns.addDrain(DrainOrder.Apply, this);
   }
@@ -71,6 +75,7 @@ export class Background implements Drain, TurnWaiter {
   begin(): void {
     this.begun = true;
     this.state.changed = true;
+    this.discarder.begin();
     this.armIdle(this.parts.tuning.idleMs * 1000);
   }
 
@@ -106,6 +111,7 @@ export class Background implements Drain, TurnWaiter {
     }
     this.moveHome();
     this.startCheckpoint();
+    this.discarder.advance(this.idle);
   }
 
   private moveHome(): void {
@@ -251,6 +257,7 @@ export class Background implements Drain, TurnWaiter {
       }
     }
     parts.world.timers.disarm(this.idleTimer);
+    this.discarder.close();
     this.log.close();
     while (parts.device.pending > 0) await this.turn();
     parts.device.close();

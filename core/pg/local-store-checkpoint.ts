@@ -99,6 +99,8 @@ export class Checkpointer {
       await this.waiter.waitUntil(() => this.parts.eras.quiet);
       log.moveTail(tailSeq);
       while (this.parts.quarantine.release(tailSeq, 4096) === 4096) await this.nextTurn();
+      // There are units to be discarded now.
+      this.parts.world.turns.again();
       this.state.usedAfter = log.usedBlocks;
       this.state.quarantinedAfter = this.parts.slots.quarantined;
       this.tellPositions(captured);

@@ -1,5 +1,6 @@
 import { drainMicrotasks } from "bun:jsc";
 import { describe, expect, test } from "bun:test";
+import { UNIT_SIZE } from "../base/units.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { Machine } from "./machine-harness.ts";
 import { ModelRun } from "./store-model-harness.ts";
@@ -40,6 +41,7 @@ describe("local store against a model", () => {
     let checkpoints = 0;
     let moved = 0;
     let copied = 0;
+    let discarded = 0;
     let crashes = 0;
     let again = 0;
     const chosen = Array.from({ length: seeds }, (_, at) => first + at);
@@ -49,6 +51,7 @@ describe("local store against a model", () => {
         checkpoints += run.checkpoints;
         moved += run.moved;
         copied += run.copied;
+        discarded += run.discarded;
         crashes += run.crashes;
         again += run.again;
       } catch (error) {
@@ -60,6 +63,7 @@ describe("local store against a model", () => {
     expect(checkpoints).toBeGreaterThan(seeds);
     expect(moved).toBeGreaterThan(seeds * 10);
     expect(copied).toBeGreaterThan(0);
+    expect(discarded).toBeGreaterThan(seeds * 10 * UNIT_SIZE);
     expect(crashes).toBeGreaterThan(seeds);
     expect(again).toBeGreaterThan(0);
   }, 60_000);

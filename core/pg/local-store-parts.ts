@@ -34,6 +34,8 @@ export const TUNING_DEFAULT: StoreTuning = {
   backgroundDepth: 64,
   // Well below the half from which copies find no room: what is kept would hold them up for ever.
   retentionPercent: 30,
+  // At most 64 MiB/s: a file system keeps writes waiting while it makes a hole.
+  discardRestMs: 250,
 };
 
 /** Local facts of one row beside its log. */

@@ -10,10 +10,11 @@ export function usageOf(parts: StoreParts, machines: StoreMachines): StoreUsage 
   const { slots, space } = parts;
   const { log, objects } = machines;
   const total = slots.unitsTotal;
-  const quarantined = Math.min(slots.quarantined, total - slots.freeUnits);
+  const free = slots.freeUnits + slots.discarding;
+  const quarantined = Math.min(slots.quarantined, total - free);
   return {
     bytesTotal: total * UNIT_SIZE,
-    bytesUsed: (total - slots.freeUnits - quarantined + log.reservedUnits) * UNIT_SIZE,
+    bytesUsed: (total - free - quarantined + log.reservedUnits) * UNIT_SIZE,
     bytesQuarantined: quarantined * UNIT_SIZE,
     logBytesTotal: space.ringBlocks * BLOCK_SIZE,
     logBytesUsed: log.usedBlocks * BLOCK_SIZE,
@@ -42,6 +43,8 @@ export function countersOf(
     entriesAppendedAgain: log.entriesAgain,
     deviceWrites: device.writes.reduce((sum, writes) => sum + writes, 0),
     deviceFlushes: device.flushes + device.durableWrites,
+    deviceDiscards: device.discards,
+    bytesDiscarded: device.bytesDiscarded,
     checkpoints: state.checkpoints,
     checksumFailures: reader.checksumFailures,
     blocksHealed: reader.blocksHealed,

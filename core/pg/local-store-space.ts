@@ -34,7 +34,7 @@ export class Space implements FillHost {
   private readonly host: SpaceHost;
   private wasFull = false;
   /** The file system beneath is nearly full; as of `lookedUs`. */
-  private isShortBeneath = false;
+  isShortBeneath = false;
   private lookedUs = -BENEATH_LOOK_US;
 
   constructor(
@@ -72,13 +72,25 @@ export class Space implements FillHost {
   get isFull(): boolean {
     const { slots, world } = this.parts;
     if (world.clock.turnUs - this.lookedUs >= BENEATH_LOOK_US) this.lookBeneath();
-    const margin = Math.max(FULL_UNITS_MIN, slots.unitsTotal * FULL_SHARE);
-    // It takes more to be no longer full than to be so, or replicas would say both in turns.
-    const wanted = this.wasFull ? margin * 1.5 : margin;
-    const full = slots.freeUnits - this.log.reservedUnits < wanted;
+    const wanted = this.wasFull ? this.marginAgain : this.margin;
+    const full = slots.freeUnits + slots.discarding - this.log.reservedUnits < wanted;
     if (full && !this.wasFull && slots.quarantined > 0) this.requestCheckpoint();
     this.wasFull = full;
     return full || this.isShortBeneath;
+  }
+
+  private get margin(): number {
+    return Math.max(FULL_UNITS_MIN, this.parts.slots.unitsTotal * FULL_SHARE);
+  }
+
+  /** It takes more to be no longer full than to be so, or replicas would say both in turns. */
+  private get marginAgain(): number {
+    return this.margin * 1.5;
+  }
+
+  /** Free units that may be kept from being used for a moment; none below 1. */
+  get spareUnits(): number {
+    return Math.floor(this.parts.slots.freeUnits - this.log.reservedUnits - this.marginAgain);
   }
 
   /** See `LocalStore.takesSpace`. */
@@ -121,7 +133,8 @@ export class Space implements FillHost {
     // What it overwrites may be freed ahead of it, or may not: that is known in a moment.
     if (status === Status.NoSpace && this.log.group(row).unappliedFreeing > 0) return Status.Busy;
     if (status === Status.Busy) this.requestCheckpoint();
-    if (status !== Status.NoSpace || this.parts.slots.quarantined === 0) return status;
+    const { quarantined, discarding } = this.parts.slots;
+    if (status !== Status.NoSpace || quarantined + discarding === 0) return status;
     this.requestCheckpoint();
     return Status.Busy;
   }

@@ -112,6 +112,8 @@ export interface StoreTuning {
   readonly backgroundDepth: number;
   /** R4: how much of the log is kept for followers that are behind (percent). */
   readonly retentionPercent: number;
+  /** Rest after each discard of freed units while clients write. */
+  readonly discardRestMs: number;
 }
 
 /** What `LocalStore.open` found out about itself. */
@@ -158,6 +160,9 @@ export interface StoreCounters {
   /** What the device was given: writes of any kind; flushes and durable writes. */
   readonly deviceWrites: number;
   readonly deviceFlushes: number;
+  /** Discards that the device took, and bytes of units that were given back with them. */
+  readonly deviceDiscards: number;
+  readonly bytesDiscarded: number;
   readonly checkpoints: number;
   readonly checksumFailures: number;
   readonly blocksHealed: number;

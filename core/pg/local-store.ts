@@ -104,7 +104,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     this.space = new Space(parts, machines, this.state, this.applier, this);
     this.filler = new Filler(parts, machines, this.state, this.space);
     this.replicas = new Replicas(parts, machines, this.state, this.filler);
-    this.background = new Background(opened, machines, this.filler);
+    this.background = new Background(opened, machines, this.filler, this.space);
     parts.events.target = this;
     this.forgetful = opened.state.forgetful;
     this.recovered = opened.install(this.log);

@@ -91,6 +91,7 @@ export class ModelRun {
   checkpoints = 0;
   moved = 0;
   copied = 0;
+  discarded = 0;
   again = 0;
   busy = 0;
 
@@ -107,6 +108,7 @@ export class ModelRun {
         idleMs: 5 + this.random.below(100),
         vouchMs: 1 + this.random.below(50),
         backgroundDepth: 1 + this.random.below(16),
+        discardRestMs: this.random.below(4),
       },
     });
   }
@@ -317,6 +319,7 @@ export class ModelRun {
     this.checkpoints += counters.checkpoints;
     this.moved += counters.blocksMoved;
     this.copied += counters.unitsCopied;
+    this.discarded += counters.bytesDiscarded;
     this.again += counters.entriesAppendedAgain;
   }
 

@@ -83,7 +83,7 @@ function setOutcome(op: DiskOp, result: number): void {
   if (op.verb === DiskVerb.Discard && result !== -EIO) {
     // A hint: devices and file systems without it refuse it in several ways.
     op.status = Status.Ok;
-    op.errno = 0;
+    op.errno = result < 0 ? -result : 0;
   } else if (result < 0) {
     op.status = Status.DeviceFailed;
     op.errno = -result;

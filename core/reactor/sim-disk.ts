@@ -29,6 +29,7 @@ const VERSIONS_MAX = 6;
 const EIO = 5;
 const ENOSPC = 28;
 const ZERO_BLOCK = new Uint8Array(BLOCK_SIZE);
+const RUBBISH_BLOCK = new Uint8Array(BLOCK_SIZE).fill(0xa5);
 
 /** What goes wrong with a simulated device; change it at any time. Shares are 0 to 1. */
 export interface DiskFaults {
@@ -39,6 +40,8 @@ export interface DiskFaults {
   /** Latency of each operation is drawn between these, in µs. */
   latencyUsMin: number;
   latencyUsMax: number;
+  /** Discards answer this errno; 0: they are taken. */
+  discardErrno: number;
   /** Nothing completes while set. */
   stalled: boolean;
   /** Flushes and durable writes answer Ok and make nothing stable. */
@@ -71,6 +74,7 @@ export class SimDiskFile {
     readErrorShare: 0,
     writeErrorShare: 0,
     flushErrorShare: 0,
+    discardErrno: 0,
     latencyUsMin: 30,
     latencyUsMax: 200,
     stalled: false,
@@ -297,7 +301,7 @@ export class SimDiskFile {
 interface Flight {
   readonly op: DiskOp;
   readonly disk: SimDisk;
-  /** Content of each block at submission, for writes. */
+  /** What each block becomes, as of the submission. */
   readonly contents: readonly Uint8Array[];
   /** What a flush covers. */
   readonly mark: number;
@@ -345,7 +349,7 @@ export class SimDisks implements Disks {
     const flight = {
       op,
       disk,
-      contents: isWrite(op.verb) ? this.contentsOf(op) : [],
+      contents: this.contentsOf(op),
       mark: disk.file.mark,
       held: false,
     };
@@ -418,7 +422,9 @@ export class SimDisks implements Disks {
   }
 
   private contentsOf(op: DiskOp): Uint8Array[] {
+    if (op.verb === DiskVerb.Discard) return this.discarded(op.lengthBytes / BLOCK_SIZE);
     const contents: Uint8Array[] = [];
+    if (!isWrite(op.verb)) return contents;
     for (let at = 0; at < op.lengthBytes; at += BLOCK_SIZE) {
       const start = op.arenaOffset + at;
       contents.push(
@@ -428,6 +434,13 @@ export class SimDisks implements Disks {
       );
     }
     return contents;
+  }
+
+  /** Reads of a discarded block may see its old content, zeros or rubbish. */
+  private discarded(blocks: number): Uint8Array[] {
+    const fate = this.host.engine.random.below(3);
+    if (fate === 0) return [];
+    return new Array<Uint8Array>(blocks).fill(fate === 1 ? ZERO_BLOCK : RUBBISH_BLOCK);
   }
 
   /** Apply a landed operation; answers like the kernel. */
@@ -455,7 +468,7 @@ export class SimDisks implements Disks {
         if (!faults.lyingFlush) file.flush(flight.mark);
         return 0;
       case DiskVerb.Discard:
-        return this.carryOutDiscard(op, file);
+        return this.carryOutDiscard(flight);
     }
   }
 
@@ -512,16 +525,11 @@ export class SimDisks implements Disks {
     }
   }
 
-  /** Reads of a discarded block may see its old content, zeros or rubbish. */
-  private carryOutDiscard(op: DiskOp, file: SimDiskFile): number {
-    const { engine } = this.host;
-    const fate = engine.random.below(3);
+  private carryOutDiscard({ op, disk, contents }: Flight): number {
+    const { file } = disk;
+    if (file.faults.discardErrno !== 0) return -file.faults.discardErrno;
     const first = op.offsetBytes / BLOCK_SIZE;
-    if (fate === 0) return 0;
-    const content = fate === 1 ? ZERO_BLOCK : new Uint8Array(BLOCK_SIZE).fill(0xa5);
-    for (let index = 0; index * BLOCK_SIZE < op.lengthBytes; index++) {
-      file.put(first + index, content);
-    }
+    contents.forEach((content, index) => file.put(first + index, content));
     return 0;
   }
 }

@@ -165,7 +165,10 @@ export enum DiskVerb {
   WriteDurable = 2,
   /** On completion everything completed before its submission is on stable storage. */
   Flush = 3,
-  /** Give the range back to the device; reads after it return anything. A hint. */
+  /**
+   * Give the range back to the device; reads after it return anything. A hint: whoever refuses it
+   * answers `Ok` with the errno of the refusal.
+   */
   Discard = 4,
 }
 
@@ -179,7 +182,7 @@ export abstract class DiskOp {
   arenaOffset = 0;
   lengthBytes = 0;
   offsetBytes = 0;
-  /** `Ok`, or `DeviceFailed` with the positive errno in `errno`. Valid in `onDone`. */
+  /** `Ok`, or `DeviceFailed`, with the positive errno in `errno`. Valid in `onDone`. */
   status: Status = Status.Ok;
   errno = 0;
   /** Owned by whoever holds the op: pool or queue. */

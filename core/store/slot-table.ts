@@ -33,6 +33,10 @@ export class SlotTable {
   freeUnits = 0;
   freeHoles = 0;
   quarantined = 0;
+  /** Units that are being discarded. */
+  discarding = 0;
+  /** As of its zones. */
+  holdsStale = false;
   /** Pages that changed since they were written: `page` of `markDirty`, each once. */
   dirtyPages: Uint32Array = new Uint32Array(256);
   dirtyCount = 0;
@@ -251,6 +255,32 @@ export class SlotTable {
       "SlotTable.release: the slot is not quarantined",
     );
     this.quarantined -= 1;
+    this.makeFree(zone, index);
+    if (index < this.geometry.unitsPerZone) this.markStale(zone, index);
+  }
+
+  /** What a free unit held is still allocated beneath. */
+  markStale(zone: SlotZone, index: number): void {
+    assert(zone.state[index] === SlotState.Free, "SlotTable.markStale: the unit is not free");
+    zone.flags[index] = zone.flags[index]! | SlotFlag.Stale;
+    zone.holdsStale = true;
+    this.holdsStale = true;
+  }
+
+  /** Keep a stale unit from being used while it is discarded. */
+  beginDiscard(zone: SlotZone, index: number): void {
+    assert(zone.state[index] === SlotState.Free, "SlotTable.beginDiscard: the unit is not free");
+    zone.state[index] = SlotState.Discarding;
+    zone.flags[index] = zone.flags[index]! & ~SlotFlag.Stale;
+    zone.freeUnits -= 1;
+    this.freeUnits -= 1;
+    this.discarding += 1;
+  }
+
+  /** It may be used again. */
+  endDiscard(zone: SlotZone, index: number): void {
+    assert(zone.state[index] === SlotState.Discarding, "SlotTable.endDiscard: it is not discarded");
+    this.discarding -= 1;
     this.makeFree(zone, index);
   }
 

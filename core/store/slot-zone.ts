@@ -14,6 +14,8 @@ export enum SlotState {
   Hole = 4,
   /** Freed, and not to be used again before R5 allows it. */
   Quarantined = 5,
+  /** Free, and being given back to the device: not to be used before it is. */
+  Discarding = 6,
 }
 
 export enum SlotFlag {
@@ -22,6 +24,8 @@ export enum SlotFlag {
   Queued = 1,
   /** A damaged block is being rewritten in place: the mover keeps away. */
   Repairing = 2,
+  /** Of a free unit: what it held is still allocated beneath. */
+  Stale = 4,
 }
 
 /**
@@ -38,6 +42,8 @@ export class SlotZone {
   opened = false;
   /** A slot of the zone may hold lost blocks: set with them, taken back by who finds none. */
   holdsLost = false;
+  /** A free unit of the zone may be stale: set with them, taken back by who finds none. */
+  holdsStale = false;
   freeUnits: number;
   freeHoles: number;
 

@@ -10,6 +10,7 @@ export { Eras, Quarantine } from "./quarantine.ts";
 export * from "./slot-codec.ts";
 export { SlotTable, UNITS_PER_HOLE } from "./slot-table.ts";
 export { SlotFlag, SlotState, SlotZone } from "./slot-zone.ts";
+export { StaleUnits } from "./stale-units.ts";
 export * from "./starts.ts";
 export * from "./superblock.ts";
 export * from "./zone-table.ts";
