@@ -22,6 +22,7 @@ export const STILL: Partial<StoreTuning> = {
   idleMs: 1e9,
   vouchMs: 1e9,
   discardRestMs: 0,
+  staleKeptPercent: 0,
 };
 
 /** The device has failed: the script ends here. */

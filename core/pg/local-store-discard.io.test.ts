@@ -38,7 +38,7 @@ describe.each(WORLDS)("freed space of a store on %s", (_name, create) => {
     const format = { world, disk, clusterId: RIG_CLUSTER, osd: 1, shardCount: 1 };
     await settle(formatStore({ ...format, logBytes: 4 * MIB }), harness, "format");
     const rig = await StoreRig.open(world, disk, silentLogger, harness, {
-      tuning: { idleMs: 50 },
+      tuning: { idleMs: 50, staleKeptPercent: 0 },
     });
     const { store } = rig;
     const row = await rig.create(65_537);

@@ -113,7 +113,7 @@ class Story {
     const note = (text: string): number => this.lines.push(text);
     const logger = { debug: note, info: note, warn: note, error: note };
     this.rig = await this.machine.open({
-      tuning,
+      tuning: { staleKeptPercent: 0, ...tuning },
       logger: { ...this.machine.world.logger, ...logger },
     });
   }

@@ -19,7 +19,8 @@ const UNKNOWN_HERE: readonly number[] = [1, 19, 22, 25, 38, 95];
  *
  * One range at a time, and a rest after each: as long as it took while nobody writes, or while the
  * file system beneath is short of space; `discardRestMs` while clients write. A range is not free
- * meanwhile, so only what the store can spare is taken. A discard is a hint: what was not given back
+ * meanwhile, so only what the store can spare is taken; and some are kept as they are for the next
+ * writes. A discard is a hint: what was not given back
  * is tried again later, after a start too, and a device that knows none is asked once.
  */
 export class Discarder extends DeviceOp {
@@ -55,7 +56,7 @@ export class Discarder extends DeviceOp {
   /** Begin the next discard if there is anything to give back, and it is time. */
   advance(isIdle: boolean): void {
     if (this.units.count > 0 || this.unknownHere || this.state.closing) return;
-    if (!this.parts.slots.holdsStale) return;
+    if (!this.parts.slots.holdsStale || this.isKept) return;
     const { clock, timers } = this.parts.world;
     const hurries = isIdle || this.space.isShortBeneath;
     const busyUs = hurries ? 0 : this.parts.tuning.discardRestMs * 1000;
@@ -70,6 +71,13 @@ export class Discarder extends DeviceOp {
     this.lengthBytes = this.units.count * UNIT_SIZE;
     this.beganUs = clock.turnUs;
     this.parts.device.submit(this);
+  }
+
+  /** What is stale now is to be used again, as long as nobody else wants the space. */
+  private get isKept(): boolean {
+    const { slots, tuning } = this.parts;
+    const used = slots.unitsTotal - slots.freeUnits;
+    return !this.space.isShortBeneath && slots.staleUnits * 100 <= used * tuning.staleKeptPercent;
   }
 
   onComplete(): void {

@@ -36,6 +36,9 @@ export const TUNING_DEFAULT: StoreTuning = {
   retentionPercent: 30,
   // At most 64 MiB/s: a file system keeps writes waiting while it makes a hole.
   discardRestMs: 250,
+  // A write into a hole has the file system allocate and commit its journal: sequential writes that
+  // reuse units are 1.6 times as fast.
+  staleKeptPercent: 50,
 };
 
 /** Local facts of one row beside its log. */

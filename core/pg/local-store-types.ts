@@ -114,6 +114,8 @@ export interface StoreTuning {
   readonly retentionPercent: number;
   /** Rest after each discard of freed units while clients write. */
   readonly discardRestMs: number;
+  /** Freed units that are not discarded, for the next writes (percent of those in use). */
+  readonly staleKeptPercent: number;
 }
 
 /** What `LocalStore.open` found out about itself. */

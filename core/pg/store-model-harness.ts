@@ -109,6 +109,7 @@ export class ModelRun {
         vouchMs: 1 + this.random.below(50),
         backgroundDepth: 1 + this.random.below(16),
         discardRestMs: this.random.below(4),
+        staleKeptPercent: 0,
       },
     });
   }

@@ -37,6 +37,8 @@ export class SlotTable {
   discarding = 0;
   /** As of its zones. */
   holdsStale = false;
+  /** Free units that are stale. */
+  staleUnits = 0;
   /** Pages that changed since they were written: `page` of `markDirty`, each once. */
   dirtyPages: Uint32Array = new Uint32Array(256);
   dirtyCount = 0;
@@ -207,6 +209,7 @@ export class SlotTable {
   private occupy(slot: number): number {
     const zone = this.zoneOf(slot);
     const index = this.indexOf(slot);
+    if ((zone.flags[index]! & SlotFlag.Stale) !== 0) this.staleUnits -= 1;
     zone.state[index] = SlotState.Taken;
     zone.dataBits[index] = 0;
     zone.lostBits[index] = 0;
@@ -262,6 +265,7 @@ export class SlotTable {
   /** What a free unit held is still allocated beneath. */
   markStale(zone: SlotZone, index: number): void {
     assert(zone.state[index] === SlotState.Free, "SlotTable.markStale: the unit is not free");
+    if ((zone.flags[index]! & SlotFlag.Stale) === 0) this.staleUnits += 1;
     zone.flags[index] = zone.flags[index]! | SlotFlag.Stale;
     zone.holdsStale = true;
     this.holdsStale = true;
@@ -271,7 +275,9 @@ export class SlotTable {
   beginDiscard(zone: SlotZone, index: number): void {
     assert(zone.state[index] === SlotState.Free, "SlotTable.beginDiscard: the unit is not free");
     zone.state[index] = SlotState.Discarding;
+    assert((zone.flags[index]! & SlotFlag.Stale) !== 0, "SlotTable.beginDiscard: it is not stale");
     zone.flags[index] = zone.flags[index]! & ~SlotFlag.Stale;
+    this.staleUnits -= 1;
     zone.freeUnits -= 1;
     this.freeUnits -= 1;
     this.discarding += 1;
