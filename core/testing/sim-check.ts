@@ -26,8 +26,8 @@ export class SimWatch {
   private readonly cluster: SimCluster;
   /** Osd that led a group in a term. */
   private readonly leaders = new Map<string, number>();
-  /** Replicas that were filled at the last look; that have applied a configuration with them. */
-  private filled = new Set<string>();
+  /** Replicas that were filled at the last look, and by what; that have applied a configuration with them. */
+  private filled = new Map<string, object>();
   private readonly members = new Set<string>();
   private readonly voters = new Set<string>();
 
@@ -42,10 +42,12 @@ export class SimWatch {
     const groups = this.cluster.osds
       .filter((osd) => osd.world?.alive === true)
       .flatMap((osd) => groupsOf(osd));
-    const filled = new Set<string>();
+    const filled = new Map<string, object>();
     for (const group of groups) {
       const key = keyOf(group, group.replica);
-      if (group.shard.store.healthOf(group.row) === GroupHealth.Filling) filled.add(key);
+      if (group.shard.store.healthOf(group.row) === GroupHealth.Filling) {
+        filled.set(key, group.fill ?? group);
+      }
       if (group.node.conf.slotOf(group.replica) >= 0) this.members.add(key);
     }
     for (const group of groups) if (group.isLeader) this.lookAt(group, groups, filled);
@@ -53,7 +55,11 @@ export class SimWatch {
     this.probes.look(groups);
   }
 
-  private lookAt(leader: Group, groups: readonly Group[], filled: ReadonlySet<string>): void {
+  private lookAt(
+    leader: Group,
+    groups: readonly Group[],
+    filled: ReadonlyMap<string, object>,
+  ): void {
     const { osd } = leader.shard;
     const term = `${String(leader.pg)}/${String(leader.node.term)}`;
     const before = this.leaders.get(term) ?? osd;
@@ -67,7 +73,8 @@ export class SimWatch {
       if (!leader.node.conf.isVoter(member.id) || this.voters.has(key)) continue;
       this.voters.add(key);
       if (!groups.some((one) => keyOf(one, one.replica) === key)) continue;
-      const lacks = filled.has(key) && this.filled.has(key);
+      // By the same fill: between two looks one may have ended, and another begun.
+      const lacks = filled.has(key) && filled.get(key) === this.filled.get(key);
       assert(!lacks, `replica ${key} became a voter while it was filled`);
       assert(this.members.has(key), `replica ${key} became a voter before it knew that it is one`);
     }
