@@ -12,7 +12,7 @@ const NAMES = ["mon.a", "osd.0", "osd.1", "osd.2", "nbd.0"];
 const SIZE = "600m";
 const MIB = 1_048_576;
 /** What the large image took of it, on three osds together, is more than that. */
-const FILLED_MIN = 200 * MIB;
+const FILLED_MIN = 100 * MIB;
 /** Changes of the catalogue until its file has to grow. */
 const CHANGES_MAX = 200;
 const NO_SPACE = "No space left on device";
