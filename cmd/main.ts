@@ -64,10 +64,9 @@ function writeText(file: number, text: string): void {
   writeAll(file, new TextEncoder().encode(text));
 }
 
-/** Where `dev` keeps its cluster when nobody says otherwise. */
+/** The cluster's directory when neither `--cluster` nor CLUSTER_DIR says otherwise. */
 function directoryDefault(): string {
-  const { CLUSTER_DIR, XDG_STATE_HOME, HOME } = process.env;
-  if (CLUSTER_DIR) return CLUSTER_DIR;
+  const { XDG_STATE_HOME, HOME } = process.env;
   if (XDG_STATE_HOME && isAbsolute(XDG_STATE_HOME)) return join(XDG_STATE_HOME, "fastblock", "dev");
   const home = HOME || homedir();
   if (isWritableFolder(home)) return join(home, ".local", "state", "fastblock", "dev");

@@ -34,8 +34,8 @@ async function refused(
   return (JSON.parse(result.stderr) as ProblemLine).error;
 }
 
-function leftOf(cluster: TestCluster): readonly string[] {
-  return NAMES.filter((name) => cluster.isRunning(name));
+function leftOf(cluster: TestCluster, names: readonly string[] = NAMES): readonly string[] {
+  return names.filter((name) => cluster.isRunning(name));
 }
 
 test("one directory is started twice at once, and one name twice", async () => {
@@ -139,6 +139,7 @@ test("a cluster serves with what starts, and tells what did not", async () => {
 test("a cluster in the foreground ends with its terminal, its signal, or its own death", async () => {
   await withCluster({ osds: 1, flags: SMALL }, async (cluster) => {
     await cluster.run("dev", "down", "--dir", cluster.directory);
+    let names = NAMES;
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"] as const) {
       const up = spawn([EXECUTABLE, "dev", "up", "--dir", cluster.directory], {
         cwd: "/",
@@ -151,10 +152,18 @@ test("a cluster in the foreground ends with its terminal, its signal, or its own
         text += new TextDecoder().decode(bytes);
         if (text.includes("Ctrl-C stops it.")) break;
       }
-      expect(leftOf(cluster)).toEqual(NAMES);
+      expect(text).toContain(`  export CLUSTER_DIR='${cluster.directory}'\n`);
+      expect(text).toContain(" image ls\n");
+      expect(leftOf(cluster, names)).toEqual(names);
+      if (signal === "SIGINT") {
+        // What another command adds belongs to the cluster, and stops with it.
+        await cluster.run("dev", "up", "--dir", cluster.directory, "--osds", "2", "--detach");
+        names = [...NAMES, "osd.1"];
+        expect(leftOf(cluster, names)).toEqual(names);
+      }
       up.kill(signal);
       expect(`${signal} ${await up.exited}`).toBe(`${signal} ${signal === "SIGKILL" ? 137 : 0}`);
-      await waitFor(`nothing to run after ${signal}`, () => leftOf(cluster).length === 0);
+      await waitFor(`nothing to run after ${signal}`, () => leftOf(cluster, names).length === 0);
     }
   });
 });

@@ -66,7 +66,7 @@ test("every command of the README's tour, and of what npm start tells, works as 
       });
       expect(text).toMatch(/^latency +mean .* p99 /m);
       const next = /^Try next:\n((?: {2}.*\n)+)/m.exec(text)?.[1] ?? "";
-      expect(next.trimEnd().split("\n")).toHaveLength(3);
+      expect(next.trimEnd().split("\n")).toHaveLength(4);
       await play(next, env);
     }
   } finally {

@@ -54,12 +54,15 @@ export async function runDemo(
   );
 }
 
-/** What the person reads when all of it serves: addresses, and commands that work as they stand. */
+/**
+ * What the person reads when all of it serves: addresses, and commands that work as they stand.
+ * `isNew`: nobody made anything in this cluster before.
+ */
 export function summaryOf(
   outside: DevOutside,
   plan: DevPlan,
   directory: string,
-  options: DevUpOptions,
+  options: Pick<DevUpOptions, "demo" | "detach"> & { readonly isNew: boolean },
 ): string {
   const program = outside.programShown;
   const isFound = directory === resolve(outside.directoryDefault);
@@ -81,6 +84,8 @@ export function summaryOf(
         : `  echo hello | ${program} client write ${DEMO_IMAGE} && ${program} client read ${DEMO_IMAGE} --length 6`,
       `  ${program} bench image ${DEMO_IMAGE} --rw randwrite --depth 32 --time 3s`,
     );
+  } else if (!options.isNew) {
+    lines.push(`  ${program} pool ls`, `  ${program} image ls`);
   } else {
     const size = Math.min(DEMO_SIZE_MAX, plan.osds);
     lines.push(

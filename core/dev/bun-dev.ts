@@ -86,6 +86,7 @@ export class BunDev implements DevPrograms {
     const directory = resolve(options.directory);
     const startMs = performance.now();
     const interruption = options.detach ? undefined : newInterruption();
+    const isNew = !existsSync(join(directory, DEV_FILE));
     makeDirectory(directory);
     const { plan, faults } = await this.alone(directory, async () => {
       const prepared = this.prepare(directory, options);
@@ -102,20 +103,21 @@ export class BunDev implements DevPrograms {
       const partly = without === "" ? "" : ` without ${without}`;
       if (!options.quiet) this.say(`serving${partly} after ${seconds.toFixed(1)} s\n`);
       if (options.demo) code = await runDemo(this.outside, plan, directory, interruption);
-      if (!options.quiet) this.outside.out(summaryOf(this.outside, plan, directory, options));
+      if (!options.quiet)
+        this.outside.out(summaryOf(this.outside, plan, directory, { ...options, isNew }));
     }
     if (interruption === undefined) return code;
     await this.watch(plan, directory, interruption, new Set(faults.map(({ name }) => name)));
     this.say("stopping\n");
-    await this.alone(directory, () => this.stop(plan, directory));
+    await this.stopAll(directory);
     this.say(`stopped; the data stays in ${directory}\n`);
     return code;
   }
 
   async down(options: DevDirectory): Promise<number> {
     const directory = resolve(options.directory);
-    const plan = readPlan(directory);
-    return await this.alone(directory, () => this.stop(plan, directory));
+    readPlan(directory);
+    return await this.stopAll(directory);
   }
 
   async status(options: DevDirectory): Promise<DevStatus> {
@@ -258,6 +260,15 @@ export class BunDev implements DevPrograms {
   }
 
   /* --------------------------------------------------------------- stopping */
+
+  /** Stop what the directory's plan names now: others may have added processes, or removed all. */
+  private async stopAll(directory: string): Promise<number> {
+    const isThere = (): boolean => existsSync(join(directory, DEV_FILE));
+    if (!isThere()) return 0;
+    return await this.alone(directory, async () =>
+      isThere() ? this.stop(readPlan(directory), directory) : 0,
+    );
+  }
 
   /** Stop what runs, backwards, role by role. Answers how many processes ran. */
   private async stop(plan: DevPlan, directory: string): Promise<number> {
