@@ -76,6 +76,10 @@ function childEnvironment() {
   if (!isWritableFolder(environment.HOME)) {
     environment.HOME = join(BOOTSTRAP, "home");
     mkdirSync(environment.HOME, { recursive: true });
+    // An npm above us hands down its folders, which are in the home that can not be written.
+    for (const name of ["npm_config_cache", "npm_config_logs_dir"]) {
+      if (!isWritableFolder(environment[name])) delete environment[name];
+    }
   }
   return environment;
 }
