@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { CheckResult } from "./checks.ts";
 import { ROOT, type RunResult, run } from "./process.ts";
+import { isCi } from "./tools.ts";
 
 const COMMAND_LIMIT_MS = 60_000;
 /** More subcommands than this are a loop in reading the help. */
@@ -79,6 +80,8 @@ export async function checkExecutable(): Promise<CheckResult> {
   const sandbox = new Sandbox();
   try {
     const isHidden = await sandbox.hide();
+    const why = "unshare --mount is not allowed, and continuous integration leaves nothing out";
+    sandbox.expect("checkout out of sight", isHidden || !isCi, why);
     checkPaths(sandbox);
     const helpCount = await checkHelp(sandbox);
     await checkPlanted(sandbox);
