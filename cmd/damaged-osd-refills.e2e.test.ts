@@ -290,7 +290,7 @@ test("a block without another copy is damaged: it is refused, named, and whole o
     await read(offset - BLOCK);
     await read(offset + BLOCK);
     const check = await waitFor("health to tell", () => healthCheck(cluster, "BLOCKS_LOST"));
-    expect(check).toContain("1 blocks are lost in solo/disk: ");
+    expect(check).toContain("1 block is lost in solo/disk: ");
     expect(check).toContain(`solo/disk at ${offset}: `);
     expect(await metric(cluster, "osd_blocks_lost")).toBe(1);
     const verified = await cluster.attempt("image", "verify", "solo/disk", "-o", "json");

@@ -2,6 +2,7 @@ import { type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
 import {
   type CliContext,
   type Column,
+  counted,
   parseSize,
   parseWhole,
   type Row,
@@ -58,7 +59,9 @@ export function devCommands(
     .action(async (options) => {
       const directory = directoryOf(cli, options.dir);
       const stopped = await (await load()).down({ directory });
-      cli.say(stopped === 0 ? "nothing ran" : `${stopped} processes stopped`);
+      cli.say(
+        stopped === 0 ? "nothing ran" : `${counted(stopped, "process", "processes")} stopped`,
+      );
     });
   dev
     .command("status")
@@ -113,7 +116,7 @@ async function devStatus(
 const PROCESS_COLUMNS: readonly Column[] = [
   { name: "name" },
   { name: "running" },
-  { name: "pid", right: true },
+  { name: "pid", right: true, show: (pid) => (pid === 0 ? "-" : String(pid)) },
   { name: "address" },
   { name: "ports", show: portsText },
 ];

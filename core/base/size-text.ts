@@ -16,3 +16,8 @@ export function trimNumber(value: number): string {
   if (value >= 100) return String(Math.round(value));
   return String(Number(value.toPrecision(3)));
 }
+
+/** `1 replica`, `3 replicas`: a count with its word; `many` where that takes more than an s. */
+export function counted(count: number | string, one: string, many = `${one}s`): string {
+  return `${count} ${String(count) === "1" ? one : many}`;
+}

@@ -273,6 +273,23 @@ describe("commands", () => {
     expect(await code("error")).toBe(2);
     expect(await run(new TestPorts(), "health --check")).toBe(3);
   });
+
+  test("the page shows three details of a check, health all of them, --check a line", async () => {
+    const details = ["1.0", "1.1", "1.2", "1.3"];
+    const check = { code: "PG_DOWN", severity: "error", summary: "4 down", details, hint: "start" };
+    const health = { status: "error", checks: [check] };
+    const shown = async (line: string): Promise<string> => {
+      const answers = { "GET /health": { body: health }, "GET /status": { body: { health } } };
+      const ports = new TestPorts(answers);
+      await run(ports, line);
+      return ports.outText;
+    };
+    const page = "    1.0\n    1.1\n    1.2\n    and more: fastblock health\n    hint  start\n";
+    expect(await shown("status")).toContain(page);
+    expect(await shown("health")).toContain("    1.2\n    1.3\n    hint  start\n");
+    expect(await shown("health --check")).toBe("error  PG_DOWN: 4 down\n");
+    expect(JSON.parse(await shown("health --check -o json"))).toEqual(health);
+  });
 });
 
 describe("usage", () => {
@@ -295,7 +312,15 @@ describe("usage", () => {
   test("a near miss is guessed", async () => {
     const ports = new TestPorts();
     await run(ports, "poool ls");
-    expect(ports.errText).toContain("hint  Did you mean pool?");
+    expect(ports.errText).toContain("hint  Did you mean pool?\n");
+  });
+
+  test("a verb that is none of a noun's is told which there are", async () => {
+    const ports = new TestPorts();
+    await run(ports, "--cluster /c pool rename a b");
+    expect(ports.errText).toContain("hint  pool knows create, ls, info, explain, rm\n");
+    await run(ports, "pool crate a");
+    expect(ports.errText).toContain("hint  Did you mean create? pool knows create, ls,");
   });
 
   test("a directory without a cluster exits with 3", async () => {

@@ -41,6 +41,7 @@ export type {
 } from "./ports.ts";
 export { backendOf } from "./context.ts";
 export {
+  counted,
   formatCount,
   formatDurationUs,
   formatSize,
@@ -73,10 +74,8 @@ export async function runCli(
   const root = new Command("fastblock");
   const cli = new CliContext(ports, root);
   buildTree(root, cli, more);
-  let complaint = "";
-  prepare(root, ports, (text) => {
-    complaint += text;
-  });
+  const complaint: Complaint = { text: "", command: root };
+  prepare(root, ports, complaint);
   try {
     await root.parseAsync([...words], { from: "user" });
     return cli.serving ? "serving" : cli.exitCode;
@@ -137,12 +136,14 @@ Examples:
   fastblock pool create demo --size 3
   fastblock image create demo/disk1 --size 1GiB`;
 
+/** What commander said of a command line that it can not read, and the command that it is about. */
+interface Complaint {
+  text: string;
+  command: CommandUnknownOpts;
+}
+
 /** Every command throws instead of exiting, and writes where the ports say. */
-function prepare(
-  command: CommandUnknownOpts,
-  ports: CliPorts,
-  complaint: (text: string) => void,
-): void {
+function prepare(command: CommandUnknownOpts, ports: CliPorts, complaint: Complaint): void {
   command
     .exitOverride()
     .showSuggestionAfterError(true)
@@ -150,7 +151,10 @@ function prepare(
     .configureOutput({
       writeOut: (text) => ports.out(text),
       writeErr: (text) => ports.err(text),
-      outputError: complaint,
+      outputError: (text) => {
+        complaint.text += text;
+        complaint.command = command;
+      },
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
@@ -162,27 +166,41 @@ function prepare(
 
 function endOfCommander(
   error: CommanderError,
-  complaint: string,
+  complaint: Complaint,
   ports: CliPorts,
   words: readonly string[],
 ): number {
   if (error.exitCode === 0) return Exit.Ok;
   // A noun without a verb: its help was shown.
   if (error.code === "commander.help") return Exit.Usage;
-  const lines = (complaint || error.message).trim().split("\n");
+  const lines = (complaint.text || error.message).trim().split("\n");
   const what = (lines[0] ?? "").replace(/^error: /, "");
-  const suggestion = lines.slice(1).join(" ").trim();
+  const isVerb = error.code === "commander.unknownCommand";
+  const suggestion = lines
+    .slice(1)
+    .join(" ")
+    .trim()
+    .replace(/^\(|\)$/g, "");
+  const hint = isVerb ? verbHint(complaint.command, suggestion) : suggestion;
   complain(
     new FastblockError("FB1001", `reading the command line: ${what}`, {
-      hint:
-        suggestion === ""
-          ? "add --help to see what is understood"
-          : suggestion.replace(/^\(|\)$/g, ""),
+      hint: hint === "" ? "add --help to see what is understood" : hint,
     }),
     ports,
     words,
   );
   return Exit.Usage;
+}
+
+/** What may have been meant by a word that is no command of `noun`: what begins like it. */
+function verbHint(noun: CommandUnknownOpts, suggestion: string): string {
+  const guesses = /^Did you mean (?:one of )?(.*)\?$/.exec(suggestion)?.[1]?.split(", ") ?? [];
+  const near = guesses.filter((guess) => guess[0] === noun.args[0]?.[0]);
+  const guess = near.length === 0 ? "" : `Did you mean ${near.join(" or ")}?`;
+  if (noun.parent === null) return guess;
+  const verbs = noun.createHelp().visibleCommands(noun);
+  const names = verbs.map((verb) => verb.name()).filter((name) => name !== "help");
+  return `${guess} ${noun.name()} knows ${names.join(", ")}`.trim();
 }
 
 function complain(error: unknown, ports: CliPorts, words: readonly string[]): void {

@@ -5,7 +5,7 @@ import type { CliContext } from "./context.ts";
 import { sizeText } from "./commands-pool.ts";
 import { type Column, isRow, plainText, type Row, valueAt } from "./output.ts";
 import { scrub } from "./scrub.ts";
-import { parseOsdName, parseWhole } from "./units.ts";
+import { counted, parseOsdName, parseWhole } from "./units.ts";
 
 const PG_COLUMNS: readonly Column[] = [
   { name: "pg", path: "id" },
@@ -22,6 +22,9 @@ const PG_COLUMNS: readonly Column[] = [
   { name: "term", right: true, wide: true },
   { name: "changed", path: "lastChangeEpoch", right: true, wide: true },
 ];
+
+/** Details of a check that one page has room for. */
+const PAGE_DETAILS = 3;
 
 const OPERATION_COLUMNS: readonly Column[] = [
   { name: "id" },
@@ -53,7 +56,7 @@ export function lookCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .command("health")
     .description("Show what is wrong, and what to do")
     .helpGroup("Look:")
-    .option("--check", "exit with 0 ok, 1 warning, 2 error, 3 unknown")
+    .option("--check", "one line, and exit with 0 ok, 1 warning, 2 error, 3 unknown")
     .action(async (options) => {
       let health: Row;
       try {
@@ -66,7 +69,7 @@ export function lookCommands(root: CommandUnknownOpts, cli: CliContext): void {
       }
       await cli.page(
         () => Promise.resolve(health),
-        healthText,
+        options.check === true ? healthLine : (one) => healthText(one),
         (one) => plainText(one["status"]),
       );
       if (options.check === true) cli.exitCode = nagiosCode(health["status"]);
@@ -199,7 +202,7 @@ function statusText(status: Row): string {
     ["mons", `${at("mons.total")}, leader ${at("mons.leader")}`],
     ["osds", `${at("osds.total")}: ${at("osds.up")} up, ${at("osds.in")} in`],
     ["pgs", groups.length === 0 ? "none" : groups.join(", ")],
-    ["data", `${at("pools")} pools, ${at("images")} images, ${at("sessions")} sessions`],
+    ["data", ["pool", "image", "session"].map((one) => counted(at(`${one}s`), one)).join(", ")],
     [
       "capacity",
       `${sizeText(valueAt(status, "capacity.usedBytes"))} used of ${sizeText(valueAt(status, "capacity.totalBytes"))}`,
@@ -209,19 +212,31 @@ function statusText(status: Row): string {
     ["version", at("version")],
   ];
   const text = lines.map(([key, value]) => `${key.padEnd(11)} ${value}\n`).join("");
-  return text + (isRow(health) ? healthText(health) : "");
+  return text + (isRow(health) ? healthText(health, PAGE_DETAILS) : "");
 }
 
-/** What is wrong and what to do, for people. */
-function healthText(health: Row): string {
+function listAt(row: Row, key: string): readonly unknown[] {
+  const value = row[key];
+  return Array.isArray(value) ? value : [];
+}
+
+/** `warn  OSD_DOWN: 1 of 3 osds is down; …` */
+function healthLine(health: Row): string {
+  const checks = listAt(health, "checks").filter(isRow);
+  const texts = checks.map((one) => `${plainText(one["code"])}: ${plainText(one["summary"])}`);
+  return `${`${plainText(health["status"])}  ${texts.join("; ")}`.trim()}\n`;
+}
+
+/** What is wrong and what to do, for people; of each check so many details at most. */
+function healthText(health: Row, detailsMax = Number.POSITIVE_INFINITY): string {
   const lines = [`${"health".padEnd(11)} ${plainText(health["status"])}`];
-  const checks = health["checks"];
-  for (const check of Array.isArray(checks) ? checks.filter(isRow) : []) {
+  for (const check of listAt(health, "checks").filter(isRow)) {
     lines.push(
       `  ${plainText(check["severity"])} ${plainText(check["code"])}: ${plainText(check["summary"])}`,
     );
-    const details = check["details"];
-    for (const detail of Array.isArray(details) ? details : []) lines.push(`    ${String(detail)}`);
+    const details = listAt(check, "details");
+    for (const detail of details.slice(0, detailsMax)) lines.push(`    ${String(detail)}`);
+    if (details.length > detailsMax) lines.push("    and more: fastblock health");
     if (typeof check["hint"] === "string") lines.push(`    hint  ${check["hint"]}`);
   }
   return `${lines.join("\n")}\n`;

@@ -5,7 +5,7 @@ import { sizeText } from "./commands-pool.ts";
 import { backendOf, type CliContext, SCRIPT_HELP } from "./context.ts";
 import { Exit } from "./failure.ts";
 import type { Column, Row } from "./output.ts";
-import { formatSize, parseImagePath, parseSize } from "./units.ts";
+import { counted, formatSize, parseImagePath, parseSize } from "./units.ts";
 
 const IMAGE_COLUMNS: readonly Column[] = [
   { name: "image", path: "path" },
@@ -76,7 +76,7 @@ export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
         );
       }
       if (report.lostBlocks > 0) {
-        const text = `${report.lostBlocks} blocks are lost, wanted none`;
+        const text = `${counted(report.lostBlocks, "block is", "blocks are")} lost, wanted none`;
         throw new FastblockError("FB3008", `verifying ${path}: ${text}`);
       }
     });

@@ -1,7 +1,7 @@
 import { FastblockError } from "../base/errors.ts";
 import { trimNumber } from "../base/size-text.ts";
 
-export { formatSize } from "../base/size-text.ts";
+export { counted, formatSize } from "../base/size-text.ts";
 
 /** Sizes and times as people write them: `10GiB`, `4KiB`, `1500000`, `30s`, `250ms`. */
 
@@ -103,9 +103,4 @@ export function parseImagePath(text: string): ImagePath {
     throw new FastblockError("FB1001", `reading an image's path: ${text}, wanted POOL/IMAGE`);
   }
   return { pool, image };
-}
-
-/** `1 replica`, `3 replicas`: a count with its word. */
-export function counted(count: number, word: string): string {
-  return `${count} ${word}${count === 1 ? "" : "s"}`;
 }

@@ -1,4 +1,5 @@
 import { formatPgId, poolOfPg } from "../base/ids.ts";
+import { counted } from "../base/size-text.ts";
 import { type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { collectRefused } from "./damage-health.ts";
@@ -66,33 +67,33 @@ function checkDown(catalogue: Catalogue): Check | undefined {
   return newCheck(
     "OSD_DOWN",
     "warn",
-    `${String(down.length)} of ${String(catalogue.map.osds.size)} osds are down`,
+    `${String(down.length)} of ${counted(catalogue.map.osds.size, "osd")} ${down.length === 1 ? "is" : "are"} down`,
     down.map((osd) => `osd.${String(osd.id)} on ${osd.host}`),
     "look at the process and its log, then start it again",
   );
 }
 
 const GROUP_CHECKS: readonly (readonly [PgState, string, Check["severity"], string, string])[] = [
-  [PgState.Down, "PG_DOWN", "error", "have no majority: writes wait", "start their osds"],
+  [PgState.Down, "PG_DOWN", "error", "without a majority: writes wait", "start their osds"],
   [
     PgState.Leaderless,
     "PG_LEADERLESS",
     "error",
-    "have no leader: requests wait",
+    "without a leader: requests wait",
     "this ends by itself within seconds of an election; otherwise look into the osds' logs",
   ],
   [
     PgState.Degraded,
     "PG_DEGRADED",
     "warn",
-    "serve with fewer replicas than wanted",
+    "with fewer replicas than wanted",
     "start the osds that are down, or replace their replicas",
   ],
   [
     PgState.Creating,
     "PG_CREATING",
     "warn",
-    "are not established yet",
+    "not established yet",
     "this ends by itself once a majority of their osds is up",
   ],
 ];
@@ -109,7 +110,7 @@ function checkGroups(catalogue: Catalogue): Check[] {
   for (const [state, code, severity, text, hint] of GROUP_CHECKS) {
     const pgs = byState.get(state);
     if (pgs === undefined) continue;
-    const summary = `${String(pgs.length)} placement groups ${text}`;
+    const summary = `${counted(pgs.length, "placement group")} ${text}`;
     const details = pgs.map((pg) => {
       const name = catalogue.map.pools.get(poolOfPg(pg.id))?.name ?? "?";
       return `${formatPgId(pg.id)} of ${name} on ${osdsOf(pg)}`;
@@ -127,13 +128,13 @@ function checkBlocks(catalogue: Catalogue, osds: OsdService): Check[] {
   const { lost, waiting } = collectRefused(catalogue, osds);
   const checks: Check[] = [];
   if (lost.details.length > 0) {
-    const summary = `${lost.count} blocks are lost in ${lost.images.join(", ")}`;
+    const summary = `${counted(lost.count, "block is", "blocks are")} lost in ${lost.images.join(", ")}`;
     const hint = "no replica has them whole: reads fail until they are written anew";
     checks.push(newCheck("BLOCKS_LOST", "error", summary, lost.details, hint));
   }
   if (waiting.details.length > 0) {
     const where = waiting.images.join(", ");
-    const summary = `${waiting.count} blocks are damaged in ${where}`;
+    const summary = `${counted(waiting.count, "block is", "blocks are")} damaged in ${where}`;
     const hint = "they wait for replicas that do not answer: start the osds that are down";
     checks.push(newCheck("BLOCKS_DAMAGED", "warn", summary, waiting.details, hint));
   }
@@ -146,7 +147,7 @@ function checkScrubs(catalogue: Catalogue): Check | undefined {
   return newCheck(
     "SCRUB_ERRORS",
     "error",
-    `scrub found ${String(blocks)} blocks in ${String(groups)} placement groups that it can not put right`,
+    `scrub found ${counted(blocks, "block")} in ${counted(groups, "placement group")} that it can not put right`,
     details,
     "start the osds that are down; write the blocks anew (restore them) where no majority agrees, then: fastblock pg scrub PG --deep",
   );
@@ -165,10 +166,18 @@ function checkSpace(osds: OsdService): Check[] {
   const hint = "add osds, or remove images: fastblock image du shows what takes the space";
   const checks: Check[] = [];
   if (full.length > 0) {
-    checks.push(newCheck("OSD_FULL", "error", `${String(full.length)} osds are full`, full, hint));
+    checks.push(
+      newCheck(
+        "OSD_FULL",
+        "error",
+        `${counted(full.length, "osd is", "osds are")} full`,
+        full,
+        hint,
+      ),
+    );
   }
   if (near.length > 0) {
-    const summary = `${String(near.length)} osds are nearly full`;
+    const summary = `${counted(near.length, "osd is", "osds are")} nearly full`;
     checks.push(newCheck("OSD_NEAR_FULL", "warn", summary, near, hint));
   }
   return checks;
@@ -188,7 +197,7 @@ function checkStores(catalogue: Catalogue): Check | undefined {
   return newCheck(
     "STORE_REPLACED",
     "warn",
-    `${String(details.length)} replicas are on stores that were replaced`,
+    `${counted(details.length, "replica is", "replicas are")} on stores that were replaced`,
     details,
     "a group that serves renews them by itself: start the osds that are down, or elsewhere: fastblock pg replace PG --from OSD --to OSD",
   );
@@ -207,6 +216,6 @@ function checkOperations(catalogue: Catalogue, operations: OperationEngine): Che
       details.push(`${operation.title} waits for ${waitingFor.join(", ")}`);
   }
   if (details.length === 0) return undefined;
-  const summary = `${String(details.length)} operations wait or failed`;
+  const summary = `${counted(details.length, "operation waits", "operations wait")} or failed`;
   return newCheck("OPERATION_STUCK", "warn", summary, details, "look at them: fastblock op ls");
 }

@@ -1,4 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
+import { counted } from "../base/size-text.ts";
 import {
   parsePgId,
   type Epoch,
@@ -103,7 +104,7 @@ export class PoolService {
         const names = images.slice(0, NAMES_SHOWN_MAX).map((one) => one.name);
         throw new FastblockError(
           "FB2004",
-          `removing pool ${name}: it holds ${String(images.length)} images`,
+          `removing pool ${name}: it holds ${counted(images.length, "image")}`,
           { why: `there are ${names.join(", ")}` },
         );
       }

@@ -238,7 +238,7 @@ describe("a damaged block", () => {
     );
     bench.until("the monitor tells", () => bench.cluster.health.has("BLOCKS_LOST"));
     const check = bench.cluster.health.get("BLOCKS_LOST")!;
-    expect(check.summary).toBe("1 blocks are lost in pool/image");
+    expect(check.summary).toBe("1 block is lost in pool/image");
     expect(check.details.join()).toMatch(/^pool\/image at 4096: block 1, 1\.0 on osd/);
     // It is answered at once now, and stays so over restarts.
     const before = bench.cluster.simulation.nowUs;
