@@ -31,7 +31,7 @@ export enum SlotFlag {
 /**
  * The memory of one data zone's slots: 29 B of key and state, and in resident mode 160 B of
  * checksums and versions per block. Made when the zone is used for the first time, so that an empty
- * store costs nothing. (Only resident mode exists: 193 B a slot, 3.2 GiB per TiB of units. A page
+ * store costs nothing. (Only resident mode exists: 193 B a slot, 3 GiB per TiB of units. A page
  * cache in its place, for devices beyond some TiB, is not built.)
  */
 export class SlotZone {
