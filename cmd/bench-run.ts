@@ -41,8 +41,7 @@ async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<
     paths: [options.path],
     readOnly: false,
     backend: options.backend,
-    // A disk that pauses is waited for: the pause is what a bench has to show.
-    timeoutMs: 0,
+    timeoutMs: options.timeoutMs,
   };
   return await withImages(attach, async ([image], world) => {
     if (image === undefined) throw new Error("no image was opened");

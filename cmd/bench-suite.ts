@@ -147,7 +147,8 @@ async function measure(
   options: SuiteOptions,
 ): Promise<SuiteReport> {
   const { backend } = options;
-  const attach = { cluster: directory, paths: [IMAGE], readOnly: false, backend, timeoutMs: 0 };
+  const { timeoutMs } = cli.globals;
+  const attach = { cluster: directory, paths: [IMAGE], readOnly: false, backend, timeoutMs };
   return await withImages(attach, async ([image], world) => {
     if (image === undefined) throw new Error("no image was opened");
     const bench = new SuiteBench(cli, directory, progress, world, image, options);
@@ -247,7 +248,7 @@ class SuiteBench implements SuiteOutside {
       seed: 1,
       historyPath: "",
       backend: this.options.backend,
-      timeoutMs: 0,
+      timeoutMs: this.cli.globals.timeoutMs,
       progress: this.cli.progress,
     };
   }

@@ -147,7 +147,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
           () => Promise.resolve({ ...report }),
           () => path,
         );
-      refuseErrors(report);
+      await refuseErrors(report);
     });
 }
 
@@ -196,7 +196,7 @@ function measuredMs(text: string): number {
 }
 
 /** A run with wrong blocks or failed operations has failed, whatever its figures say. */
-function refuseErrors(report: ImageBenchReport): void {
+async function refuseErrors(report: ImageBenchReport): Promise<void> {
   const wrong = report.verifyErrors[0];
   if (wrong !== undefined) {
     throw new FastblockError("FB5001", `verifying ${report.path}: ${wrong}`, {
@@ -204,12 +204,9 @@ function refuseErrors(report: ImageBenchReport): void {
     });
   }
   const failed = report.errorTexts[0];
-  if (failed !== undefined) {
-    throw new FastblockError(
-      "FB5001",
-      `driving ${report.path}: ${report.errors} errors: ${failed}`,
-    );
-  }
+  if (failed === undefined) return;
+  const { loadError } = await import("../core/bench/bench.ts");
+  throw loadError(`driving ${report.path}: ${report.errors} errors`, failed, report.timeouts);
 }
 
 function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {

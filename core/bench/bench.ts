@@ -14,6 +14,7 @@ export { compareReports } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { formatHistoryLine } from "./history.ts";
 export { type BenchProgress, runImageBench } from "./image-bench.ts";
+export { loadError } from "./load-failures.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
 export { checkShape, type LoadShape } from "./shape.ts";
@@ -54,6 +55,7 @@ export interface ImageBenchOptions {
   /** One JSON line per operation goes there; empty: none. */
   readonly historyPath: string;
   readonly backend: "auto" | "uring" | "file";
+  /** An operation without an answer for this long fails, and ends the run; 0: no limit. */
   readonly timeoutMs: number;
   readonly progress: boolean;
 }
@@ -87,6 +89,8 @@ export interface ImageBenchReport {
   /** Operations that failed and blocks that were wrong. */
   readonly errors: number;
   readonly errorTexts: readonly string[];
+  /** Of these errors: operations that had no answer in time. */
+  readonly timeouts: number;
   readonly verifiedBlocks: number;
   readonly verifyErrors: readonly string[];
   readonly seed: number;

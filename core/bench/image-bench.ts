@@ -1,4 +1,3 @@
-import { FastblockError } from "../base/errors.ts";
 import type { ImageTarget } from "../client/client.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import { sleep, type World } from "../reactor/world.ts";
@@ -6,6 +5,7 @@ import type { ImageBenchOptions, ImageBenchReport } from "./bench.ts";
 import type { OpLog } from "./history.ts";
 import { ImageLoad, type LoadOptions } from "./image-load.ts";
 import { latencyReport } from "./latency.ts";
+import { loadError } from "./load-failures.ts";
 import { costsOf, cpuUsPerIoOf, type DeviceUsage, type ProcessUsage, round } from "./spending.ts";
 import { StampBook } from "./stamp.ts";
 
@@ -54,10 +54,13 @@ const DRAIN_LOOKS_MAX = 100;
 /** So many looks in a row without traffic end the drain. */
 const DRAIN_QUIET_LOOKS = 2;
 const DRAIN_QUIET_BYTES = 262_144;
+/** For what has no limit of its own. */
 const FINISH_MS_MAX = 30_000;
+/** How much later than its limit an operation may end. */
+const FINISH_LATE_MS = 2000;
 const FINISH_LOOK_MS = 10;
 
-/** Run it. The image stays open. Throws FB5001 when a fill failed. */
+/** Run it. The image stays open. Throws FB1006 or FB5001 when a fill failed. */
 export async function runImageBench(
   outside: BenchOutside,
   options: ImageBenchOptions,
@@ -85,7 +88,7 @@ export async function runImageBench(
   await tickThrough(outside, load, "run", options.timeMs);
   const window = windowOf(load, world.clock.nowUs() - startUs);
   const atEnd = meter.processes();
-  await finish(outside, load);
+  await finish(outside, load, options.timeoutMs);
   const drainSeconds = counts ? await drain(outside) : 0;
   const afterDrain = meter.processes();
   const after = counts ? await meter.devices() : null;
@@ -106,6 +109,7 @@ export async function runImageBench(
     backend: world.backend,
     errors: load.errorsTotal,
     errorTexts: load.failures.statusTexts,
+    timeouts: load.failures.timeouts,
     verifiedBlocks: load.verifiedBlocks,
     verifyErrors: load.failures.blockTexts,
     seed: options.seed,
@@ -157,10 +161,11 @@ async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
   while (!isIdle) {
     await sleep(outside.world.timers, TICK_MS * 1000);
     outside.progress.at(load.writtenBytesTotal, "");
+    if (load.errorsTotal > 0) load.stop();
   }
   outside.progress.end();
   const failure = load.failures.statusTexts[0];
-  if (failure !== undefined) throw new FastblockError("FB5001", `filling the image: ${failure}`);
+  if (failure !== undefined) throw loadError("filling the image", failure, load.failures.timeouts);
 }
 
 /** Let a phase pass; ends early when the load stopped by itself. */
@@ -246,9 +251,10 @@ function devicesOf(before: DeviceUsage | null, after: DeviceUsage | null, load: 
 }
 
 /** Let the open operations end; those that do not are told as errors, their outcome is unknown. */
-async function finish(outside: BenchOutside, load: ImageLoad): Promise<void> {
+async function finish(outside: BenchOutside, load: ImageLoad, timeoutMs: number): Promise<void> {
   load.stop();
-  for (let waitedMs = 0; load.open > 0 && waitedMs < FINISH_MS_MAX; waitedMs += FINISH_LOOK_MS) {
+  const mostMs = timeoutMs === 0 ? FINISH_MS_MAX : timeoutMs + FINISH_LATE_MS;
+  for (let waitedMs = 0; load.open > 0 && waitedMs < mostMs; waitedMs += FINISH_LOOK_MS) {
     await sleep(outside.world.timers, FINISH_LOOK_MS * 1000);
   }
   if (load.open > 0) load.abandon();

@@ -13,7 +13,17 @@ const IMAGE_BYTES = 1_048_576;
 const SEED = 42;
 
 /** What a broken store does to some operations. */
-type Fault = "none" | "stale" | "torn" | "misplaced" | "lost" | "fails";
+type Fault = "none" | "stale" | "torn" | "misplaced" | "lost" | "fails" | "silent";
+
+const STATUS_OF: Readonly<Record<Fault, Status>> = {
+  none: Status.Ok,
+  stale: Status.Ok,
+  torn: Status.Ok,
+  misplaced: Status.Ok,
+  lost: Status.Ok,
+  fails: Status.NoSpace,
+  silent: Status.TimedOut,
+};
 
 /** An image in memory that answers in any order, and cheats in one way. */
 class MemoryImage implements ImageTarget, Drain {
@@ -57,7 +67,7 @@ class MemoryImage implements ImageTarget, Drain {
   private perform(op: ImageOp): void {
     const memory = this.world.arena.bytes.subarray(op.arenaOffset, op.arenaOffset + op.lengthBytes);
     const cheats = this.random.below(20) === 0;
-    op.status = cheats && this.fault === "fails" ? Status.NoSpace : Status.Ok;
+    op.status = cheats ? STATUS_OF[this.fault] : Status.Ok;
     if (op.status !== Status.Ok) return;
     const place = this.bytes.subarray(op.offsetBytes, op.offsetBytes + op.lengthBytes);
     if (op.kind === OpKind.Write) {
@@ -230,7 +240,16 @@ describe("a load on a broken image", () => {
     expect(report.errorTexts[0]).toMatch(/^writing at \d+: NoSpace, wanted Ok$/);
   });
 
+  test("an operation without an answer ends the run at once", async () => {
+    const { report } = await bench({ rw: "randwrite", timeMs: 1000 }, "silent");
+    expect(report.seconds).toBeLessThan(0.5);
+    expect(report.errorTexts[0]).toMatch(/^writing at \d+: TimedOut, wanted Ok$/);
+    expect(report.timeouts).toBe(report.errors);
+    expect(report.errors).toBeLessThanOrEqual(32);
+  });
+
   test("a fill that fails ends the run", async () => {
-    expect(bench({ fill: true }, "fails")).rejects.toThrow("filling the image");
+    expect(bench({ fill: true }, "fails")).rejects.toMatchObject({ code: "FB5001" });
+    expect(bench({ fill: true }, "silent")).rejects.toMatchObject({ code: "FB1006" });
   });
 });

@@ -48,7 +48,7 @@ export interface LoadOptions {
   readonly once: boolean;
 }
 
-/** After so many failed operations the load stops by itself. */
+/** After so many failed operations the load stops by itself; after one without an answer at once. */
 const ERRORS_MAX = 100;
 /** Draws for a block that no open write touches, before a read is done instead. */
 const DRAWS_MAX = 16;
@@ -332,7 +332,7 @@ export class ImageLoad {
     this.errors++;
     this.errorsTotal++;
     this.failures.addStatus(op.kind === OpKind.Write, op.offsetBytes, op.status);
-    if (this.errorsTotal >= ERRORS_MAX) this.stopping = true;
+    if (this.errorsTotal >= ERRORS_MAX || op.status === Status.TimedOut) this.stopping = true;
   }
 
   private isBusy(slot: number): boolean {

@@ -54,6 +54,7 @@ class Machine implements SuiteOutside {
       deviceWritesPerClientWrite: row.rw === "read" ? null : 4,
       flushesPerClientWrite: row.rw === "read" ? null : 1,
       errorTexts: this.error === undefined ? [] : [this.error],
+      timeouts: 0,
       verifyErrors: [],
     };
     return Promise.resolve(report as unknown as ImageBenchReport);

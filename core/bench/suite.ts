@@ -2,6 +2,7 @@ import { FastblockError } from "../base/errors.ts";
 import type { ImageBenchReport } from "./bench.ts";
 import type { BenchRow } from "./bench-row.ts";
 import type { LatencyReport } from "./latency.ts";
+import { loadError } from "./load-failures.ts";
 import { type ProcessCost, round } from "./spending.ts";
 
 /**
@@ -118,7 +119,7 @@ export function parseSuiteRows(
   });
 }
 
-/** Run all rows. Throws FB5001 when an operation failed or a block was wrong. */
+/** Run all rows. Throws FB1006 or FB5001 when an operation failed or a block was wrong. */
 export async function runSuite(
   outside: SuiteOutside,
   options: SuiteOptions,
@@ -147,7 +148,7 @@ export async function runSuite(
 function refuseErrors(row: SuiteRow, report: ImageBenchReport): void {
   const failure = report.verifyErrors[0] ?? report.errorTexts[0];
   if (failure === undefined) return;
-  throw new FastblockError("FB5001", `running ${row.name}: ${failure}`);
+  throw loadError(`running ${row.name}`, failure, report.timeouts);
 }
 
 function rowReport(

@@ -167,7 +167,7 @@ async function copy(
     paths,
     readOnly,
     backend: backendOf(options.backend),
-    timeoutMs: 0,
+    timeoutMs: cli.globals.timeoutMs,
   };
   const bar = await cli.bar(label);
   const startMs = cli.ports.nowMs();

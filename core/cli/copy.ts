@@ -42,7 +42,10 @@ export async function readImage(
   while (done < length) {
     while (asked < length && ahead.length < OPEN_MAX) {
       const piece = Math.min(PIECE_BYTES, length - asked);
-      ahead.push(image.read(range.offsetBytes + asked, piece));
+      const read = image.read(range.offsetBytes + asked, piece);
+      // The first that fails ends the copy: those behind it are not waited for any more.
+      read.catch(() => undefined);
+      ahead.push(read);
       asked += piece;
     }
     const next = ahead.shift();

@@ -152,7 +152,7 @@ export interface AttachOptions {
   readonly paths: readonly string[];
   readonly readOnly: boolean;
   readonly backend: BackendChoice;
-  /** Of one operation. */
+  /** Of one operation: without an answer for this long it fails. 0: no limit. */
   readonly timeoutMs: number;
 }
 

@@ -402,9 +402,16 @@ describe("client: leaders come and go", () => {
     expect(status).toBe(Status.TimedOut);
     bench.cluster.group(0).leader = leader;
     // The next flush tells, once.
-    expect(bench.fails(image.flush()).message).toContain("TimedOut");
+    expect(bench.fails(image.flush())).toMatchObject({ code: "FB1006", why: undefined });
     bench.settle(image.flush());
     bench.settle(image.write(0, filled(4096, 1)));
+    bench.cluster.group(0).leader = null;
+    expect(bench.fails(image.read(0, 4096))).toMatchObject({
+      code: "FB1006",
+      message: "Read of demo/disk, 4096 bytes at 0: no answer in 1500 ms, wanted one",
+      why: expect.stringMatching(/^byte 0 lies in group \d+\.0 on osd\.\d/) as string,
+      hint: expect.stringContaining("fastblock health") as string,
+    });
   });
 });
 

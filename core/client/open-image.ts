@@ -1,5 +1,14 @@
 import { FastblockError } from "../base/errors.ts";
-import type { ImageId, LayerId, OsdId, ReplicaId, SessionId, ShardIndex } from "../base/ids.ts";
+import {
+  formatPgId,
+  type ImageId,
+  type LayerId,
+  type OsdId,
+  type PgId,
+  type ReplicaId,
+  type SessionId,
+  type ShardIndex,
+} from "../base/ids.ts";
 import { Status, statusName } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { objectToPg, type PoolInfo } from "../cluster/cluster.ts";
@@ -98,9 +107,7 @@ export class Image extends ImageCore {
    * `ImageOp.replica` is an index into it. Empty when the map does not know the group.
    */
   replicasAt(offsetBytes: number): readonly ReplicaPlace[] {
-    const object = Math.floor(offsetBytes / this.objectSizeBytes);
-    const pg = objectToPg(this.pool, this.session.header.familyId, object);
-    const replicas = this.core.map.pgs.get(pg)?.replicas ?? [];
+    const replicas = this.core.map.pgs.get(this.pgAt(offsetBytes))?.replicas ?? [];
     return replicas.map((one) => ({ replica: one.replicaId, osd: one.osd, shard: one.shard }));
   }
 
@@ -109,14 +116,17 @@ export class Image extends ImageCore {
     return op.start(this.core, this);
   }
 
-  /** Read bytes. Throws FB5001 with the status' name. */
+  /** Read bytes. Throws FB1006 after `timeoutMs` without an answer, FB5001 with the status' name. */
   async read(offsetBytes: number, lengthBytes: number): Promise<Uint8Array> {
     const data = new Uint8Array(lengthBytes);
     await this.move(OpKind.Read, offsetBytes, lengthBytes, data);
     return data;
   }
 
-  /** Write bytes; durable when the promise resolves. Throws FB5001, FB5002 when no space is left. */
+  /**
+   * Write bytes; durable when the promise resolves. Throws FB1006, FB5001, FB5002 when no space is
+   * left.
+   */
   async write(offsetBytes: number, data: Uint8Array): Promise<void> {
     await this.move(OpKind.Write, offsetBytes, data.length, data);
   }
@@ -206,8 +216,29 @@ export class Image extends ImageCore {
     if (status === Status.Ok) return;
     const what = OpKind[op.kind] ?? "";
     const range = `${op.lengthBytes} bytes at ${op.offsetBytes}`;
+    if (status === Status.TimedOut) throw this.timedOut(op, `${what} of ${this.path}, ${range}`);
     const message = `${what} of ${this.path}, ${range}: ${statusName(status)}, wanted Ok`;
     throw new FastblockError(status === Status.NoSpace ? "FB5002" : "FB5001", message);
+  }
+
+  private timedOut(op: ImageOp, what: string): FastblockError {
+    const limit = `no answer in ${this.options.timeoutMs ?? 0} ms, wanted one`;
+    // A flush tells of any write before it: it has no place.
+    const why = op.kind === OpKind.Flush ? {} : { why: this.whoServes(op.offsetBytes) };
+    const hint = "what was sent may still happen; see which osds are away: fastblock health";
+    return new FastblockError("FB1006", `${what}: ${limit}`, { ...why, hint });
+  }
+
+  /** The group that a byte lies in, and its osds, in words. */
+  private whoServes(offsetBytes: number): string {
+    const osds = this.replicasAt(offsetBytes).map(({ osd }) => `osd.${osd}`);
+    const group = formatPgId(this.pgAt(offsetBytes));
+    return `byte ${offsetBytes} lies in group ${group} on ${osds.join(", ") || "no known osd"}`;
+  }
+
+  private pgAt(offsetBytes: number): PgId {
+    const object = Math.floor(offsetBytes / this.objectSizeBytes);
+    return objectToPg(this.pool, this.session.header.familyId, object);
   }
 }
 
