@@ -4,7 +4,8 @@
  *
  * `key` is the block's number within the image, `kind` `write` or `read`, `value` the sequence
  * written or seen (0: the block holds nothing of this run), `call` and `return` nanoseconds of one
- * clock; `ok` false means that the outcome is unknown (a write may or may not have happened). An
+ * clock that counts µs: `call` is the first of its µs and `return` the last of its own, so that no
+ * order is claimed which may not have been; `ok` false means that the outcome is unknown (a write may or may not have happened). An
  * operation that never ended has `return` null.
  */
 export function formatHistoryLine(
@@ -15,9 +16,9 @@ export function formatHistoryLine(
   returnUs: number,
   ok: boolean,
 ): string {
-  const end = returnUs < 0 ? "null" : String(Math.round(returnUs * 1000));
+  const end = returnUs < 0 ? "null" : String(Math.floor(returnUs) * 1000 + 999);
   const kind = isWrite ? "write" : "read";
-  return `{"key":${key},"kind":"${kind}","value":${value ?? "null"},"call":${Math.round(callUs * 1000)},"return":${end},"ok":${ok}}\n`;
+  return `{"key":${key},"kind":"${kind}","value":${value ?? "null"},"call":${Math.floor(callUs) * 1000},"return":${end},"ok":${ok}}\n`;
 }
 
 /** Takes the lines of a history in the order of completion. */

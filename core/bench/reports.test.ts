@@ -26,13 +26,19 @@ describe("comparison", () => {
   });
 });
 
+test("a call in the µs of a return is not behind it", () => {
+  const ended = JSON.parse(formatHistoryLine(7, true, 3, 10, 20, true)) as { return: number };
+  const begun = JSON.parse(formatHistoryLine(7, false, 0, 20, 30, true)) as { call: number };
+  expect(begun.call).toBeLessThanOrEqual(ended.return);
+});
+
 test("a history line is JSON with nanoseconds; what never ended has no return", () => {
   expect(JSON.parse(formatHistoryLine(7, true, 3, 10.5, 20, true))).toEqual({
     key: 7,
     kind: "write",
     value: 3,
-    call: 10_500,
-    return: 20_000,
+    call: 10_000,
+    return: 20_999,
     ok: true,
   });
   const open: unknown = JSON.parse(formatHistoryLine(7, false, null, 10, -1, false));
