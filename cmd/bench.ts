@@ -112,7 +112,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
       (text) => parseWhole(text, "--seed", 0, 2 ** 48),
       1,
     )
-    .option("--verify", "stamp each block, and check every block that is read")
+    .option("--verify", "stamp each block, check what is read, and read back all that was written")
     .option("--fill", "write the range in full with random data first")
     .option("--no-drain", "do not wait until the osds' logs are moved home")
     .option("--history <file>", "one JSON line per operation and 4 KiB block")

@@ -43,7 +43,7 @@ export interface ImageBenchOptions {
   readonly rampMs: number;
   /** Share of reads of `rw`, in percent. */
   readonly readPercent: number;
-  /** Stamp blocks and check what is read. */
+  /** Stamp blocks, check what is read, and read back what was written when the run is over. */
   readonly verify: boolean;
   /** Write the range in full with random data first. */
   readonly fill: boolean;

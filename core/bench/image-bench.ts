@@ -11,7 +11,7 @@ import { StampBook } from "./stamp.ts";
 
 /**
  * One run of `fastblock bench image`: fill → ramp → measured window → end of the open operations
- * → drain of the osds' logs.
+ * → drain of the osds' logs → with verify, everything that was written is read back.
  *
  * What the figures count. Latency and I/O per second: the window alone. Device bytes per client
  * byte: everything from the start of the ramp to the end of the drain over everything written in
@@ -47,6 +47,7 @@ export interface BenchProgress {
 
 const FILL_BLOCK_BYTES = 262_144;
 const FILL_DEPTH = 8;
+const READ_BACK_DEPTH_MAX = 32;
 const TICK_MS = 250;
 /** Between two looks at the devices during the drain: longer than the osds' report interval. */
 const DRAIN_LOOK_MS = 1200;
@@ -92,6 +93,7 @@ export async function runImageBench(
   const drainSeconds = counts ? await drain(outside) : 0;
   const afterDrain = meter.processes();
   const after = counts ? await meter.devices() : null;
+  const back = await readBack(outside, options, common, load);
   const [windowOps, totalOps] = [window.ops, load.opsTotal];
   const processes = costsOf({ atStart, atEnd, afterDrain, windowOps, totalOps });
   return {
@@ -107,11 +109,11 @@ export async function runImageBench(
     ...devicesOf(before, after, load),
     drainSeconds,
     backend: world.backend,
-    errors: load.errorsTotal,
-    errorTexts: load.failures.statusTexts,
-    timeouts: load.failures.timeouts,
-    verifiedBlocks: load.verifiedBlocks,
-    verifyErrors: load.failures.blockTexts,
+    errors: load.errorsTotal + (back?.errorsTotal ?? 0),
+    errorTexts: [...load.failures.statusTexts, ...(back?.failures.statusTexts ?? [])],
+    timeouts: load.failures.timeouts + (back?.failures.timeouts ?? 0),
+    verifiedBlocks: load.verifiedBlocks + (back?.verifiedBlocks ?? 0),
+    verifyErrors: [...load.failures.blockTexts, ...(back?.failures.blockTexts ?? [])],
     seed: options.seed,
   };
 }
@@ -152,11 +154,46 @@ async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
     jobs: 1,
     once: true,
   });
+  await walkThrough(outside, load, "fill", common.rangeBytes);
+  const failure = load.failures.statusTexts[0];
+  if (failure !== undefined) throw loadError("filling the image", failure, load.failures.timeouts);
+}
+
+/**
+ * With verify: read everything that the run wrote, and judge it. Undefined: there is nothing to
+ * judge, or the load has failed already.
+ */
+async function readBack(
+  outside: BenchOutside,
+  options: ImageBenchOptions,
+  common: LoadBase,
+  load: ImageLoad,
+): Promise<ImageLoad | undefined> {
+  if (!options.verify || load.errorsTotal > 0) return undefined;
+  const back = new ImageLoad({
+    ...common,
+    rw: "read",
+    blockBytes: options.blockBytes,
+    depth: Math.min(options.depth * options.jobs, READ_BACK_DEPTH_MAX),
+    jobs: 1,
+    once: true,
+  });
+  await walkThrough(outside, back, "verify", 0);
+  return back;
+}
+
+/** Run a load that walks the range once; a failure ends it early. `total`: bytes to write. */
+async function walkThrough(
+  outside: BenchOutside,
+  load: ImageLoad,
+  phase: string,
+  total: number,
+): Promise<void> {
   let isIdle = false;
   load.onIdle = () => {
     isIdle = true;
   };
-  outside.progress.begin("fill", common.rangeBytes);
+  outside.progress.begin(phase, total);
   load.start();
   while (!isIdle) {
     await sleep(outside.world.timers, TICK_MS * 1000);
@@ -164,8 +201,6 @@ async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
     if (load.errorsTotal > 0) load.stop();
   }
   outside.progress.end();
-  const failure = load.failures.statusTexts[0];
-  if (failure !== undefined) throw loadError("filling the image", failure, load.failures.timeouts);
 }
 
 /** Let a phase pass; ends early when the load stopped by itself. */

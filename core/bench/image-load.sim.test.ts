@@ -234,6 +234,20 @@ describe("a load on a broken image", () => {
     expect(report.verifyErrors[0]).toMatch(what);
   });
 
+  test("what a load only wrote is read back, once and no more", async () => {
+    const honest = await bench({ rw: "randwrite" });
+    const written = honest.image.written.reduce((sum, one) => sum + one, 0);
+    expect(honest.report.verifiedBlocks).toBe(written);
+    expect(honest.report.errors).toBe(0);
+    const unjudged = await bench({ rw: "randwrite", verify: false });
+    expect(unjudged.report.verifiedBlocks).toBe(0);
+    for (const fault of ["stale", "lost", "torn", "misplaced"] as const) {
+      const { report } = await bench({ rw: "write", rangeBytes: 262_144, blockBytes: 8192 }, fault);
+      expect(report.errors).toBeGreaterThan(0);
+      expect(report.verifyErrors[0]).toContain(fault === "lost" ? "stale" : fault);
+    }
+  });
+
   test("failed operations are counted and told, and end the run when there are many", async () => {
     const { report } = await bench({ rw: "randwrite", timeMs: 1000 }, "fails");
     expect(report.errors).toBeGreaterThanOrEqual(100);

@@ -44,7 +44,10 @@ export interface LoadOptions {
   readonly imageTag: number;
   /** Shared by the loads of one run over the same image; null without stamps. */
   readonly book: StampBook | null;
-  /** Walk the range once, then be done (shape `write`, one job). */
+  /**
+   * Walk the range once, then be done (shapes `write` and `read`, one job). A walk that reads leaves
+   * out what no load of this run wrote.
+   */
   readonly once: boolean;
 }
 
@@ -249,11 +252,29 @@ export class ImageLoad {
       Math.floor((this.slotCount / jobs) * (job + 1)),
       Math.floor((this.slotCount / jobs) * job) + 1,
     );
-    if (once && slot >= end) return -1;
+    if (once) return this.walk(job, slot, end);
     const following = slot + 1;
-    this.cursors[job] =
-      following < end || once ? following : Math.floor((this.slotCount / jobs) * job);
+    this.cursors[job] = following < end ? following : Math.floor((this.slotCount / jobs) * job);
     return slot;
+  }
+
+  /** The next piece of a single walk, from `slot` on; -1: it is over. */
+  private walk(job: number, slot: number, end: number): number {
+    let found = slot;
+    while (found < end && this.options.rw === "read" && !this.isWritten(found)) found++;
+    this.cursors[job] = Math.min(found + 1, end);
+    return found < end ? found : -1;
+  }
+
+  /** Whether a load of this run wrote a block of a piece. */
+  private isWritten(slot: number): boolean {
+    const { blockBytes, book } = this.options;
+    assert(book !== null, "ImageLoad: reading back needs a book");
+    const end = ((slot + 1) * blockBytes) / BLOCK_SIZE;
+    for (let block = (slot * blockBytes) / BLOCK_SIZE; block < end; block++) {
+      if (book.issuedOf(block) > 0) return true;
+    }
+    return false;
   }
 
   private prepareWrite(op: LoadOp): void {

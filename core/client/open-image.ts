@@ -225,7 +225,7 @@ export class Image extends ImageCore {
     const limit = `no answer in ${this.options.timeoutMs ?? 0} ms, wanted one`;
     // A flush tells of any write before it: it has no place.
     const why = op.kind === OpKind.Flush ? {} : { why: this.whoServes(op.offsetBytes) };
-    const hint = "what was sent may still happen; see which osds are away: fastblock health";
+    const hint = "see which osds are away: fastblock health; a write may still happen";
     return new FastblockError("FB1006", `${what}: ${limit}`, { ...why, hint });
   }
 
