@@ -55,13 +55,12 @@ async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<
       history: options.historyPath !== "",
       rangeBytes: rangeBytes === 0 ? image.sizeBytes : Math.min(rangeBytes, image.sizeBytes),
     });
+    const backend = await cli.backendWith(world.backend);
     const log = options.historyPath === "" ? null : new BunOpLog(options.historyPath);
     const progress = new BarProgress(cli);
+    const outside = { world, image, imageId: image.id, meter, backend, progress, log };
     try {
-      return await runImageBench(
-        { world, image, imageId: image.id, meter, progress, log },
-        options,
-      );
+      return await runImageBench(outside, options);
     } finally {
       progress.end();
       log?.close();

@@ -213,7 +213,9 @@ class SuiteBench implements SuiteOutside {
     const { world, image_: image, meter, progress } = this;
     const fill = !this.filled;
     this.filled = true;
-    const outside = { world, image, imageId: image.id, meter, progress, log: null };
+    // The cluster was started with the same choice on the same machine.
+    const { backend } = world;
+    const outside = { world, image, imageId: image.id, meter, backend, progress, log: null };
     return await runImageBench(outside, { ...this.baseOptions(), ...row, timeMs, fill });
   }
 

@@ -85,6 +85,7 @@ export interface ImageBenchReport {
   readonly deviceWritesPerClientWrite: number | null;
   readonly flushesPerClientWrite: number | null;
   readonly drainSeconds: number;
+  /** Of this process and of all osds: one word when they agree, else `mixed`. */
   readonly backend: string;
   /** Operations that failed and blocks that were wrong. */
   readonly errors: number;

@@ -24,6 +24,8 @@ export interface BenchOutside {
   /** The image's id. */
   readonly imageId: number;
   readonly meter: ClusterMeter;
+  /** Of this reactor and of all osds: one word when they agree, else `mixed`. */
+  readonly backend: string;
   readonly progress: BenchProgress;
   readonly log: OpLog | null;
 }
@@ -108,7 +110,7 @@ export async function runImageBench(
     processes,
     ...devicesOf(before, after, load),
     drainSeconds,
-    backend: world.backend,
+    backend: outside.backend,
     errors: load.errorsTotal + (back?.errorsTotal ?? 0),
     errorTexts: [...load.failures.statusTexts, ...(back?.failures.statusTexts ?? [])],
     timeouts: load.failures.timeouts + (back?.failures.timeouts ?? 0),

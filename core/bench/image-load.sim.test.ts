@@ -124,6 +124,7 @@ async function bench(change: Partial<ImageBenchOptions>, fault: Fault = "none") 
       world,
       image,
       imageId: 5,
+      backend: "mixed",
       meter: {
         processes: () => [{ kind: "osd", userUs: (userUs += 10), systemUs: 0, switches: 0 }],
         // Written once to the log and once home.
@@ -163,7 +164,7 @@ describe("a load on an honest image", () => {
     expect(report.readLatencyUs!.p50).toBeLessThanOrEqual(report.readLatencyUs!.max);
     expect(report.latencyUs.p99).toBeLessThanOrEqual(report.latencyUs.p999);
     expect(image.depthMax).toBe(32);
-    expect(report.backend).toBe("memory");
+    expect(report.backend).toBe("mixed");
     expect(report.cpuUsPerIo).toBeGreaterThan(0);
   });
 

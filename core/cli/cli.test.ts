@@ -94,6 +94,18 @@ describe("commands", () => {
     expect(ports.outText).toBe("demo\n");
   });
 
+  test("a backend is one word when the command and all osds agree, else mixed", async () => {
+    for (const [osds, told] of [
+      ["uring", "uring"],
+      ["file", "mixed"],
+      ["mixed", "mixed"],
+    ] as const) {
+      const ports = new TestPorts({ "GET /status": { body: { backend: osds } } });
+      const root = new Command("fastblock");
+      expect(await new CliContext(ports, root).backendWith("uring")).toBe(told);
+    }
+  });
+
   test("words about a change go to standard error, its data to standard output", async () => {
     const ports = new TestPorts({ "POST /pools": { status: 201, body: POOL } });
     expect(await run(ports, "pool create demo --size 3")).toBe(0);

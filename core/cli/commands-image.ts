@@ -56,11 +56,13 @@ export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
         timeoutMs: cli.globals.timeoutMs,
       };
       const report = await cli.ports.programs
-        .withImages(attach, ([opened], world) =>
-          verifyImage(opened!, world, (ms) => cli.ports.sleep(ms), {
+        .withImages(attach, async ([opened], world) => {
+          const backend = await cli.backendWith(world.backend);
+          const found = await verifyImage(opened!, world, (ms) => cli.ports.sleep(ms), {
             onProgress: (done, total) => bar.at(done, total),
-          }),
-        )
+          });
+          return { ...found, backend };
+        })
         .finally(() => bar.end());
       await cli.object(
         () => Promise.resolve(report),

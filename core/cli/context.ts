@@ -102,6 +102,15 @@ export class CliContext {
     return new Api(this.ports, bases, options);
   }
 
+  /**
+   * The backend of a command's reactor and of all osds: one word when they agree, else `mixed`.
+   * `own`: of the command. Throws FB1004, FB1006.
+   */
+  async backendWith(own: string): Promise<string> {
+    const { backend } = await this.api().object("/status");
+    return backend === own ? own : "mixed";
+  }
+
   /** The directory that holds cluster.json and the key. Throws FB1005. */
   directory(): string {
     const { cluster } = this.globals;

@@ -39,7 +39,6 @@ export interface VerifyReport {
   /** All that was found, though only the first 100 are listed. */
   readonly findingCount: number;
   readonly findings: readonly VerifyFinding[];
-  readonly backend: string;
   readonly [key: string]: unknown;
 }
 
@@ -149,7 +148,6 @@ class VerifyRun {
       replicas: this.replicas,
       findingCount: this.findingCount,
       findings: this.findings,
-      backend: this.world.backend,
     };
   }
 
