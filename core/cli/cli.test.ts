@@ -156,7 +156,13 @@ describe("commands", () => {
     expect(ports.errText).toStartWith("error FB2002: creating pool demo: it exists\n  hint ");
     ports.errText = "";
     expect(await run(ports, "pool create demo --size 3 -o json")).toBe(4);
-    expect((JSON.parse(ports.errText) as { error: { code: string } }).error.code).toBe("FB2002");
+    const json = JSON.parse(ports.errText) as { error: { code: string } };
+    expect(json.error.code).toBe("FB2002");
+    for (const flag of ["-o yaml", "-oyaml", "--output yaml", "--output=yaml"]) {
+      ports.errText = "";
+      expect(await run(ports, `pool create demo --size 3 ${flag}`)).toBe(4);
+      expect(Bun.YAML.parse(ports.errText)).toEqual(json);
+    }
   });
 
   test("the next mon is asked when one can not be reached", async () => {

@@ -205,8 +205,14 @@ function verbHint(noun: CommandUnknownOpts, suggestion: string): string {
 
 function complain(error: unknown, ports: CliPorts, words: readonly string[]): void {
   const problem = problemOf(error);
-  if (wantsJson(words)) {
+  const format = formatOf(words);
+  if (format === "json" || format === "jsonl") {
     ports.err(`${JSON.stringify({ error: problem })}\n`);
+    return;
+  }
+  if (format === "yaml") {
+    const known = Object.entries(problem).filter(([, value]) => value !== undefined);
+    ports.err(`${ports.yaml({ error: Object.fromEntries(known) }).trimEnd()}\n`);
     return;
   }
   ports.err(formatProblem(problem, (text) => ports.style("red", text)));
@@ -216,11 +222,14 @@ function complain(error: unknown, ports: CliPorts, words: readonly string[]): vo
 }
 
 /** Read from the words themselves: the error may be about how they were read. */
-function wantsJson(words: readonly string[]): boolean {
-  return words.some((word, at) => {
-    if (/^(-o|--output=)jsonl?$/.test(word)) return true;
-    return (word === "json" || word === "jsonl") && /^(-o|--output)$/.test(words[at - 1] ?? "");
-  });
+function formatOf(words: readonly string[]): string | undefined {
+  let format: string | undefined;
+  for (const [at, word] of words.entries()) {
+    const joined = /^(?:-o|--output=)(.+)$/.exec(word);
+    if (/^(-o|--output)$/.test(word)) format = words[at + 1];
+    else if (joined !== null) format = joined[1];
+  }
+  return format;
 }
 
 function collect(value: string, before: string[] | undefined): string[] {
