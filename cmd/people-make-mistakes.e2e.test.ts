@@ -82,7 +82,7 @@ test("an osd that can not start says why on the terminal, and nothing is left ru
     closeSync(file);
     const up = ["dev", "up", "--dir", directory];
     for (const words of [[...up, "--detach"], up]) {
-      const problem = await refused(cluster, 1, ...words);
+      const problem = await refused(cluster, 3, ...words);
       expect(problem.code).toBe("FB4001");
       expect(problem.detail).toStartWith("starting osd.0: ");
       expect(leftOf(cluster)).toEqual([]);
@@ -128,6 +128,10 @@ test("a cluster serves with what starts, and tells what did not", async () => {
     expect(none.detail).toStartWith("starting osd.1: ");
     const left = ["mon.a", "osd.0", "nbd.0"].filter((name) => cluster.isRunning(name));
     expect(left).toEqual([]);
+    const nowhere = join(directory, "osd.9.img");
+    for (const what of ["inspect", "fsck"]) {
+      expect((await refused(cluster, 3, "osd", what, "--data", nowhere)).code).toBe("FB4011");
+    }
     const folder = await refused(cluster, 1, "osd", "fsck", "--data", directory);
     expect(folder).toMatchObject({ code: "FB4009", hint: "name a regular file or a block device" });
     const key = join(directory, "cluster.key");

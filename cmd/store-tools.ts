@@ -16,7 +16,7 @@ import { createWorld } from "./world.ts";
 /** `osd format | inspect | fsck`: the device itself, while its osd is stopped. */
 const ARENA_BYTES = 512 * 1_048_576;
 
-/** Make a store. Throws FB1005, FB4005, FB4007, FB4008, FB4009. */
+/** Make a store. Throws FB1005, FB4005, FB4007, FB4008, FB4009, FB4011. */
 export async function osdFormat(options: OsdFormatOptions): Promise<Record<string, unknown>> {
   const { clusterId } = readClusterFile(options.cluster);
   const { sizeBytes } = options;
@@ -65,7 +65,7 @@ function checkSize(path: string, sizeBytes: number): void {
   });
 }
 
-/** What a store says of itself, or one part of it. Throws FB1001, FB4001, FB4005. */
+/** What a store says of itself, or one part of it. Throws FB1001, FB4001, FB4005, FB4011. */
 export async function osdInspect(options: OsdInspectOptions): Promise<Record<string, unknown>> {
   const open = { readOnly: true };
   return await withDisk(options.data, options.backend, open, async (world, disk) =>
@@ -73,7 +73,7 @@ export async function osdInspect(options: OsdInspectOptions): Promise<Record<str
   );
 }
 
-/** Check a store read-only. Throws FB4001, FB4005. */
+/** Check a store read-only. Throws FB4001, FB4005, FB4011. */
 export async function osdFsck(options: OsdFsckOptions): Promise<FsckReport> {
   const open = { readOnly: true };
   return await withDisk(options.data, options.backend, open, async (world, disk) => ({

@@ -225,7 +225,7 @@ export const ERRORS = {
   FB4001: {
     title: "The device holds no fastblock store",
     http: 409,
-    exit: 1,
+    exit: 3,
     hint: "format it first: fastblock osd format --data PATH --id OSD",
   },
   FB4002: {
@@ -276,6 +276,12 @@ export const ERRORS = {
     http: 507,
     exit: 1,
     hint: "make room there, or choose another place",
+  },
+  FB4011: {
+    title: "The device does not exist",
+    http: 404,
+    exit: 3,
+    hint: "check its path",
   },
   FB5001: {
     title: "The data path answered an error",

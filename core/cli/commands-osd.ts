@@ -130,7 +130,10 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
     .description("check every structure and every block of a stopped osd, read-only")
     .requiredOption("--data <path>", "regular file or block device")
     .option("--backend <backend>", "auto, uring or file", "auto")
-    .addHelpText("after", "\nExits with 0 when the store is clean, with 1 when it is damaged.")
+    .addHelpText(
+      "after",
+      "\nExits with 0 when the store is clean, with 1 when it is damaged or can not be read, with 3\nwhen there is none.",
+    )
     .action(async (options) => {
       const report = await programs.osdFsck({
         data: options.data,

@@ -42,7 +42,7 @@ const LOCK_RETRY_MS = 10;
 
 /**
  * Open a device for a world: created when asked, O_DIRECT where the file system has it (tmpfs only
- * from Linux 6.6), locked against every other process. Throws FB4005 or FB4009.
+ * from Linux 6.6), locked against every other process. Throws FB4005, FB4009 or FB4011.
  *
  * A process that was killed holds its lock until its last write has ended, which is after its death:
  * whoever starts it again waits for that.
@@ -152,7 +152,8 @@ function isBlock(path: string): boolean {
 function failed(what: string, path: string, result: number): FastblockError {
   const hint = hintOf(path, result);
   const details = hint === undefined ? {} : { hint };
-  return new FastblockError("FB4009", `${what} ${path}: ${errnoText(-result)}`, details);
+  const code = result === -ENOENT ? "FB4011" : "FB4009";
+  return new FastblockError(code, `${what} ${path}: ${errnoText(-result)}`, details);
 }
 
 /** What to do about an errno; undefined: nothing else than about any device that fails. */

@@ -300,7 +300,7 @@ async function diskIsExclusive(harness: Harness): Promise<void> {
   } catch (error) {
     code = codeOf(error);
   }
-  checkEqual(code, "FB4009", "open of nothing");
+  checkEqual(code, "FB4011", "open of nothing");
 }
 
 function codeOf(error: unknown): string {

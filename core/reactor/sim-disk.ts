@@ -331,7 +331,7 @@ export class SimDisks implements Disks {
   open(path: string, options: DiskOpenOptions): Disk {
     const file = this.find(path, options.readOnly === true ? undefined : options.createBytes);
     if (file === undefined) {
-      throw new FastblockError("FB4009", `opening ${path}: no such file`);
+      throw new FastblockError("FB4011", `opening ${path}: no such file`);
     }
     const joins = (options.shard ?? 0) > 0 && file.owner === this.host;
     if (file.owner !== null && !joins) {

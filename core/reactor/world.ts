@@ -228,7 +228,8 @@ export interface Disks {
   /**
    * Open a regular file or block device, locked against other processes (and held by O_EXCL, when
    * it is a block device); `readOnly` shares it with other readers.
-   * Throws FB4005 when another process holds it, FB4009 for other failures. Cold.
+   * Throws FB4005 when another process holds it, FB4011 when it does not exist, FB4009 for
+   * other failures. Cold.
    */
   open(path: string, options: DiskOpenOptions): Disk;
 }
