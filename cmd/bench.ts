@@ -75,9 +75,12 @@ export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: L
     .action((a, b) =>
       cli.rows(
         async () => {
-          const { compareReports } = await import("../core/bench/bench.ts");
+          const { compareReports, unlikeLoads } = await import("../core/bench/bench.ts");
           const programs = await load();
           const [first, second] = [await programs.readReport(a), await programs.readReport(b)];
+          for (const unlike of unlikeLoads(first, second)) {
+            cli.ports.err(`warning: unlike loads: ${unlike}\n`);
+          }
           return compareReports(first, second).map((row) => ({ ...row }));
         },
         COMPARE_COLUMNS,
@@ -158,8 +161,8 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
     .option("--rows <rows>", "SHAPE:SIZE:DEPTH, with commas (default: seven of them)")
     .option("--time <time>", "measured time of each run", "3s")
-    .option("--ramp <time>", "time before each", parseDurationMs, 1000)
-    .option("--warm-up <time>", "load before the first run", parseDurationMs, 15_000)
+    .option("--ramp <time>", "time before each, not counted", "3s")
+    .option("--warm-up <time>", "load before the first run", "15s")
     .option("--repeat <count>", "runs of each row", count("--repeat"), 3)
     .option("--image-size <size>", "of the image, written in full first", "512MiB")
     .option("--no-fio", "leave the raw disk out")
@@ -172,8 +175,8 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         directory: options.dir ?? "",
         rows,
         timeMs: measuredMs(options.time),
-        rampMs: options.ramp,
-        warmMs: options.warmUp,
+        rampMs: parseDurationMs(options.ramp),
+        warmMs: parseDurationMs(options.warmUp),
         repeat: options.repeat,
         imageBytes: parseSize(options.imageSize),
         fio: options.fio,
@@ -219,7 +222,7 @@ function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): v
   bench
     .command("disk")
     .description("drive the reactor's disk seam; the same load by fio beside it when it is there")
-    .argument("[PATH]", "file or block device, WRITTEN TO (default: a temporary file here)", "")
+    .argument("[PATH]", "file or block device, WRITTEN TO (default: a temporary file here)")
     .option("--size <size>", "of a new file", "256MiB")
     .addOption(
       new Option("--rw <shape>", "what to do")
@@ -235,7 +238,7 @@ function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): v
     .action((path, options) =>
       show((programs) =>
         programs.disk({
-          path,
+          path: path ?? "",
           sizeBytes: parseSize(options.size),
           blockBytes: parseSize(options.bs),
           depth: options.depth,

@@ -80,6 +80,20 @@ test("the check itself tells what exists from what does not", () => {
   expect(faultOf("scrub")).toBe("scrub is no verb");
 });
 
+test("a default is shown as people write it, or not at all", () => {
+  const helps: string[] = [];
+  const walk = (command: CommandUnknownOpts): void => {
+    helps.push(command.helpInformation());
+    command.commands.forEach(walk);
+  };
+  walk(tree);
+  expect(helps.length).toBeGreaterThan(40);
+  const odd = helps.flatMap(
+    (help) => help.match(/<time>.*\(default: \d+\)|\(default:\s+""\)/g) ?? [],
+  );
+  expect(odd).toEqual([]);
+});
+
 test("every hint of an error names commands that exist", () => {
   const hints = Object.values<ErrorKind>(ERRORS).map(({ hint }) => hint);
   const calls = hints.flatMap((hint) => callsOf(hint, false));

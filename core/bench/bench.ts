@@ -10,7 +10,7 @@ import type { ProcessCost } from "./spending.ts";
 import type { SuiteOptions, SuiteReport } from "./suite.ts";
 
 export type { BenchRow, CpuClock } from "./bench-row.ts";
-export { compareReports } from "./compare.ts";
+export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { formatHistoryLine } from "./history.ts";
 export { type BenchProgress, runImageBench } from "./image-bench.ts";

@@ -52,6 +52,22 @@ export function compareReports(a: unknown, b: unknown): Comparison[] {
   return rows;
 }
 
+/** What makes a load: figures of unlike ones say little of each other. */
+const LOAD = ["kind", "rw", "blockBytes", "depth", "jobs", "replicas", "imageBytes"];
+
+/** In which words the loads of two reports differ, a line each; what one does not tell is left out. */
+export function unlikeLoads(a: unknown, b: unknown): string[] {
+  const left = wordsOf(a);
+  const right = wordsOf(b);
+  return LOAD.filter(
+    (key) => left.has(key) && right.has(key) && left.get(key) !== right.get(key),
+  ).map((key) => `${key} is ${String(left.get(key))} in A, ${String(right.get(key))} in B`);
+}
+
+function wordsOf(report: unknown): Map<string, unknown> {
+  return new Map(typeof report === "object" && report !== null ? Object.entries(report) : []);
+}
+
 /** Rows by their name: those of `bench suite`, and of the micro-benchmarks. */
 function rowsOf(report: unknown): Map<string, unknown> {
   const listed = Array.isArray(report) ? report : (report as { rows?: unknown } | null)?.rows;

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { parseStat } from "./bun-meter.ts";
-import { compareReports } from "./compare.ts";
+import { compareReports, unlikeLoads } from "./compare.ts";
 import { formatHistoryLine } from "./history.ts";
 import { CounterSum, samplesOf } from "./metrics-text.ts";
 import { checkShape, type ShapeLimits } from "./shape.ts";
@@ -16,6 +16,16 @@ describe("comparison", () => {
       { figure: "latencyUs.p99", a: 0, b: 1, ratio: null, verdict: "worse" },
       { figure: "cpuUsPerIo", a: 50, b: 50.5, ratio: 1.01, verdict: "same" },
     ]);
+  });
+
+  test("loads that differ are named, what only one tells is not", () => {
+    const load = { ...a, rw: "randwrite", blockBytes: 4096, depth: 32 };
+    expect(unlikeLoads(load, { ...load, iops: 7 })).toEqual([]);
+    expect(unlikeLoads(load, { ...load, rw: "randread", depth: 1, jobs: 2 })).toEqual([
+      "rw is randwrite in A, randread in B",
+      "depth is 32 in A, 1 in B",
+    ]);
+    expect(unlikeLoads(load, null)).toEqual([]);
   });
 
   test("a figure that one report lacks is left out, nothing in common is refused", () => {

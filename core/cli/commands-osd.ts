@@ -114,14 +114,17 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
     .argument(
       "[SECTION]",
       "only this part: superblock, zones, checkpoint, log, groups, objects; or places on the device: units, batches, entries",
-      "",
     )
     .requiredOption("--data <path>", "regular file or block device")
     .option("--backend <backend>", "auto, uring or file", "auto")
     .action((what, options) =>
       cli.object(
         () =>
-          programs.osdInspect({ data: options.data, what, backend: backendOf(options.backend) }),
+          programs.osdInspect({
+            data: options.data,
+            what: what ?? "",
+            backend: backendOf(options.backend),
+          }),
         () => options.data,
       ),
     );
