@@ -575,6 +575,17 @@ describe("client: the monitor", () => {
     expect(bench.cluster.mon.sessions.size).toBe(0);
     expect(bench.world.slots.usedBytes).toBe(0);
   });
+
+  test("G13: a session that the mon could not take back is given back when it can", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const { mon } = bench.cluster;
+    mon.isFull = true;
+    bench.settle(bench.image.close());
+    bench.pass(10_000_000);
+    expect(mon.sessions.size).toBe(1);
+    mon.isFull = false;
+    expect(bench.simulation.run(() => mon.sessions.size === 0)).toBe(true);
+  });
 });
 
 /** Random faults under a load whose answers are compared with a copy. */

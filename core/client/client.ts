@@ -65,6 +65,8 @@ export interface ClientOptions {
 }
 
 const CALL_MS = 10_000;
+/** How often a session that the mon could not take back is offered again. */
+const GIVE_BACK_US = 2_000_000;
 /** Pause between two tries to renew a session while no monitor answers. */
 const RENEW_PAUSE_MS = 250;
 const ATTACH_MS = 5000;
@@ -246,8 +248,14 @@ class ClientSide implements ClientServices, ImageKeeper {
 
   async forget(image: Image): Promise<void> {
     if (!this.images.delete(image)) return;
-    const session = image.session;
     this.scratches.push(image.scratch);
+    if (await this.giveBack(image.session, true)) return;
+    // Ends with the client, whose connection the mon forgets all sessions of.
+    void this.giveBackLater(image.session);
+  }
+
+  /** Answers whether nothing is left to be done. */
+  private async giveBack(session: ImageSession, isFirst: boolean): Promise<boolean> {
     const request = create(ImageCloseRequestSchema, { session: BigInt(session.id) });
     try {
       await this.mon.call(
@@ -257,10 +265,19 @@ class ClientSide implements ClientServices, ImageKeeper {
         ImageCloseReplySchema,
         this.mon.isReady ? 2000 : 0,
       );
+      return true;
     } catch (error) {
-      // The mon forgets sessions whose connection is gone.
-      this.warn("a session was not given back", error);
+      if (isFirst) this.warn("a session was not given back", error);
+      return false;
     }
+  }
+
+  // cold: the mon could not take a session back.
+  /** As long as it is not given back, the image counts as in use: its disk may have been full. */
+  private async giveBackLater(session: ImageSession): Promise<void> {
+    do {
+      await sleep(this.world.timers, GIVE_BACK_US);
+    } while (!this.isStopped && !(await this.giveBack(session, false)));
   }
 
   renew(image: ImageCore, isExpired: boolean): void {

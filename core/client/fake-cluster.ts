@@ -540,6 +540,8 @@ interface FakeImage {
 export class FakeMon {
   readonly images: Map<string, FakeImage> = new Map();
   /** Sessions that a refresh renews. */
+  /** Nothing of the catalogue can be changed. */
+  isFull = false;
   readonly sessions: Map<number, { image: string; serial: number; holder: Connection }> = new Map();
   world: SimWorld;
   opens = 0;
@@ -631,6 +633,7 @@ export class FakeMon {
       },
     );
     control.serve(Method.ImageClose, ImageCloseRequestSchema, ImageCloseReplySchema, (message) => {
+      if (this.isFull) throw new FastblockError("FB4010", "closing: the disk is full");
       this.sessions.delete(Number(message.session));
       return create(ImageCloseReplySchema);
     });
