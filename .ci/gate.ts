@@ -16,7 +16,7 @@ import {
   checkTypes,
 } from "./checks.ts";
 import { checkGuest } from "./guest.ts";
-import { countTests } from "./junit.ts";
+import { countTests, type TestCounts } from "./junit.ts";
 import { ROOT, type RunResult, run, SCRATCH } from "./process.ts";
 import { checkExecutable } from "./smoke.ts";
 import { ensureTools, isCi } from "./tools.ts";
@@ -37,7 +37,10 @@ interface Step {
 /** Cheap steps that share the cores; the steps behind them need the machine for themselves. */
 const TOGETHER_MAX = 2;
 const OUTPUT_LINES_MAX = 200;
+const OUTPUT_LINES_HEAD = 40;
 const SEED_MAX = 2 ** 31;
+/** Test files of a whole gate that may fail once and pass when they are run again. */
+const UNSTABLE_MAX = 1;
 
 interface TestKind {
   readonly files: readonly string[];
@@ -46,6 +49,8 @@ interface TestKind {
   readonly limitMs: number;
   /** Files at a time. */
   readonly parallel: number;
+  /** They wait for real disks, sockets and processes. */
+  readonly isOnRealTime: boolean;
 }
 
 function testFiles(): readonly string[] {
@@ -84,10 +89,28 @@ function tests(name: string, seed: number, limits: Omit<TestKind, "files">): Ste
 }
 
 async function runTests(name: string, seed: number, kind: TestKind): Promise<Outcome> {
-  const report = join(SCRATCH, `${name}.xml`);
   if (kind.files.length === 0) {
     return { passed: 0, failed: 1, skipped: 0, summary: `no ${name} test was found`, output: "" };
   }
+  const { counts, result } = await runFiles(name, seed, kind);
+  const output = testOutput(result, kind.files, counts.failures);
+  const again = kind.isOnRealTime ? await secondChance(name, seed, kind, counts) : null;
+  if (again !== null) unstable.push(`${again}\n${output}`);
+  const { passed, failed } =
+    again === null ? counts : { passed: counts.passed + counts.failed, failed: 0 };
+  const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
+  const once = again === null ? "" : `, ${counts.failed} of them unstable`;
+  const summary = `${passed} passed${once}, ${failed} failed${skipped}, ${kind.files.length} files`;
+  return { passed, failed, skipped: counts.skipped, summary, output };
+}
+
+async function runFiles(
+  name: string,
+  seed: number,
+  kind: TestKind,
+): Promise<{ readonly counts: TestCounts; readonly result: RunResult }> {
+  const report = join(SCRATCH, `${name}.xml`);
+  rmSync(report, { force: true });
   const result = await run(
     [
       process.execPath,
@@ -105,27 +128,43 @@ async function runTests(name: string, seed: number, kind: TestKind): Promise<Out
     ],
     { limitMs: kind.limitMs },
   );
-  const counts = countTests(readReport(report), kind.files, result.code);
-  const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
-  return {
-    ...counts,
-    summary: `${counts.passed} passed, ${counts.failed} failed${skipped}, ${kind.files.length} files`,
-    output: testOutput(result, kind.files, counts.failures),
-  };
+  return { counts: countTests(readReport(report), kind.files, result.code), result };
 }
 
-/** What a failed run said, without what passed; of one that hung, which files were not through. */
+/**
+ * One file of a whole gate whose tests run on real time, sockets and disks may fail once, and pass when
+ * it is run again for itself: that is told at the end, with all that it said, as a fault to be found.
+ * Answers the failed cases, null: nothing failed, or it stays failed.
+ */
+async function secondChance(
+  name: string,
+  seed: number,
+  kind: TestKind,
+  counts: TestCounts,
+): Promise<string | null> {
+  const files = kind.files.filter((file) => counts.failures.some((at) => at.startsWith(file)));
+  if (counts.failed === 0 || files.length !== 1 || unstable.length >= UNSTABLE_MAX) return null;
+  const again = await runFiles(name, seed, { ...kind, files });
+  return again.counts.failed === 0 ? counts.failures.join("\n") : null;
+}
+
+/**
+ * What a failed run said, without what passed. Who keeps only the head of a long record still sees what
+ * failed: that comes first; of a run that hung, which files were not through.
+ */
 function testOutput(
   result: RunResult,
   files: readonly string[],
   failures: readonly string[],
 ): string {
   const lines = result.output.split("\n").filter((line) => !/^(\(pass\)|✓|$)/.test(line));
-  const isThrough = (file: string): boolean => lines.includes(`${file}:`);
+  const isHeader = (line: string | undefined): boolean =>
+    line?.endsWith(":") === true && files.includes(line.slice(0, -1));
   const named = result.isTimedOut
-    ? files.filter((file) => !isThrough(file)).map((file) => `hung    ${file}`)
+    ? files.filter((file) => !lines.includes(`${file}:`)).map((file) => `hung    ${file}`)
     : failures.map((text) => `failed  ${text}`);
-  return [...lines, ...named].join("\n");
+  const said = lines.filter((line, at) => !(isHeader(line) && isHeader(lines[at + 1])));
+  return [...named, ...said].join("\n");
 }
 
 function readReport(path: string): string {
@@ -164,11 +203,26 @@ function plan(seed: number): {
       check("dead-code", checkDeadCode),
     ],
     alone: [
-      tests("unit", seed, { timeoutMs: 20_000, limitMs: 240_000, parallel: 2 }),
-      tests("sim", seed, { timeoutMs: 800_000, limitMs: 1_200_000, parallel: 2 }),
-      tests("io", seed, { timeoutMs: 60_000, limitMs: 300_000, parallel: 2 }),
+      tests("unit", seed, {
+        timeoutMs: 20_000,
+        limitMs: 240_000,
+        parallel: 2,
+        isOnRealTime: false,
+      }),
+      tests("sim", seed, {
+        timeoutMs: 800_000,
+        limitMs: 1_200_000,
+        parallel: 2,
+        isOnRealTime: false,
+      }),
+      tests("io", seed, { timeoutMs: 60_000, limitMs: 300_000, parallel: 2, isOnRealTime: true }),
       check("executable", checkExecutable),
-      tests("e2e", seed, { timeoutMs: 300_000, limitMs: 1_800_000, parallel: 1 }),
+      tests("e2e", seed, {
+        timeoutMs: 300_000,
+        limitMs: 1_800_000,
+        parallel: 1,
+        isOnRealTime: true,
+      }),
       check("guest", checkGuest),
     ],
   };
@@ -177,6 +231,8 @@ function plan(seed: number): {
 /* -------------------------------------------------------------------- main */
 
 const outcomes: Outcome[] = [];
+/** What failed once and passed when it was run again, with what it said. */
+const unstable: string[] = [];
 
 async function perform(step: Step): Promise<void> {
   const startedMs = performance.now();
@@ -199,7 +255,9 @@ function crashed(error: unknown): Outcome {
 function indent(output: string): string {
   const lines = output.trim().split("\n");
   const left = lines.length - OUTPUT_LINES_MAX;
-  const shown = left > 0 ? [`… ${left} lines left out`, ...lines.slice(left)] : lines;
+  const head = lines.slice(0, OUTPUT_LINES_HEAD);
+  const tail = lines.slice(OUTPUT_LINES_HEAD - OUTPUT_LINES_MAX);
+  const shown = left > 0 ? [...head, `… ${left} lines left out`, ...tail] : lines;
   return shown.map((line) => `    ${line}`).join("\n");
 }
 
@@ -245,6 +303,7 @@ async function main(): Promise<void> {
     outcomes.reduce((total, outcome) => total + pick(outcome), 0);
   const failed = sum((outcome) => outcome.failed);
   const skipped = sum((outcome) => outcome.skipped);
+  for (const text of unstable) console.log(`unstable, passed when run again:\n${indent(text)}`);
   console.log(`took ${tookS} s${skipped > 0 ? `, ${skipped} skipped` : ""}`);
   console.log(`${sum((outcome) => outcome.passed)} passed, ${failed} failed`);
   process.exitCode = failed > 0 ? 1 : 0;
