@@ -492,4 +492,13 @@ export class ShardLog implements BatchOwner, DirectOwner {
   close(): void {
     this.writer.close();
   }
+
+  // cold: once per stop.
+  /**
+   * Vouch for the last batch, and never again: behind that batch nothing is written by itself.
+   * Requires: `quiet`.
+   */
+  vouchNow(): void {
+    this.writer.vouchNow();
+  }
 }

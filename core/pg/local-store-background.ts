@@ -264,11 +264,18 @@ export class Background implements Drain, TurnWaiter {
   }
 
   // cold: once per stop.
-  /** Wait until all is durable, and write the last checkpoint. Rejects when the device has failed. */
+  /**
+   * Wait until all is durable, and write the last checkpoint; behind it the log's last batch. From then
+   * on the memory of batches is free: the clean mark is made in it. Rejects when the device has failed.
+   */
   private async finish(): Promise<void> {
     await this.waitUntil(() => this.log.quiet && !this.checkpointer.running);
     if (this.state.changed) await this.checkpointer.run();
-    await this.waitUntil(() => this.log.quiet);
+    this.begun = false;
+    // The turn in which a wait ends may begin something yet.
+    while (!this.log.quiet) await this.waitUntil(() => this.log.quiet);
+    this.log.vouchNow();
+    while (!this.log.quiet) await this.waitUntil(() => this.log.quiet);
   }
 
   // cold: once per stop.

@@ -30,6 +30,24 @@ function write(
 }
 
 describe("local store", () => {
+  test("the clean mark has its memory for itself, whenever the last batch is vouched for", async () => {
+    const bad: number[] = [];
+    for (let seed = 1; seed <= 40; seed++) {
+      const machine = await Machine.make(seed, RUNTIME);
+      let rig = await machine.open({ tuning: { vouchMs: 0.1, idleMs: 1e9 } });
+      const row = await rig.create(65_537);
+      rig.store.finishRecovery();
+      rig.append(row, write(1, 3, 5));
+      await rig.until(() => rig.store.durableIndex(row) === 1, "durable");
+      rig.apply(row, write(1, 3, 5));
+      await rig.await(rig.store.close(), "close");
+      rig = await machine.open();
+      if (!rig.store.identity.wasClean) bad.push(seed);
+      expect(rig.store.recovered[0]!).toMatchObject({ lastIndex: 1, commit: 1 });
+    }
+    expect(bad).toEqual([]);
+  });
+
   test("an appended entry is durable, applied, read, and there after a power cut", async () => {
     const machine = await Machine.make(1, RUNTIME);
     let rig = await machine.open();
