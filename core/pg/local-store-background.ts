@@ -111,7 +111,18 @@ export class Background implements Drain, TurnWaiter {
     }
     this.moveHome();
     this.startCheckpoint();
+    this.watchIdle();
     this.discarder.advance(this.idle);
+  }
+
+  /**
+   * The last entries may be applied, and a layer gone through, when nothing was appended for long:
+   * without another look what they freed would wait for the next write.
+   */
+  private watchIdle(): void {
+    const { changed, closing } = this.state;
+    if (!changed || closing || this.checkpointRequested || this.idleTimer.timerDueUs >= 0) return;
+    this.armIdle(this.parts.tuning.idleMs * 1000);
   }
 
   private moveHome(): void {

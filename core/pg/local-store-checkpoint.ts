@@ -88,6 +88,7 @@ export class Checkpointer {
       const rebases = this.state.rebases;
       // Local facts of a group that was captured already, logged while others are, stay in the log.
       const headSeq = this.parts.batches.nextSeq;
+      const { quarantined } = this.parts.slots;
       const captured = await this.capture();
       await this.settle(headSeq);
       // A group that took another position meanwhile is not what was captured.
@@ -102,7 +103,8 @@ export class Checkpointer {
       // There are units to be discarded now.
       this.parts.world.turns.again();
       this.state.usedAfter = log.usedBlocks;
-      this.state.quarantinedAfter = this.parts.slots.quarantined;
+      // What was freed meanwhile is for the next one.
+      this.state.quarantinedAfter = Math.min(quarantined, this.parts.slots.quarantined);
       this.tellPositions(captured);
       return;
     }

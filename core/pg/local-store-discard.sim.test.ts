@@ -123,12 +123,12 @@ class Story {
     simulation.run(simulation.nowUs + us);
   }
 
-  /** Write or zero 64 aligned blocks, and apply it. */
-  async put(firstBlock: number, type = EntryType.Write): Promise<void> {
+  /** Write 64 aligned blocks, or zero some, and apply it. */
+  async put(firstBlock: number, type = EntryType.Write, blocks = BLOCKS): Promise<void> {
     const { rig, row } = this;
     const index = this.index + 1;
     const more = { term: 1, layer: LAYER, snapSeq: 0, stamp: index, data: null };
-    const entry: RigEntry = { index, type, firstBlock, blocks: BLOCKS, ...more };
+    const entry: RigEntry = { index, type, firstBlock, blocks, ...more };
     let status = rig.append(row, entry);
     while (status === Status.Busy) {
       this.pass(5000);
@@ -140,7 +140,7 @@ class Story {
     rig.store.setCommit(row, index);
     rig.apply(row, entry);
     if (type === EntryType.Write) this.live.set(firstBlock, index);
-    else this.live.delete(firstBlock);
+    else for (let at = 0; at < blocks; at += BLOCKS) this.live.delete(firstBlock + at);
   }
 
   /** Bytes that are nobody's any more and wait for R5 are free for good behind this. */
@@ -240,6 +240,31 @@ describe("discards of freed units", () => {
     expect(story.guard.clashes).toEqual([]);
     await story.expectLive();
   }, 30_000);
+
+  test("what is freed long after the last entry was appended goes back too", async () => {
+    const story = await Story.make(7, { idleMs: 50 });
+    for (let at = 0; at < 32; at++) await story.put(at * BLOCKS);
+    // The store has fallen idle by the time at which an entry is durable, and is applied.
+    Object.assign(story.file.faults, { latencyUsMin: 100_000, latencyUsMax: 100_000 });
+    story.pass(5 * SECOND_US);
+    await story.put(0, EntryType.Zero, BLOCKS);
+    await story.rig.until(() => story.discarded === 4 * UNIT_SIZE, "the discard");
+    // It does so once, and not for ever.
+    const before = story.rig.store.counters.checkpoints;
+    story.pass(30 * SECOND_US);
+    expect(story.rig.store.counters.checkpoints - before).toBeLessThan(3);
+  });
+
+  test("what is freed while a checkpoint is written calls for the next one", async () => {
+    const story = await Story.make(8, { idleMs: 1e9 });
+    for (let at = 0; at < 32; at++) await story.put(at * BLOCKS);
+    const { counters } = story.rig.store;
+    Object.assign(story.file.faults, { latencyUsMin: 20_000, latencyUsMax: 20_000 });
+    story.rig.store.requestCheckpoint();
+    await story.put(0, EntryType.Zero, 32 * BLOCKS);
+    expect(story.rig.store.counters.checkpoints).toBe(counters.checkpoints);
+    await story.rig.until(() => story.discarded === 32 * 4 * UNIT_SIZE, "all of it");
+  });
 
   test("a device that knows no discards is asked once, and told of once", async () => {
     const story = await Story.make(5);

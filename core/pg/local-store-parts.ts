@@ -143,7 +143,10 @@ export class StoreState {
   checkpointSeq = 0;
   checkpoints = 0;
   checkpointBytes = 0;
-  /** Log blocks in use and slots in quarantine when the last checkpoint had ended. */
+  /**
+   * Log blocks in use when the last checkpoint had ended, and slots that were in quarantine when it
+   * began and still are.
+   */
   usedAfter = 0;
   quarantinedAfter = 0;
   /** Grows when a group takes another position: what was captured before is not to be written. */
