@@ -197,6 +197,40 @@ describe("device", () => {
     expect(device.pending).toBe(0);
   });
 
+  test("G5: a flush without space is a failure, for it tells of writes that are lost", () => {
+    const { simulation, device, observer } = make(9);
+    const { faults } = simulation.disk("disk");
+    faults.flushErrno = 28;
+    faults.flushErrorShare = 1;
+    const flush = start(device, DiskVerb.Flush, 0, 0, 0);
+    simulation.run(simulation.nowUs + 100_000);
+    // Asked again it would answer Ok.
+    faults.flushErrorShare = 0;
+    expect(simulation.run(() => flush.done === 1)).toBe(true);
+    expect([flush.status, observer.starved, observer.failures]).toEqual([
+      Status.DeviceFailed,
+      0,
+      [28],
+    ]);
+  });
+
+  test("G5: nor does a durable write wait for space that goes through the page cache", () => {
+    for (const direct of [true, false]) {
+      const { simulation, world, observer } = make(9);
+      const file = simulation.disk("other", 4 * MIB);
+      file.direct = direct;
+      const device = new Device(world, world.disks.open("other", {}), observer);
+      const memory = world.arena.allocate(4096);
+      file.bytesBeneath = 0;
+      const plain = start(device, DiskVerb.Write, memory, 4096, 4096);
+      simulation.run(simulation.nowUs + 100_000);
+      expect([plain.done, observer.starved]).toEqual([0, 1]);
+      const durable = start(device, DiskVerb.WriteDurable, memory, 0, 4096);
+      simulation.run(simulation.nowUs + 100_000);
+      expect([durable.done, observer.failures]).toEqual(direct ? [0, []] : [1, [28]]);
+    }
+  });
+
   test("G13: who closes the device does not wait for space", () => {
     const { simulation, world, device, observer } = make(9);
     const memory = world.arena.allocate(4096);

@@ -105,6 +105,7 @@ const ENOSPC = 28;
  *
  * A write that finds no space is no failure: nothing of the file has changed, and what waits for it
  * is still where it was. It starves, outside of the bound, until there is space or `close` is near.
+ * What may tell of other writes that found none is one (`isOwnError`).
  *
  * Operations leave in the order of submitting; they may complete in any order. `onComplete` never
  * runs within `submit`.
@@ -231,7 +232,7 @@ export class Device implements Drain {
       return;
     }
     this.unlist(op);
-    if (op.errno === ENOSPC && this.mayStarve && !this.failed) {
+    if (op.errno === ENOSPC && this.mayStarve && !this.failed && this.isOwnError(op)) {
       this.starve(op);
       return;
     }
@@ -297,6 +298,15 @@ export class Device implements Drain {
     else newer.olderOp = older;
     op.olderOp = null;
     op.newerOp = null;
+  }
+
+  // cold: a file system is full.
+  /**
+   * Whether the error is the operation's own. A flush, and a durable write where there is a page
+   * cache, may tell of others, which are lost, and will not tell of them again.
+   */
+  private isOwnError(op: DeviceOp): boolean {
+    return op.verb === DiskVerb.Write || (op.verb === DiskVerb.WriteDurable && this.disk.direct);
   }
 
   // cold: a file system is full.

@@ -37,7 +37,8 @@ const RUBBISH_BLOCK = new Uint8Array(BLOCK_SIZE).fill(0xa5);
 export interface DiskFaults {
   readErrorShare: number;
   writeErrorShare: number;
-  /** Flushes and durable writes answer EIO with this share. */
+  /** Flushes and durable writes answer this errno with this share. */
+  flushErrno: number;
   flushErrorShare: number;
   /** Latency of each operation is drawn between these, in µs. */
   latencyUsMin: number;
@@ -75,6 +76,7 @@ export class SimDiskFile {
   readonly faults: DiskFaults = {
     readErrorShare: 0,
     writeErrorShare: 0,
+    flushErrno: EIO,
     flushErrorShare: 0,
     discardErrno: 0,
     latencyUsMin: 30,
@@ -92,6 +94,8 @@ export class SimDiskFile {
   /** What the file system beneath has left; Infinity: it has all; 0: holes can not be filled. */
   bytesBeneath: number = Number.POSITIVE_INFINITY;
   watcher: DiskWatcher | null = null;
+  /** See `Disk.direct`, of what is opened from now on. */
+  direct = true;
   private readonly engine: SimEngine;
   private readonly stable = new Map<number, Uint8Array>();
   private readonly pending = new Map<number, Version[]>();
@@ -461,12 +465,11 @@ export class SimDisks implements Disks {
         if (engine.chance(faults.writeErrorShare)) return -EIO;
         return this.carryOutWrite(flight, false);
       case DiskVerb.WriteDurable:
-        if (engine.chance(faults.writeErrorShare) || engine.chance(faults.flushErrorShare)) {
-          return -EIO;
-        }
+        if (engine.chance(faults.writeErrorShare)) return -EIO;
+        if (engine.chance(faults.flushErrorShare)) return -faults.flushErrno;
         return this.carryOutWrite(flight, !faults.lyingFlush);
       case DiskVerb.Flush:
-        if (engine.chance(faults.flushErrorShare)) return -EIO;
+        if (engine.chance(faults.flushErrorShare)) return -faults.flushErrno;
         if (!faults.lyingFlush) file.flush(flight.mark);
         return 0;
       case DiskVerb.Discard:
@@ -544,8 +547,8 @@ class SimDisk extends DiskBase {
   private readonly disks: SimDisks;
 
   constructor(disks: SimDisks, file: SimDiskFile, readOnly: boolean) {
-    const { path, sizeBytes } = file;
-    super("memory", { path, sizeBytes, direct: true, readOnly });
+    const { path, sizeBytes, direct } = file;
+    super("memory", { path, sizeBytes, direct, readOnly });
     this.disks = disks;
     this.file = file;
   }
