@@ -42,6 +42,9 @@ const REPORT_PGS_MAX = 4096;
 /** Answers of the monitor that no repetition changes. */
 const REFUSALS: readonly ErrorCode[] = ["FB1007", "FB2102", "FB2103", "FB4002", "FB4004"];
 
+/** One refused handshake may be a bit that flipped on its way: nothing of it is proved yet. */
+const REFUSALS_FINAL = 2;
+
 /** Another store under our id counts as up for a lease after it died: ask again for twice as long. */
 const TWIN_US = 5_000_000;
 const TWIN_RETRY_US = 250_000;
@@ -114,6 +117,8 @@ export class MonSession {
   private twinUntilUs = 0;
   /** A group changed while a report was under way. */
   private hastened = false;
+  /** Handshakes in a row that were refused. */
+  private refusals = 0;
   /** What each shard told last. */
   private readonly figures = new Map<number, ShardFigures>();
 
@@ -207,8 +212,10 @@ export class MonSession {
 
   private onClose(connection: Connection, reason: string, opened: boolean): void {
     this.registered = false;
-    if (connection.handshakeRefusal !== "" && this.options.store.asking) {
-      this.options.host.onRefused(refusedBy(connection));
+    const isRefused = connection.handshakeRefusal !== "";
+    this.refusals = isRefused ? this.refusals + 1 : 0;
+    if (isRefused && this.options.store.asking) {
+      if (this.refusals >= REFUSALS_FINAL) this.options.host.onRefused(refusedBy(connection));
       return;
     }
     if (this.options.store.asking) this.options.host.onVerdict({ kind: "absent" });

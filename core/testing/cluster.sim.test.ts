@@ -6,6 +6,7 @@ const RECORDED: readonly [number, string][] = [
   [3, "a flush was answered before a write that was submitted before it"],
   [5, "the same, by another way through the client"],
   [45, "a lying flush took both checkpoints: the disk is replaced"],
+  [48, "a bit of a handshake flipped, and the osd took the monitor's refusal for its last word"],
   [78, "a device failed while the osd recorded its start"],
   [128, "a lying flush, then an osd that may not serve with what is left"],
   [1083, "reads that failed once at a start passed for damage, on two replicas of three"],
