@@ -20,7 +20,7 @@ import {
   serveEcho,
   serveRpcBench,
 } from "../core/bench/bench.ts";
-import { runFio } from "../core/bench/bun-fio.ts";
+import { type FioRow, runFioDisk, runFioEcho, runFioNull } from "../core/bench/bun-fio.ts";
 import { cpuUsOf } from "../core/bench/bun-meter.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import type { Address, Disk } from "../core/reactor/world.ts";
@@ -28,7 +28,7 @@ import { cpuTimes } from "../ffi/libc/libc.ts";
 import { openLogger } from "./daemon.ts";
 import { createWorld } from "./world.ts";
 
-/** `bench disk | reactor | rpc`: one layer at a time, the same load by fio beside the disk's. */
+/** `bench disk | reactor | rpc`: one layer at a time, the same load by fio beside it. */
 const ARENA_BYTES = 512 * 1_048_576;
 const CPU: CpuClock = { read: () => cpuTimes("process") };
 const KEY_VARIABLE = "FASTBLOCK_BENCH_KEY";
@@ -79,36 +79,47 @@ async function diskRows(
     disk.close();
   });
   for (const one of options.fio ? cases : []) {
-    const row = await runFio(path, place.sizeBytes, place.direct, one);
-    if (row !== undefined) rows.push(microRow(row, one.blockBytes, "fio"));
+    const row = await runFioDisk(path, place.sizeBytes, place.direct, one);
+    rows.push(...fioRows(row, one.blockBytes));
   }
   return rows;
 }
+
+const ECHO_HEADER_BYTES = 64;
+const ECHO_CASES = [
+  { depth: 1, payloadBytes: 0 },
+  { depth: 32, payloadBytes: 0 },
+  { depth: 1, payloadBytes: 4096 },
+  { depth: 32, payloadBytes: 4096 },
+];
 
 /** Turns that do nothing, then messages to a server in a process of its own. */
 export async function reactorBench(
   options: ReactorBenchOptions,
   program: readonly string[],
 ): Promise<readonly MicroRow[]> {
-  return await inWorld(options.backend, async (world) => {
-    const rows = [microRow(await runTurnBench(world, options.timeMs, CPU), 0, world.backend)];
+  const durationMs = options.timeMs;
+  const rows = await inWorld(options.backend, async (world) => {
+    const made = [microRow(await runTurnBench(world, durationMs, CPU), 0, world.backend)];
     const server = await startServer(program, "echo", options.backend, "");
     try {
-      for (const [depth, payloadBytes] of [
-        [1, 0],
-        [32, 0],
-        [1, 4096],
-        [32, 4096],
-      ] as const) {
-        const load = { depth, payloadBytes, durationMs: options.timeMs };
-        const row = await runEchoBench(world, server.address, load, CPU);
-        rows.push(microRow(row, payloadBytes, world.backend));
+      for (const one of ECHO_CASES) {
+        const row = await runEchoBench(world, server.address, { ...one, durationMs }, CPU);
+        made.push(microRow(row, one.payloadBytes, world.backend));
       }
     } finally {
       server.stop();
     }
-    return rows;
+    return made;
   });
+  if (!options.fio) return rows;
+  const beside = [fioRows(await runFioNull(durationMs), 0)];
+  for (const { depth, payloadBytes } of ECHO_CASES) {
+    const messageBytes = ECHO_HEADER_BYTES + payloadBytes;
+    const row = await runFioEcho({ messageBytes, depth, durationMs, cpuOf: "sender" });
+    beside.push(fioRows(row, payloadBytes));
+  }
+  return rows.flatMap((row, at) => [row, ...beside[at]!]);
 }
 
 /** Requests with payload to a server in a process of its own. Throws FB5001. */
@@ -117,29 +128,33 @@ export async function rpcBench(
   program: readonly string[],
 ): Promise<readonly MicroRow[]> {
   const psk = crypto.getRandomValues(new Uint8Array(32));
-  return await inWorld(options.backend, async (world) => {
+  const { blockBytes, timeMs } = options;
+  const depths = options.depth === 1 ? [1] : [1, options.depth];
+  const rows = await inWorld(options.backend, async (world) => {
     const server = await startServer(program, "rpc", options.backend, psk.toHex());
+    const run = {
+      world,
+      target: server.address,
+      secret: { clusterId: BENCH_CLUSTER, psk },
+      blockBytes,
+      timeMs,
+      cpuUs: () => ownCpuUs() + server.cpuUs(),
+    };
     try {
-      const depths = options.depth === 1 ? [1] : [1, options.depth];
-      const rows: MicroRow[] = [];
-      for (const depth of depths) {
-        rows.push(
-          await runRpcBench({
-            world,
-            target: server.address,
-            secret: { clusterId: BENCH_CLUSTER, psk },
-            blockBytes: options.blockBytes,
-            depth,
-            timeMs: options.timeMs,
-            cpuUs: () => ownCpuUs() + server.cpuUs(),
-          }),
-        );
-      }
-      return rows;
+      const made: MicroRow[] = [];
+      for (const depth of depths) made.push(await runRpcBench({ ...run, depth }));
+      return made;
     } finally {
       server.stop();
     }
   });
+  if (!options.fio) return rows;
+  const beside: (readonly MicroRow[])[] = [];
+  for (const depth of depths) {
+    const load = { messageBytes: blockBytes, depth, durationMs: timeMs, cpuOf: "both" } as const;
+    beside.push(fioRows(await runFioEcho(load), blockBytes));
+  }
+  return rows.flatMap((row, at) => [row, ...beside[at]!]);
 }
 
 /* ---------------------------------------------------------------- the server */
@@ -236,4 +251,13 @@ function microRow(row: BenchRow, blockBytes: number, backend: string): MicroRow 
     cpuUsPerIo: Math.round((row.cpuUsPerOp.user + row.cpuUsPerOp.system) * 1000) / 1000,
     backend,
   };
+}
+
+/** The row of fio, if there is one; without figures when fio gave none. */
+function fioRows(row: FioRow, blockBytes: number): readonly MicroRow[] {
+  if (row === undefined) return [];
+  if ("opsPerSecond" in row) return [microRow(row, blockBytes, "fio")];
+  const { name, note } = row;
+  const none = { iops: null, bytesPerSec: null, latencyUs: null, cpuUsPerIo: null };
+  return [{ name, ...none, backend: "fio", note }];
 }

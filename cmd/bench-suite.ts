@@ -17,7 +17,7 @@ import {
   type SuiteReport,
   type SuiteRow,
 } from "../core/bench/bench.ts";
-import { runFio } from "../core/bench/bun-fio.ts";
+import { runFioDisk } from "../core/bench/bun-fio.ts";
 import { BunMeter } from "../core/bench/bun-meter.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import type { Image } from "../core/client/client.ts";
@@ -221,13 +221,16 @@ class SuiteBench implements SuiteOutside {
 
   async raw(row: SuiteRow): Promise<BenchRow | undefined> {
     const isRead = row.rw === "read" || row.rw === "randread";
-    return await runFio(this.rawPath, this.options.imageBytes, this.rawDirect, {
+    const raw = await runFioDisk(this.rawPath, this.options.imageBytes, this.rawDirect, {
       verb: isRead ? "read" : "writeDurable",
       depth: row.depth,
       blockBytes: row.blockBytes,
       durationMs: this.options.timeMs,
       sequential: row.rw === "read" || row.rw === "write",
     });
+    if (raw === undefined || "opsPerSecond" in raw) return raw;
+    this.say(`${raw.name}: ${raw.note}`);
+    return undefined;
   }
 
   say(words: string): void {

@@ -55,6 +55,12 @@ Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within
 Example:
   fastblock bench compare a.json b.json`;
 
+const FIO_HELP = `
+Beside each row stands what fio measures, when it is installed: two of its jobs that send blocks of
+that size to and fro over loopback (engine net, ping-pong), one on its way at a time; beside the empty
+turn an operation that does nothing (engine null). CPU is that of both ends for rpc, of the sender
+for messages of the reactor.`;
+
 const RAMP_MS_DEFAULT = 3000;
 const MEASURED_MS_MIN = 100;
 
@@ -213,12 +219,19 @@ async function refuseErrors(report: ImageBenchReport): Promise<void> {
 }
 
 function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
-  const show = (run: (programs: BenchPrograms) => Promise<readonly MicroRow[]>): Promise<void> =>
+  const show: Show = (run) =>
     cli.rows(
       async () => (await run(await load())).map((row) => ({ ...row })),
       MICRO_COLUMNS,
       nameOf,
     );
+  diskBench(bench, show);
+  messageBenches(bench, show);
+}
+
+type Show = (run: (programs: BenchPrograms) => Promise<readonly MicroRow[]>) => Promise<void>;
+
+function diskBench(bench: CommandUnknownOpts, show: Show): void {
   bench
     .command("disk")
     .description("drive the reactor's disk seam; the same load by fio beside it when it is there")
@@ -250,15 +263,21 @@ function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): v
         }),
       ),
     );
+}
+
+function messageBenches(bench: CommandUnknownOpts, show: Show): void {
   bench
     .command("reactor")
     .description("drive an empty reactor: turns, timers, messages")
     .option("--time <time>", "measured time of each case", "2s")
+    .option("--no-fio", "leave fio out")
     .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", FIO_HELP)
     .action((options) =>
       show((programs) =>
         programs.reactor({
           timeMs: parseDurationMs(options.time),
+          fio: options.fio,
           backend: backendOf(options.backend),
         }),
       ),
@@ -269,10 +288,13 @@ function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): v
     .option("--bs <size>", "payload of each request", "4KiB")
     .option("--depth <count>", "requests open at a time", count("--depth"), 32)
     .option("--time <time>", "measured time of each case", "2s")
+    .option("--no-fio", "leave fio out")
     .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", FIO_HELP)
     .action((options) =>
       show((programs) =>
         programs.rpc({
+          fio: options.fio,
           blockBytes: parseSize(options.bs),
           depth: options.depth,
           timeMs: parseDurationMs(options.time),
@@ -355,12 +377,12 @@ function costText(value: unknown): string {
 
 const MICRO_COLUMNS: readonly Column[] = [
   { name: "name" },
-  { name: "iops", right: true, show: figureText },
+  { name: "iops", right: true, show: countText },
   {
     name: "rate",
     path: "bytesPerSec",
     right: true,
-    show: (value) => `${formatSize(Number(value))}/s`,
+    show: (value) => (value === null ? "-" : `${formatSize(Number(value))}/s`),
   },
   { name: "p50", path: "latencyUs.p50", right: true, show: usText },
   { name: "p99", path: "latencyUs.p99", right: true, show: usText },
@@ -368,6 +390,7 @@ const MICRO_COLUMNS: readonly Column[] = [
   { name: "max", path: "latencyUs.max", right: true, show: usText, wide: true },
   { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
   { name: "backend" },
+  { name: "note", show: (value) => (typeof value === "string" ? value : "") },
 ];
 
 function nameOf(row: Row): string {

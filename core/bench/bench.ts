@@ -116,6 +116,7 @@ export interface DiskBenchOptions {
 export interface ReactorBenchOptions {
   readonly timeMs: number;
   readonly backend: "auto" | "uring" | "file";
+  readonly fio: boolean;
 }
 
 export interface RpcBenchOptions {
@@ -123,16 +124,19 @@ export interface RpcBenchOptions {
   readonly depth: number;
   readonly timeMs: number;
   readonly backend: "auto" | "uring" | "file";
+  readonly fio: boolean;
 }
 
-/** One line of `bench disk|reactor|rpc`. */
+/** One line of `bench disk|reactor|rpc`; figures are null when there are none. */
 export interface MicroRow {
   readonly name: string;
-  readonly iops: number;
-  readonly bytesPerSec: number;
+  readonly iops: number | null;
+  readonly bytesPerSec: number | null;
   readonly latencyUs: Omit<LatencyReport, "mean"> | null;
   readonly cpuUsPerIo: number | null;
   readonly backend: string;
+  /** Why figures are missing. */
+  readonly note?: string;
   readonly [key: string]: unknown;
 }
 

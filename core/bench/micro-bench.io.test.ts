@@ -6,7 +6,7 @@ import { cpuTimes } from "../../ffi/libc/libc.ts";
 import { silentLogger } from "../base/logger.ts";
 import { createUringWorld } from "../reactor/uring-world.ts";
 import type { CpuClock } from "./bench-row.ts";
-import { parseFio } from "./bun-fio.ts";
+import { parseFio, runFioDisk, runFioEcho, runFioNull } from "./bun-fio.ts";
 import { fillDisk, runDiskBench } from "./disk-bench.ts";
 import { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 
@@ -46,19 +46,57 @@ describe("micro-benchmarks count what they ran", () => {
     expect(turns.operations).toBeGreaterThan(100);
   });
 
+  test("fio drives the same file, messages and nothing at all beside them", async () => {
+    const path = join(directory, "fio");
+    const one = { verb: "write", depth: 4, blockBytes: 4096, durationMs: 100 } as const;
+    const echo = { messageBytes: 4160, depth: 1, durationMs: 100, cpuOf: "both" } as const;
+    for (const row of [
+      await runFioDisk(path, MIB, false, one),
+      await runFioEcho(echo),
+      await runFioNull(50),
+    ]) {
+      if (row === undefined || "note" in row) throw new Error(`no row of fio: ${row?.note}`);
+      expect(row.operations).toBeGreaterThan(0);
+      expect(row.opsPerSecond).toBeGreaterThan(0);
+      expect(row.latencyUs.p50).toBeLessThanOrEqual(row.latencyUs.p99);
+      expect(row.cpuUsPerOp.user + row.cpuUsPerOp.system).toBeGreaterThan(0);
+    }
+  }, 40_000);
+
+  test("what fio does not measure is named with the reason", async () => {
+    const echo = { messageBytes: 64, depth: 32, durationMs: 100, cpuOf: "sender" } as const;
+    expect(await runFioEcho(echo)).toEqual({
+      name: "fio net 64 bytes each way depth 32",
+      note: "fio keeps one message on its way",
+    });
+    const one = { verb: "read", depth: 1, blockBytes: 4096, durationMs: 50 } as const;
+    const row = await runFioDisk("/dev/null/file", MIB, false, one);
+    expect(row).toMatchObject({ note: expect.stringMatching(/^fio ended with \d+, wanted 0: ./) });
+  });
+
   test("fio's output is read, warnings before it are skipped", () => {
     const side = {
       iops: 1000,
       total_ios: 3000,
       clat_ns: { max: 9_000_000, percentile: { "50.000000": 70_000, "99.000000": 200_000 } },
     };
-    const text = `fio: note\n${JSON.stringify({
-      jobs: [{ read: side, write: side, usr_cpu: 1, sys_cpu: 5, job_runtime: 3000 }],
-    })}`;
-    const one = { verb: "write", depth: 4, blockBytes: 4096, durationMs: 3000 } as const;
-    const row = parseFio(text, false, one);
-    expect(row?.opsPerSecond).toBe(1000);
-    expect(row?.latencyUs.p50).toBe(70);
-    expect(row?.cpuUsPerOp.system).toBe(50);
+    const idle = { ...side, iops: 0 };
+    const sender = { jobname: "sender", read: idle, write: side, usr_cpu: 1, sys_cpu: 5 };
+    const receiver = { jobname: "receiver", read: side, write: idle, usr_cpu: 2, sys_cpu: 3 };
+    const text = `fio: note\n${JSON.stringify({ jobs: [receiver, sender] })}`;
+    const wanted = { name: "fio", side: "write", job: "sender" } as const;
+    const row = parseFio(text, wanted);
+    expect(row).toMatchObject({
+      name: "fio",
+      opsPerSecond: 1000,
+      latencyUs: { p50: 70, p99: 200 },
+    });
+    expect(row).toMatchObject({ cpuUsPerOp: { user: 10, system: 50 } });
+    const both = parseFio(text, { ...wanted, cpuOfAll: true });
+    expect(both).toMatchObject({ cpuUsPerOp: { user: 30, system: 80 } });
+    expect(parseFio("fio: nothing", wanted)).toEqual({
+      name: "fio",
+      note: "fio's report names no such job",
+    });
   });
 });

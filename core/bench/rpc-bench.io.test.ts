@@ -33,7 +33,7 @@ test.each([
   });
   server.close();
   expect(row.iops).toBeGreaterThan(0);
-  expect(row.bytesPerSec).toBeGreaterThanOrEqual(row.iops * blockBytes - blockBytes);
+  expect(row.bytesPerSec).toBeGreaterThanOrEqual(row.iops! * blockBytes - blockBytes);
   expect(row.latencyUs!.p50).toBeGreaterThan(0);
   expect(row.cpuUsPerIo).not.toBeNull();
 });
