@@ -197,8 +197,9 @@ async function checkOneWrite(sandbox: Sandbox): Promise<void> {
 
 /** Every backend that a status names is io_uring, and it names one. */
 export function isOnRing(statusJson: string): boolean {
-  const backends = [...statusJson.matchAll(/"backend"\s*:\s*"([^"]*)"/g)].map((match) => match[1]);
-  return backends.length > 0 && backends.every((backend) => backend === "uring");
+  return ["mons", "osds", "clients"].every((kind) =>
+    new RegExp(`"${kind}"\\s*:\\s*\\{\\s*"uring"\\s*:\\s*\\d+\\s*\\}`).test(statusJson),
+  );
 }
 
 async function step(sandbox: Sandbox, args: readonly string[]): Promise<boolean> {

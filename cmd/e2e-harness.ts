@@ -7,6 +7,7 @@ import {
   readFileSync,
   readdirSync,
   rmSync,
+  statSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -98,6 +99,32 @@ export async function waitFor<T>(
   throw new Error(`waited ${limitMs} ms in vain for: ${what}`);
 }
 
+/** All processes of a cluster directory run, and the mon must report io_uring for each of them. */
+export async function reportsRing(directory: string): Promise<void> {
+  const words = [EXECUTABLE, "dev", "status", "--dir", directory, "-o", "json"];
+  const status = await waitFor("the mon to know every process", async () => {
+    const told = JSON.parse(await succeed(words)) as RingStatus;
+    const { backends, processes } = told;
+    const countOf = (role: string): number => processes.filter((one) => one.role === role).length;
+    if (backends === undefined) return false;
+    const { mons, osds, clients } = backends;
+    const isKnown = sum(osds) === countOf("osd") && sum(clients) >= countOf("nbd");
+    return isKnown && sum(mons) === countOf("mon") && told;
+  });
+  const kinds = Object.values(status.backends!);
+  if (kinds.every((counts) => Object.keys(counts).every((backend) => backend === "uring"))) return;
+  throw new Error(`backends: ${JSON.stringify(status.backends)}, wanted uring everywhere`);
+}
+
+interface RingStatus {
+  readonly backends?: Readonly<Record<"mons" | "osds" | "clients", Record<string, number>>>;
+  readonly processes: readonly { readonly role: string }[];
+}
+
+function sum(counts: Readonly<Record<string, number>>): number {
+  return Object.values(counts).reduce((left, right) => left + right, 0);
+}
+
 /** A file of random bytes, the same for the same seed. */
 export function randomBytes(sizeBytes: number, seed: number): Uint8Array {
   const words = new Uint32Array(sizeBytes / 4);
@@ -123,11 +150,7 @@ export class TestCluster {
     if (options.osds !== undefined) words.push("--osds", String(options.osds));
     if (options.shards !== undefined) words.push("--shards", String(options.shards));
     await this.run(...words);
-    const status = await this.run("dev", "status", "--dir", this.directory, "-o", "json");
-    const backends = [...status.matchAll(/"backend"\s*:\s*"([^"]*)"/g)].map((match) => match[1]);
-    const isOnRing = backends.length > 0 && backends.every((backend) => backend === "uring");
-    if (!isOnRing)
-      throw new Error(`cluster's backend: ${backends.join(" ")}, wanted uring\n${status}`);
+    await reportsRing(this.directory);
   }
 
   /** The way to a file in the test's own folder. */
@@ -190,6 +213,8 @@ export class TestCluster {
 
   /** Start a process again by its NAME.start, as an administrator would, and wait until it serves. */
   async restart(name: string): Promise<void> {
+    const log = join(this.directory, `${name}.log`);
+    const loggedBytes = statSync(log).size;
     const output = openSync(this.path(`${name}.out`), "w");
     const child = spawn([join(this.directory, `${name}.start`)], {
       cwd: "/",
@@ -204,6 +229,12 @@ export class TestCluster {
       if (child.exitCode !== null) throw new Error(`${name} ended with ${child.exitCode}\n${text}`);
       return /\bready\b/.test(text);
     });
+    // What it says itself: its mon may be away.
+    const logged = readFileSync(log).subarray(loggedBytes).toString();
+    const backends = [...logged.matchAll(/"backend":"([^"]*)"/g)].map((match) => match[1]);
+    if (backends.length === 0 || backends.some((backend) => backend !== "uring")) {
+      throw new Error(`${name}'s backend: ${backends.join(" ")}, wanted uring\n${logged}`);
+    }
   }
 
   /** The ends of all logs. */

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Subprocess, spawn } from "bun";
-import { command, waitFor } from "./e2e-harness.ts";
+import { command, reportsRing, waitFor } from "./e2e-harness.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const END_MS = 30_000;
@@ -68,7 +68,10 @@ test("every command of the README's tour, and of what npm start tells, works as 
       const next = /^Try next:\n((?: {2}.*\n)+)/m.exec(text)?.[1] ?? "";
       expect(next.trimEnd().split("\n")).toHaveLength(4);
       await play(next, env);
+      await reportsRing(env.CLUSTER_DIR);
     }
+    // An osd was started again in between.
+    await reportsRing(env.CLUSTER_DIR);
   } finally {
     for (const start of served) start.kill("SIGTERM");
     for (const start of served) await start.exited;

@@ -97,6 +97,7 @@ const STATUS: StatusView = {
   health: { status: "warn", checks: [{ ...CHECK, details: [], hint: "start it" }] },
   version: "0.1.0",
   backend: "uring",
+  backends: { mons: { uring: 1 }, osds: { uring: 2 }, clients: {} },
   map: { generation: 1, epoch: 12 },
   mons: { total: 1, leader: "mon.a" },
   osds: { total: 2, up: 1, in: 2 },

@@ -308,6 +308,22 @@ describe("commands", () => {
     expect(await shown("health --check")).toBe("error  PG_DOWN: 4 down\n");
     expect(JSON.parse(await shown("health --check -o json"))).toEqual(health);
   });
+
+  test.each([
+    [{ mons: { uring: 1 }, osds: { uring: 3 }, clients: {} }, "uring"],
+    [
+      { mons: { file: 1 }, osds: { uring: 2, file: 1 }, clients: {} },
+      "mons 1 file, osds 2 uring 1 file",
+    ],
+    [{ mons: { uring: 1 }, osds: {}, clients: { file: 2 } }, "mons 1 uring, clients 2 file"],
+  ])(
+    "the page tells one backend when all agree, else who has which: %j",
+    async (backends, text) => {
+      const ports = new TestPorts({ "GET /status": { body: { backends } } });
+      await run(ports, "status");
+      expect(ports.outText).toContain(`\nbackend     ${text}\n`);
+    },
+  );
 });
 
 describe("usage", () => {

@@ -208,11 +208,27 @@ function statusText(status: Row): string {
       `${sizeText(valueAt(status, "capacity.usedBytes"))} used of ${sizeText(valueAt(status, "capacity.totalBytes"))}`,
     ],
     ["operations", `${at("operations")} running`],
-    ["backend", at("backend")],
+    ["backend", backendText(valueAt(status, "backends"))],
     ["version", at("version")],
   ];
   const text = lines.map(([key, value]) => `${key.padEnd(11)} ${value}\n`).join("");
   return text + (isRow(health) ? healthText(health, PAGE_DETAILS) : "");
+}
+
+/** One word when all agree, else `mons 1 uring, osds 2 uring 1 file, clients 1 uring`. */
+function backendText(backends: unknown): string {
+  const kinds = Object.entries(isRow(backends) ? backends : {}).map(
+    ([kind, counts]) => [kind, Object.entries(isRow(counts) ? counts : {})] as const,
+  );
+  const words = new Set(kinds.flatMap(([, counts]) => counts.map(([word]) => word)));
+  if (words.size < 2) return [...words].join("") || "-";
+  return kinds
+    .filter(([, counts]) => counts.length > 0)
+    .map(
+      ([kind, counts]) =>
+        `${kind} ${counts.map(([word, many]) => `${plainText(many)} ${word}`).join(" ")}`,
+    )
+    .join(", ");
 }
 
 function listAt(row: Row, key: string): readonly unknown[] {

@@ -211,7 +211,11 @@ export class MonSession {
       connection,
       Method.MapSubscribe,
       MapSubscribeRequestSchema,
-      create(MapSubscribeRequestSchema, { generation: map.generation, epoch: map.epoch }),
+      create(MapSubscribeRequestSchema, {
+        generation: map.generation,
+        epoch: map.epoch,
+        backend: this.world.backend,
+      }),
       MapSubscribeReplySchema,
     );
     if (connection !== this.connection || this.isStopped) return;

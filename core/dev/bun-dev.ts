@@ -23,7 +23,7 @@ import {
   temporaryHome,
 } from "./bun-places.ts";
 import {
-  askBackend,
+  askBackends,
   httpOf,
   lastLines,
   nbdsOf,
@@ -127,13 +127,13 @@ export class BunDev implements DevPrograms {
     const osds = processes.filter(({ role }) => role === "osd");
     const running = osds.filter((one) => one.running).length;
     const http = httpOf(plan);
-    const backend = await askBackend(http);
+    const told = await askBackends(http);
     return {
       directory,
       clusterId: plan.cluster.clusterId,
-      serving: backend !== undefined && running * 2 > osds.length,
+      serving: told !== undefined && running * 2 > osds.length,
       missing: processes.filter((one) => !one.running).map(({ name }) => name),
-      ...(backend === undefined ? {} : { backend }),
+      ...told,
       http,
       nbd: nbdsOf(plan),
       processes,

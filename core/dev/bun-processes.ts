@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { FastblockError } from "../base/errors.ts";
 import { isHeld } from "./bun-lock.ts";
 import { checkTemporaryHome } from "./bun-places.ts";
-import { type DevProcessStatus, STARTED_BY } from "./dev.ts";
+import { type DevProcessStatus, type DevStatus, STARTED_BY } from "./dev.ts";
 import { DEV_FILE, type DevPlan, type DevProcess, parseDevPlan, parsePorts } from "./plan.ts";
 
 /** What a dev cluster looks like from outside: its files, its processes, its monitor. */
@@ -64,10 +64,14 @@ export function processStatus(one: DevProcess, directory: string): DevProcessSta
   };
 }
 
-export async function askBackend(http: string): Promise<string | undefined> {
+/** What the mon tells of backends; undefined when it does not answer. */
+export async function askBackends(
+  http: string,
+): Promise<Pick<Required<DevStatus>, "backend" | "backends"> | undefined> {
   const body = await askJson(`${http}/api/v1/status`);
-  const backend = (body as { backend?: unknown } | undefined)?.backend;
-  return typeof backend === "string" ? backend : undefined;
+  if (body === undefined) return undefined;
+  const { backend, backends } = body as Required<DevStatus>;
+  return { backend, backends };
 }
 
 export async function askJson(url: string): Promise<unknown> {

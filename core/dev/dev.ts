@@ -53,6 +53,10 @@ export interface DevStatus {
   readonly missing: readonly string[];
   /** What carries disk and network of the osds; absent when the mon does not answer. */
   readonly backend?: string;
+  /** How many processes of each kind have which; clients are gateways and whoever is attached. */
+  readonly backends?: Readonly<
+    Record<"mons" | "osds" | "clients", Readonly<Record<string, number>>>
+  >;
   /** Base address of REST and web pages. */
   readonly http: string;
   /** `nbd://127.0.0.1:PORT`, one per gateway; an export's name follows after a slash. */

@@ -97,6 +97,9 @@ describe("plan", () => {
         "--data /a b/osd.1.img --backend auto --id 1 --shards 2 --data-ports 10004,10005",
     );
     expect(argumentsOf(plan, plan.processes[0]!, "/c")).toContain("--http-port");
+    for (const one of plan.processes) {
+      expect(argumentsOf(plan, one, "/c").join(" ")).toContain("--backend auto");
+    }
     expect(argumentsOf(plan, plan.processes[4]!, "/c").slice(0, 3)).toEqual([
       "client",
       "nbd",

@@ -146,7 +146,7 @@ export function argumentsOf(plan: DevPlan, process: DevProcess, directory: strin
     plan.logLevel,
   ];
   if (process.data !== "") common.push("--data", `${directory}/${process.data}`);
-  if (process.role !== "mon") common.push("--backend", plan.backend);
+  common.push("--backend", plan.backend);
   switch (process.role) {
     case "mon":
       return [

@@ -80,6 +80,7 @@ describe("pools", () => {
     expect(explained.body).toMatchObject({ pool: "p", ok: true, domainsUsable: 3, rejected: [] });
     expect((await mon.get("/status")).body).toMatchObject({
       backend: "file",
+      backends: { mons: { file: 1 }, osds: { file: 3 }, clients: {} },
       health: { status: "ok" },
       osds: { total: 3, up: 3, in: 3 },
       pgs: { total: 32, byState: { active: 32 } },

@@ -90,9 +90,9 @@ export class ControlServer {
     return false;
   }
 
-  /** Connected peers, for status. */
-  get peerCount(): number {
-    return this.peers.size;
+  /** What carries disk and network of each gateway and client that follows the map. */
+  clientBackends(): readonly string[] {
+    return [...this.peers.values()].map((peer) => peer.backend).filter((one) => one !== "");
   }
 
   private serveOsds(): void {
@@ -143,7 +143,9 @@ export class ControlServer {
       MapSubscribeRequestSchema,
       MapSubscribeReplySchema,
       (request, connection) => {
-        this.peerOf(connection).subscribe(request.generation, request.epoch);
+        const peer = this.peerOf(connection);
+        peer.backend = request.backend;
+        peer.subscribe(request.generation, request.epoch);
         return create(MapSubscribeReplySchema);
       },
     );
@@ -232,6 +234,8 @@ export class ControlServer {
 class ControlPeer implements SessionHolder {
   readonly connection: Connection;
   osd: OsdId | undefined;
+  /** Of a gateway or a client, as it told. */
+  backend = "";
   private readonly map: ClusterMap;
   private readonly service: ControlService;
   private isSubscribed = false;

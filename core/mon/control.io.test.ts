@@ -310,6 +310,29 @@ describe("maps", () => {
     expect(client.map.deltaFrom(0, 0)!.pgs.length).toBe(20);
   });
 
+  test("the status counts backends: the mon's own, the osds', those of who follows now", async () => {
+    await mon.addOsds(1);
+    const backends = async (): Promise<unknown> => (await mon.get("/status")).body.backends;
+    expect(await backends()).toEqual({ mons: { file: 1 }, osds: { file: 1 }, clients: {} });
+    const follow = async (backend: string): Promise<FakeClient> => {
+      const client = await mon.addClient().connected();
+      await client.control.call(
+        client.connection,
+        Method.MapSubscribe,
+        MapSubscribeRequestSchema,
+        create(MapSubscribeRequestSchema, { generation: 0, epoch: 0, backend }),
+        MapSubscribeReplySchema,
+      );
+      return client;
+    };
+    const first = await follow("uring");
+    await follow("file");
+    const both = { mons: { file: 1 }, osds: { file: 1 }, clients: { uring: 1, file: 1 } };
+    expect(await backends()).toEqual(both);
+    await first.close();
+    await until("the first is gone", async () => !JSON.stringify(await backends()).includes("ur"));
+  });
+
   test("one that has the map gets nothing, nor does one that is ahead", async () => {
     await mon.addOsds(1);
     const client = await mon.addClient().connected();

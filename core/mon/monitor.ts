@@ -149,7 +149,8 @@ export class Monitor {
       sessions: this.sessions,
       operations: this.operations,
       scrubs: this.scrubs,
-      identity: options,
+      identity: { ...options, backend: world.backend },
+      clientBackends: () => this.control.clientBackends(),
       nowUs,
       formatTime: options.formatTime,
     });

@@ -52,6 +52,9 @@ export const HealthSchema = z
 
 const PgStateSchema = z.enum(["creating", "active", "degraded", "down", "leaderless"]);
 
+/** How many processes have each backend: `{"uring": 3}`. */
+const BackendsSchema = z.record(z.string(), z.int());
+
 const UsageSchema = z.object({ totalBytes: bytes, usedBytes: bytes });
 
 export const StatusSchema = z
@@ -62,6 +65,12 @@ export const StatusSchema = z
     backend: z.string().openapi({
       description: "what carries disk and network of the osds: uring, file, memory, mixed or none",
     }),
+    backends: z
+      .object({ mons: BackendsSchema, osds: BackendsSchema, clients: BackendsSchema })
+      .openapi({
+        description: "how many have which; clients: gateways and programs that follow the map now",
+        example: { mons: { uring: 1 }, osds: { uring: 3 }, clients: { uring: 1 } },
+      }),
     map: z.object({ generation: z.int(), epoch: z.int() }),
     mons: z.object({ total: z.int(), leader: z.string() }),
     osds: z.object({ total: z.int(), up: z.int(), in: z.int() }),

@@ -32,8 +32,11 @@ export interface ViewSources {
     readonly clusterName: string;
     readonly name: string;
     readonly version: string;
+    readonly backend: string;
     readonly monCount: number;
   };
+  /** Of each gateway and client that follows the map. */
+  readonly clientBackends: () => readonly string[];
   readonly nowUs: () => number;
   /** Milliseconds since 1970 as RFC 3339. */
   readonly formatTime: (ms: number) => string;
@@ -79,6 +82,11 @@ export class Views {
       health: judgeHealth(catalogue, osds, operations),
       version: identity.version,
       backend: this.backend(),
+      backends: {
+        mons: countsOf([identity.backend]),
+        osds: countsOf([...catalogue.osds.values()].map((osd) => osd.backend)),
+        clients: countsOf(this.from.clientBackends()),
+      },
       map: { generation: map.generation, epoch: map.epoch },
       mons: { total: identity.monCount, leader: identity.name },
       osds: {
@@ -320,6 +328,13 @@ function isJoining(pg: PgInfo, replica: ReplicaInfo): boolean {
 interface ReplicaCounts {
   readonly replicas: Map<OsdId, number>;
   readonly leaders: Map<OsdId, number>;
+}
+
+/** How often each word stands there. */
+function countsOf(words: readonly string[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const word of words) counts[word] = (counts[word] ?? 0) + 1;
+  return counts;
 }
 
 /** A number while it is exact, decimal text above. */
