@@ -12,7 +12,7 @@ import {
 import { join } from "node:path";
 import { spawn } from "bun";
 import { infoRequest, RawClient } from "../core/gateway/nbd/bun-raw-client.ts";
-import { EXECUTABLE, type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
+import { EXECUTABLE, randomBytes, type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
 
 /** Small osds: made in a moment. */
 const SMALL = ["--osd-size", "300MiB"];
@@ -215,6 +215,13 @@ test("what is refused names its reason, and space and holders are told as they a
       expect(await cluster.run("image", "du", "p/a", "--columns", "image,allocated,share")).toMatch(
         /\np\/a +1 MiB +1\.6 %\n$/,
       );
+      await cluster.run("image", "create", "p/b", "--size", "64MiB");
+      writeFileSync(cluster.path("block"), randomBytes(4096, 1));
+      await cluster.run("client", "write", "p/b", cluster.path("block"), "--offset", "1MiB");
+      // At once: the osds are asked.
+      const [space] = await cluster.json<readonly Image[]>("image", "du", "p/b");
+      expect(space).toMatchObject({ allocatedBytes: 65_536, usedBytes: 65_536 });
+      await cluster.run("image", "rm", "p/b", "--yes");
       const pool = await cluster.json<{ readonly usedBytes: number }>("pool", "info", "p");
       expect(pool.usedBytes).toBe(1_048_576);
       const held = await refused(cluster, 8, "image", "rm", "p/a", "--yes");

@@ -213,12 +213,14 @@ describe("commands", () => {
 
   test("space is shown by image, the largest first", async () => {
     const [small, large] = [
-      { path: "p/a", sizeBytes: 1_048_576, allocatedBytes: 65_536, usedBytes: 196_608 },
-      { path: "p/b", sizeBytes: 1_048_576, allocatedBytes: 1_048_576, usedBytes: 3_145_728 },
-    ];
+      { path: "p/a", allocatedBytes: 65_536, usedBytes: 196_608, usedAgeMs: 4 },
+      { path: "p/b", allocatedBytes: 1_048_576, usedBytes: 3_145_728, usedAgeMs: 2000 },
+    ].map((one) => ({ ...one, sizeBytes: 1_048_576 }));
     const ports = new TestPorts({
-      "GET /images?pool=p": { body: { items: [small, large] } },
-      "GET /pools/p/images/a": { body: small },
+      "GET /images?pool=p&fresh=true": { body: { items: [small, large] } },
+      "GET /pools/p/images/a?fresh=true": { body: small },
+      "GET /images?fresh=true": { body: { items: [small, { ...large, usedAgeMs: 35_000 }] } },
+      "GET /pools/p/images/b?fresh=true": { body: { ...large, usedAgeMs: null } },
     });
     expect(await run(ports, "image du p")).toBe(0);
     expect(ports.outText).toBe(
@@ -226,9 +228,14 @@ describe("commands", () => {
         "p/b    1 MiB      1 MiB  100 %    3 MiB\n" +
         "p/a    1 MiB     64 KiB  6.3 %  192 KiB\n",
     );
+    expect(ports.errText).toBe("");
     ports.outText = "";
     expect(await run(ports, "image du p/a -o json")).toBe(0);
     expect(JSON.parse(ports.outText)).toEqual([small]);
+    await run(ports, "image du");
+    expect(ports.errText).toBe("an osd does not answer: its share is as it was 35.0 s ago\n");
+    await run(ports, "image du p/b");
+    expect(ports.errText).toContain("an osd was not heard since the mon runs");
   });
 
   test("an operation is shown and its cancelling refused by its number", async () => {

@@ -1,6 +1,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import { recordOf, segment } from "./api.ts";
+import { ageText } from "./commands-osd.ts";
 import { sizeText } from "./commands-pool.ts";
 import { backendOf, type CliContext, SCRIPT_HELP } from "./context.ts";
 import { Exit } from "./failure.ts";
@@ -12,6 +13,7 @@ const IMAGE_COLUMNS: readonly Column[] = [
   { name: "size", path: "sizeBytes", show: sizeText, right: true },
   { name: "allocated", path: "allocatedBytes", show: sizeText, right: true },
   { name: "used", path: "usedBytes", show: sizeText, right: true, wide: true },
+  { name: "age", path: "usedAgeMs", show: ageText, right: true, wide: true },
   { name: "sessions", show: countText, right: true },
   { name: "created", wide: true },
   { name: "lock-epoch", path: "lockEpoch", right: true, wide: true },
@@ -24,7 +26,11 @@ const SPACE_COLUMNS: readonly Column[] = [
   { name: "allocated", path: "allocatedBytes", show: sizeText, right: true },
   { name: "share", path: "allocatedBytes", show: shareText, right: true },
   { name: "used", path: "usedBytes", show: sizeText, right: true },
+  { name: "age", path: "usedAgeMs", show: ageText, right: true, wide: true },
 ];
+
+/** The osds are asked for what they hold now; figures beyond this age lack an answer. */
+const AGE_MS_MAX = 2000;
 
 /** `fastblock image …` */
 export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
@@ -115,12 +121,16 @@ function createAndLook(image: CommandUnknownOpts, cli: CliContext): void {
     .addHelpText("after", SPACE_HELP)
     .action((what) =>
       cli.rows(
-        async () =>
-          what?.includes("/") === true
-            ? [await cli.api().object(urlOf(what))]
-            : (await imagesOf(cli, what)).toSorted(
-                (left, right) => Number(right["usedBytes"]) - Number(left["usedBytes"]),
-              ),
+        async () => {
+          const rows =
+            what?.includes("/") === true
+              ? [await cli.api().object(`${urlOf(what)}?fresh=true`)]
+              : await imagesOf(cli, what, "fresh=true");
+          sayOld(cli, rows);
+          return rows.toSorted(
+            (left, right) => Number(right["usedBytes"]) - Number(left["usedBytes"]),
+          );
+        },
         SPACE_COLUMNS,
         pathOf,
       ),
@@ -131,7 +141,7 @@ function createAndLook(image: CommandUnknownOpts, cli: CliContext): void {
     .argument("<POOL/IMAGE>")
     .action((path) =>
       cli.object(
-        () => cli.api().object(urlOf(path)),
+        () => cli.api().object(`${urlOf(path)}?fresh=true`),
         () => path,
         IMAGE_COLUMNS,
       ),
@@ -140,11 +150,22 @@ function createAndLook(image: CommandUnknownOpts, cli: CliContext): void {
 
 const SPACE_HELP = `
 ALLOCATED is what of the image takes space, in units of 64 KiB; USED is that on all replicas
-together. Both are as the osds last reported: what still lies in their logs follows when it is
-moved to its place.`;
+together. The osds are asked for both; when one does not answer, how old its figures are is told,
+and stands in AGE with -o wide.`;
 
-function imagesOf(cli: CliContext, pool: string | undefined): Promise<Row[]> {
-  return cli.api().list(pool === undefined ? "/images" : `/images?pool=${segment(pool)}`);
+function imagesOf(cli: CliContext, pool: string | undefined, query = ""): Promise<Row[]> {
+  const words = [...(pool === undefined ? [] : [`pool=${segment(pool)}`]), query].filter(Boolean);
+  return cli.api().list(words.length === 0 ? "/images" : `/images?${words.join("&")}`);
+}
+
+/** Say when figures are not of now. */
+function sayOld(cli: CliContext, rows: readonly Row[]): void {
+  const ages = rows.map((row) => row["usedAgeMs"]);
+  const oldestMs = Math.max(0, ...ages.map(Number));
+  if (ages.includes(null)) cli.say("an osd was not heard since the mon runs: its share is missing");
+  else if (oldestMs > AGE_MS_MAX) {
+    cli.say(`an osd does not answer: its share is as it was ${ageText(oldestMs)} ago`);
+  }
 }
 
 function changeAndRemove(image: CommandUnknownOpts, cli: CliContext): void {

@@ -213,6 +213,7 @@ function addressesText(value: unknown): string {
   return value.map((one: Row) => `${String(one["host"])}:${String(one["port"])}`).join(",");
 }
 
-function ageText(value: unknown): string {
+/** How long ago something was reported. */
+export function ageText(value: unknown): string {
   return typeof value === "number" ? `${(value / 1000).toFixed(1)} s` : "-";
 }

@@ -113,6 +113,18 @@ const osdParam = z.object({ osd: z.coerce.number().int().min(0).max(0xffff_ffff)
 const pgParam = z.object({ pg: z.string() });
 const operationParam = z.object({ operation: z.coerce.number().int().min(1) });
 
+/** Of routes that show what osds report: `fresh` waits for what they hold now. */
+const freshQuery = z.strictObject({
+  fresh: z
+    .enum(["true", "false"])
+    .optional()
+    .openapi({ description: "ask the osds first, 1 s at most; default: what they told last" }),
+});
+
+async function freshen(monitor: Monitor, query: z.infer<typeof freshQuery>): Promise<void> {
+  if (query.fresh === "true") await monitor.reports.fresh();
+}
+
 /* ----------------------------------------------------------------- routes */
 
 function addPlain(app: OpenAPIHono, options: ApiOptions, metrics: MonMetrics): void {
@@ -236,13 +248,14 @@ function addImages(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/images`,
       summary: "All images",
-      request: { query: z.strictObject({ pool: z.string().optional() }) },
+      request: { query: freshQuery.extend({ pool: z.string().optional() }) },
       responses: { 200: json(itemsOf(ImageSchema), "images"), default: problem },
     }),
-    (c) => {
-      const { pool } = c.req.valid("query");
+    async (c) => {
+      const { pool, ...query } = c.req.valid("query");
+      await freshen(monitor, query);
       const id = pool === undefined ? undefined : pools.poolOf(pool).id;
-      return c.json({ items: images.list(id).map((image) => views.image(image)) }, 200);
+      return c.json({ items: views.images(images.list(id)) }, 200);
     },
   );
   app.openapi(
@@ -250,12 +263,13 @@ function addImages(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path: `${V1}/pools/{pool}/images`,
       summary: "The images of a pool",
-      request: { query: noQuery, params: poolParam },
+      request: { query: freshQuery, params: poolParam },
       responses: { 200: json(itemsOf(ImageSchema), "images"), default: problem },
     }),
-    (c) => {
+    async (c) => {
+      await freshen(monitor, c.req.valid("query"));
       const { id } = pools.poolOf(c.req.valid("param").pool);
-      return c.json({ items: images.list(id).map((image) => views.image(image)) }, 200);
+      return c.json({ items: views.images(images.list(id)) }, 200);
     },
   );
   app.openapi(
@@ -284,10 +298,11 @@ function addImage(app: OpenAPIHono, monitor: Monitor): void {
       method: "get",
       path,
       summary: "One image",
-      request: { query: noQuery, params: imageParam },
+      request: { query: freshQuery, params: imageParam },
       responses: { 200: json(ImageSchema, "the image"), default: problem },
     }),
-    (c) => {
+    async (c) => {
+      await freshen(monitor, c.req.valid("query"));
       const { pool, image } = c.req.valid("param");
       return c.json(views.image(images.imageOf(pool, image)), 200);
     },

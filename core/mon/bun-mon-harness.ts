@@ -234,6 +234,11 @@ export class FakeOsd {
   /** What it reports of replicas, by replica id, that do not lead; default: follower. */
   readonly roles: Map<number, PgRole> = new Map();
   isReporting = true;
+  /** What layers take here, on shard 0. */
+  readonly layers: Map<number, number> = new Map();
+  /** Whether it reports when it is asked to. */
+  isAnswering = true;
+  private asked = 0n;
   private readonly world: RunnableWorld;
   private readonly endpoint: RpcEndpoint;
   private readonly dataEndpoint: RpcEndpoint;
@@ -262,6 +267,9 @@ export class FakeOsd {
     });
     this.control.take(Method.OsdCommand, OsdCommandSchema, (command) => {
       this.commands.push(command);
+      if (command.command.case !== "reportNow" || !this.isAnswering) return;
+      this.asked = command.command.value.order;
+      this.report().catch(() => undefined);
     });
   }
 
@@ -322,6 +330,10 @@ export class FakeOsd {
         epoch: this.map.epoch,
         pgs: this.pgReports(),
         complete: true,
+        asked: this.asked,
+        layers: [...this.layers].map(([layer, bytes]) => {
+          return { shard: 0, layer: BigInt(layer), usedBytes: BigInt(bytes) };
+        }),
         usage: { capacityBytes: BigInt(4 * 1024 * MIB), usedBytes: BigInt(MIB) },
         counters: [{ name: "fastblock_osd_ops_total", labels: ["op=write"], value: 7 }],
       }),

@@ -17,6 +17,7 @@ import {
   MapGetRequestSchema,
   MapSubscribeReplySchema,
   MapSubscribeRequestSchema,
+  type OsdCommand,
   type SessionGrant,
   SessionGrantSchema,
 } from "../../proto/gen/control_pb.ts";
@@ -283,6 +284,52 @@ describe("osds", () => {
     expect(later.layer - image.layer).toBeGreaterThan(1_000_000);
     await osd.report();
     expect((await mon.get("/health")).body.status).toBe("ok");
+  });
+});
+
+describe("fresh figures", () => {
+  const order = ({ command }: OsdCommand): bigint =>
+    command.case === "reportNow" ? command.value.order : 0n;
+
+  test("who asks for them sees what the osds hold now, not what they told last", async () => {
+    const osds = await mon.addOsds(3);
+    await newPool();
+    await mon.post("/pools/p/images", { name: "a", sizeBytes: 1_048_576 });
+    const { layer } = (await mon.get("/pools/p/images/a")).body;
+    for (const osd of osds) {
+      osd.isReporting = false;
+      osd.layers.set(layer, 65_536);
+    }
+    const used = async (path: string): Promise<number> => (await mon.get(path)).body.usedBytes;
+    expect(await used("/pools/p/images/a")).toBe(0);
+    expect(await used("/pools/p/images/a?fresh=true")).toBe(196_608);
+    const listed = async (path: string): Promise<number> =>
+      (await mon.get(path)).body.items[0].usedBytes;
+    for (const osd of osds) osd.layers.set(layer, 131_072);
+    expect(await listed("/images?fresh=true")).toBe(393_216);
+    for (const osd of osds) osd.layers.set(layer, 0);
+    expect(await listed("/pools/p/images?fresh=true")).toBe(0);
+  });
+
+  test("however many ask, one round is under way and one waits", async () => {
+    const [osd] = await mon.addOsds(1);
+    const answers = await Promise.all(
+      Array.from({ length: 50 }, () => mon.get("/images?fresh=true")),
+    );
+    expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 200));
+    const orders = osd!.commands.map(order).filter((one) => one > 0n);
+    expect(orders).toEqual([1n, 2n, 3n].slice(0, orders.length));
+  });
+
+  test("an osd that does not answer is waited for a moment, and its age is told", async () => {
+    const [silent] = await mon.addOsds(1);
+    await newPool(1);
+    await mon.post("/pools/p/images", { name: "a", sizeBytes: 1_048_576 });
+    silent!.isReporting = false;
+    silent!.isAnswering = false;
+    const { status, body } = await mon.get("/pools/p/images/a?fresh=true");
+    expect([status, body.usedAgeMs >= 500]).toEqual([200, true]);
+    expect(silent!.commands.map(order)).toEqual([1n]);
   });
 });
 

@@ -8,6 +8,7 @@
  * it shrinks, 202 ImageResized) osds/{id}:in osds/{id}:out pgs/{id}:transferLeader (PgTransfer)
  * pgs/{id}:replaceReplica (PgReplace) · PATCH pools/{p}/images/{i} (ImageRename → Image) · DELETE
  * pools/{p} (200 Pool) pools/{p}/images/{i}?force=FB3005 (202 Operation). Lists are `{items: […]}`.
+ * `?fresh=true` on images asks the osds first what they hold now.
  * `?dryRun=true` on every change checks it and changes nothing. Errors are
  * `application/problem+json` (Problem).
  */

@@ -7,6 +7,7 @@ import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
 import { PgRole } from "../../proto/gen/control_pb.ts";
 import { Catalogue, isOutOfSpace } from "./catalogue.ts";
 import { ControlServer } from "./control-server.ts";
+import { FreshReports } from "./fresh-reports.ts";
 import { type GroupWriter, RpcGroupWriter } from "./group-writer.ts";
 import { ImageService } from "./image-service.ts";
 import { Leadership } from "./leadership.ts";
@@ -76,6 +77,7 @@ export class Monitor {
   readonly sessions: SessionService;
   readonly operations: OperationEngine;
   readonly scrubs: ScrubService;
+  readonly reports: FreshReports;
   readonly views: Views;
   private readonly leadership: Leadership;
   private readonly control: ControlServer;
@@ -141,6 +143,11 @@ export class Monitor {
       pools: this.pools,
       images: this.images,
       sessions: this.sessions,
+    });
+    this.reports = new FreshReports({
+      timers: world.timers,
+      live: this.osds.live,
+      command: (osd, command) => this.control.command(osd, command),
     });
     this.views = new Views({
       catalogue,

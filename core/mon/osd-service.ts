@@ -42,6 +42,8 @@ export interface OsdLive {
   /** The first map that says where it is since then. */
   readonly registered: { readonly generation: number; readonly epoch: number };
   lastReportUs: number;
+  /** The newest order to report at once that its reports answer. */
+  asked: number;
   stopping: boolean;
   /** The map that it has. */
   generation: number;
@@ -126,6 +128,7 @@ export class OsdService {
       boot: request.boot,
       registered: { generation: this.catalogue.map.generation, epoch: this.catalogue.map.epoch },
       lastReportUs: now,
+      asked: 0,
       stopping: false,
       generation: request.generation,
       epoch: request.epoch,
@@ -151,6 +154,7 @@ export class OsdService {
     if (live === undefined || live.boot !== request.boot) return false;
     const now = this.options.nowUs();
     live.lastReportUs = now;
+    if (request.asked > 0n) live.asked = Number(request.asked);
     live.generation = request.generation;
     live.epoch = request.epoch;
     if (request.usage !== undefined) {

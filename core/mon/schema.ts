@@ -151,6 +151,9 @@ export const ImageSchema = z
       description: "of sizeBytes, what takes space, in units of 64 KiB, as last reported",
     }),
     usedBytes: bytes.openapi({ description: "on all replicas together, as last reported" }),
+    usedAgeMs: z.int().nullable().openapi({
+      description: "of the oldest report in it; null: an osd was not heard since the mon runs",
+    }),
     objectBytes: z.int(),
     layer: z.int(),
     family: z.int(),

@@ -1,4 +1,4 @@
-import { formatPgId, type OsdId, poolOfPg } from "../base/ids.ts";
+import { formatPgId, type OsdId, type PoolId, poolOfPg } from "../base/ids.ts";
 import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import {
   type PgInfo,
@@ -144,7 +144,13 @@ export class Views {
     };
   }
 
-  image(image: ImageRecord): ImageView {
+  /** Many images at once. */
+  images(images: readonly ImageRecord[]): ImageView[] {
+    const ages = this.reportAges();
+    return images.map((image) => this.image(image, ages));
+  }
+
+  image(image: ImageRecord, ages: ReportAges = this.reportAges()): ImageView {
     const { catalogue, osds, sessions } = this.from;
     const info = catalogue.map.pools.get(image.pool);
     const pool = info?.name ?? "?";
@@ -158,6 +164,7 @@ export class Views {
       sizeBytes: bytesView(image.sizeBytes),
       allocatedBytes: bytesView(Math.min(image.sizeBytes, units * UNIT_SIZE)),
       usedBytes: bytesView(used),
+      usedAgeMs: ages.get(image.pool) ?? null,
       objectBytes: image.objectBlocks * BLOCK_SIZE,
       layer: image.layer,
       family: image.family,
@@ -304,6 +311,23 @@ export class Views {
     return { totalBytes: bytesView(total), usedBytes: bytesView(used) };
   }
 
+  /** By pool: how old the oldest report of an osd is that holds a replica of it; null: unknown. */
+  private reportAges(): ReportAges {
+    const { catalogue, osds, nowUs } = this.from;
+    const now = nowUs();
+    const ages = new Map<PoolId, number | null>();
+    for (const pg of catalogue.map.pgs.values()) {
+      const pool = poolOfPg(pg.id);
+      for (const { osd } of pg.replicas) {
+        const heardUs = osds.live.get(osd)?.lastReportUs;
+        const before = ages.get(pool);
+        if (heardUs === undefined || before === null) ages.set(pool, null);
+        else ages.set(pool, Math.max(before ?? 0, Math.round((now - heardUs) / 1000)));
+      }
+    }
+    return ages;
+  }
+
   private replicaCounts(): ReplicaCounts {
     const counts: ReplicaCounts = { replicas: new Map(), leaders: new Map() };
     for (const pg of this.from.catalogue.map.pgs.values()) {
@@ -324,6 +348,8 @@ function isJoining(pg: PgInfo, replica: ReplicaInfo): boolean {
   if (replica.leaving || pg.configuration === undefined) return false;
   return !pg.configuration.voters.includes(replica.replicaId);
 }
+
+type ReportAges = ReadonlyMap<PoolId, number | null>;
 
 interface ReplicaCounts {
   readonly replicas: Map<OsdId, number>;

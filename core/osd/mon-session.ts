@@ -119,6 +119,8 @@ export class MonSession {
   private hastened = false;
   /** Handshakes in a row that were refused. */
   private refusals = 0;
+  /** The newest order to report at once. */
+  private asked = 0n;
   /** What each shard told last. */
   private readonly figures = new Map<number, ShardFigures>();
 
@@ -152,6 +154,10 @@ export class MonSession {
       } else if (command.case === "scrub") {
         const { pg, order, deep } = command.value;
         options.host.scrub(pg, Number(order), deep);
+      } else if (command.case === "reportNow") {
+        this.asked = command.value.order;
+        if (this.reporting) this.hastened = true;
+        else this.reportNow();
       }
     });
     this.timer = new CallbackTimer(() => this.tick());
@@ -178,7 +184,7 @@ export class MonSession {
     this.options.world.timers.disarm(this.again);
     if (this.registered) {
       try {
-        await this.sendReport([], false, true);
+        await this.sendReport([], { complete: false, asked: 0n, stopping: true });
       } catch (error) {
         this.logger.info("the monitor did not hear the goodbye", { reason: String(error) });
       }
@@ -246,6 +252,7 @@ export class MonSession {
     if (reply.update !== undefined) this.onMapUpdate(reply.update);
     if (reply.reportIntervalMs > 0) this.intervalUs = reply.reportIntervalMs * 1000;
     this.registered = true;
+    this.asked = 0n;
     this.twinUntilUs = 0;
     this.complete = true;
     this.logger.info("registered", { epoch: this.map.epoch });
@@ -321,9 +328,9 @@ export class MonSession {
     this.reporting = true;
     this.hastened = false;
     try {
-      const complete = this.complete;
+      const { complete, asked } = this;
       const reports = await this.options.host.collect(complete);
-      await this.sendReport(reports, complete, false);
+      await this.sendReport(reports, { complete, asked, stopping: false });
       if (complete) this.complete = false;
     } catch (error) {
       // What changed was taken from the shards and did not arrive.
@@ -335,12 +342,9 @@ export class MonSession {
     }
   }
 
-  private async sendReport(
-    reports: readonly ShardReport[],
-    complete: boolean,
-    stopping: boolean,
-  ): Promise<void> {
-    const first = this.reportMessage(reports, complete, stopping);
+  private async sendReport(reports: readonly ShardReport[], facts: ReportFacts): Promise<void> {
+    const { stopping } = facts;
+    const first = this.reportMessage(reports, facts);
     for (const part of splitReport(create(OsdReportRequestSchema, first))) {
       const reply = await this.control.call(
         this.connection!,
@@ -357,8 +361,7 @@ export class MonSession {
 
   private reportMessage(
     reports: readonly ShardReport[],
-    complete: boolean,
-    stopping: boolean,
+    facts: ReportFacts,
   ): MessageInitShape<typeof OsdReportRequestSchema> {
     return {
       osd: this.options.identity.osd,
@@ -385,8 +388,7 @@ export class MonSession {
         })),
       ),
       ...this.figuresOf(reports),
-      stopping,
-      complete,
+      ...facts,
     };
   }
 
@@ -419,6 +421,13 @@ export class MonSession {
     if (this.stopping) return;
     this.logger.warn(`${what} failed`, { reason: String(error) });
   }
+}
+
+/** What a report tells beside what the shards told. */
+interface ReportFacts {
+  readonly complete: boolean;
+  readonly asked: bigint;
+  readonly stopping: boolean;
 }
 
 /**

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi7gIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2UiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgirwIKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIImoKCE9zZFVzYWdlEhYKDmNhcGFjaXR5X2J5dGVzGAEgASgEEhIKCnVzZWRfYnl0ZXMYAiABKAQSGgoSbG9nX2NhcGFjaXR5X2J5dGVzGAMgASgEEhYKDmxvZ191c2VkX2J5dGVzGAQgASgEIjYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEihQEKCk9zZENvbW1hbmQSPAoPdHJhbnNmZXJfbGVhZGVyGAEgASgLMiEuZmFzdGJsb2NrLmNvbnRyb2wuVHJhbnNmZXJMZWFkZXJIABIuCgVzY3J1YhgCIAEoCzIdLmZhc3RibG9jay5jb250cm9sLlNjcnViR3JvdXBIAEIJCgdjb21tYW5kIjUKClNjcnViR3JvdXASCgoCcGcYASABKA0SDQoFb3JkZXIYAiABKAQSDAoEZGVlcBgDIAEoCCIwCg5UcmFuc2ZlckxlYWRlchIKCgJwZxgBIAEoDRISCgp0b19yZXBsaWNhGAIgASgNIqgBCgtJbWFnZUhlYWRlchINCgVpbWFnZRgBIAEoBBIMCgRuYW1lGAIgASgJEgwKBHBvb2wYAyABKA0SDgoGZmFtaWx5GAQgASgEEg0KBWxheWVyGAUgASgEEhIKCnNpemVfYnl0ZXMYBiABKAQSFQoNb2JqZWN0X2Jsb2NrcxgHIAEoDRIQCghzbmFwX3NlcRgIIAEoDRISCgpsb2NrX2Vwb2NoGAkgASgNIqUBCgxTZXNzaW9uR3JhbnQSDwoHc2Vzc2lvbhgBIAEoBBINCgVpbWFnZRgCIAEoBBINCgVsYXllchgDIAEoBBISCgpzaXplX2J5dGVzGAQgASgEEg4KBnJpZ2h0cxgFIAEoDRISCgpsb2NrX2Vwb2NoGAYgASgNEhAKCHNuYXBfc2VxGAcgASgNEgwKBHBvb2wYCCABKA0SDgoGc2VyaWFsGAkgASgNIoIBChBJbWFnZU9wZW5SZXF1ZXN0EgwKBHBvb2wYASABKAkSDQoFaW1hZ2UYAiABKAkSLgoEbW9kZRgDIAEoDjIgLmZhc3RibG9jay5jb250cm9sLkltYWdlT3Blbk1vZGUSDgoGY2xpZW50GAQgASgJEhEKCXRha2Vfb3ZlchgFIAEoCCJcCg5JbWFnZU9wZW5SZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJgoTSW1hZ2VSZWZyZXNoUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgEIl8KEUltYWdlUmVmcmVzaFJlcGx5Ei4KBmhlYWRlchgBIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyEg0KBWdyYW50GAIgASgMEgsKA21hYxgDIAEoDCIkChFJbWFnZUNsb3NlUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgEIhEKD0ltYWdlQ2xvc2VSZXBseSIgChBJbWFnZUxpc3RSZXF1ZXN0EgwKBHBvb2wYASABKAkiQgoOSW1hZ2VMaXN0UmVwbHkSMAoGaW1hZ2VzGAEgAygLMiAuZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VMaXN0SXRlbSJNCg1JbWFnZUxpc3RJdGVtEgwKBHBvb2wYASABKAkSLgoGaGVhZGVyGAIgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXIiMAoMSW1hZ2VDaGFuZ2VkEg8KB3Nlc3Npb24YASABKAQSDwoHcmVtb3ZlZBgCIAEoCCIyChRTZXNzaW9uQXR0YWNoUmVxdWVzdBINCgVncmFudBgBIAEoDBILCgNtYWMYAiABKAwiJAoSU2Vzc2lvbkF0dGFjaFJlcGx5Eg4KBnN0YXR1cxgBIAEoDSq5AQoGUGdSb2xlEhcKE1BHX1JPTEVfVU5TUEVDSUZJRUQQABIUChBQR19ST0xFX0ZPTExPV0VSEAESFQoRUEdfUk9MRV9DQU5ESURBVEUQAhISCg5QR19ST0xFX0xFQURFUhADEhMKD1BHX1JPTEVfTEVBUk5FUhAEEhMKD1BHX1JPTEVfRklMTElORxAFEhMKD1BHX1JPTEVfUkVNT1ZFRBAGEhYKElBHX1JPTEVfRElTVFJVU1RFRBAHKooBCg1JbWFnZU9wZW5Nb2RlEh8KG0lNQUdFX09QRU5fTU9ERV9VTlNQRUNJRklFRBAAEhoKFklNQUdFX09QRU5fTU9ERV9TSEFSRUQQARIdChlJTUFHRV9PUEVOX01PREVfUkVBRF9PTkxZEAISHQoZSU1BR0VfT1BFTl9NT0RFX0VYQ0xVU0lWRRADYgZwcm90bzM");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgirwIKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIImoKCE9zZFVzYWdlEhYKDmNhcGFjaXR5X2J5dGVzGAEgASgEEhIKCnVzZWRfYnl0ZXMYAiABKAQSGgoSbG9nX2NhcGFjaXR5X2J5dGVzGAMgASgEEhYKDmxvZ191c2VkX2J5dGVzGAQgASgEIjYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEiuQEKCk9zZENvbW1hbmQSPAoPdHJhbnNmZXJfbGVhZGVyGAEgASgLMiEuZmFzdGJsb2NrLmNvbnRyb2wuVHJhbnNmZXJMZWFkZXJIABIuCgVzY3J1YhgCIAEoCzIdLmZhc3RibG9jay5jb250cm9sLlNjcnViR3JvdXBIABIyCgpyZXBvcnRfbm93GAMgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuUmVwb3J0Tm93SABCCQoHY29tbWFuZCIaCglSZXBvcnROb3cSDQoFb3JkZXIYASABKAQiNQoKU2NydWJHcm91cBIKCgJwZxgBIAEoDRINCgVvcmRlchgCIAEoBBIMCgRkZWVwGAMgASgIIjAKDlRyYW5zZmVyTGVhZGVyEgoKAnBnGAEgASgNEhIKCnRvX3JlcGxpY2EYAiABKA0iqAEKC0ltYWdlSGVhZGVyEg0KBWltYWdlGAEgASgEEgwKBG5hbWUYAiABKAkSDAoEcG9vbBgDIAEoDRIOCgZmYW1pbHkYBCABKAQSDQoFbGF5ZXIYBSABKAQSEgoKc2l6ZV9ieXRlcxgGIAEoBBIVCg1vYmplY3RfYmxvY2tzGAcgASgNEhAKCHNuYXBfc2VxGAggASgNEhIKCmxvY2tfZXBvY2gYCSABKA0ipQEKDFNlc3Npb25HcmFudBIPCgdzZXNzaW9uGAEgASgEEg0KBWltYWdlGAIgASgEEg0KBWxheWVyGAMgASgEEhIKCnNpemVfYnl0ZXMYBCABKAQSDgoGcmlnaHRzGAUgASgNEhIKCmxvY2tfZXBvY2gYBiABKA0SEAoIc25hcF9zZXEYByABKA0SDAoEcG9vbBgIIAEoDRIOCgZzZXJpYWwYCSABKA0iggEKEEltYWdlT3BlblJlcXVlc3QSDAoEcG9vbBgBIAEoCRINCgVpbWFnZRgCIAEoCRIuCgRtb2RlGAMgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VPcGVuTW9kZRIOCgZjbGllbnQYBCABKAkSEQoJdGFrZV9vdmVyGAUgASgIIlwKDkltYWdlT3BlblJlcGx5Ei4KBmhlYWRlchgBIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyEg0KBWdyYW50GAIgASgMEgsKA21hYxgDIAEoDCImChNJbWFnZVJlZnJlc2hSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiXwoRSW1hZ2VSZWZyZXNoUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiQKEUltYWdlQ2xvc2VSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiEQoPSW1hZ2VDbG9zZVJlcGx5IiAKEEltYWdlTGlzdFJlcXVlc3QSDAoEcG9vbBgBIAEoCSJCCg5JbWFnZUxpc3RSZXBseRIwCgZpbWFnZXMYASADKAsyIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZUxpc3RJdGVtIk0KDUltYWdlTGlzdEl0ZW0SDAoEcG9vbBgBIAEoCRIuCgZoZWFkZXIYAiABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlciIwCgxJbWFnZUNoYW5nZWQSDwoHc2Vzc2lvbhgBIAEoBBIPCgdyZW1vdmVkGAIgASgIIjIKFFNlc3Npb25BdHRhY2hSZXF1ZXN0Eg0KBWdyYW50GAEgASgMEgsKA21hYxgCIAEoDCIkChJTZXNzaW9uQXR0YWNoUmVwbHkSDgoGc3RhdHVzGAEgASgNKrkBCgZQZ1JvbGUSFwoTUEdfUk9MRV9VTlNQRUNJRklFRBAAEhQKEFBHX1JPTEVfRk9MTE9XRVIQARIVChFQR19ST0xFX0NBTkRJREFURRACEhIKDlBHX1JPTEVfTEVBREVSEAMSEwoPUEdfUk9MRV9MRUFSTkVSEAQSEwoPUEdfUk9MRV9GSUxMSU5HEAUSEwoPUEdfUk9MRV9SRU1PVkVEEAYSFgoSUEdfUk9MRV9ESVNUUlVTVEVEEAcqigEKDUltYWdlT3Blbk1vZGUSHwobSU1BR0VfT1BFTl9NT0RFX1VOU1BFQ0lGSUVEEAASGgoWSU1BR0VfT1BFTl9NT0RFX1NIQVJFRBABEh0KGUlNQUdFX09QRU5fTU9ERV9SRUFEX09OTFkQAhIdChlJTUFHRV9PUEVOX01PREVfRVhDTFVTSVZFEANiBnByb3RvMw");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 when the mon pushes it (one-way).
@@ -650,6 +650,13 @@ export type OsdReportRequest = Message<"fastblock.control.OsdReportRequest"> & {
    * @generated from field: repeated fastblock.control.LayerUsage layers = 12;
    */
   layers: LayerUsage[];
+
+  /**
+   * The newest ReportNow of this registration that came before the report was collected; 0: none.
+   *
+   * @generated from field: uint64 asked = 13;
+   */
+  asked: bigint;
 };
 
 /**
@@ -1003,6 +1010,12 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
      */
     value: ScrubGroup;
     case: "scrub";
+  } | {
+    /**
+     * @generated from field: fastblock.control.ReportNow report_now = 3;
+     */
+    value: ReportNow;
+    case: "reportNow";
   } | { case: undefined; value?: undefined };
 };
 
@@ -1012,6 +1025,27 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
  */
 export const OsdCommandSchema: GenMessage<OsdCommand> = /*@__PURE__*/
   messageDesc(file_control, 22);
+
+/**
+ * Somebody wants to see what is true now: report at once, and name the order.
+ *
+ * @generated from message fastblock.control.ReportNow
+ */
+export type ReportNow = Message<"fastblock.control.ReportNow"> & {
+  /**
+   * Raised with each.
+   *
+   * @generated from field: uint64 order = 1;
+   */
+  order: bigint;
+};
+
+/**
+ * Describes the message fastblock.control.ReportNow.
+ * Use `create(ReportNowSchema)` to create a new message.
+ */
+export const ReportNowSchema: GenMessage<ReportNow> = /*@__PURE__*/
+  messageDesc(file_control, 23);
 
 /**
  * Compare the replicas of a group that the osd leads; deep: read all data against its checksums, too.
@@ -1043,7 +1077,7 @@ export type ScrubGroup = Message<"fastblock.control.ScrubGroup"> & {
  * Use `create(ScrubGroupSchema)` to create a new message.
  */
 export const ScrubGroupSchema: GenMessage<ScrubGroup> = /*@__PURE__*/
-  messageDesc(file_control, 23);
+  messageDesc(file_control, 24);
 
 /**
  * Give leadership of a group to another replica.
@@ -1067,7 +1101,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 24);
+  messageDesc(file_control, 25);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -1126,7 +1160,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 25);
+  messageDesc(file_control, 26);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -1192,7 +1226,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 26);
+  messageDesc(file_control, 27);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1235,7 +1269,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 27);
+  messageDesc(file_control, 28);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1264,7 +1298,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 28);
+  messageDesc(file_control, 29);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1284,7 +1318,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 29);
+  messageDesc(file_control, 30);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1311,7 +1345,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 31);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1330,7 +1364,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 32);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1343,7 +1377,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 33);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1362,7 +1396,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 34);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1379,7 +1413,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 34);
+  messageDesc(file_control, 35);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1401,7 +1435,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 35);
+  messageDesc(file_control, 36);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1425,7 +1459,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 36);
+  messageDesc(file_control, 37);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1450,7 +1484,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 37);
+  messageDesc(file_control, 38);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1469,7 +1503,7 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 38);
+  messageDesc(file_control, 39);
 
 /**
  * @generated from enum fastblock.control.PgRole
