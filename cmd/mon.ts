@@ -49,7 +49,7 @@ async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
     clusterKey: key,
     name: options.name,
     index,
-    monCount: cluster.mons.length,
+    mons: cluster.mons,
     version: "0.1.0",
     control: { kind: "tcp", host: options.bind, port: options.controlPort },
     restored: options.restored,

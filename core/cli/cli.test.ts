@@ -211,6 +211,28 @@ describe("commands", () => {
     expect(await run(ports, "image rm p/a --yes")).toBe(3);
   });
 
+  test("mons are listed with addresses and uptime, whoever does not lead without", async () => {
+    const place = { state: "up", leader: true, version: "0.1.0", backend: "uring", id: 0 };
+    const at = (port: number) => ({ host: "10.0.0.1", port });
+    const items = [
+      { ...place, name: "mon.a", control: at(7400), http: at(7480), uptimeMs: 7_384_000 },
+      {
+        ...{ name: "mon.b", state: "unknown", leader: false, version: null, backend: null, id: 1 },
+        ...{ control: at(7401), http: at(7481), uptimeMs: null },
+      },
+    ];
+    const ports = new TestPorts({ "GET /monitors": { body: { items } } });
+    expect(await run(ports, "mon ls")).toBe(0);
+    expect(ports.outText).toBe(
+      "MON    STATE    LEADER  CONTROL        HTTP              UPTIME  VERSION  BACKEND\n" +
+        "mon.a  up       yes     10.0.0.1:7400  10.0.0.1:7480  2 h 3 min  0.1.0    uring\n" +
+        "mon.b  unknown  no      10.0.0.1:7401  10.0.0.1:7481          -  -        -\n",
+    );
+    ports.outText = "";
+    expect(await run(ports, "mon ls -o name")).toBe(0);
+    expect(ports.outText).toBe("mon.a\nmon.b\n");
+  });
+
   test("space is shown by image, the largest first", async () => {
     const [small, large] = [
       { path: "p/a", allocatedBytes: 65_536, usedBytes: 196_608, usedAgeMs: 4 },

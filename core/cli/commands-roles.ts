@@ -7,16 +7,45 @@ import {
 import { FastblockError } from "../base/errors.ts";
 import type { Image } from "../client/client.ts";
 import { backendOf, type CliContext } from "./context.ts";
+import { type Column, isRow, plainText } from "./output.ts";
 import type { CopyProgress, CopyRange } from "./copy.ts";
 import type { LogLevel, Outcome, RoleFlags } from "./ports.ts";
-import { formatSize, parseImagePath, parseOsdName, parseSize, parseWhole } from "./units.ts";
+import {
+  formatDurationUs,
+  formatSize,
+  parseImagePath,
+  parseOsdName,
+  parseSize,
+  parseWhole,
+} from "./units.ts";
 
 /** A command that has neither arguments nor options yet: what is added to it is inferred. */
 type FreshCommand = Command<[], {}, OptionValues>;
 
 const LOG_LEVELS: readonly LogLevel[] = ["debug", "info", "warn", "error"];
 
-/** `mon run|status`, `osd run`. */
+const MON_COLUMNS: readonly Column[] = [
+  { name: "mon", path: "name" },
+  { name: "state" },
+  { name: "leader" },
+  { name: "control", show: placeText },
+  { name: "http", show: placeText },
+  { name: "uptime", path: "uptimeMs", show: uptimeText, right: true },
+  { name: "version" },
+  { name: "backend" },
+  { name: "started", wide: true },
+  { name: "id", right: true, wide: true },
+];
+
+function placeText(value: unknown): string {
+  return isRow(value) ? `${plainText(value["host"])}:${plainText(value["port"])}` : "-";
+}
+
+function uptimeText(value: unknown): string {
+  return typeof value === "number" ? formatDurationUs(value * 1000) : "-";
+}
+
+/** `mon run|ls|status`, `osd run`. */
 export function roleCommands(
   root: CommandUnknownOpts,
   osd: CommandUnknownOpts,
@@ -45,6 +74,17 @@ export function roleCommands(
         }),
       );
     });
+  mon
+    .command("ls")
+    .alias("list")
+    .description("list the mons")
+    .action(() =>
+      cli.rows(
+        () => cli.api().list("/monitors"),
+        MON_COLUMNS,
+        (row) => String(row["name"]),
+      ),
+    );
   mon
     .command("status")
     .description("show the mons")

@@ -67,6 +67,8 @@ describe("times", () => {
     [1250, "1.25 ms"],
     [3_200_000, "3.2 s"],
     [125_000_000, "2 min 5 s"],
+    [18_180_000_000, "5 h 3 min"],
+    [795_600_000_000, "9 d 5 h"],
   ])("%d µs is shown as %s", (us, text) => {
     expect(formatDurationUs(us)).toBe(text);
   });

@@ -60,13 +60,16 @@ export function parseDurationMs(text: string): number {
   return ms;
 }
 
-/** `835 µs`, `1.25 ms`, `3.2 s`, `2 min 5 s` for people. */
+/** `835 µs`, `1.25 ms`, `3.2 s`, `2 min 5 s`, `5 h 3 min`, `9 d 5 h` for people. */
 export function formatDurationUs(us: number): string {
   if (us < 1000) return `${trimNumber(us)} µs`;
   if (us < 1_000_000) return `${trimNumber(us / 1000)} ms`;
   if (us < 120_000_000) return `${trimNumber(us / 1_000_000)} s`;
   const seconds = Math.round(us / 1_000_000);
-  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  const [minutes, hours] = [Math.floor(seconds / 60), Math.floor(seconds / 3600)];
+  if (hours < 1) return `${minutes} min ${seconds % 60} s`;
+  if (hours < 24) return `${hours} h ${minutes % 60} min`;
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
 /** `18.4 k`, `950`, `1.2 M` for people. */

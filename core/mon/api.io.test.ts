@@ -87,6 +87,37 @@ describe("pools", () => {
     });
   });
 
+  test("the mons are told with their addresses, and this one with its state", async () => {
+    const { body } = await mon.get("/monitors");
+    expect(body.items).toEqual([
+      {
+        id: 0,
+        name: "mon.a",
+        state: "up",
+        leader: true,
+        control: { host: "127.0.0.1", port: 7400 },
+        http: { host: "127.0.0.1", port: 7480 },
+        started: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/),
+        uptimeMs: expect.any(Number),
+        version: "1.2.3",
+        backend: "file",
+      },
+      {
+        id: 1,
+        name: "mon.b",
+        state: "unknown",
+        leader: false,
+        control: { host: "127.0.0.1", port: 7401 },
+        http: { host: "127.0.0.1", port: 7481 },
+        started: null,
+        uptimeMs: null,
+        version: null,
+        backend: null,
+      },
+    ]);
+    expect((await mon.get("/status")).body.mons).toEqual({ total: 2, leader: "mon.a" });
+  });
+
   test("sizes 1 and 2 come with a warning; malformed ones are refused", async () => {
     await mon.addOsds(3);
     const two = await mon.post("/pools", { name: "two", size: 2 });
@@ -339,6 +370,7 @@ describe("the rest", () => {
       [
         "/api/v1/health",
         "/api/v1/images",
+        "/api/v1/monitors",
         "/api/v1/operations",
         "/api/v1/operations/{operation}",
         "/api/v1/operations/{operation}:cancel",

@@ -29,6 +29,7 @@ import {
   ImageResizedSchema,
   ImageResizeSchema,
   ImageSchema,
+  MonSchema,
   OperationSchema,
   OsdSchema,
   PgReplaceSchema,
@@ -156,6 +157,16 @@ function addCluster(app: OpenAPIHono, monitor: Monitor): void {
       responses: { 200: json(HealthSchema, "health"), default: problem },
     }),
     (c) => c.json(monitor.views.status().health, 200),
+  );
+  app.openapi(
+    createRoute({
+      method: "get",
+      path: `${V1}/monitors`,
+      summary: "All mons",
+      request: { query: noQuery },
+      responses: { 200: json(itemsOf(MonSchema), "mons"), default: problem },
+    }),
+    (c) => c.json({ items: monitor.views.mons() }, 200),
   );
   app.openapi(
     createRoute({

@@ -91,7 +91,11 @@ export class MonHarness {
       clusterKey: CLUSTER_KEY,
       name: "mon.a",
       index: 0,
-      monCount: 1,
+      mons: ["mon.a", "mon.b"].map((name, at) => ({
+        name,
+        control: { host: "127.0.0.1", port: 7400 + at },
+        http: { host: "127.0.0.1", port: 7480 + at },
+      })),
       version: "1.2.3",
       control: { kind: "tcp", host: "127.0.0.1", port: this.controlPort },
       restored: false,

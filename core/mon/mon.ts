@@ -1,7 +1,7 @@
 /**
  * The face of `core/mon`: the control plane.
  *
- * REST `/api/v1` (shapes: `schema.ts`): GET status health version pools
+ * REST `/api/v1` (shapes: `schema.ts`): GET status health version monitors pools
  * pools/{p} pools/{p}:explain images?pool= pools/{p}/images pools/{p}/images/{i} osds osds/{id}
  * pgs?pool= pgs/{id} operations operations/{id}?waitMs= · POST operations/{id}:cancel pools (PoolCreate → 201 Pool)
  * pools/{p}/images (ImageCreate → 201 Image) pools/{p}/images/{i}:resize (ImageResize → 200 or, when

@@ -19,6 +19,13 @@ import { ScrubService } from "./scrub-service.ts";
 import { SessionService } from "./session-service.ts";
 import { Views } from "./views.ts";
 
+/** Where a monitor is, as every process of the cluster reads it. */
+export interface MonPlace {
+  readonly name: string;
+  readonly control: { readonly host: string; readonly port: number };
+  readonly http: { readonly host: string; readonly port: number };
+}
+
 export interface MonitorOptions {
   readonly world: World;
   readonly logger: Logger;
@@ -30,7 +37,8 @@ export interface MonitorOptions {
   /** `mon.a`, and its index among the monitors. */
   readonly name: string;
   readonly index: number;
-  readonly monCount: number;
+  /** All monitors of the cluster, by index. */
+  readonly mons: readonly MonPlace[];
   readonly version: string;
   /** Where control RPC listens; port 0: the system chooses. */
   readonly control: Extract<Address, { kind: "tcp" }>;
@@ -86,6 +94,8 @@ export class Monitor {
   private endpoint: RpcEndpoint | undefined;
   private dataEndpoint: RpcEndpoint | undefined;
   private listener: Listener | undefined;
+  /** When it began to lead and serve. */
+  private started: { readonly us: number; readonly ms: number } | undefined;
   private ticks = 0;
   private isFlushing = false;
   private isStopped = false;
@@ -157,6 +167,7 @@ export class Monitor {
       operations: this.operations,
       scrubs: this.scrubs,
       identity: { ...options, backend: world.backend },
+      started: () => this.started,
       clientBackends: () => this.control.clientBackends(),
       nowUs,
       formatTime: options.formatTime,
@@ -200,6 +211,7 @@ export class Monitor {
       connectionsMax: CONNECTIONS_MAX,
     });
     this.listener = this.endpoint.listen(control, (connection) => this.admit(connection));
+    this.started = { us: world.clock.nowUs(), ms: world.clock.wallMs() };
     this.operations.resume();
     world.timers.armPeriod(this.tick, TICK_US);
     const { address } = this.listener;

@@ -193,6 +193,23 @@ export const OsdSchema = z
   })
   .openapi("Osd");
 
+const PlaceSchema = z.object({ host: z.string(), port: z.int() });
+
+export const MonSchema = z
+  .object({
+    id: z.int(),
+    name: z.string().openapi({ example: "mon.a" }),
+    state: z.enum(["up", "unknown"]).openapi({ description: "unknown: it does not lead" }),
+    leader: z.boolean(),
+    control: PlaceSchema.openapi({ description: "where osds and clients reach it" }),
+    http: PlaceSchema.openapi({ description: "where REST and pages are" }),
+    started: time.nullable().openapi({ description: "when it began to lead" }),
+    uptimeMs: z.int().nullable().openapi({ description: "since then" }),
+    version: z.string().nullable(),
+    backend: z.string().nullable(),
+  })
+  .openapi("Mon");
+
 const ReplicaSchema = z.object({
   replicaId: z.int(),
   osd: z.int(),
@@ -285,6 +302,7 @@ export type StatusView = z.infer<typeof StatusSchema>;
 export type PoolView = z.infer<typeof PoolSchema>;
 export type PlacementView = z.infer<typeof PlacementSchema>;
 export type ImageView = z.infer<typeof ImageSchema>;
+export type MonView = z.infer<typeof MonSchema>;
 export type OsdView = z.infer<typeof OsdSchema>;
 export type PgView = z.infer<typeof PgSchema>;
 export type OperationView = z.infer<typeof OperationSchema>;

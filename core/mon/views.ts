@@ -15,7 +15,15 @@ import type { OperationEngine } from "./operation-engine.ts";
 import { leaderOf, type OsdService } from "./osd-service.ts";
 import type { PoolService } from "./pool-service.ts";
 import type { ImageRecord, OperationRecord } from "./records.ts";
-import type { ImageView, OperationView, OsdView, PgView, PlacementView } from "./schema.ts";
+import type { MonPlace } from "./monitor.ts";
+import type {
+  ImageView,
+  MonView,
+  OperationView,
+  OsdView,
+  PgView,
+  PlacementView,
+} from "./schema.ts";
 import type { PoolView, StatusView } from "./schema.ts";
 import type { ScrubService } from "./scrub-service.ts";
 import type { SessionService } from "./session-service.ts";
@@ -33,8 +41,10 @@ export interface ViewSources {
     readonly name: string;
     readonly version: string;
     readonly backend: string;
-    readonly monCount: number;
+    readonly mons: readonly MonPlace[];
   };
+  /** When this mon began to lead, on the monotonic clock and on the wall; undefined: not yet. */
+  readonly started: () => { readonly us: number; readonly ms: number } | undefined;
   /** Of each gateway and client that follows the map. */
   readonly clientBackends: () => readonly string[];
   readonly nowUs: () => number;
@@ -88,7 +98,7 @@ export class Views {
         clients: countsOf(this.from.clientBackends()),
       },
       map: { generation: map.generation, epoch: map.epoch },
-      mons: { total: identity.monCount, leader: identity.name },
+      mons: { total: identity.mons.length, leader: identity.name },
       osds: {
         total: all.length,
         up: all.filter((osd) => osd.up).length,
@@ -101,6 +111,28 @@ export class Views {
       operations: running.length,
       capacity: this.capacity(),
     };
+  }
+
+  /** All mons. Only the one that leads answers, so it knows the state of no other. */
+  mons(): MonView[] {
+    const { identity, started, nowUs, formatTime } = this.from;
+    const since = started();
+    return identity.mons.map(({ name, control, http }, id) => {
+      const place = { id, name, control: { ...control }, http: { ...http } };
+      if (name !== identity.name || since === undefined) {
+        const none = { started: null, uptimeMs: null, version: null, backend: null };
+        return { ...place, state: "unknown" as const, leader: false, ...none };
+      }
+      return {
+        ...place,
+        state: "up" as const,
+        leader: true,
+        started: formatTime(since.ms),
+        uptimeMs: Math.round((nowUs() - since.us) / 1000),
+        version: identity.version,
+        backend: identity.backend,
+      };
+    });
   }
 
   pool(pool: PoolInfo, notes: readonly string[] = []): PoolView {

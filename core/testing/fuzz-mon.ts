@@ -75,7 +75,7 @@ class MonHost {
       clusterKey: KEY,
       name: "mon.a",
       index: 0,
-      monCount: 1,
+      mons: [],
       version: "fuzz",
       control: { kind: "tcp", host: MON_HOST, port: MON_PORT },
       restored: false,

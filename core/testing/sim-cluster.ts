@@ -159,7 +159,7 @@ export class SimCluster {
       clusterKey: this.key,
       name: "mon.a",
       index: 0,
-      monCount: 1,
+      mons: [],
       version: "sim",
       control: { kind: "tcp", host: MON_ADDRESS, port: CONTROL_PORT },
       restored: false,
