@@ -68,6 +68,10 @@ class TestPorts implements CliPorts {
     return Promise.resolve();
   }
 
+  pass(ms: number): void {
+    this.now += ms;
+  }
+
   nowMs(): number {
     return this.now;
   }
@@ -231,6 +235,29 @@ describe("commands", () => {
     ports.outText = "";
     expect(await run(ports, "mon ls -o name")).toBe(0);
     expect(ports.outText).toBe("mon.a\nmon.b\n");
+  });
+
+  test("pg transfer-leader says who leads, asks as long as --timeout, and tells why not", async () => {
+    const path = "POST /pgs/1.0:transferLeader";
+    const lead = new TestPorts({ [path]: { body: { id: "1.0", leaderOsd: 2 } } });
+    const bodies = (ports: TestPorts): unknown[] =>
+      ports.asked.map(({ body }) => JSON.parse(body!) as unknown);
+    expect(await run(lead, "pg transfer-leader 1.0 --to osd.2 --timeout 5s")).toBe(0);
+    expect(lead.errText).toBe("osd.2 leads group 1.0\n");
+    expect(bodies(lead)).toEqual([{ osd: 2, waitMs: 5000 }]);
+    expect(await run(lead, "--no-wait pg transfer-leader 1.0 --to osd.2")).toBe(0);
+    expect(lead.errText).toContain("group 1.0 is asked to move its leader to osd.2\n");
+    expect(bodies(lead)[1]).toEqual({ osd: 2, waitMs: 0 });
+    const why = "osd 0 leads it on";
+    const late: TestPorts = new TestPorts({
+      [path]: () => {
+        late.pass((bodies(late).at(-1) as { waitMs: number }).waitMs);
+        return { status: 504, body: { code: "FB1006", detail: "osd 2 does not lead yet", why } };
+      },
+    });
+    expect(await run(late, "pg transfer-leader 1.0 --to 2 --timeout 70s")).toBe(7);
+    expect(bodies(late)).toEqual([30_000, 30_000, 10_000].map((waitMs) => ({ osd: 2, waitMs })));
+    expect(late.errText).toContain(`  why   ${why}\n`);
   });
 
   test("space is shown by image, the largest first", async () => {

@@ -115,12 +115,16 @@ export function pgCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .description("give the leadership of a group to another replica")
     .argument("<PG>", "like 1.17")
     .requiredOption("--to <osd>", "the osd that shall lead", parseOsdName)
+    .addHelpText("after", TRANSFER_HELP)
     .action(async (id, options) => {
-      const reply = await cli.api().post(`/pgs/${segment(id)}:transferLeader`, { osd: options.to });
+      const now = await transferLeader(cli, id, options.to);
+      const words = !cli.globals.wait
+        ? `group ${id} is asked to move its leader to osd.${options.to}`
+        : `osd.${options.to} leads group ${id}`;
       await cli.changed(
-        asRow(reply),
+        now,
         id,
-        `group ${id} is asked to move its leader to osd.${options.to}`,
+        cli.globals.dryRun ? `osd.${options.to} may lead group ${id}` : words,
       );
     });
   pg.command("replace")
@@ -138,6 +142,35 @@ export function pgCommands(root: CommandUnknownOpts, cli: CliContext): void {
       );
     });
 }
+
+/** What one request may wait; the mon cuts off what is longer. */
+const TRANSFER_WAIT_MS_MAX = 30_000;
+/** Beyond the time that the mon waits, for its answer. */
+const ANSWER_MS = 5000;
+
+/** Ask until the osd leads or `--timeout` is over. Answers the group; throws what the mon says. */
+async function transferLeader(cli: CliContext, id: string, osd: number): Promise<Row> {
+  const { wait, timeoutMs } = cli.globals;
+  const endMs = cli.ports.nowMs() + timeoutMs;
+  for (;;) {
+    const leftMs = wait ? Math.max(0, endMs - cli.ports.nowMs()) : 0;
+    const waitMs = Math.min(leftMs, TRANSFER_WAIT_MS_MAX);
+    try {
+      const api = cli.api(waitMs + ANSWER_MS);
+      return asRow(await api.post(`/pgs/${segment(id)}:transferLeader`, { osd, waitMs }));
+    } catch (error) {
+      const isLate = error instanceof FastblockError && error.code === "FB1006";
+      if (!isLate || leftMs <= TRANSFER_WAIT_MS_MAX) throw error;
+    }
+  }
+}
+
+const TRANSFER_HELP = `
+Waits until that osd leads, for --timeout at most, and fails with the reason when it does not; with
+--no-wait it only asks. The leadership is to stay there from then on.
+
+Example:
+  fastblock pg transfer-leader 1.17 --to osd.2`;
 
 /** `fastblock op …` */
 export function opCommands(root: CommandUnknownOpts, cli: CliContext): void {

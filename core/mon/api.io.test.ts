@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { create } from "@bufbuild/protobuf";
-import { LayerUsageSchema } from "../../proto/gen/control_pb.ts";
+import { LayerUsageSchema, PgRole } from "../../proto/gen/control_pb.ts";
 import { type FakeOsd, MonHarness, until } from "./bun-mon-harness.ts";
 
 const PROBLEM = "application/problem+json";
@@ -300,6 +300,36 @@ describe("osds and groups", () => {
     const { status, body } = await answer;
     expect([status, body.leaderOsd, body.term]).toEqual([200, to.options.id, 2]);
     expect((await mon.post("/pgs/1.0:transferLeader", { osd: 9 })).body.code).toBe("FB1001");
+    expect(from.commands.length).toBe(1);
+  });
+
+  test("a leader that does not hand over is asked again, and in the end told with the reason", async () => {
+    const osds = await mon.addOsds(3);
+    await mon.post("/pools", { name: "p", size: 3, pgCount: 1 });
+    await poolActive("p");
+    const { body: pg } = await mon.get("/pgs/1.0");
+    const [from, to] = [osds[pg.leaderOsd]!, osds[pg.osds[1]]!];
+    const asked = (): number =>
+      from.commands.filter(({ command }) => command.case === "transferLeader").length;
+    const osd = to.options.id;
+    const only = await mon.post("/pgs/1.0:transferLeader", { osd, waitMs: 0 });
+    expect([only.status, only.body.leaderOsd]).toEqual([200, from.options.id]);
+    await until("it is asked once", () => asked() === 1);
+    const late = await mon.post("/pgs/1.0:transferLeader", { osd, waitMs: 1100 });
+    expect([late.status, late.body.code]).toEqual([504, "FB1006"]);
+    expect(late.body.detail).toBe(`osd ${osd} does not lead group 1.0 yet`);
+    expect(late.body.why).toStartWith(`osd ${from.options.id} leads it on`);
+    await until("it was asked twice more", () => asked() === 3);
+    // One that can not lead any more is not waited for.
+    const waiting = mon.post("/pgs/1.0:transferLeader", { osd, waitMs: 30_000 });
+    await until("it is asked anew", () => asked() === 4);
+    to.roles.set(pg.replicas[1].replicaId, PgRole.FILLING);
+    const { status, body } = await waiting;
+    expect([status, body.code, body.why]).toEqual([
+      409,
+      "FB2203",
+      "its replica there is still catching up",
+    ]);
     expect((await mon.get("/pgs/1.7")).body.code).toBe("FB2201");
     expect((await mon.get("/pgs/nonsense")).body.code).toBe("FB2201");
   });

@@ -52,7 +52,9 @@ export interface ApiOptions {
 
 /** A request's body is a handful of numbers. */
 const BODY_BYTES_MAX = 65_536;
+/** As `schema.ts` has it, too. */
 const WAIT_MS_MAX = 30_000;
+const TRANSFER_WAIT_MS = 3000;
 
 /** REST `/api/v1`, `/openapi.json`, `/metrics`, `/healthz`, `/`. */
 export interface Api {
@@ -442,13 +444,13 @@ function addPgs(app: OpenAPIHono, monitor: Monitor): void {
   addAction(app, {
     path: "/pgs/{pg}",
     verb: "transferLeader",
-    summary: "Let the replica on an osd lead the group",
+    summary: "Let the replica on an osd lead the group, and wait until it does",
     params: pgParam,
     body: PgTransferSchema,
     answers: { 200: json(PgSchema, "the group") },
-    run: async ({ pg }, { osd }, dry) => {
-      const moved = await monitor.transferLeader(pg, osd as OsdId, dry);
-      return { status: 200, value: views.pg(moved) };
+    run: async ({ pg }, { osd, waitMs }, dryRun) => {
+      const wish = { osd: osd as OsdId, waitMs: waitMs ?? TRANSFER_WAIT_MS, dryRun };
+      return { status: 200, value: views.pg(await monitor.transfers.move(pg, wish)) };
     },
   });
   addAction(app, {

@@ -1,19 +1,20 @@
 import { FastblockError } from "../base/errors.ts";
-import { formatPgId, type OsdId } from "../base/ids.ts";
+import type { OsdId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
-import { type MapDelta, type PgInfo, type ReplicaInfo, replicaOnOsd } from "../cluster/cluster.ts";
+import type { MapDelta } from "../cluster/cluster.ts";
 import { type Address, CallbackTimer, type Listener, sleep, type World } from "../reactor/world.ts";
 import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
-import { PgRole } from "../../proto/gen/control_pb.ts";
+import type { OsdCommand } from "../../proto/gen/control_pb.ts";
 import { Catalogue, isOutOfSpace } from "./catalogue.ts";
 import { ControlServer } from "./control-server.ts";
 import { FreshReports } from "./fresh-reports.ts";
 import { type GroupWriter, RpcGroupWriter } from "./group-writer.ts";
 import { ImageService } from "./image-service.ts";
+import { LeaderTransfer } from "./leader-transfer.ts";
 import { Leadership } from "./leadership.ts";
 import type { MetaStore } from "./meta-store.ts";
 import { OperationEngine } from "./operation-engine.ts";
-import { leaderOf, OsdService } from "./osd-service.ts";
+import { OsdService } from "./osd-service.ts";
 import { PoolService } from "./pool-service.ts";
 import { ScrubService } from "./scrub-service.ts";
 import { SessionService } from "./session-service.ts";
@@ -68,8 +69,6 @@ const PRUNE_TICKS = 600;
 /** How often a full catalogue is told. */
 const FULL_TICKS = 10;
 const OUT_AFTER_US = 600_000_000;
-const TRANSFER_POLL_US = 20_000;
-const TRANSFER_US = 3_000_000;
 
 /**
  * One monitor: the catalogue, the services on it, control RPC, and the tick that watches osds.
@@ -86,6 +85,7 @@ export class Monitor {
   readonly operations: OperationEngine;
   readonly scrubs: ScrubService;
   readonly reports: FreshReports;
+  readonly transfers: LeaderTransfer;
   readonly views: Views;
   private readonly leadership: Leadership;
   private readonly control: ControlServer;
@@ -154,11 +154,11 @@ export class Monitor {
       images: this.images,
       sessions: this.sessions,
     });
-    this.reports = new FreshReports({
-      timers: world.timers,
-      live: this.osds.live,
-      command: (osd, command) => this.control.command(osd, command),
-    });
+    const command = (osd: OsdId, words: OsdCommand["command"]): boolean =>
+      this.control.command(osd, words);
+    const { osds, pools } = this;
+    this.reports = new FreshReports({ timers: world.timers, live: osds.live, command });
+    this.transfers = new LeaderTransfer({ timers: world.timers, catalogue, pools, osds, command });
     this.views = new Views({
       catalogue,
       osds: this.osds,
@@ -231,62 +231,6 @@ export class Monitor {
     this.dataEndpoint?.close("the monitor stops");
     await this.catalogue.idle();
     await this.leadership.resign();
-  }
-
-  /**
-   * Move the leadership of a group to its replica on `osd`, where it is to stay, and wait a moment
-   * for it. Throws FB2201 to FB2203, FB1001, FB1006.
-   */
-  async transferLeader(text: string, osd: OsdId, dryRun: boolean): Promise<PgInfo> {
-    const pg = this.pools.pgOf(text);
-    const target = replicaOnOsd(pg, osd);
-    if (target === undefined) {
-      throw new FastblockError("FB1001", `group ${text} has no replica on osd ${String(osd)}`);
-    }
-    const leader = leaderOf(this.catalogue, pg);
-    if (leader === undefined) throw new FastblockError("FB2202", `group ${text} has no leader`);
-    this.checkMayLead(pg, target);
-    if (dryRun) return pg;
-    await this.pools.preferLeader(pg.id, target.replicaId);
-    if (leader.replicaId === target.replicaId) return this.pools.pgOf(text);
-    const value = { pg: pg.id, toReplica: target.replicaId };
-    const command = {
-      case: "transferLeader" as const,
-      value: { $typeName: "fastblock.control.TransferLeader" as const, ...value },
-    };
-    if (!this.control.command(leader.osd, command)) {
-      throw new FastblockError(
-        "FB2202",
-        `group ${text} is led by osd ${String(leader.osd)}, which is not connected`,
-      );
-    }
-    for (let waitedUs = 0; waitedUs < TRANSFER_US; waitedUs += TRANSFER_POLL_US) {
-      await sleep(this.options.world.timers, TRANSFER_POLL_US);
-      const now = this.catalogue.map.pgs.get(pg.id);
-      if (now?.leader === target.replicaId) return now;
-    }
-    throw new FastblockError(
-      "FB1006",
-      `group ${formatPgId(pg.id)} is not led by osd ${String(osd)} yet`,
-      { hint: `look at it: fastblock pg info ${formatPgId(pg.id)}` },
-    );
-  }
-
-  private checkMayLead(pg: PgInfo, target: ReplicaInfo): void {
-    const voters = pg.configuration?.voters;
-    const refuse = (why: string): FastblockError => {
-      const where = `osd ${String(target.osd)}`;
-      return new FastblockError("FB2203", `${where} can not lead group ${formatPgId(pg.id)} now`, {
-        why: `its replica there ${why}`,
-      });
-    };
-    if (target.leaving) throw refuse("is leaving");
-    if (this.catalogue.map.osds.get(target.osd)?.up !== true) throw refuse("is down");
-    if (voters !== undefined && !voters.includes(target.replicaId))
-      throw refuse("is still catching up");
-    const role = this.osds.reportsOf(pg).get(target.replicaId)?.role;
-    if (role === PgRole.FILLING) throw refuse("is still catching up");
-    if (role === PgRole.DISTRUSTED) throw refuse("is not trusted by its store");
   }
 
   /** Turn what reports changed into an epoch now (tests; otherwise it happens by itself). */

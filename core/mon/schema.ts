@@ -267,7 +267,15 @@ export const PgScrubSchema = z
   .openapi("PgScrub");
 
 export const PgTransferSchema = z
-  .strictObject({ osd: z.int().openapi({ description: "holder of the replica that shall lead" }) })
+  .strictObject({
+    osd: z.int().openapi({ description: "holder of the replica that shall lead" }),
+    waitMs: z
+      .int()
+      .min(0)
+      .max(30_000)
+      .optional()
+      .openapi({ description: "for how long at most; 0: only ask; default: 3000" }),
+  })
   .openapi("PgTransfer");
 export const PgReplaceSchema = z
   .strictObject({ fromOsd: z.int(), toOsd: z.int() })
