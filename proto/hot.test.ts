@@ -259,27 +259,3 @@ test("nested groups and lying lengths are refused without a crash", () => {
   const lying = Uint8Array.from([0x7a, 0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2, 3, 4]);
   expect(hot.decodeWriteRequest(message, viewOf(lying), OFFSET, lying.length)).toBe(false);
 });
-
-test("the layout has these bytes", () => {
-  const message = new hot.WriteReply();
-  Object.assign(message, {
-    status: 3,
-    pg: 65_537,
-    leaderOsd: 5,
-    leaderShard: 1,
-    generation: 1,
-    epoch: 9,
-    version: 2 ** 40 + 1,
-  });
-  const bytes = new Uint8Array(hot.sizeOfWriteReply(message));
-  hot.encodeWriteReply(message, new DataView(bytes.buffer), 0);
-  expect(bytes.toHex()).toBe(
-    "0d03000000" +
-      "1501000100" +
-      "1d05000000" +
-      "2501000000" +
-      "2d01000000" +
-      "3509000000" +
-      "390100000000010000",
-  );
-});
