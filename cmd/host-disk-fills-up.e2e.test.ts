@@ -119,6 +119,13 @@ test.skipIf(!mayMount)(
       expect(said).toContain(NO_SPACE);
       expect(freeBytes(cluster.directory)).toBeGreaterThan(0);
       expect(pids()).toEqual(before);
+      await waitFor("health to name what is full", async () => {
+        const { code, stdout } = await cluster.attempt("health");
+        return code === 0 && stdout.includes("error OSD_FILE_SYSTEM_FULL: 3 osds take no writes");
+      });
+      expect(await cluster.run("health")).toContain("osd.0.img, it takes no writes\n");
+      expect(await cluster.run("osd", "ls")).toContain(" left, no writes");
+      expect(await cluster.run("status")).toContain("; the file system beneath has ");
 
       // Somebody else takes the rest. Whoever is attached reads on.
       const attach = (name: string): Promise<NbdLink> =>

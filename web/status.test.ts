@@ -106,7 +106,7 @@ const STATUS: StatusView = {
   images: 1,
   sessions: 1,
   operations: 0,
-  capacity: { totalBytes: 2 ** 30, usedBytes: 2 ** 20 },
+  capacity: { totalBytes: 2 ** 30, usedBytes: 2 ** 20, freeBytesBeneath: null },
 };
 const IMAGE = {
   path: "p/<b>",

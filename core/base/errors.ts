@@ -287,13 +287,13 @@ export const ERRORS = {
     title: "The data path answered an error",
     http: 503,
     exit: 1,
-    hint: "fastblock status shows what is wrong",
+    hint: "fastblock health shows what is wrong",
   },
   FB5002: {
     title: "The osds have no space for a write",
     http: 507,
     exit: 1,
-    hint: "add osds, or remove images: fastblock image du shows what takes the space",
+    hint: "fastblock health names the osds that are full, or the file systems beneath them: make room there, add osds, or remove images (fastblock image du)",
   },
   FB6001: {
     title: "The operation does not exist",

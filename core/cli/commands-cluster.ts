@@ -236,10 +236,7 @@ function statusText(status: Row): string {
     ["osds", `${at("osds.total")}: ${at("osds.up")} up, ${at("osds.in")} in`],
     ["pgs", groups.length === 0 ? "none" : groups.join(", ")],
     ["data", ["pool", "image", "session"].map((one) => counted(at(`${one}s`), one)).join(", ")],
-    [
-      "capacity",
-      `${sizeText(valueAt(status, "capacity.usedBytes"))} used of ${sizeText(valueAt(status, "capacity.totalBytes"))}`,
-    ],
+    ["capacity", capacityText(status)],
     ["operations", `${at("operations")} running`],
     ["backend", backendText(valueAt(status, "backends"))],
     ["version", at("version")],
@@ -262,6 +259,14 @@ function backendText(backends: unknown): string {
         `${kind} ${counts.map(([word, many]) => `${plainText(many)} ${word}`).join(" ")}`,
     )
     .join(", ");
+}
+
+/** What osds promise and use; and what the file systems beneath have, where that is less. */
+function capacityText(status: Row): string {
+  const at = (key: string): string => sizeText(valueAt(status, `capacity.${key}`));
+  const text = `${at("usedBytes")} used of ${at("totalBytes")}`;
+  const beneath = at("freeBytesBeneath");
+  return beneath === "-" ? text : `${text}; the file system beneath has ${beneath} left`;
 }
 
 function listAt(row: Row, key: string): readonly unknown[] {

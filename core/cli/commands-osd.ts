@@ -4,7 +4,7 @@ import { shellWord } from "../base/shell.ts";
 import { asRow } from "./commands-cluster.ts";
 import { sizeText } from "./commands-pool.ts";
 import { backendOf, type CliContext } from "./context.ts";
-import type { Column, Row } from "./output.ts";
+import { type Column, isRow, type Row } from "./output.ts";
 import { parseOsdName, parseSize, parseWhole } from "./units.ts";
 
 const OSD_COLUMNS: readonly Column[] = [
@@ -15,6 +15,7 @@ const OSD_COLUMNS: readonly Column[] = [
   { name: "size", path: "capacityBytes", show: sizeText, right: true },
   { name: "used", path: "usedBytes", show: sizeText, right: true },
   { name: "log", path: "logUsedBytes", show: sizeText, right: true },
+  { name: "beneath", path: "beneath", show: beneathText },
   { name: "pgs", right: true },
   { name: "leaders", right: true },
   { name: "backend" },
@@ -211,6 +212,13 @@ function nameOf(row: Row): string {
 function addressesText(value: unknown): string {
   if (!Array.isArray(value)) return "-";
   return value.map((one: Row) => `${String(one["host"])}:${String(one["port"])}`).join(",");
+}
+
+/** What the file system beneath has left; `-`: all that the store may take. */
+function beneathText(value: unknown): string {
+  if (!isRow(value)) return "-";
+  const free = `${sizeText(value["freeBytes"])} left`;
+  return value["state"] === "short" ? `${free}, no writes` : free;
 }
 
 /** How long ago something was reported. */

@@ -2,6 +2,9 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { createHmac } from "node:crypto";
 import {
+  BeneathState,
+  OsdUsageSchema,
+  SpaceBeneathSchema,
   ImageCloseReplySchema,
   ImageCloseRequestSchema,
   ImageListReplySchema,
@@ -330,6 +333,35 @@ describe("fresh figures", () => {
     const { status, body } = await mon.get("/pools/p/images/a?fresh=true");
     expect([status, body.usedAgeMs >= 500]).toEqual([200, true]);
     expect(silent!.commands.map(order)).toEqual([1n]);
+  });
+});
+
+describe("the file system beneath a store", () => {
+  test("G13: is told by health, status and the osd, and writes that are refused are an error", async () => {
+    const osd = await mon.addOsd(0);
+    const tell = async (state: BeneathState, freeBytes: bigint): Promise<void> => {
+      const beneath = create(SpaceBeneathSchema, { state, freeBytes, path: "/d/osd.0.img" });
+      osd.isReporting = false;
+      await osd.report({ usage: create(OsdUsageSchema, { capacityBytes: 4096n, beneath }) });
+    };
+    expect((await mon.get("/osds/0")).body.beneath).toBe(null);
+    await tell(BeneathState.ENOUGH, 300n << 20n);
+    expect((await mon.get("/health")).body.status).toBe("ok");
+    expect((await mon.get("/status")).body.capacity.freeBytesBeneath).toBe(300 * 2 ** 20);
+    await tell(BeneathState.NEAR, 60n << 20n);
+    const near = (await mon.get("/health")).body;
+    expect([near.status, near.checks[0].code]).toEqual(["warn", "OSD_FILE_SYSTEM_NEAR_FULL"]);
+    await tell(BeneathState.SHORT, 30n << 20n);
+    const short = (await mon.get("/health")).body;
+    expect([short.status, short.checks[0].code]).toEqual(["error", "OSD_FILE_SYSTEM_FULL"]);
+    expect(short.checks[0].details).toEqual([
+      "osd.0: 30 MiB free beneath /d/osd.0.img, it takes no writes",
+    ]);
+    expect((await mon.get("/osds/0")).body.beneath).toEqual({
+      state: "short",
+      freeBytes: 30 * 2 ** 20,
+      path: "/d/osd.0.img",
+    });
   });
 });
 

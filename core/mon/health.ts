@@ -1,6 +1,7 @@
 import { formatPgId, poolOfPg } from "../base/ids.ts";
-import { counted } from "../base/size-text.ts";
+import { counted, formatSize } from "../base/size-text.ts";
 import { type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
+import { BeneathState } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { collectRefused } from "./damage-health.ts";
 import type { OperationEngine } from "./operation-engine.ts";
@@ -28,6 +29,7 @@ export function judgeHealth(
     ...checkBlocks(catalogue, osds),
     checkScrubs(catalogue),
     ...checkSpace(osds),
+    ...checkBeneath(catalogue, osds),
     checkStores(catalogue),
     checkOperations(catalogue, operations),
   ].filter((check) => check !== undefined);
@@ -179,6 +181,32 @@ function checkSpace(osds: OsdService): Check[] {
   if (near.length > 0) {
     const summary = `${counted(near.length, "osd is", "osds are")} nearly full`;
     checks.push(newCheck("OSD_NEAR_FULL", "warn", summary, near, hint));
+  }
+  return checks;
+}
+
+const BENEATH_HINT = "make room in that file system, or remove images: fastblock image du";
+
+/** Sparse stores that promise more than the file system beneath them has. */
+function checkBeneath(catalogue: Catalogue, osds: OsdService): Check[] {
+  const near: string[] = [];
+  const short: string[] = [];
+  for (const { id, usage } of osds.live.values()) {
+    const beneath = usage?.beneath;
+    if (beneath === undefined || catalogue.map.osds.get(id)?.up !== true) continue;
+    const free = formatSize(Number(beneath.freeBytes));
+    const text = `osd.${String(id)}: ${free} free beneath ${beneath.path}`;
+    if (beneath.state === BeneathState.SHORT) short.push(`${text}, it takes no writes`);
+    else if (beneath.state === BeneathState.NEAR) near.push(text);
+  }
+  const checks: Check[] = [];
+  if (short.length > 0) {
+    const summary = `${counted(short.length, "osd takes", "osds take")} no writes: the file system beneath is full`;
+    checks.push(newCheck("OSD_FILE_SYSTEM_FULL", "error", summary, short, BENEATH_HINT));
+  }
+  if (near.length > 0) {
+    const summary = `the file system beneath ${counted(near.length, "osd")} is nearly full`;
+    checks.push(newCheck("OSD_FILE_SYSTEM_NEAR_FULL", "warn", summary, near, BENEATH_HINT));
   }
   return checks;
 }

@@ -57,6 +57,21 @@ const BackendsSchema = z.record(z.string(), z.int());
 
 const UsageSchema = z.object({ totalBytes: bytes, usedBytes: bytes });
 
+const CapacitySchema = UsageSchema.extend({
+  freeBytesBeneath: bytes.nullable().openapi({
+    description: "the least that a file system beneath an osd can give; null: all that is promised",
+  }),
+});
+
+/** A sparse store and the file system beneath it. */
+const BeneathSchema = z.object({
+  state: z
+    .enum(["enough", "near", "short"])
+    .openapi({ description: "near: nearly full; short: writes are refused" }),
+  freeBytes: bytes,
+  path: z.string(),
+});
+
 export const StatusSchema = z
   .object({
     cluster: z.object({ id: z.string(), name: z.string() }),
@@ -88,7 +103,7 @@ export const StatusSchema = z
     images: z.int(),
     sessions: z.int(),
     operations: z.int().openapi({ description: "running ones" }),
-    capacity: UsageSchema,
+    capacity: CapacitySchema,
   })
   .openapi("Status");
 
@@ -186,6 +201,9 @@ export const OsdSchema = z
     usedBytes: bytes,
     logCapacityBytes: bytes,
     logUsedBytes: bytes,
+    beneath: BeneathSchema.nullable().openapi({
+      description: "of a sparse store whose file system has less than the store may take yet",
+    }),
     pgs: z.int().openapi({ description: "replicas by the map" }),
     leaders: z.int(),
     epoch: z.int().openapi({ description: "of the map that it has" }),

@@ -8,7 +8,7 @@ import {
   type PoolInfo,
   type ReplicaInfo,
 } from "../cluster/cluster.ts";
-import { PgRole } from "../../proto/gen/control_pb.ts";
+import { BeneathState, PgRole, type SpaceBeneath } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { judgeHealth } from "./health.ts";
 import type { OperationEngine } from "./operation-engine.ts";
@@ -69,6 +69,13 @@ const ROLE_NAMES = {
   [PgRole.FILLING]: "filling",
   [PgRole.REMOVED]: "unknown",
   [PgRole.DISTRUSTED]: "distrusted",
+} as const;
+
+const BENEATH_NAMES = {
+  [BeneathState.UNSPECIFIED]: "enough",
+  [BeneathState.ENOUGH]: "enough",
+  [BeneathState.NEAR]: "near",
+  [BeneathState.SHORT]: "short",
 } as const;
 
 /** What REST shows, made from the catalogue and the newest reports. */
@@ -240,6 +247,7 @@ export class Views {
       usedBytes: bytesView(Number(usage?.usedBytes ?? 0n)),
       logCapacityBytes: bytesView(Number(usage?.logCapacityBytes ?? 0n)),
       logUsedBytes: bytesView(Number(usage?.logUsedBytes ?? 0n)),
+      beneath: beneathView(usage?.beneath),
       pgs: counts.replicas.get(id) ?? 0,
       leaders: counts.leaders.get(id) ?? 0,
       epoch: live?.epoch ?? 0,
@@ -335,12 +343,20 @@ export class Views {
   private capacity(): StatusView["capacity"] {
     let total = 0;
     let used = 0;
+    let beneath = Number.POSITIVE_INFINITY;
     for (const osd of this.from.catalogue.map.osds.values()) {
       if (!osd.in) continue;
       total += this.from.catalogue.osds.get(osd.id)?.capacityBytes ?? 0;
-      used += Number(this.from.osds.live.get(osd.id)?.usage?.usedBytes ?? 0n);
+      const usage = this.from.osds.live.get(osd.id)?.usage;
+      used += Number(usage?.usedBytes ?? 0n);
+      if (usage?.beneath !== undefined)
+        beneath = Math.min(beneath, Number(usage.beneath.freeBytes));
     }
-    return { totalBytes: bytesView(total), usedBytes: bytesView(used) };
+    return {
+      totalBytes: bytesView(total),
+      usedBytes: bytesView(used),
+      freeBytesBeneath: Number.isFinite(beneath) ? bytesView(beneath) : null,
+    };
   }
 
   /** By pool: how old the oldest report of an osd is that holds a replica of it; null: unknown. */
@@ -393,6 +409,12 @@ function countsOf(words: readonly string[]): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const word of words) counts[word] = (counts[word] ?? 0) + 1;
   return counts;
+}
+
+function beneathView(beneath: SpaceBeneath | undefined): OsdView["beneath"] {
+  if (beneath === undefined) return null;
+  const { state, freeBytes, path } = beneath;
+  return { state: BENEATH_NAMES[state], freeBytes: bytesView(Number(freeBytes)), path };
 }
 
 /** A number while it is exact, decimal text above. */

@@ -2,7 +2,12 @@
 /** Reports of shards as the messages that the monitor gets. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { BLOCK_SIZE } from "../base/units.ts";
-import type { ScrubReportSchema } from "../../proto/gen/control_pb.ts";
+import type {
+  OsdUsageSchema,
+  ScrubReportSchema,
+  SpaceBeneathSchema,
+} from "../../proto/gen/control_pb.ts";
+import type { SpaceBeneath } from "../pg/pg.ts";
 import type { GroupReport, ShardFigures } from "./report.ts";
 
 /** ScrubReport of `proto/control.proto`. */
@@ -18,20 +23,32 @@ export function scrubMessage(
 }
 
 /** What all shards hold together: OsdUsage of `proto/control.proto`. */
-export function usageOf(shards: readonly ShardFigures[]): {
-  capacityBytes: bigint;
-  usedBytes: bigint;
-  logCapacityBytes: bigint;
-  logUsedBytes: bigint;
-} {
+export function usageOf(shards: readonly ShardFigures[]): MessageInitShape<typeof OsdUsageSchema> {
   const sum = (pick: (figures: ShardFigures) => number): bigint =>
     BigInt(shards.reduce((total, figures) => total + pick(figures), 0));
+  const worst = worstBeneath(shards);
   return {
     capacityBytes: sum(({ usage }) => usage.bytesTotal),
     usedBytes: sum(({ usage }) => usage.bytesUsed),
     logCapacityBytes: sum(({ usage }) => usage.logBytesTotal),
     logUsedBytes: sum(({ usage }) => usage.logBytesUsed),
+    ...(worst === null ? {} : { beneath: beneathMessage(worst) }),
   };
+}
+
+function beneathMessage(beneath: SpaceBeneath): MessageInitShape<typeof SpaceBeneathSchema> {
+  const state: number = beneath.state;
+  return { state, freeBytes: BigInt(beneath.freeBytes), path: beneath.path };
+}
+
+/** All shards of an osd are in one file: what counts is the one that is worst off. */
+function worstBeneath(shards: readonly ShardFigures[]): SpaceBeneath | null {
+  let worst: SpaceBeneath | null = null;
+  for (const { usage } of shards) {
+    const { beneath } = usage;
+    if (beneath !== null && (worst === null || beneath.state > worst.state)) worst = beneath;
+  }
+  return worst;
 }
 
 /** Counter of `proto/control.proto`. */

@@ -10,6 +10,7 @@ function figures(bytesLog: number, heartbeats: number): ShardFigures {
       logBytesTotal: 1,
       logBytesUsed: 1,
       overlayBlocks: 0,
+      beneath: null,
     },
     counters: { bytesLog },
     requests: { writes: 0 },

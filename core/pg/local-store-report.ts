@@ -2,11 +2,12 @@
 import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import type { SlotTable } from "../store/store.ts";
 import type { Filler } from "./local-store-fill.ts";
+import type { Space } from "./local-store-space.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
 import type { StoreCounters, StoreUsage } from "./local-store-types.ts";
 
 /** How full the store is. */
-export function usageOf(parts: StoreParts, machines: StoreMachines): StoreUsage {
+export function usageOf(parts: StoreParts, machines: StoreMachines, room: Space): StoreUsage {
   const { slots, space } = parts;
   const { log, objects } = machines;
   const total = slots.unitsTotal;
@@ -19,6 +20,7 @@ export function usageOf(parts: StoreParts, machines: StoreMachines): StoreUsage 
     logBytesTotal: space.ringBlocks * BLOCK_SIZE,
     logBytesUsed: log.usedBlocks * BLOCK_SIZE,
     overlayBlocks: objects.overlay.count,
+    beneath: room.reportBeneath(),
   };
 }
 

@@ -2,6 +2,7 @@
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { type Entry, EntryType, type ShardLog, wholeUnits } from "../log/log.ts";
+import { Beneath, type SpaceBeneath } from "./local-store-types.ts";
 import type { Applier } from "./local-store-apply.ts";
 import type { FillHost } from "./local-store-fill.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
@@ -16,6 +17,10 @@ const FULL_UNITS_MIN = 128;
 const BENEATH_BYTES_MIN = 33_554_432;
 const BENEATH_LOGS = 4;
 const BENEATH_LOOK_US = 20_000;
+/** So many times of what has to be free is little: people are told before writes are refused. */
+const BENEATH_NEAR = 2;
+/** It takes more to be better off again than to be worse, or replicas would say both in turns. */
+const BETTER = 1.5;
 
 /** What the account of the space asks of the store. */
 export interface SpaceHost {
@@ -33,8 +38,9 @@ export class Space implements FillHost {
   private readonly applier: Applier;
   private readonly host: SpaceHost;
   private wasFull = false;
-  /** The file system beneath is nearly full; as of `lookedUs`. */
-  isShortBeneath = false;
+  /** How the file system beneath is, and what it can give; as of `lookedUs`. */
+  private beneath = Beneath.Enough;
+  private beneathBytes = Number.POSITIVE_INFINITY;
   private lookedUs = -BENEATH_LOOK_US;
 
   constructor(
@@ -70,8 +76,8 @@ export class Space implements FillHost {
 
   /** See `LocalStore.isFull`. */
   get isFull(): boolean {
-    const { slots, world } = this.parts;
-    if (world.clock.turnUs - this.lookedUs >= BENEATH_LOOK_US) this.lookBeneath();
+    const { slots } = this.parts;
+    this.refreshBeneath();
     const wanted = this.wasFull ? this.marginAgain : this.margin;
     const full = slots.freeUnits + slots.discarding - this.log.reservedUnits < wanted;
     if (full && !this.wasFull && slots.quarantined > 0) this.requestCheckpoint();
@@ -83,9 +89,8 @@ export class Space implements FillHost {
     return Math.max(FULL_UNITS_MIN, this.parts.slots.unitsTotal * FULL_SHARE);
   }
 
-  /** It takes more to be no longer full than to be so, or replicas would say both in turns. */
   private get marginAgain(): number {
-    return this.margin * 1.5;
+    return this.margin * BETTER;
   }
 
   /** Free units that may be kept from being used for a moment; none below 1. */
@@ -107,19 +112,51 @@ export class Space implements FillHost {
     this.parts.logger.error("no space beneath the store: what the log holds waits there", { path });
   }
 
+  /** The file system beneath is nearly full. */
+  get isShortBeneath(): boolean {
+    return this.beneath === Beneath.Short;
+  }
+
+  private refreshBeneath(): void {
+    const { clock } = this.parts.world;
+    if (clock.turnUs - this.lookedUs >= BENEATH_LOOK_US) this.lookBeneath();
+  }
+
   // cold: some times a second.
   private lookBeneath(): void {
     const { device, world, logger } = this.parts;
     if (this.state.closing) return;
     this.lookedUs = world.clock.turnUs;
-    const bytes = device.disk.bytesBeneath();
-    const margin = BENEATH_BYTES_MIN + this.log.usedBlocks * BLOCK_SIZE * BENEATH_LOGS;
-    const isShort = bytes < (this.isShortBeneath ? margin * 1.5 : margin);
-    if (isShort === this.isShortBeneath) return;
-    this.isShortBeneath = isShort;
-    const fields = { path: device.disk.path, freeBytes: bytes };
-    if (isShort) logger.warn("the file system beneath the store is nearly full", fields);
+    this.beneathBytes = device.disk.bytesBeneath();
+    const before = this.beneath;
+    this.beneath = this.judgeBeneath();
+    if ((before === Beneath.Short) === this.isShortBeneath) return;
+    const fields = { path: device.disk.path, freeBytes: this.beneathBytes };
+    if (this.isShortBeneath)
+      logger.warn("the file system beneath the store is nearly full", fields);
     else logger.warn("the file system beneath the store has space again", fields);
+  }
+
+  // cold: some times a second.
+  private judgeBeneath(): Beneath {
+    const margin = BENEATH_BYTES_MIN + this.log.usedBlocks * BLOCK_SIZE * BENEATH_LOGS;
+    const bytes = this.beneathBytes;
+    if (bytes < (this.beneath === Beneath.Short ? margin * BETTER : margin)) return Beneath.Short;
+    const near = margin * BENEATH_NEAR;
+    return bytes < (this.beneath === Beneath.Enough ? near : near * BETTER)
+      ? Beneath.Near
+      : Beneath.Enough;
+  }
+
+  // cold: for reports.
+  /** See `StoreUsage.beneath`. */
+  reportBeneath(): SpaceBeneath | null {
+    this.refreshBeneath();
+    const { beneathBytes: bytes, beneath: state } = this;
+    if (bytes === Number.POSITIVE_INFINITY) return null;
+    const step = bytes < 1 ? 1 : 2 ** Math.max(0, Math.floor(Math.log2(bytes)) - 3);
+    const freeBytes = Math.floor(bytes / step) * step;
+    return { state, freeBytes, path: this.parts.device.disk.path };
   }
 
   /** See `LocalStore.refuseFull`. */

@@ -133,6 +133,23 @@ export interface StoreIdentity {
   readonly starts: readonly StoreStart[];
 }
 
+/** How a store stands to the file system beneath it: BeneathState of `proto/control.proto`. */
+export enum Beneath {
+  Enough = 1,
+  /** Little is left: writes are refused soon. */
+  Near = 2,
+  /** Writes are refused. */
+  Short = 3,
+}
+
+/** The file system beneath a sparse file has less than the file promises. */
+export interface SpaceBeneath {
+  readonly state: Beneath;
+  /** Rounded down, so that it is news only when it moved by an eighth. */
+  readonly freeBytes: number;
+  readonly path: string;
+}
+
 export interface StoreUsage {
   /** Bytes of units of this shard: total, holding data (with reserved ones), in quarantine. */
   readonly bytesTotal: number;
@@ -143,6 +160,8 @@ export interface StoreUsage {
   readonly logBytesUsed: number;
   /** Blocks that live in the log and are not moved home yet. */
   readonly overlayBlocks: number;
+  /** Null: a block device, or the file system beneath can give all that the store may take yet. */
+  readonly beneath: SpaceBeneath | null;
 }
 
 /** Grow for ever, per shard. */

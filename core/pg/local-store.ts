@@ -509,7 +509,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
 
   // cold: for reports.
   usage(): StoreUsage {
-    return usageOf(this.parts, this.machines);
+    return usageOf(this.parts, this.machines, this.space);
   }
 
   // cold: for reports.

@@ -4,6 +4,7 @@ import { Status } from "../base/status.ts";
 import { EntryType } from "../log/log.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { Machine } from "./machine-harness.ts";
+import { Beneath, type SpaceBeneath } from "./local-store.ts";
 import type { StoreRig } from "./store-harness.ts";
 
 /** A sparse file on a file system that has less than the file promises. */
@@ -39,16 +40,23 @@ test("G13: a store is full when the file system beneath is, and has space again 
     machine.simulation.run(machine.simulation.nowUs + LOOK_US);
     return rig.store.isFull;
   };
-  expect(look()).toBe(false);
+  const told = (): SpaceBeneath | null => rig.store.usage().beneath;
+  expect([look(), told()]).toEqual([false, null]);
   file.bytesBeneath = 200 * MIB;
   expect([look(), takes(rig, row, EntryType.Write)]).toEqual([false, true]);
+  expect(told()).toEqual({ state: Beneath.Enough, freeBytes: 192 * MIB, path: "disk" });
+  file.bytesBeneath = 60 * MIB;
+  expect([look(), told()?.state]).toEqual([false, Beneath.Near]);
   file.bytesBeneath = 30 * MIB;
   expect([look(), takes(rig, row, EntryType.Write)]).toEqual([true, false]);
+  expect(told()).toEqual({ state: Beneath.Short, freeBytes: 30 * MIB, path: "disk" });
   // What gives space back goes on.
   expect(takes(rig, row, EntryType.Zero)).toBe(true);
   // A little more is not enough, or replicas would say both in turns.
   file.bytesBeneath = 40 * MIB;
   expect(look()).toBe(true);
+  file.bytesBeneath = 60 * MIB;
+  expect([look(), told()?.state]).toEqual([false, Beneath.Near]);
   file.bytesBeneath = 100 * MIB;
   expect([look(), takes(rig, row, EntryType.Write)]).toEqual([false, true]);
 });

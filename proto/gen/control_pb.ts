@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgirwIKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIImoKCE9zZFVzYWdlEhYKDmNhcGFjaXR5X2J5dGVzGAEgASgEEhIKCnVzZWRfYnl0ZXMYAiABKAQSGgoSbG9nX2NhcGFjaXR5X2J5dGVzGAMgASgEEhYKDmxvZ191c2VkX2J5dGVzGAQgASgEIjYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEiuQEKCk9zZENvbW1hbmQSPAoPdHJhbnNmZXJfbGVhZGVyGAEgASgLMiEuZmFzdGJsb2NrLmNvbnRyb2wuVHJhbnNmZXJMZWFkZXJIABIuCgVzY3J1YhgCIAEoCzIdLmZhc3RibG9jay5jb250cm9sLlNjcnViR3JvdXBIABIyCgpyZXBvcnRfbm93GAMgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuUmVwb3J0Tm93SABCCQoHY29tbWFuZCIaCglSZXBvcnROb3cSDQoFb3JkZXIYASABKAQiNQoKU2NydWJHcm91cBIKCgJwZxgBIAEoDRINCgVvcmRlchgCIAEoBBIMCgRkZWVwGAMgASgIIjAKDlRyYW5zZmVyTGVhZGVyEgoKAnBnGAEgASgNEhIKCnRvX3JlcGxpY2EYAiABKA0iqAEKC0ltYWdlSGVhZGVyEg0KBWltYWdlGAEgASgEEgwKBG5hbWUYAiABKAkSDAoEcG9vbBgDIAEoDRIOCgZmYW1pbHkYBCABKAQSDQoFbGF5ZXIYBSABKAQSEgoKc2l6ZV9ieXRlcxgGIAEoBBIVCg1vYmplY3RfYmxvY2tzGAcgASgNEhAKCHNuYXBfc2VxGAggASgNEhIKCmxvY2tfZXBvY2gYCSABKA0ipQEKDFNlc3Npb25HcmFudBIPCgdzZXNzaW9uGAEgASgEEg0KBWltYWdlGAIgASgEEg0KBWxheWVyGAMgASgEEhIKCnNpemVfYnl0ZXMYBCABKAQSDgoGcmlnaHRzGAUgASgNEhIKCmxvY2tfZXBvY2gYBiABKA0SEAoIc25hcF9zZXEYByABKA0SDAoEcG9vbBgIIAEoDRIOCgZzZXJpYWwYCSABKA0iggEKEEltYWdlT3BlblJlcXVlc3QSDAoEcG9vbBgBIAEoCRINCgVpbWFnZRgCIAEoCRIuCgRtb2RlGAMgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VPcGVuTW9kZRIOCgZjbGllbnQYBCABKAkSEQoJdGFrZV9vdmVyGAUgASgIIlwKDkltYWdlT3BlblJlcGx5Ei4KBmhlYWRlchgBIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyEg0KBWdyYW50GAIgASgMEgsKA21hYxgDIAEoDCImChNJbWFnZVJlZnJlc2hSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiXwoRSW1hZ2VSZWZyZXNoUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiQKEUltYWdlQ2xvc2VSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiEQoPSW1hZ2VDbG9zZVJlcGx5IiAKEEltYWdlTGlzdFJlcXVlc3QSDAoEcG9vbBgBIAEoCSJCCg5JbWFnZUxpc3RSZXBseRIwCgZpbWFnZXMYASADKAsyIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZUxpc3RJdGVtIk0KDUltYWdlTGlzdEl0ZW0SDAoEcG9vbBgBIAEoCRIuCgZoZWFkZXIYAiABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlciIwCgxJbWFnZUNoYW5nZWQSDwoHc2Vzc2lvbhgBIAEoBBIPCgdyZW1vdmVkGAIgASgIIjIKFFNlc3Npb25BdHRhY2hSZXF1ZXN0Eg0KBWdyYW50GAEgASgMEgsKA21hYxgCIAEoDCIkChJTZXNzaW9uQXR0YWNoUmVwbHkSDgoGc3RhdHVzGAEgASgNKrkBCgZQZ1JvbGUSFwoTUEdfUk9MRV9VTlNQRUNJRklFRBAAEhQKEFBHX1JPTEVfRk9MTE9XRVIQARIVChFQR19ST0xFX0NBTkRJREFURRACEhIKDlBHX1JPTEVfTEVBREVSEAMSEwoPUEdfUk9MRV9MRUFSTkVSEAQSEwoPUEdfUk9MRV9GSUxMSU5HEAUSEwoPUEdfUk9MRV9SRU1PVkVEEAYSFgoSUEdfUk9MRV9ESVNUUlVTVEVEEAcqigEKDUltYWdlT3Blbk1vZGUSHwobSU1BR0VfT1BFTl9NT0RFX1VOU1BFQ0lGSUVEEAASGgoWSU1BR0VfT1BFTl9NT0RFX1NIQVJFRBABEh0KGUlNQUdFX09QRU5fTU9ERV9SRUFEX09OTFkQAhIdChlJTUFHRV9PUEVOX01PREVfRVhDTFVTSVZFEANiBnByb3RvMw");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgirwIKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIIpwBCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBBIwCgdiZW5lYXRoGAUgASgLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU3BhY2VCZW5lYXRoImAKDFNwYWNlQmVuZWF0aBIuCgVzdGF0ZRgBIAEoDjIfLmZhc3RibG9jay5jb250cm9sLkJlbmVhdGhTdGF0ZRISCgpmcmVlX2J5dGVzGAIgASgEEgwKBHBhdGgYAyABKAkiNgoHQ291bnRlchIMCgRuYW1lGAEgASgJEg4KBmxhYmVscxgCIAMoCRINCgV2YWx1ZRgDIAEoASK5AQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAEi4KBXNjcnViGAIgASgLMh0uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJHcm91cEgAEjIKCnJlcG9ydF9ub3cYAyABKAsyHC5mYXN0YmxvY2suY29udHJvbC5SZXBvcnROb3dIAEIJCgdjb21tYW5kIhoKCVJlcG9ydE5vdxINCgVvcmRlchgBIAEoBCI1CgpTY3J1Ykdyb3VwEgoKAnBnGAEgASgNEg0KBW9yZGVyGAIgASgEEgwKBGRlZXAYAyABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0quQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByp4CgxCZW5lYXRoU3RhdGUSHQoZQkVORUFUSF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEJFTkVBVEhfU1RBVEVfRU5PVUdIEAESFgoSQkVORUFUSF9TVEFURV9ORUFSEAISFwoTQkVORUFUSF9TVEFURV9TSE9SVBADKooBCg1JbWFnZU9wZW5Nb2RlEh8KG0lNQUdFX09QRU5fTU9ERV9VTlNQRUNJRklFRBAAEhoKFklNQUdFX09QRU5fTU9ERV9TSEFSRUQQARIdChlJTUFHRV9PUEVOX01PREVfUkVBRF9PTkxZEAISHQoZSU1BR0VfT1BFTl9NT0RFX0VYQ0xVU0lWRRADYgZwcm90bzM");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 when the mon pushes it (one-way).
@@ -949,6 +949,13 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
    * @generated from field: uint64 log_used_bytes = 4;
    */
   logUsedBytes: bigint;
+
+  /**
+   * Absent: a block device, or the file system beneath can give all that the store may take yet.
+   *
+   * @generated from field: fastblock.control.SpaceBeneath beneath = 5;
+   */
+  beneath?: SpaceBeneath | undefined;
 };
 
 /**
@@ -957,6 +964,39 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
  */
 export const OsdUsageSchema: GenMessage<OsdUsage> = /*@__PURE__*/
   messageDesc(file_control, 20);
+
+/**
+ * The file system beneath a sparse file has less than the file promises.
+ *
+ * @generated from message fastblock.control.SpaceBeneath
+ */
+export type SpaceBeneath = Message<"fastblock.control.SpaceBeneath"> & {
+  /**
+   * @generated from field: fastblock.control.BeneathState state = 1;
+   */
+  state: BeneathState;
+
+  /**
+   * Rounded down.
+   *
+   * @generated from field: uint64 free_bytes = 2;
+   */
+  freeBytes: bigint;
+
+  /**
+   * The file.
+   *
+   * @generated from field: string path = 3;
+   */
+  path: string;
+};
+
+/**
+ * Describes the message fastblock.control.SpaceBeneath.
+ * Use `create(SpaceBeneathSchema)` to create a new message.
+ */
+export const SpaceBeneathSchema: GenMessage<SpaceBeneath> = /*@__PURE__*/
+  messageDesc(file_control, 21);
 
 /**
  * One counter or gauge for /metrics: a name of interfaces (`fastblock_osd_ops_total`), labels.
@@ -987,7 +1027,7 @@ export type Counter = Message<"fastblock.control.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_control, 21);
+  messageDesc(file_control, 22);
 
 /**
  * Method 73, one-way, mon to osd.
@@ -1024,7 +1064,7 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
  * Use `create(OsdCommandSchema)` to create a new message.
  */
 export const OsdCommandSchema: GenMessage<OsdCommand> = /*@__PURE__*/
-  messageDesc(file_control, 22);
+  messageDesc(file_control, 23);
 
 /**
  * Somebody wants to see what is true now: report at once, and name the order.
@@ -1045,7 +1085,7 @@ export type ReportNow = Message<"fastblock.control.ReportNow"> & {
  * Use `create(ReportNowSchema)` to create a new message.
  */
 export const ReportNowSchema: GenMessage<ReportNow> = /*@__PURE__*/
-  messageDesc(file_control, 23);
+  messageDesc(file_control, 24);
 
 /**
  * Compare the replicas of a group that the osd leads; deep: read all data against its checksums, too.
@@ -1077,7 +1117,7 @@ export type ScrubGroup = Message<"fastblock.control.ScrubGroup"> & {
  * Use `create(ScrubGroupSchema)` to create a new message.
  */
 export const ScrubGroupSchema: GenMessage<ScrubGroup> = /*@__PURE__*/
-  messageDesc(file_control, 24);
+  messageDesc(file_control, 25);
 
 /**
  * Give leadership of a group to another replica.
@@ -1101,7 +1141,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 25);
+  messageDesc(file_control, 26);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -1160,7 +1200,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 26);
+  messageDesc(file_control, 27);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -1226,7 +1266,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 27);
+  messageDesc(file_control, 28);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1269,7 +1309,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 28);
+  messageDesc(file_control, 29);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1298,7 +1338,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 29);
+  messageDesc(file_control, 30);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1318,7 +1358,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 31);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1345,7 +1385,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 32);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1364,7 +1404,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 33);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1377,7 +1417,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 34);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1396,7 +1436,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 34);
+  messageDesc(file_control, 35);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1413,7 +1453,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 35);
+  messageDesc(file_control, 36);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1435,7 +1475,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 36);
+  messageDesc(file_control, 37);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1459,7 +1499,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 37);
+  messageDesc(file_control, 38);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1484,7 +1524,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 38);
+  messageDesc(file_control, 39);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1503,7 +1543,7 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 39);
+  messageDesc(file_control, 40);
 
 /**
  * @generated from enum fastblock.control.PgRole
@@ -1563,6 +1603,43 @@ export const PgRoleSchema: GenEnum<PgRole> = /*@__PURE__*/
   enumDesc(file_control, 0);
 
 /**
+ * @generated from enum fastblock.control.BeneathState
+ */
+export enum BeneathState {
+  /**
+   * @generated from enum value: BENEATH_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Enough for now.
+   *
+   * @generated from enum value: BENEATH_STATE_ENOUGH = 1;
+   */
+  ENOUGH = 1,
+
+  /**
+   * Writes are refused soon.
+   *
+   * @generated from enum value: BENEATH_STATE_NEAR = 2;
+   */
+  NEAR = 2,
+
+  /**
+   * Writes are refused.
+   *
+   * @generated from enum value: BENEATH_STATE_SHORT = 3;
+   */
+  SHORT = 3,
+}
+
+/**
+ * Describes the enum fastblock.control.BeneathState.
+ */
+export const BeneathStateSchema: GenEnum<BeneathState> = /*@__PURE__*/
+  enumDesc(file_control, 1);
+
+/**
  * @generated from enum fastblock.control.ImageOpenMode
  */
 export enum ImageOpenMode {
@@ -1595,5 +1672,5 @@ export enum ImageOpenMode {
  * Describes the enum fastblock.control.ImageOpenMode.
  */
 export const ImageOpenModeSchema: GenEnum<ImageOpenMode> = /*@__PURE__*/
-  enumDesc(file_control, 1);
+  enumDesc(file_control, 2);
 
