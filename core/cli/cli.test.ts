@@ -72,7 +72,9 @@ class TestPorts implements CliPorts {
     this.now += ms;
   }
 
+  /** As of a real clock: with fractions, and never the same. */
   nowMs(): number {
+    this.now += 0.125;
     return this.now;
   }
 

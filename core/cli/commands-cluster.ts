@@ -153,7 +153,7 @@ async function transferLeader(cli: CliContext, id: string, osd: number): Promise
   const { wait, timeoutMs } = cli.globals;
   const endMs = cli.ports.nowMs() + timeoutMs;
   for (;;) {
-    const leftMs = wait ? Math.max(0, endMs - cli.ports.nowMs()) : 0;
+    const leftMs = wait ? Math.max(0, Math.round(endMs - cli.ports.nowMs())) : 0;
     const waitMs = Math.min(leftMs, TRANSFER_WAIT_MS_MAX);
     try {
       const api = cli.api(waitMs + ANSWER_MS);
