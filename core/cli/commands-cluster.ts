@@ -23,6 +23,17 @@ const PG_COLUMNS: readonly Column[] = [
   { name: "changed", path: "lastChangeEpoch", right: true, wide: true },
 ];
 
+/** `pg info` shows more. */
+const PG_FIELDS: readonly Column[] = [
+  ...PG_COLUMNS,
+  { name: "replica", path: "replicas[].replicaId" },
+  { name: "osd", path: "replicas[].osd", show: osdText },
+  { name: "store", path: "replicas[].storeUuid" },
+  { name: "commit", path: "replicas[].commitIndex" },
+  { name: "applied", path: "replicas[].appliedIndex" },
+  { name: "used", path: "replicas[].usedBytes", show: sizeText },
+];
+
 /** Details of a check that one page has room for. */
 const PAGE_DETAILS = 3;
 
@@ -96,7 +107,7 @@ export function pgCommands(root: CommandUnknownOpts, cli: CliContext): void {
   pg.command("info")
     .description("show one placement group")
     .argument("<PG>", "like 1.17")
-    .action((id) => cli.object(() => cli.api().object(`/pgs/${segment(id)}`), idOf, PG_COLUMNS));
+    .action((id) => cli.object(() => cli.api().object(`/pgs/${segment(id)}`), idOf, PG_FIELDS));
   pg.command("scrub")
     .description("compare the replicas of groups, and put right what differs")
     .argument("[PG]", "like 1.17")

@@ -1,5 +1,6 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
+import { formatPgId, type PgId } from "../base/ids.ts";
 import { shellWord } from "../base/shell.ts";
 import { asRow } from "./commands-cluster.ts";
 import { sizeText } from "./commands-pool.ts";
@@ -16,6 +17,7 @@ const OSD_COLUMNS: readonly Column[] = [
   { name: "used", path: "usedBytes", show: sizeText, right: true },
   { name: "log", path: "logUsedBytes", show: sizeText, right: true },
   { name: "beneath", path: "beneath", show: beneathText },
+  { name: "log-size", path: "logCapacityBytes", show: sizeText, right: true, wide: true },
   { name: "pgs", right: true },
   { name: "leaders", right: true },
   { name: "backend" },
@@ -26,6 +28,13 @@ const OSD_COLUMNS: readonly Column[] = [
   { name: "epoch", right: true, wide: true },
   { name: "weight", right: true, wide: true },
 ];
+
+/** What `osd inspect` shows of groups is `1.17` for people. */
+const INSPECT_COLUMNS: readonly Column[] = ["groups", "units", "entries"].map((section) => ({
+  name: "pg",
+  path: `${section}[].pg`,
+  show: (value) => formatPgId(Number(value) as PgId),
+}));
 
 /** `fastblock osd …` but `run`, which stands with the other roles. */
 export function osdCommands(osd: CommandUnknownOpts, cli: CliContext): void {
@@ -127,6 +136,7 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
             backend: backendOf(options.backend),
           }),
         () => options.data,
+        INSPECT_COLUMNS,
       ),
     );
   osd

@@ -102,6 +102,48 @@ describe("one object", () => {
     );
   });
 
+  test("of a list with one object its fields are indented below the key", async () => {
+    const one = { id: 0, shards: [{ host: "h", ports: [1, 2] }], up: true };
+    expect(await renderObject(one, "a", { format: "table" }, RENDERERS)).toBe(
+      "id  0\nup  yes\nshards\n  host   h\n  ports  1,2\n",
+    );
+  });
+
+  test("objects with plain fields are a table below the key, known columns shown as elsewhere", async () => {
+    const columns = [
+      { name: "osd", path: "at.replicas[].osd", show: (value: unknown) => `osd.${String(value)}` },
+    ];
+    const pg = {
+      at: {
+        replicas: [
+          { osd: 2, appliedIndex: 7, role: "leader" },
+          { osd: 10, appliedIndex: 12 },
+        ],
+      },
+      id: "1.0",
+    };
+    expect(await renderObject(pg, "a", { format: "table" }, RENDERERS, columns)).toBe(
+      "id  1.0\nat.replicas\n     OSD  APPLIED-INDEX  ROLE\n   osd.2              7  leader\n  osd.10             12  -\n",
+    );
+  });
+
+  test("objects that hold others stand one behind the other", async () => {
+    const layers = [
+      { layer: 1, units: 2 },
+      { layer: 12, units: 3 },
+    ];
+    const store = {
+      objects: [
+        { shard: 0, layers },
+        { shard: 1, use: { units: 4 }, layers: [] },
+      ],
+    };
+    expect(await renderObject(store, "a", { format: "table" }, RENDERERS)).toBe(
+      "objects[0]\n  shard  0\n  layers\n    LAYER  UNITS\n        1      2\n       12      3\n" +
+        "objects[1]\n  shard      1\n  use.units  4\n  layers     -\n",
+    );
+  });
+
   test("machines see it as it is", async () => {
     const json = await renderObject(object, "a", { format: "json" }, RENDERERS);
     expect(JSON.parse(json)).toEqual(object);

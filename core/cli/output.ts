@@ -14,7 +14,10 @@ export type Row = Readonly<Record<string, unknown>>;
 export interface Column {
   /** Heading, and the name for `--columns` and `--sort`: `size`. */
   readonly name: string;
-  /** Where the value stands in the row: `sizeBytes`, `usage.usedBytes`. Default: the name. */
+  /**
+   * Where the value stands in the row: `sizeBytes`, `usage.usedBytes`; of objects in a list of one
+   * object: `replicas[].osd`. Default: the name.
+   */
   readonly path?: string;
   /** Text for people. Default: the value as it is. */
   readonly show?: (value: unknown, row: Row) => string;
@@ -94,43 +97,105 @@ export async function renderObject(
       return `${name}\n`;
     case "table":
     case "wide":
-      return fieldLines(object, columns);
+      return await fieldLines(object, columns, renderers);
   }
 }
 
-/** `key  value` lines; nested objects are indented, known columns shown as in tables. */
-function fieldLines(object: Row, columns: readonly Column[]): string {
-  const lines: [string, string][] = [];
-  collectFields(object, "", lines, columns);
-  const width = Math.max(0, ...lines.map(([key]) => key.length));
-  return lines
+/**
+ * `key  value` lines, known columns shown as in tables; then the lists of objects, indented below
+ * their key: a table of those that have plain fields alone, else one behind the other.
+ */
+async function fieldLines(
+  object: Row,
+  columns: readonly Column[],
+  renderers: Renderers,
+): Promise<string> {
+  const found: Fields = { lines: [], lists: [] };
+  collectFields(object, "", found, columns);
+  const width = Math.max(0, ...found.lines.map(([key]) => key.length));
+  let text = found.lines
     .map(([key, value]) => `${key.padEnd(width)}  ${value}`.trimEnd())
-    .map(endLine)
-    .join("");
+    .join("\n");
+  text = text === "" ? "" : `${text}\n`;
+  for (const [path, rows] of found.lists) {
+    text += await listLines(path, rows, columnsBelow(columns, path), renderers);
+  }
+  return text;
+}
+
+interface Fields {
+  readonly lines: (readonly [key: string, value: string])[];
+  readonly lists: (readonly [path: string, rows: readonly Row[]])[];
 }
 
 function collectFields(
   object: Row,
   prefix: string,
-  lines: [string, string][],
+  found: Fields,
   columns: readonly Column[],
 ): void {
   for (const [key, value] of Object.entries(object)) {
     const path = prefix + key;
-    const column = columns.find((one) => (one.path ?? one.name) === path);
+    const column = columnAt(columns, path);
     if (Array.isArray(value) && value.length > 0 && value.every(isRow)) {
-      value.forEach((one, at) => lines.push([`${path}[${at}]`, inlineText(one)]));
-    } else if (column?.show !== undefined) lines.push([column.name, column.show(value, object)]);
-    else if (isRow(value)) collectFields(value, `${path}.`, lines, columns);
-    else lines.push([path, plainText(value)]);
+      found.lists.push([path, value]);
+    } else if (column?.show !== undefined) {
+      found.lines.push([column.name, column.show(value, object)]);
+    } else if (isRow(value)) collectFields(value, `${path}.`, found, columns);
+    else found.lines.push([path, plainText(value)]);
   }
 }
 
-/** The fields of a small object on one line. */
-function inlineText(row: Row): string {
-  return Object.entries(row)
-    .map(([key, value]) => `${key}=${plainText(value)}`)
-    .join(" ");
+async function listLines(
+  path: string,
+  rows: readonly Row[],
+  columns: readonly Column[],
+  renderers: Renderers,
+): Promise<string> {
+  const one = rows.length === 1;
+  if (one || !rows.every(isFlat)) {
+    const blocks: string[] = [];
+    for (const [at, row] of rows.entries()) {
+      const heading = one ? path : `${path}[${at}]`;
+      blocks.push(`${heading}\n${indented(await fieldLines(row, columns, renderers))}`);
+    }
+    return blocks.join("");
+  }
+  const keys = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  const shown = keys.map((key) => columnAt(columns, key) ?? { name: headingOf(key), path: key });
+  const table = await renderers.table(
+    shown.map((column) => column.name.toUpperCase()),
+    rows.map((row) => shown.map((column) => cellOf(row, column))),
+    keys.map((key) => rows.every((row) => typeof row[key] === "number")),
+  );
+  return `${path}\n${indented(table)}`;
+}
+
+function columnAt(columns: readonly Column[], path: string): Column | undefined {
+  return columns.find((one) => (one.path ?? one.name) === path);
+}
+
+/** Columns of the objects in a list: those whose path goes through it, `replicas[].osd`. */
+function columnsBelow(columns: readonly Column[], list: string): readonly Column[] {
+  const prefix = `${list}[].`;
+  return columns
+    .filter((one) => one.path?.startsWith(prefix) === true)
+    .map((one) => ({ ...one, path: one.path!.slice(prefix.length) }));
+}
+
+function isFlat(row: Row): boolean {
+  return Object.values(row).every(
+    (value) => !isRow(value) && !(Array.isArray(value) && value.some(isRow)),
+  );
+}
+
+/** `appliedIndex` → `applied-index`. */
+function headingOf(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+function indented(text: string): string {
+  return text.replace(/^(?=.)/gm, "  ");
 }
 
 /** The value at a dotted path, or undefined. */
