@@ -14,6 +14,7 @@ import { BunOpLog } from "../core/bench/bun-op-log.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { withImages } from "./attach.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
+import { recoveryBench } from "./bench-recovery.ts";
 import { suiteBench } from "./bench-suite.ts";
 import { readClusterFile } from "./daemon.ts";
 
@@ -22,6 +23,7 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
   return {
     image: (options) => imageBench(cli, options),
     suite: (options) => suiteBench(cli, program, new BarProgress(cli), options),
+    recovery: (options) => recoveryBench(cli, program, new BarProgress(cli), options),
     disk: diskBench,
     reactor: (options) => reactorBench(options, program),
     rpc: (options) => rpcBench(options, program),

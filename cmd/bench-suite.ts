@@ -1,8 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { cpus, release, totalmem } from "node:os";
-import { join, resolve } from "node:path";
-import { FastblockError } from "../core/base/errors.ts";
+import { join } from "node:path";
 import {
   type BenchProgress,
   type BenchRow,
@@ -21,20 +17,13 @@ import { runFioDisk } from "../core/bench/bun-fio.ts";
 import { BunMeter } from "../core/bench/bun-meter.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import type { Image } from "../core/client/client.ts";
-import { runCommand } from "../core/dev/bun-demo.ts";
-import { childEnvironment, lastLines } from "../core/dev/bun-processes.ts";
-import { Interruption } from "../core/dev/bun-start.ts";
-import { STARTED_BY } from "../core/dev/dev.ts";
 import type { World } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
+import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
 import { readClusterFile } from "./daemon.ts";
 
 /** `bench suite`: a cluster of its own, all rows on one image of it, and nothing left behind. */
-const OSDS = 3;
-const REPLICAS = 3;
-const POOL = "bench";
 const IMAGE = "bench/suite";
-const INTERRUPTED_EXIT = 130;
 
 /** Run the rows; the cluster and its directory are gone afterwards. Throws FB1009, FB4008, FB5001. */
 export async function suiteBench(
@@ -44,100 +33,16 @@ export async function suiteBench(
   options: SuiteOptions,
 ): Promise<SuiteReport> {
   for (const row of options.rows) checkRow(row, options.imageBytes);
-  const directory = makeDirectory(options.directory);
-  const interruption = new Interruption();
-  let cluster: ChildProcess | undefined;
-  try {
-    cluster = startCluster(program, directory, options);
-    const started = cluster;
-    const run = async (): Promise<SuiteReport> => {
-      await serving(started);
-      await makeImage(program, directory, options.imageBytes);
-      return await measure(cli, directory, progress, options);
-    };
-    const end = await Promise.race([run(), interrupted(interruption)]);
-    if (end !== undefined) return end;
-  } finally {
-    if (cluster !== undefined) await stopCluster(cluster);
-    rmSync(directory, { recursive: true, force: true });
-  }
-  process.exit(INTERRUPTED_EXIT);
+  return await withBenchCluster(program, options, async (directory) => {
+    await makeImage(program, directory, IMAGE, options.imageBytes);
+    return await measure(cli, directory, progress, options);
+  });
 }
 
 function checkRow(row: SuiteRow, imageBytes: number): void {
   const { rw, blockBytes, depth } = row;
   const once = { jobs: 1, verify: false, history: false };
   checkShape({ rw, blockBytes, depth, rangeBytes: imageBytes, ...once });
-}
-
-function makeDirectory(given: string): string {
-  if (given === "") return mkdtempSync(join(process.cwd(), "fastblock-suite-"));
-  const directory = resolve(given);
-  if (existsSync(directory) && readdirSync(directory).length > 0) {
-    const message = `starting a cluster in ${directory}: it is not empty, wanted an empty directory`;
-    throw new FastblockError("FB4008", message, { hint: "name one that does not exist" });
-  }
-  mkdirSync(directory, { recursive: true });
-  return directory;
-}
-
-/** In the foreground: it ends with us, whatever happens to us. */
-function startCluster(
-  program: readonly string[],
-  directory: string,
-  options: SuiteOptions,
-): ChildProcess {
-  const [executable, ...first] = program;
-  const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS), "--nbd", "0"];
-  return spawn(executable!, [...first, ...words, "--backend", options.backend], {
-    cwd: "/",
-    stdio: ["ignore", "pipe", "pipe"],
-    env: { ...childEnvironment(), [STARTED_BY]: String(process.pid) },
-  });
-}
-
-/** Resolves when the cluster tells its addresses. Rejects with FB1009 when it ends before. */
-function serving(cluster: ChildProcess): Promise<void> {
-  return new Promise((done, refuse) => {
-    let text = "";
-    cluster.stderr!.on("data", (bytes: Buffer) => {
-      text += bytes.toString();
-    });
-    cluster.stdout!.on("data", () => done());
-    cluster.on("error", refuse);
-    cluster.on("close", (code) => {
-      const message = `starting a cluster: exit code ${String(code)}, wanted one that serves`;
-      refuse(new FastblockError("FB1009", message, { why: lastLines(text) }));
-    });
-  });
-}
-
-async function stopCluster(cluster: ChildProcess): Promise<void> {
-  if (cluster.exitCode !== null || cluster.signalCode !== null) return;
-  const ended = new Promise<void>((done) => cluster.on("close", () => done()));
-  cluster.kill("SIGTERM");
-  await ended;
-}
-
-function interrupted(interruption: Interruption): Promise<undefined> {
-  return new Promise((done) => interruption.tell(() => done(undefined)));
-}
-
-async function makeImage(
-  program: readonly string[],
-  directory: string,
-  imageBytes: number,
-): Promise<void> {
-  const steps = [
-    ["pool", "create", POOL, "--size", String(REPLICAS)],
-    ["image", "create", IMAGE, "--size", String(imageBytes)],
-  ];
-  for (const step of steps) {
-    const { code, text } = await runCommand(program, [...step, "--cluster", directory]);
-    if (code === 0) continue;
-    const message = `preparing ${IMAGE}: exit code ${code} of ${step.join(" ")}`;
-    throw new FastblockError("FB5001", message, { why: lastLines(text) });
-  }
 }
 
 async function measure(
@@ -257,14 +162,4 @@ class SuiteBench implements SuiteOutside {
       progress: this.cli.progress,
     };
   }
-}
-
-function machineNow(): Readonly<Record<string, string | number>> {
-  const all = cpus();
-  return {
-    cores: all.length,
-    processor: all[0]?.model ?? "",
-    memoryBytes: totalmem(),
-    kernel: release(),
-  };
 }

@@ -49,6 +49,15 @@ Examples:
   fastblock bench suite --rows randwrite:4KiB:32,randread:4KiB:32 --repeat 1 -o wide
   fastblock bench compare a.json b.json`;
 
+const RECOVERY_HELP = `
+Three replicas on three osds of this machine, one image, written in full before. For each position of
+the recovery dial the same load runs twice: while all replicas are whole, and while osd.2 is brought
+back: on an empty disk (disk), or after it was stopped for a moment (away). The figure
+is the ratio of the two p99. The directory is removed.
+
+Example:
+  fastblock bench recovery --speeds medium --causes disk -o json > a.json`;
+
 const COMPARE_HELP = `
 Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within 2 %.
 
@@ -71,6 +80,7 @@ export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: L
   const bench = root.command("bench").description("Measure every layer").helpGroup("Measure:");
   imageBench(bench, cli, load);
   suiteBench(bench, cli, load);
+  recoveryBench(bench, cli, load);
   microBenches(bench, cli, load);
   bench
     .command("compare")
@@ -196,6 +206,57 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
           () => report.kind,
         );
     });
+}
+
+function recoveryBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  bench
+    .command("recovery")
+    .description("start a cluster of its own, show what clients feel of an osd that comes back")
+    .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
+    .option("--speeds <speeds>", "positions of the dial, with commas", "low,medium,high")
+    .option("--causes <causes>", "disk, away, or both with a comma", "disk,away")
+    .addOption(
+      new Option("--rw <shape>", "what clients do")
+        .choices(["randwrite", "randread", "rw", "randrw"] as const)
+        .default("randwrite" as const),
+    )
+    .option("--bs <size>", "bytes of each operation", "4KiB")
+    .option("--depth <count>", "operations open at a time", count("--depth"), 16)
+    .option("--time <time>", "measured time of each load", "8s")
+    .option("--ramp <time>", "time before each, not counted", "1s")
+    .option("--image-size <size>", "of the image, written in full first", "512MiB")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", RECOVERY_HELP)
+    .action(async (options) => {
+      const report = await (await load()).recovery({
+        directory: options.dir ?? "",
+        speeds: wordsOf("--speeds", options.speeds, ["low", "medium", "high"]),
+        causes: wordsOf("--causes", options.causes, ["disk", "away"]),
+        rw: options.rw,
+        blockBytes: parseSize(options.bs),
+        depth: options.depth,
+        timeMs: measuredMs(options.time),
+        rampMs: parseDurationMs(options.ramp),
+        imageBytes: parseSize(options.imageSize),
+        backend: backendOf(options.backend),
+      });
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (people) await cli.rows(() => Promise.resolve(report.rows), RECOVERY_COLUMNS, nameOf);
+      else
+        await cli.object(
+          () => Promise.resolve({ ...report }),
+          () => report.kind,
+        );
+    });
+}
+
+/** Some of `known`, split by commas. Throws FB1001. */
+function wordsOf<Word extends string>(flag: string, text: string, known: readonly Word[]): Word[] {
+  return text.split(",").map((one) => {
+    const word = known.find((name) => name === one.trim());
+    if (word !== undefined) return word;
+    throw new FastblockError("FB1001", `reading ${flag}: ${one}, wanted ${known.join(", ")}`);
+  });
 }
 
 function measuredMs(text: string): number {
@@ -364,6 +425,28 @@ const SUITE_COLUMNS: readonly Column[] = [
   { name: "raw iops", path: "raw.iops", right: true, show: countText },
   { name: "raw p50", path: "raw.latencyUs.p50", right: true, show: usText },
   { name: "÷ raw", path: "ratioToRaw", right: true },
+];
+
+const RECOVERY_COLUMNS: readonly Column[] = [
+  { name: "row", path: "name" },
+  { name: "iops", right: true, show: figureText },
+  { name: "during", path: "iopsDuring", right: true, show: figureText },
+  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
+  { name: "during", path: "latencyUsDuring.p50", right: true, show: usText },
+  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
+  { name: "during", path: "latencyUsDuring.p99", right: true, show: usText },
+  { name: "ratio", path: "p99Ratio", right: true },
+  { name: "max", path: "latencyUs.max", right: true, show: usText, wide: true },
+  { name: "during", path: "latencyUsDuring.max", right: true, show: usText, wide: true },
+  {
+    name: "copied",
+    path: "bytesPerSecDuring",
+    right: true,
+    show: (value) => `${formatSize(Number(value))}/s`,
+  },
+  { name: "to-end", path: "recoveringToEnd" },
+  { name: "seconds", right: true },
+  { name: "amplification", right: true },
 ];
 
 /** CPU by kind of process: `osd 32+33 client 8+5`. */

@@ -7,6 +7,7 @@
 import type { LatencyReport } from "./latency.ts";
 import type { LoadShape } from "./shape.ts";
 import type { ProcessCost } from "./spending.ts";
+import type { RecoveryOptions, RecoveryReport } from "./recovery.ts";
 import type { SuiteOptions, SuiteReport } from "./suite.ts";
 
 export type { BenchRow, CpuClock } from "./bench-row.ts";
@@ -15,6 +16,16 @@ export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { formatHistoryLine } from "./history.ts";
 export { type BenchProgress, runImageBench } from "./image-bench.ts";
 export { loadError } from "./load-failures.ts";
+export { samplesOf } from "./metrics-text.ts";
+export {
+  type RecoveryCause,
+  type RecoveryLook,
+  type RecoveryOptions,
+  type RecoveryOutside,
+  type RecoveryReport,
+  type RecoverySpeedWord,
+  runRecovery,
+} from "./recovery.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
 export { checkShape, type LoadShape } from "./shape.ts";
@@ -144,6 +155,7 @@ export interface MicroRow {
 export interface BenchPrograms {
   image(options: ImageBenchOptions): Promise<ImageBenchReport>;
   suite(options: SuiteOptions): Promise<SuiteReport>;
+  recovery(options: RecoveryOptions): Promise<RecoveryReport>;
   disk(options: DiskBenchOptions): Promise<readonly MicroRow[]>;
   reactor(options: ReactorBenchOptions): Promise<readonly MicroRow[]>;
   rpc(options: RpcBenchOptions): Promise<readonly MicroRow[]>;

@@ -122,6 +122,49 @@ describe("commands", () => {
     expect(JSON.parse(ports.outText)).toEqual(POOL);
   });
 
+  test("recovery shows the dial and how far replicas are, and turns it", async () => {
+    const both = { pool: "demo", unitsDone: 3, unitsLeft: 5, pass: 1, amplification: 1.5 };
+    const bytes = { bytesLeft: 327_680, bytesDiffering: 8192, bytesCopied: 12_288 };
+    const replicas = [
+      { pg: "1.0", osd: 2, stage: "difference", entriesLeft: 0, etaSeconds: 7, ...both, ...bytes },
+      { pg: "1.1", osd: 2, stage: "log", entriesLeft: 40, etaSeconds: null, pool: "demo" },
+    ];
+    const status = { speed: "low", paused: true, replicas };
+    const ports = new TestPorts({
+      "GET /recovery": { body: status },
+      "PATCH /recovery": { body: { ...status, paused: false } },
+    });
+    expect(await run(ports, "recovery status")).toBe(0);
+    expect(ports.errText).toBe("speed low, paused: 2 replicas are on the way back\n");
+    const cells = ports.outText.split("\n").map((line) => line.trim().split(/ {2,}/));
+    expect(cells[1]).toEqual([
+      "1.0",
+      "demo",
+      "osd.2",
+      "difference",
+      "3",
+      "320 KiB",
+      "-",
+      "8 KiB",
+      "12 KiB",
+      "1.5",
+      "7 s",
+    ]);
+    expect(cells[2]).toEqual(["1.1", "demo", "osd.2", "log", "-", "-", "40", "-", "-", "-", "-"]);
+    ports.outText = "";
+    expect(await run(ports, "recovery status -o json")).toBe(0);
+    expect(JSON.parse(ports.outText)).toEqual(status);
+    for (const [line, body] of [
+      ["recovery pause", { paused: true }],
+      ["recovery resume", { paused: false }],
+      ["recovery speed high", { speed: "high" }],
+    ] as const) {
+      expect(await run(ports, line)).toBe(0);
+      expect(JSON.parse(ports.asked[ports.asked.length - 1]!.body!)).toEqual(body);
+    }
+    expect(await run(ports, "recovery speed fast")).toBe(2);
+  });
+
   test("pg scrub waits until what it ordered is done, and fails when something is left", async () => {
     let looks = 0;
     const ports = new TestPorts({

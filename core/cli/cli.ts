@@ -6,6 +6,7 @@ import {
 } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import { lookCommands, opCommands, pgCommands } from "./commands-cluster.ts";
+import { recoveryCommands } from "./commands-recovery.ts";
 import { imageCommands } from "./commands-image.ts";
 import { osdCommands } from "./commands-osd.ts";
 import { poolCommands } from "./commands-pool.ts";
@@ -118,6 +119,7 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
   osdCommands(osd, cli);
   roleCommands(root, osd, cli);
   pgCommands(root, cli);
+  recoveryCommands(root, cli);
   imageCommands(root, cli);
   clientCommands(root, cli);
   more.last(root, cli);

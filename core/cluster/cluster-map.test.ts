@@ -21,6 +21,7 @@ import {
   PgState,
   type PgInfo,
   type PoolInfo,
+  RecoverySpeed,
 } from "./cluster.ts";
 
 const EMPTY: MapDelta = {
@@ -265,4 +266,27 @@ test("a group's state follows its osds and its leader", () => {
     learners: [],
   };
   expect(pgStateOf({ ...group, configuration: joint }, down(2))).toBe(PgState.Down);
+});
+
+test("the recovery dial travels in deltas, stays when they do not tell it, and goes with another map", () => {
+  const map = new ClusterMap();
+  map.apply(EMPTY);
+  expect(map.recovery).toMatchObject({ speed: RecoverySpeed.Medium, paused: false });
+  expect(map.deltaFrom(0, 0)).not.toHaveProperty("recovery");
+  const behind = new ClusterMap();
+  behind.apply(map.deltaFrom(0, 0)!);
+  map.apply(map.next({ recovery: { ...map.recovery, speed: RecoverySpeed.Low, paused: true } }));
+  map.apply(map.next({ pools: [pool(1, "a")] }));
+  const told = { speed: RecoverySpeed.Low, paused: true, changeEpoch: 2 };
+  expect(map.recovery).toEqual(told as typeof map.recovery);
+  expect(map.deltaFrom(1, 2)).not.toHaveProperty("recovery");
+  for (const part of splitDelta(map.deltaFrom(1, 1)!, 1)) behind.apply(part);
+  expect(behind.recovery).toEqual(map.recovery);
+  const fresh = new ClusterMap();
+  fresh.apply(map.deltaFrom(0, 0)!);
+  expect(fresh.recovery).toEqual(map.recovery);
+  fresh.apply({ ...EMPTY, generation: 2 });
+  expect(fresh.recovery).toMatchObject({ speed: RecoverySpeed.Medium, paused: false });
+  fresh.apply({ ...EMPTY, generation: 3, recovery: { speed: 9, paused: false, changeEpoch: 1 } });
+  expect(fresh.recovery.speed).toBe(RecoverySpeed.Medium);
 });

@@ -11,11 +11,19 @@ import type {
 } from "../base/ids.ts";
 import { poolOfPg } from "../base/ids.ts";
 import { FastblockError } from "../base/errors.ts";
-import type { ConfigurationRow, MapDelta, OsdRow, PgRow, PoolRow } from "./map-delta.ts";
+import type {
+  ConfigurationRow,
+  MapDelta,
+  OsdRow,
+  PgRow,
+  PoolRow,
+  RecoveryRow,
+} from "./map-delta.ts";
 import { joinDeltas } from "./map-parts.ts";
 import type { OsdInfo } from "./osd-map.ts";
 import type { PgConfiguration, PgInfo, ReplicaInfo } from "./pg-map.ts";
 import { isFailureDomain, isName, PG_COUNT_MAX, POOL_SIZE_MAX, type PoolInfo } from "./pool.ts";
+import { RECOVERY_DEFAULT, type RecoverySettings, recoverySpeedOf } from "./recovery.ts";
 
 /** What became of a delta. */
 export enum ApplyResult {
@@ -39,6 +47,7 @@ export interface MapChange {
   readonly pgs?: readonly PgInfo[];
   readonly removedPools?: readonly PoolId[];
   readonly removedOsds?: readonly OsdId[];
+  readonly recovery?: RecoverySettings;
 }
 
 /** Compare (generation, epoch) pairs: negative when `a` is lower, 0 when equal. */
@@ -71,6 +80,7 @@ export class ClusterMap {
   readonly osds: Map<OsdId, OsdInfo> = new Map();
   readonly pools: Map<PoolId, PoolInfo> = new Map();
   readonly pgs: Map<PgId, PgInfo> = new Map();
+  recovery: RecoverySettings = RECOVERY_DEFAULT;
   private removals: Removal[] = [];
   /** Deltas can start here at the earliest: removals before it are forgotten. */
   private floorEpoch = 0;
@@ -106,6 +116,7 @@ export class ClusterMap {
     for (const row of delta.osds) this.osds.set(row.id as OsdId, osdOf(row));
     for (const row of delta.pools) this.pools.set(row.id as PoolId, poolOf(row));
     for (const row of delta.pgs) this.pgs.set(row.id as PgId, this.pgOf(row));
+    if (delta.recovery !== undefined) this.recovery = recoveryOf(delta.recovery);
     this.remove(delta);
     this.generation = delta.generation as Generation;
     this.epoch = delta.epoch as Epoch;
@@ -130,6 +141,7 @@ export class ClusterMap {
       removedPgs: idsOf(removed, "pg").filter((id) => !this.pgs.has(id as PgId)),
       part: 0,
       more: false,
+      ...recoveryRow(this.recovery.changeEpoch > Math.max(from, 0) ? this.recovery : undefined),
     };
   }
 
@@ -158,6 +170,11 @@ export class ClusterMap {
       removedPgs,
       part: 0,
       more: false,
+      ...recoveryRow(
+        change.recovery === undefined
+          ? undefined
+          : { ...change.recovery, changeEpoch: epoch as Epoch },
+      ),
     };
   }
 
@@ -183,6 +200,7 @@ export class ClusterMap {
     this.osds.clear();
     this.pools.clear();
     this.pgs.clear();
+    this.recovery = RECOVERY_DEFAULT;
     this.removals = [];
     this.floorEpoch = epoch;
   }
@@ -242,6 +260,16 @@ function continues(parts: readonly MapDelta[], delta: MapDelta): boolean {
       first.fromEpoch === delta.fromEpoch &&
       first.full === delta.full)
   );
+}
+
+function recoveryOf(row: RecoveryRow): RecoverySettings {
+  const { speed, paused, changeEpoch } = row;
+  return { speed: recoverySpeedOf(speed), paused, changeEpoch: changeEpoch as Epoch };
+}
+
+/** For a delta: the settings, if they are to be told. */
+function recoveryRow(settings: RecoverySettings | undefined): Pick<MapDelta, "recovery"> {
+  return settings === undefined ? {} : { recovery: { ...settings } };
 }
 
 function idsOf(removals: readonly Removal[], kind: Removal["kind"]): number[] {

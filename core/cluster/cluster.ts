@@ -14,6 +14,7 @@ export type {
   OsdRow,
   PgRow,
   PoolRow,
+  RecoveryRow,
 } from "./map-delta.ts";
 export type { OsdAddress, OsdInfo } from "./osd-map.ts";
 export { osdWeightOf } from "./osd-map.ts";
@@ -31,6 +32,8 @@ export {
   POOL_SIZE_MAX,
 } from "./pool.ts";
 export type { PoolInfo } from "./pool.ts";
+export type { RecoverySettings } from "./recovery.ts";
+export { RecoverySpeed } from "./recovery.ts";
 export type { ImageHeader } from "./image.ts";
 export { ImageRights, isImageSize, SNAP_SEQ_WRITABLE } from "./image.ts";
 export { checkGrant, signGrant } from "./session-grant.ts";

@@ -25,6 +25,15 @@ export interface MapDelta {
   /** A large delta comes in parts, 0 first; they take effect together with the last one. */
   readonly part: number;
   readonly more: boolean;
+  /** Absent: as before; in a full map: as every cluster begins. */
+  readonly recovery?: RecoveryRow | undefined;
+}
+
+export interface RecoveryRow {
+  /** `RecoverySpeed`; others count as medium. */
+  readonly speed: number;
+  readonly paused: boolean;
+  readonly changeEpoch: number;
 }
 
 export interface OsdRow {

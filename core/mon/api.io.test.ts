@@ -413,6 +413,7 @@ describe("the rest", () => {
         "/api/v1/pgs/{pg}:replaceReplica",
         "/api/v1/pgs/{pg}:scrub",
         "/api/v1/pgs/{pg}:transferLeader",
+        "/api/v1/recovery",
         "/api/v1/pools",
         "/api/v1/pools/{pool}",
         "/api/v1/pools/{pool}/images",

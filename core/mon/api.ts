@@ -20,6 +20,7 @@ import {
   tooLarge,
   V1,
 } from "./api-support.ts";
+import { addRecovery } from "./api-recovery.ts";
 import { MonMetrics, type ProcessUsage } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
 import {
@@ -96,6 +97,7 @@ export function createApi(options: ApiOptions): Api {
   addImages(app, options.monitor);
   addOsds(app, options.monitor);
   addPgs(app, options.monitor);
+  addRecovery(app, options.monitor);
   addOperations(app, options.monitor);
   app.doc31("/openapi.json", {
     openapi: "3.1.0",

@@ -25,6 +25,7 @@ import {
   type OsdReportRequest,
   PgReportSchema,
   PgRole,
+  type RecoveryReportSchema,
   SessionAttachReplySchema,
   SessionAttachRequestSchema,
   SessionGrantSchema,
@@ -237,6 +238,8 @@ export class FakeOsd {
   readonly leads: Map<number, number> = new Map();
   /** What it reports of replicas, by replica id, that do not lead; default: follower. */
   readonly roles: Map<number, PgRole> = new Map();
+  /** What it reports of replicas on their way back, by replica id of its own. */
+  readonly recovering: Map<number, MessageInitShape<typeof RecoveryReportSchema>[]> = new Map();
   isReporting = true;
   /** What layers take here, on shard 0. */
   readonly layers: Map<number, number> = new Map();
@@ -445,6 +448,7 @@ export class FakeOsd {
         established: term !== undefined,
         appliedIndex: 5n,
         usedBytes: 65_536n,
+        recovery: this.recovering.get(own.replicaId) ?? [],
         ...(term === undefined
           ? {}
           : {

@@ -2,7 +2,7 @@ import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import type { ImageId, OsdId, PgId, PoolId, SessionId } from "../base/ids.ts";
 import { type MapChange, type MapDelta, ClusterMap } from "../cluster/cluster.ts";
-import type { OsdRow, PgRow, PoolRow } from "../cluster/cluster.ts";
+import type { OsdRow, PgRow, PoolRow, RecoveryRow } from "../cluster/cluster.ts";
 import type { MetaCompare, MetaRow, MetaStore, MetaWrite } from "./meta-store.ts";
 import type {
   Allocators,
@@ -23,6 +23,7 @@ import type {
  * map/osd/ID         OsdRow                          osd/ID             OsdRecord
  * map/pool/ID        PoolRow
  * map/pg/ID          PgRow                           pg/ID              PgRecord
+ * map/recovery       RecoveryRow, once it was touched
  * image/ID           ImageRecord                     session/ID         SessionRecord
  * operation/ID       OperationRecord
  * ```
@@ -69,7 +70,11 @@ export class Catalogue {
     }
     checkCluster(cluster, clusterId);
     this.ids = parse<Allocators>(byKey.get("ids")) ?? this.ids;
-    this.map.apply(mapOf(rows, cluster.generation, parse<{ epoch: number }>(byKey.get("map"))));
+    const recovery = parse<RecoveryRow>(byKey.get("map/recovery"));
+    this.map.apply({
+      ...mapOf(rows, cluster.generation, parse<{ epoch: number }>(byKey.get("map"))),
+      ...(recovery === undefined ? {} : { recovery }),
+    });
     for (const row of rows) this.loadRow(row);
   }
 
@@ -316,6 +321,7 @@ export class Change {
 
 function stageDelta(all: Map<string, string | undefined>, delta: MapDelta): void {
   all.set("map", JSON.stringify({ epoch: delta.epoch }));
+  if (delta.recovery !== undefined) all.set("map/recovery", JSON.stringify(delta.recovery));
   for (const row of delta.osds) all.set(`map/osd/${String(row.id)}`, JSON.stringify(row));
   for (const row of delta.pools) all.set(`map/pool/${String(row.id)}`, JSON.stringify(row));
   for (const row of delta.pgs) all.set(`map/pg/${String(row.id)}`, JSON.stringify(row));

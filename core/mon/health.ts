@@ -6,6 +6,8 @@ import type { Catalogue } from "./catalogue.ts";
 import { collectRefused } from "./damage-health.ts";
 import type { OperationEngine } from "./operation-engine.ts";
 import type { OsdService } from "./osd-service.ts";
+import { collectPaused } from "./recovery-health.ts";
+import type { RecoveryService } from "./recovery-service.ts";
 import { collectScrubbed } from "./scrub-health.ts";
 import type { Health } from "./schema.ts";
 
@@ -21,6 +23,7 @@ export function judgeHealth(
   catalogue: Catalogue,
   osds: OsdService,
   operations: OperationEngine,
+  recovery: RecoveryService,
 ): Health {
   const checks = [
     checkAhead(catalogue, osds),
@@ -28,6 +31,7 @@ export function judgeHealth(
     ...checkGroups(catalogue),
     ...checkBlocks(catalogue, osds),
     checkScrubs(catalogue),
+    checkRecovery(recovery),
     ...checkSpace(osds),
     ...checkBeneath(catalogue, osds),
     checkStores(catalogue),
@@ -153,6 +157,13 @@ function checkScrubs(catalogue: Catalogue): Check | undefined {
     details,
     "start the osds that are down; write the blocks anew (restore them) where no majority agrees, then: fastblock pg scrub PG --deep",
   );
+}
+
+function checkRecovery(recovery: RecoveryService): Check | undefined {
+  const paused = collectPaused(recovery);
+  if (paused === undefined) return undefined;
+  const { summary, details } = paused;
+  return newCheck("RECOVERY_PAUSED", "warn", summary, details, "fastblock recovery resume");
 }
 
 function checkSpace(osds: OsdService): Check[] {

@@ -3,10 +3,10 @@
  *
  * REST `/api/v1` (shapes: `schema.ts`): GET status health version monitors pools
  * pools/{p} pools/{p}:explain images?pool= pools/{p}/images pools/{p}/images/{i} osds osds/{id}
- * pgs?pool= pgs/{id} operations operations/{id}?waitMs= · POST operations/{id}:cancel pools (PoolCreate → 201 Pool)
+ * pgs?pool= pgs/{id} recovery operations operations/{id}?waitMs= · POST operations/{id}:cancel pools (PoolCreate → 201 Pool)
  * pools/{p}/images (ImageCreate → 201 Image) pools/{p}/images/{i}:resize (ImageResize → 200 or, when
  * it shrinks, 202 ImageResized) osds/{id}:in osds/{id}:out pgs/{id}:transferLeader (PgTransfer)
- * pgs/{id}:replaceReplica (PgReplace) · PATCH pools/{p}/images/{i} (ImageRename → Image) · DELETE
+ * pgs/{id}:replaceReplica (PgReplace) · PATCH pools/{p}/images/{i} (ImageRename → Image) recovery (RecoverySet → Recovery) · DELETE
  * pools/{p} (200 Pool) pools/{p}/images/{i}?force=FB3005 (202 Operation). Lists are `{items: […]}`.
  * `?fresh=true` on images asks the osds first what they hold now.
  * `?dryRun=true` on every change checks it and changes nothing. Errors are
@@ -21,5 +21,6 @@ export type {
   OsdView,
   PgView,
   PoolView,
+  RecoveryView,
   StatusView,
 } from "./schema.ts";

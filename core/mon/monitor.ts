@@ -16,6 +16,7 @@ import type { MetaStore } from "./meta-store.ts";
 import { OperationEngine } from "./operation-engine.ts";
 import { OsdService } from "./osd-service.ts";
 import { PoolService } from "./pool-service.ts";
+import { RecoveryService } from "./recovery-service.ts";
 import { ScrubService } from "./scrub-service.ts";
 import { SessionService } from "./session-service.ts";
 import { Views } from "./views.ts";
@@ -86,6 +87,7 @@ export class Monitor {
   readonly scrubs: ScrubService;
   readonly reports: FreshReports;
   readonly transfers: LeaderTransfer;
+  readonly recovery: RecoveryService;
   readonly views: Views;
   private readonly leadership: Leadership;
   private readonly control: ControlServer;
@@ -130,6 +132,7 @@ export class Monitor {
       onScrub: (pg, report) => this.scrubs.note(pg, report),
     });
     this.scrubs = this.newScrubs();
+    this.recovery = new RecoveryService(catalogue, this.osds);
     this.operations = new OperationEngine({
       catalogue,
       pools: this.pools,
@@ -159,21 +162,28 @@ export class Monitor {
     const { osds, pools } = this;
     this.reports = new FreshReports({ timers: world.timers, live: osds.live, command });
     this.transfers = new LeaderTransfer({ timers: world.timers, catalogue, pools, osds, command });
-    this.views = new Views({
-      catalogue,
+    this.views = this.newViews();
+    this.tick = new CallbackTimer(() => this.onTick());
+    this.flushTimer = new CallbackTimer(() => this.flush());
+  }
+
+  private newViews(): Views {
+    const { options } = this;
+    const { world } = options;
+    return new Views({
+      catalogue: this.catalogue,
       osds: this.osds,
       pools: this.pools,
       sessions: this.sessions,
       operations: this.operations,
       scrubs: this.scrubs,
+      recovery: this.recovery,
       identity: { ...options, backend: world.backend },
       started: () => this.started,
       clientBackends: () => this.control.clientBackends(),
-      nowUs,
+      nowUs: () => world.clock.nowUs(),
       formatTime: options.formatTime,
     });
-    this.tick = new CallbackTimer(() => this.onTick());
-    this.flushTimer = new CallbackTimer(() => this.flush());
   }
 
   private newScrubs(): ScrubService {

@@ -163,6 +163,7 @@ test("the word of a replica's end does not hide the one that came in its place",
         appliedIndex: 0n,
         established: false,
         usedBytes: 0n,
+        recovery: [],
       },
     ],
   });

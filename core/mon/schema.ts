@@ -314,6 +314,41 @@ export const OperationSchema = z
   })
   .openapi("Operation");
 
+const RecoverySpeedSchema = z.enum(["low", "medium", "high"]).openapi({
+  description: "share of an osd's time that recovery takes while clients are at work",
+});
+
+const RecoveryReplicaSchema = z.object({
+  pg: z.string().openapi({ example: "1.17" }),
+  pool: z.string(),
+  osd: z.int(),
+  stage: z.enum(["log", "waiting", "difference"]).openapi({
+    description:
+      "log: gets old entries from the leader; difference: is compared, and what differs copied; waiting: for that",
+  }),
+  entriesLeft: z.int().openapi({ description: "log: entries that it lacks" }),
+  pass: z.int().openapi({ description: "difference: passes through all units, with this one" }),
+  unitsDone: z.int().openapi({ description: "difference: units of 64 KiB, of this pass" }),
+  unitsLeft: z.int(),
+  bytesLeft: bytes.openapi({ description: "to compare, and to copy where they differ" }),
+  bytesDiffering: bytes,
+  bytesCopied: bytes,
+  amplification: z.number().nullable().openapi({ description: "bytes copied per byte differing" }),
+  etaSeconds: z.int().nullable().openapi({ description: "null: not known yet, or paused" }),
+});
+
+export const RecoverySchema = z
+  .object({
+    speed: RecoverySpeedSchema,
+    paused: z.boolean().openapi({ description: "nothing is compared and copied" }),
+    replicas: z.array(RecoveryReplicaSchema).openapi({ description: "on their way back" }),
+  })
+  .openapi("Recovery");
+
+export const RecoverySetSchema = z
+  .strictObject({ speed: RecoverySpeedSchema.optional(), paused: z.boolean().optional() })
+  .openapi("RecoverySet");
+
 export const VersionSchema = z
   .object({ version: z.string(), api: z.literal("v1"), name: z.string() })
   .openapi("Version");
@@ -331,4 +366,7 @@ export type ImageView = z.infer<typeof ImageSchema>;
 export type MonView = z.infer<typeof MonSchema>;
 export type OsdView = z.infer<typeof OsdSchema>;
 export type PgView = z.infer<typeof PgSchema>;
+export type RecoveryView = z.infer<typeof RecoverySchema>;
+export type RecoveryReplicaView = z.infer<typeof RecoveryReplicaSchema>;
+export type RecoverySpeedName = z.infer<typeof RecoverySpeedSchema>;
 export type OperationView = z.infer<typeof OperationSchema>;

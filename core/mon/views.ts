@@ -25,6 +25,7 @@ import type {
   PlacementView,
 } from "./schema.ts";
 import type { PoolView, StatusView } from "./schema.ts";
+import type { RecoveryService } from "./recovery-service.ts";
 import type { ScrubService } from "./scrub-service.ts";
 import type { SessionService } from "./session-service.ts";
 
@@ -35,6 +36,7 @@ export interface ViewSources {
   readonly sessions: SessionService;
   readonly operations: OperationEngine;
   readonly scrubs: ScrubService;
+  readonly recovery: RecoveryService;
   readonly identity: {
     readonly clusterId: string;
     readonly clusterName: string;
@@ -96,7 +98,7 @@ export class Views {
     const alive = [...catalogue.sessions.keys()].filter((id) => this.from.sessions.isAlive(id));
     return {
       cluster: { id: identity.clusterId, name: identity.clusterName },
-      health: judgeHealth(catalogue, osds, operations),
+      health: judgeHealth(catalogue, osds, operations, this.from.recovery),
       version: identity.version,
       backend: this.backend(),
       backends: {

@@ -7,7 +7,7 @@
 import { create, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import { FastblockError } from "../base/errors.ts";
 import { Status } from "../base/status.ts";
-import { BLOCKS_PER_UNIT, TWO_32 } from "../base/units.ts";
+import { BLOCKS_PER_UNIT, TWO_32, UNIT_SIZE } from "../base/units.ts";
 import {
   BlockState,
   type FetchedBits,
@@ -16,6 +16,7 @@ import {
   type FillSource,
   type FillUnits,
   type Group,
+  LeaderLoad,
   type ListedUnit,
   type PgShard,
   type UnitKey,
@@ -29,6 +30,7 @@ import { decodeGroupState, encodeGroupState } from "../store/store.ts";
 import {
   BeginReplySchema,
   BeginRequestSchema,
+  LeaderLoad as LoadWord,
   type ListReply,
   ListReplySchema,
   ListRequestSchema,
@@ -47,10 +49,13 @@ const UNITS_MAX = 256;
 const SLICES_MAX = 8;
 /** A leader that does not answer in time is asked anew. */
 const CALL_TIMEOUT_MS = 2000;
+/** A group that has had nothing committed for so long, and has something to commit, is stalled. */
+const STALLED_US = 200_000;
 
 /** Answer replicas that are filled from this shard's groups. */
 export function serveFill(pg: PgShard, service: ControlService): void {
   const listing = new UnitListing();
+  const loads = new LeaderLoads(pg);
   service.serve(Method.FillBegin, BeginRequestSchema, BeginReplySchema, (request) => {
     const group = leaderOf(pg, request.pg, request.replica);
     const index = group.appliedIndex;
@@ -60,13 +65,41 @@ export function serveFill(pg: PgShard, service: ControlService): void {
   });
   service.serve(Method.FillList, ListRequestSchema, ListReplySchema, (request) => {
     const group = leaderOf(pg, request.pg, request.replica);
-    return listPage(group, request.cursor, listing);
+    const total = Math.ceil(pg.store.bytesOf(group.row) / UNIT_SIZE);
+    return { ...listPage(group, request.cursor, listing), total, load: loads.of(group) };
   });
   service.serve(Method.FillUnits, UnitsRequestSchema, UnitsReplySchema, (request) => {
     const group = leaderOf(pg, request.pg, request.replica);
     const units = encodeUnits(unitsOf(group, decodeKeys(request.keys)));
-    return create(UnitsReplySchema, { applied: BigInt(group.appliedIndex), units });
+    const applied = BigInt(group.appliedIndex);
+    return create(UnitsReplySchema, { applied, units, load: loads.of(group) });
   });
+}
+
+/** What this shard has to do besides, for replicas that ask its leaders. */
+class LeaderLoads {
+  private readonly pg: PgShard;
+  /** By group that is asked: what was committed when, seen at the first question that found it. */
+  private readonly seen = new WeakMap<
+    Group,
+    { readonly commit: number; readonly sinceUs: number }
+  >();
+
+  constructor(pg: PgShard) {
+    this.pg = pg;
+  }
+
+  of(group: Group): LoadWord {
+    const nowUs = this.pg.world.clock.nowUs();
+    const { commitIndex: commit } = group;
+    const known = this.seen.get(group);
+    const isStill = known !== undefined && known.commit === commit;
+    if (!isStill) this.seen.set(group, { commit, sinceUs: nowUs });
+    if (isStill && nowUs - known.sinceUs >= STALLED_US && group.node.log.lastIndex > commit) {
+      return LoadWord.STALLED;
+    }
+    return this.pg.pace.isBusy(nowUs) ? LoadWord.CLIENTS : LoadWord.UNSPECIFIED;
+  }
 }
 
 /** A page of a replica's units, as an answer. */
@@ -136,7 +169,8 @@ export class PeerFillSource implements FillSource {
       keys: encodeKeys(keys),
     });
     const reply = await this.call(Method.FillUnits, UnitsRequestSchema, request, UnitsReplySchema);
-    return { applied: Number(reply.applied), units: decodeUnits(reply.units, keys) };
+    const { applied, load } = reply;
+    return { applied: Number(applied), load: loadOf(load), units: decodeUnits(reply.units, keys) };
   }
 
   async blocks(unit: UnitState, first: number, count: number, to: number): Promise<FetchedBits> {
@@ -242,7 +276,18 @@ function encodeListing(listing: UnitListing): Uint8Array {
 
 /** A page of units, of an answer. Throws FB1007. */
 export function pageOf(reply: ListReply): FillPage {
-  return { next: reply.end ? -1 : reply.next, units: decodeListing(reply.units) };
+  return {
+    next: reply.end ? -1 : reply.next,
+    units: decodeListing(reply.units),
+    total: reply.total,
+    load: loadOf(reply.load),
+  };
+}
+
+/** A load that is not known counts as clients'. */
+function loadOf(load: LoadWord): LeaderLoad {
+  if (load === LoadWord.UNSPECIFIED) return LeaderLoad.None;
+  return load === LoadWord.STALLED ? LeaderLoad.Stalled : LeaderLoad.Clients;
 }
 
 function decodeListing(bytes: Uint8Array): ListedUnit[] {

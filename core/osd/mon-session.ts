@@ -28,7 +28,7 @@ import {
 } from "../../proto/gen/control_pb.ts";
 import type { Verdict } from "./asking.ts";
 import type { ShardFigures, ShardReport } from "./report.ts";
-import { countersOf, scrubMessage, usageOf } from "./report-message.ts";
+import { countersOf, recoveryMessage, scrubMessage, usageOf } from "./report-message.ts";
 
 /** Between two reports, unless the monitor asks for another pace. */
 const REPORT_INTERVAL_MS = 1000;
@@ -36,7 +36,7 @@ const REPORT_INTERVAL_MS = 1000;
 /** Changes of one moment go into one report; elections of many groups come close together. */
 const SOON_US = 50_000;
 
-/** Groups in one message: 110 bytes each at most, of the 1 MiB that a message may have. */
+/** Groups in one message: 110 bytes each at most, 200 while a replica is brought back, of the 1 MiB that a message may have. */
 const REPORT_PGS_MAX = 4096;
 
 /** Answers of the monitor that no repetition changes. */
@@ -369,7 +369,7 @@ export class MonSession {
       generation: this.map.generation,
       epoch: this.map.epoch,
       pgs: reports.flatMap((shard) =>
-        shard.pgs.map(({ configuration, scrub, ...pg }) => ({
+        shard.pgs.map(({ configuration, scrub, recovery, ...pg }) => ({
           ...pg,
           term: BigInt(pg.term),
           commitIndex: BigInt(pg.commitIndex),
@@ -377,6 +377,7 @@ export class MonSession {
           usedBytes: BigInt(pg.usedBytes),
           ...(configuration === undefined ? {} : { configuration: { ...configuration } }),
           ...(scrub === undefined ? {} : { scrub: scrubMessage(scrub) }),
+          ...(recovery === undefined ? {} : { recovery: recovery.map(recoveryMessage) }),
         })),
       ),
       unreachable: [...new Set(reports.flatMap((shard) => shard.unreachable))],

@@ -57,6 +57,7 @@ import {
   FigureNews,
   SpaceNews,
   type GroupReport,
+  isRecovering,
   reportOf,
   reportOfGone,
   reportOfMissing,
@@ -149,6 +150,8 @@ export class OsdShard implements PgHost {
   private servesClients = false;
   private listener: Listener | null = null;
   private changed = new Set<Group>();
+  /** Groups that were told to be on their way back: they are told again, until they are not. */
+  private recovering = new Set<Group>();
   private readonly news = new FigureNews();
   private readonly space = new SpaceNews();
   private gone: GroupReport[] = [];
@@ -330,6 +333,7 @@ export class OsdShard implements PgHost {
     for (const group of this.space.groupsOf(this.store, this.pg.groups.values())) {
       this.changed.add(group);
     }
+    this.noteRecovering();
     const groups = complete ? [...this.pg.groups.values()] : [...this.changed];
     const pgs = groups
       .filter((group) => !group.creating && !group.gone)
@@ -349,6 +353,7 @@ export class OsdShard implements PgHost {
       },
       requests: Object.fromEntries(Object.entries(this.requests.counters)),
       damage: damageOf(this.store, this.healer, this.faulty),
+      recoveryUnitsLeft: this.pg.fills.unitsLeft,
       raft: {
         elections: this.pg.raft.elections,
         groups: this.pg.groups.size,
@@ -365,6 +370,14 @@ export class OsdShard implements PgHost {
       layers: this.space.layersOf(this.store, complete),
       figures: this.news.of(figures, complete),
     };
+  }
+
+  /** How far replicas are on their way back is news in every report. */
+  private noteRecovering(): void {
+    const before = this.recovering;
+    this.recovering = new Set([...this.pg.groups.values()].filter(isRecovering));
+    for (const group of before) this.changed.add(group);
+    for (const group of this.recovering) this.changed.add(group);
   }
 
   /** The monitor wants another leader. Cold. */

@@ -1,14 +1,15 @@
 // cold path: once a second per shard.
 /** Reports of shards as the messages that the monitor gets. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { BLOCK_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import type {
   OsdUsageSchema,
+  RecoveryReportSchema,
   ScrubReportSchema,
   SpaceBeneathSchema,
 } from "../../proto/gen/control_pb.ts";
 import type { SpaceBeneath } from "../pg/pg.ts";
-import type { GroupReport, ShardFigures } from "./report.ts";
+import type { GroupReport, ReplicaRecovery, ShardFigures } from "./report.ts";
 
 /** ScrubReport of `proto/control.proto`. */
 export function scrubMessage(
@@ -20,6 +21,19 @@ export function scrubMessage(
     undecided,
   }));
   return { ...scrub, order: BigInt(scrub.order), blocks };
+}
+
+/** RecoveryReport of `proto/control.proto`. */
+export function recoveryMessage(
+  one: ReplicaRecovery,
+): MessageInitShape<typeof RecoveryReportSchema> {
+  const { entriesLeft = 0, blocksDiffering = 0, blocksCopied = 0, ...rest } = one;
+  return {
+    ...rest,
+    entriesLeft: BigInt(entriesLeft),
+    blocksDiffering: BigInt(blocksDiffering),
+    blocksCopied: BigInt(blocksCopied),
+  };
 }
 
 /** What all shards hold together: OsdUsage of `proto/control.proto`. */
@@ -88,6 +102,7 @@ export function countersOf(index: number, figures: ShardFigures): CounterRow[] {
   add("recovery_units_compared_total", at(counters, "fillUnitsCompared"));
   add("recovery_bytes_total", at(counters, "fillBlocksCopied") * BLOCK_SIZE);
   add("recovery_differing_bytes_total", at(counters, "fillBlocksDiffering") * BLOCK_SIZE);
+  add("recovery_remaining_bytes", figures.recoveryUnitsLeft * UNIT_SIZE);
   add("scrub_runs_total", at(counters, "scrubsLight"), "depth=light");
   add("scrub_runs_total", at(counters, "scrubsDeep"), "depth=deep");
   add("scrub_units_compared_total", at(counters, "scrubUnitsCompared"));

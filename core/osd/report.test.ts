@@ -15,6 +15,7 @@ function figures(bytesLog: number, heartbeats: number): ShardFigures {
     counters: { bytesLog },
     requests: { writes: 0 },
     damage: { blocksLost: 0, blocksWaiting: 0, entriesFaulty: 0, refused: [] },
+    recoveryUnitsLeft: 0,
     raft: { elections: 1, groups: 2, leaders: 1, heartbeats },
   };
 }

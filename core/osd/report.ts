@@ -26,6 +26,8 @@ export interface GroupReport {
     readonly left: number;
     readonly blocks: readonly { layer: number; block: number; undecided: boolean }[];
   };
+  /** Replicas on their way back: this one, or those that this leader sends old entries. */
+  readonly recovery?: readonly ReplicaRecovery[];
   /** Leaders only, once it is settled. */
   readonly configuration?: {
     readonly index: number;
@@ -33,6 +35,20 @@ export interface GroupReport {
     readonly outgoing: number[];
     readonly learners: number[];
   };
+}
+
+/** RecoveryReport of `proto/control.proto` as plain values; what is absent is 0. */
+export interface ReplicaRecovery {
+  readonly replica: number;
+  /** RecoveryStage of `proto/control.proto`. */
+  readonly stage: number;
+  readonly entriesLeft?: number;
+  readonly pass?: number;
+  readonly unitsDone?: number;
+  readonly unitsLeft?: number;
+  readonly passMs?: number;
+  readonly blocksDiffering?: number;
+  readonly blocksCopied?: number;
 }
 
 /** Blocks without a whole copy that are named in a report, of each shard. */
@@ -74,6 +90,8 @@ export interface ShardFigures {
   readonly counters: Readonly<Record<string, number>>;
   readonly requests: Readonly<Record<string, number>>;
   readonly damage: DamageReport;
+  /** Units that fills have not compared yet, or not copied. */
+  readonly recoveryUnitsLeft: number;
   readonly raft: {
     readonly elections: number;
     readonly groups: number;
@@ -108,6 +126,9 @@ const ROLE_LEARNER = 4;
 const ROLE_FILLING = 5;
 const ROLE_REMOVED = 6;
 const ROLE_DISTRUSTED = 7;
+const STAGE_LOG = 1;
+const STAGE_WAITING = 2;
+const STAGE_DIFFERENCE = 3;
 
 /** What a layer takes on a shard; 0: nothing is left. */
 export interface LayerUsage {
@@ -169,7 +190,26 @@ export function reportOf(group: Group, usedBytes: number): GroupReport {
     usedBytes,
     ...(isSettled(group) ? { configuration: configurationOf(group) } : {}),
     ...scrubOf(group),
+    ...recoveryOf(group),
   };
+}
+
+/** Whether a replica of the group is on its way back, as far as is known here. */
+export function isRecovering(group: Group): boolean {
+  if (group.fill !== null) return true;
+  return group.isLeader && group.shard.peers.behind(group).length > 0;
+}
+
+function recoveryOf(group: Group): Pick<GroupReport, "recovery"> {
+  const { fill, replica } = group;
+  if (fill !== null) {
+    const { waiting, passUs, ...state } = fill.state;
+    const stage = waiting ? STAGE_WAITING : STAGE_DIFFERENCE;
+    return { recovery: [{ replica, stage, passMs: Math.round(passUs / 1000), ...state }] };
+  }
+  if (!group.isLeader) return {};
+  const behind = group.shard.peers.behind(group);
+  return { recovery: behind.map((one) => ({ ...one, stage: STAGE_LOG })) };
 }
 
 function scrubOf(group: Group): Pick<GroupReport, "scrub"> {

@@ -22,15 +22,28 @@ export interface FillBeginning {
   readonly state: GroupState;
 }
 
+/** What a leader has to do besides: LeaderLoad of `proto/fill.proto`. */
+export enum LeaderLoad {
+  None = 0,
+  /** Clients keep its shard at work. */
+  Clients = 1,
+  /** This very group has something to commit, and commits nothing: a replica is missed. */
+  Stalled = 2,
+}
+
 /** A page of the listing; `next` is the cursor of the page behind it, -1 at the end. */
 export interface FillPage {
   readonly next: number;
   readonly units: readonly ListedUnit[];
+  /** Units that the leader has in all. */
+  readonly total: number;
+  readonly load: LeaderLoad;
 }
 
 /** What some units are, all as of one applied index; in the order in which they were asked for. */
 export interface FillUnits {
   readonly applied: number;
+  readonly load: LeaderLoad;
   readonly units: readonly UnitState[];
 }
 

@@ -29,34 +29,34 @@
  * higher one win, was not enough: a unit that was zeroed as a whole has no version left, and a copy
  * that was under way meanwhile would have brought back what was in it.
  *
+ * How much of the time that takes is the recovery dial's (`recovery-pace.ts`): after each page of the
+ * listing and each round comes a rest. While recovery is paused a replica that has begun stays where
+ * it is between two rounds, holding nothing up, and takes what is new like the others.
+ *
  * Everything starts over when the leader changes or the connection ends: equal units cost 24 bytes.
  */
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { Status, statusName } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
-import { CallbackTimer } from "../reactor/world.ts";
 import { bitCount, dataBits, SlotSet, UnitFillOp } from "./fill-parts.ts";
+import { FillProgress, type FillState } from "./fill-progress.ts";
 import type { FillSource, FillUnits, ListedUnit, UnitKey } from "./fill-source.ts";
+import { FillTurns } from "./fill-turns.ts";
 import type { FillCounters } from "./fills.ts";
 import type { Group } from "./group.ts";
 import { BlockState, GroupHealth, UnitListing, UnitState } from "./local-store.ts";
 import type { PgShard } from "./pg.ts";
+import { ROUND_UNITS_MAX } from "./recovery-pace.ts";
 
-/** Units that one round asks about; data blocks that are copied at a time (4 MiB of slots at most). */
-const ROUND_UNITS_MAX = 64;
+/** Data blocks that are copied at a time (4 MiB of slots at most). */
 const COPY_BLOCKS_MAX = 256;
 /** A round that takes longer leaves the rest of its units to another: nothing is applied meanwhile. */
 const ROUND_US_MAX = 50_000;
-/**
- * A pause after each round, in rounds: the share of the time that recovery leaves to clients. One
- * is the middle of the recovery dial.
- */
-const PAUSE_ROUNDS = 1;
-const PAUSE_US_MIN = 500;
-const PAUSE_US_MAX = 50_000;
 /** Between an attempt that failed and the next. */
 const RETRY_US = 200_000;
+/** How often the dial is looked at while recovery is paused. */
+const PAUSED_LOOK_US = 100_000;
 /** Until a log that was full is looked at again: blocks are being moved home meanwhile. */
 const ROOM_US = 10_000;
 /** A round whose index does not come is given up: the hold must not last. */
@@ -67,6 +67,8 @@ export class Fill {
   readonly group: Group;
   private readonly shard: PgShard;
   private readonly counters: FillCounters;
+  private readonly progress: FillProgress;
+  private readonly turns: FillTurns;
   private fromBase: boolean;
   /** Its log is right, its blocks are not: it begins where it stands. */
   private readonly diverged: boolean;
@@ -78,7 +80,6 @@ export class Fill {
   private readonly own = new UnitState();
   /** Units put in place by the pass that goes on. */
   private placed = 0;
-  private wake: (() => void) | null = null;
 
   constructor(
     shard: PgShard,
@@ -90,6 +91,8 @@ export class Fill {
     this.shard = shard;
     this.group = group;
     this.counters = counters;
+    this.progress = new FillProgress(counters);
+    this.turns = new FillTurns(shard);
     this.fromBase = fromBase;
     this.diverged = diverged;
   }
@@ -102,17 +105,22 @@ export class Fill {
   cancel(): void {
     this.cancelled = true;
     this.release();
-    this.wake?.();
+    this.turns.cancel();
   }
 
   /** Called by the group whenever it has applied something. */
   onApplied(): void {
-    this.wake?.();
+    this.turns.wakeUp();
   }
 
   /** Called by the group: the beginning is durable. */
   onBegun(): void {
-    this.wake?.();
+    this.turns.wakeUp();
+  }
+
+  /** How far it is. */
+  get state(): FillState {
+    return this.progress.state(this.shard.world.clock.nowUs(), this.pending.length);
   }
 
   /** Until the replica counts again. */
@@ -127,7 +135,7 @@ export class Fill {
       } finally {
         this.release();
       }
-      await this.pause(RETRY_US);
+      await this.turns.pause(RETRY_US);
     }
   }
 
@@ -165,7 +173,7 @@ export class Fill {
     }
     while (this.unreadable.length > 0 && this.goesOn()) {
       this.pending.push(...this.unreadable.splice(0));
-      await this.pause(RETRY_US);
+      await this.turns.pause(RETRY_US);
       await this.transferAll(source, 1);
     }
   }
@@ -228,9 +236,14 @@ export class Fill {
     this.pending.length = 0;
     this.unreadable.length = 0;
     let cursor = 0;
-    while (cursor >= 0 && this.goesOn()) {
+    this.progress.beginPass(this.shard.world.clock.nowUs());
+    while (cursor >= 0 && (await this.mayGoOn())) {
+      const begunUs = this.shard.world.clock.nowUs();
       const page = await source.list(cursor);
+      this.turns.load = page.load;
+      this.progress.onTotal(page.total);
       for (const listed of page.units) this.compare(listed);
+      await this.turns.rest(begunUs);
       await this.transferAll(source, ROUND_UNITS_MAX);
       cursor = page.next;
     }
@@ -243,7 +256,7 @@ export class Fill {
     own.unit = listed.unit;
     own.snapSeq = listed.snapSeq;
     shard.store.unitState(this.group.row, own);
-    this.counters.fillUnitsCompared += 1;
+    this.progress.onCompared();
     const slot = shard.store.unitSlot(listed.layer, listed.unit, listed.snapSeq);
     if (slot >= 0) this.seen.add(slot);
     shard.store.digestOf(own);
@@ -267,7 +280,7 @@ export class Fill {
         this.pending.push({ layer, unit, snapSeq });
       }
       await this.transferAll(source, ROUND_UNITS_MAX);
-      await this.turn();
+      await this.turns.pause(0);
     }
     await this.transferAll(source, 1);
   }
@@ -276,17 +289,16 @@ export class Fill {
 
   /** Rounds, while at least `countMin` units wait. */
   private async transferAll(source: FillSource, countMin: number): Promise<void> {
-    while (this.pending.length >= countMin && this.goesOn()) {
-      const clock = this.shard.world.clock;
-      const begunUs = clock.nowUs();
-      const keys = this.pending.splice(0, ROUND_UNITS_MAX);
+    const { pace, world } = this.shard;
+    while (this.pending.length >= countMin && (await this.mayGoOn())) {
+      const begunUs = world.clock.nowUs();
+      const keys = this.pending.splice(0, pace.roundUnits(this.turns.isBusy));
       try {
         await this.round(source, keys);
       } finally {
         this.release();
       }
-      const tookUs = clock.nowUs() - begunUs;
-      await this.pause(Math.max(PAUSE_US_MIN, Math.min(PAUSE_US_MAX, tookUs * PAUSE_ROUNDS)));
+      await this.turns.rest(begunUs);
     }
   }
 
@@ -295,7 +307,8 @@ export class Fill {
     const { group } = this;
     group.holdIndex = group.appliedIndex;
     const answer = await source.units(keys);
-    this.counters.fillUnitsAsked += keys.length;
+    this.turns.load = answer.load;
+    this.progress.onAsked(keys.length);
     if (answer.applied < group.appliedIndex) {
       // The leader has not applied what this replica knows as committed: in a moment it will have.
       this.pending.push(...keys);
@@ -347,8 +360,7 @@ export class Fill {
         break;
       }
       blocks += count;
-      this.counters.fillUnitsDiffering += 1;
-      this.counters.fillBlocksDiffering += count;
+      this.progress.onDiffering(data);
       const op = new UnitFillOp(world, store, theirs, this.group.row, answer.applied);
       op.mask = differing;
       op.arenaOffset = slot;
@@ -403,7 +415,7 @@ export class Fill {
       }
       let count = 1;
       while (block + count < BLOCKS_PER_UNIT && (data & (1 << (block + count))) !== 0) count += 1;
-      this.counters.fillBlocksCopied += count;
+      this.progress.onCopied(count);
       const to = op.arenaOffset + packed * BLOCK_SIZE;
       const bits = await source.blocks(theirs, block, count, to);
       arrived |= bits.arrived;
@@ -435,7 +447,7 @@ export class Fill {
         for (const { layer, unit, snapSeq } of waiting) this.pending.push({ layer, unit, snapSeq });
         return;
       }
-      await this.pause(ROOM_US);
+      await this.turns.pause(ROOM_US);
     }
   }
 
@@ -443,6 +455,19 @@ export class Fill {
     this.placed += 1;
     const slot = this.shard.store.unitSlot(layer, unit, snapSeq);
     if (slot >= 0) this.seen.add(slot);
+  }
+
+  /* ---------------------------------------------------------------- the dial */
+
+  /** Wait while recovery is paused. False: begin again, or end. */
+  private async mayGoOn(): Promise<boolean> {
+    const { pace, world } = this.shard;
+    while (pace.paused && this.goesOn()) {
+      const begunUs = world.clock.nowUs();
+      await this.turns.pause(PAUSED_LOOK_US);
+      this.progress.onPaused(world.clock.nowUs() - begunUs);
+    }
+    return this.goesOn();
   }
 
   /* ---------------------------------------------------------------- waiting */
@@ -467,26 +492,8 @@ export class Fill {
       if (clock.nowUs() > untilUs && this.group.beginning === null) {
         throw new Setback("the replica does not get there in time");
       }
-      await this.pause(5000);
+      await this.turns.pause(5000);
     }
-  }
-
-  private turn(): Promise<void> {
-    return this.pause(0);
-  }
-
-  private pause(delayUs: number): Promise<void> {
-    const { world } = this.shard;
-    return new Promise((resolve) => {
-      const timer = new CallbackTimer(() => {
-        this.wake = null;
-        world.timers.disarm(timer);
-        resolve();
-      });
-      // Long pauses are not cut short by what is applied meanwhile.
-      this.wake = delayUs <= 5000 || this.cancelled ? (): void => timer.onTimer() : null;
-      world.timers.arm(timer, delayUs);
-    });
   }
 }
 

@@ -41,9 +41,21 @@ export class Fills {
     this.shard = shard;
   }
 
+  /** How many groups are being filled. */
+  get runningCount(): number {
+    return this.running;
+  }
+
   /** How many groups are being filled or wait for it. */
   get count(): number {
     return this.running + this.waiting.length;
+  }
+
+  /** Units that fills have not compared yet, or not copied; those that wait do not know theirs. */
+  get unitsLeft(): number {
+    let units = 0;
+    for (const group of this.shard.groups.values()) units += group.fill?.state.unitsLeft ?? 0;
+    return units;
   }
 
   /**

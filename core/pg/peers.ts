@@ -155,6 +155,8 @@ export class Peers {
       const index = message.index + 1;
       if (result === StepResult.Replaced) group.truncate(index);
       group.keep(entry, index, message.entryTerm);
+      // What was committed before it came is catch-up.
+      if (index > message.commit) this.shard.noteClient();
     } else if (entry !== null) {
       store.unreserve(entry);
       store.entries.release(entry);
@@ -223,11 +225,14 @@ export class Peers {
   }
 
   // cold: only for a follower that is far behind.
-  /** Read entries back for a follower that is behind. */
+  /** Read entries back for a follower that is behind, unless it is clients' turn. */
   private readAhead(group: Group, peer: GroupPeer, index: number): void {
-    peer.ahead ??= new ReadAhead(this.aheadBudget);
-    const last = Math.min(group.node.log.lastIndex, group.ring.first - 1);
-    peer.ahead.read(this.shard.store, group.row, index, Math.max(index, last), {
+    peer.ahead ??= new ReadAhead(this.shard, this.aheadBudget);
+    const { lastIndex } = group.node.log;
+    const { commitIndex } = group;
+    if (peer.ahead.rests(index, { lastIndex, commitIndex }, () => this.goOn(group, peer))) return;
+    const last = Math.min(lastIndex, group.ring.first - 1);
+    peer.ahead.read(group, index, Math.max(index, last), {
       onReadAhead: (status, wanted) => this.onReadAhead(group, peer, status, wanted),
     });
   }
@@ -251,8 +256,33 @@ export class Peers {
       // Applied: the follower gets what became of the entry, by difference.
       group.node.compact(index);
     }
+    this.goOn(group, peer);
+  }
+
+  // cold: as `readAhead`.
+  private goOn(group: Group, peer: GroupPeer): void {
+    if (group.gone || group.peerOf(peer.replica) !== peer) return;
     const slot = group.node.conf.slotOf(peer.replica);
     if (group.isLeader && slot >= 0) this.sendAppends(group, slot);
+  }
+
+  // cold: for reports.
+  /** Followers that are sent entries which are no longer in memory, and how many each lacks. */
+  behind(group: Group): readonly { readonly replica: number; readonly entriesLeft: number }[] {
+    const found = [];
+    const { node, ring } = group;
+    for (let slot = 0; slot < group.peers.length; slot++) {
+      const peer = group.peers[slot] ?? null;
+      const progress = node.progress[slot];
+      if (peer === null || peer.ahead === null || progress === undefined) continue;
+      if ((node.inactive & (1 << slot)) !== 0 || progress.state !== ProgressState.Replicate)
+        continue;
+      const entriesLeft = node.log.lastIndex - progress.match;
+      if (progress.next < ring.first && entriesLeft > 0) {
+        found.push({ replica: peer.replica, entriesLeft });
+      }
+    }
+    return found;
   }
 
   // cold: for followers that were away for long.

@@ -36,6 +36,7 @@ import { followConfiguration, followMap, onRenewed } from "./membership.ts";
 import { type PeerLink, PROMISE_US } from "./peer-link.ts";
 import { Peers } from "./peers.ts";
 import { Reconfigurer } from "./reconfigure.ts";
+import { RecoveryPace } from "./recovery-pace.ts";
 import { recoverGroup } from "./recover.ts";
 import type { WriteRequestOp } from "./request.ts";
 import type { ScrubPeer, ScrubReader } from "./scrub-peer.ts";
@@ -50,6 +51,7 @@ export type {
   ListedUnit,
   UnitKey,
 } from "./fill-source.ts";
+export { LeaderLoad } from "./fill-source.ts";
 export { type FaultyEntry, Group, GroupPeer } from "./group.ts";
 export * from "./local-store.ts";
 export { HEARTBEAT_INTERVAL_US, PeerLink } from "./peer-link.ts";
@@ -117,6 +119,8 @@ export class PgShard implements StoreOwner, RaftHost {
   readonly logger: Logger;
   /** Members on other shards, and what is said to them. */
   readonly peers: Peers;
+  /** How much of the shard's time bringing replicas back may take. */
+  readonly pace: RecoveryPace = new RecoveryPace();
   /** Groups that are being filled by difference. */
   readonly fills: Fills;
   /** Groups that are being compared. */
@@ -185,6 +189,7 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** Follow a new map: make and remove replicas, know where peers are. Cold. */
   onMap(map: ClusterMap): void {
+    this.pace.follow(map.recovery);
     followMap(this, map);
   }
 
@@ -356,6 +361,11 @@ export class PgShard implements StoreOwner, RaftHost {
     this.logger.warn(full ? "the store is nearly full" : "the store has space again");
     for (const group of this.groups.values()) group.node.setFull(full);
     this.world.turns.again();
+  }
+
+  /** A client's request came to its end here, or a new entry of one arrived. */
+  noteClient(): void {
+    this.pace.clientUs = this.world.clock.turnUs;
   }
 
   queueApply(group: Group): void {

@@ -1,11 +1,15 @@
 // cold path: only for followers that are far behind.
 import { Status } from "../base/status.ts";
 import { type Entry, StoreLoadOp } from "../log/log.ts";
-import type { LocalStore } from "./local-store.ts";
+import { CallbackTimer } from "../reactor/world.ts";
+import type { Group } from "./group.ts";
+import type { PgShard } from "./pg.ts";
 
 /** Entries read at a time for one follower, and held for all followers of a shard. */
 const ENTRIES_MAX = 16;
 const HELD_MAX = 256;
+/** A group that has had nothing committed for so long, and has something to commit, is stalled. */
+const STALLED_US = 200_000;
 
 /** What one shard holds for all of its followers. */
 export class ReadAheadBudget {
@@ -18,26 +22,96 @@ export interface ReadAheadOwner {
   onReadAhead(status: Status, index: number): void;
 }
 
+/** The log of the group's leader, as it is now. */
+interface LeaderLog {
+  readonly lastIndex: number;
+  readonly commitIndex: number;
+}
+
+interface Run {
+  readonly begunUs: number;
+  /** Of its first entry. */
+  readonly index: number;
+  readonly count: number;
+  /** Of the leader's log when it began. */
+  readonly lastIndex: number;
+}
+
 /**
  * Entries of one group that are read back from the log for one follower.
  *
  * A run of neighbours at a time: the next run begins when the follower has taken this one. One read
  * after the other was not enough: under writes the leader's log grew faster than that.
  *
+ * Between two runs comes the rest that the recovery dial asks for. It is cut short where a follower
+ * would fall back further, and left out where the group commits nothing: that may be the follower's
+ * doing.
+ *
  * Owns one reference of each entry that it holds.
  */
 export class ReadAhead {
   /** Entry `wanted + i` at i. */
   private readonly held: (Entry | null)[] = new Array<Entry | null>(ENTRIES_MAX).fill(null);
+  private readonly shard: PgShard;
   private readonly budget: ReadAheadBudget;
+  /** The last run, while a rest may follow it. */
+  private run: Run | null = null;
+  private readonly restTimer: CallbackTimer;
+  /** Called when the rest is over; null: there is none. */
+  private onRested: (() => void) | null = null;
+  /** What the group had committed when it was looked at, and when that was seen first. */
+  private commitIndex = -1;
+  private commitUs = 0;
   private owner: ReadAheadOwner | null = null;
-  private store: LocalStore | null = null;
   private pending = 0;
   private wanted = 0;
   private status: Status = Status.Ok;
 
-  constructor(budget: ReadAheadBudget) {
+  constructor(shard: PgShard, budget: ReadAheadBudget) {
+    this.shard = shard;
     this.budget = budget;
+    this.restTimer = new CallbackTimer(() => this.endRest());
+  }
+
+  /** Whether clients come before a run from `index` on; `onRested` is called when they no longer do. */
+  rests(index: number, log: LeaderLog, onRested: () => void): boolean {
+    if (this.pending > 0) return true;
+    const { run, shard } = this;
+    const nowUs = shard.world.clock.nowUs();
+    const isStalled = this.isStalled(log, nowUs);
+    if (run === null) return false;
+    const isFallingBack = log.lastIndex - run.lastIndex >= run.count / 2;
+    const isBusy = shard.pace.isBusy(nowUs);
+    const mayRest = index === run.index + run.count && isBusy && !isFallingBack && !isStalled;
+    if (this.onRested !== null && mayRest) return true;
+    const isOver = this.onRested !== null;
+    this.forgetRun();
+    if (isOver || !mayRest) return false;
+    this.run = run;
+    this.onRested = onRested;
+    shard.world.timers.arm(this.restTimer, shard.pace.restUs(nowUs - run.begunUs, 1));
+    return true;
+  }
+
+  /** Whether clients may wait for this very follower. */
+  private isStalled({ commitIndex, lastIndex }: LeaderLog, nowUs: number): boolean {
+    if (commitIndex !== this.commitIndex) {
+      this.commitIndex = commitIndex;
+      this.commitUs = nowUs;
+    }
+    return lastIndex > commitIndex && nowUs - this.commitUs >= STALLED_US;
+  }
+
+  private endRest(): void {
+    const { onRested } = this;
+    this.forgetRun();
+    onRested?.();
+  }
+
+  private forgetRun(): void {
+    if (this.onRested !== null) this.shard.world.timers.disarm(this.restTimer);
+    this.onRested = null;
+    this.run = null;
   }
 
   /** The entry when it is here, or null. It stays owned by this object. */
@@ -54,15 +128,17 @@ export class ReadAhead {
   }
 
   /** Read from `index` on, up to `last`; `owner` is told. Nothing while reads are under way. */
-  read(store: LocalStore, row: number, index: number, last: number, owner: ReadAheadOwner): void {
+  read(group: Group, index: number, last: number, owner: ReadAheadOwner): void {
     if (this.pending > 0) return;
     this.drop();
-    this.store = store;
+    const { row, node } = group;
+    const { store, world } = this.shard;
     this.owner = owner;
     this.wanted = index;
     this.status = Status.Ok;
     const room = Math.max(1, HELD_MAX - this.budget.held);
     const count = Math.min(ENTRIES_MAX, room, last - index + 1);
+    this.run = { begunUs: world.clock.nowUs(), index, count, lastIndex: node.log.lastIndex };
     for (let at = 0; at < count; at++) {
       const op = new AheadOp(this);
       op.row = row;
@@ -92,6 +168,7 @@ export class ReadAhead {
 
   /** Give back what was read; reads under way are forgotten. */
   drop(): void {
+    this.forgetRun();
     this.owner = null;
     for (let at = 0; at < ENTRIES_MAX; at++) {
       const entry = this.held[at]!;
@@ -102,7 +179,7 @@ export class ReadAhead {
 
   private release(entry: Entry): void {
     this.budget.held -= 1;
-    this.store!.entries.release(entry);
+    this.shard.store.entries.release(entry);
   }
 }
 

@@ -161,6 +161,7 @@ export class Requests {
       op.entry = null;
       op.status = Status.Ok;
       op.onDone();
+      this.group.shard.noteClient();
     }
   }
 
@@ -256,6 +257,7 @@ export class Requests {
       if (this.leaseHead === null) this.leaseTail = null;
       op.readNext = null;
       op.onAnswer();
+      group.shard.noteClient();
     }
     return false;
   }

@@ -275,6 +275,7 @@ function mapTarget(frames: readonly RecordedFrame[]): FuzzTarget {
     pools: [...base.pools.values()],
     pgs: [...base.pgs.values()],
     osds: [...base.osds.values()],
+    recovery: base.recovery,
   });
   const part = { ...next, more: true, removedPgs: [1, 65_537], removedOsds: [2] };
   const seeds = [kept, ...[next, part].map((one) => encodeDelta(one)), ...updates];

@@ -112,7 +112,8 @@ export class SimCluster {
   readonly clients: SimClient[] = [];
   private readonly options: SimClusterOptions;
   private readonly key = new Uint8Array(32).fill(7);
-  private readonly monitor: Monitor;
+  private readonly catalogueStore: MemoryMetaStore;
+  private monitor: Monitor;
   readonly monWorld: SimWorld;
   /**
    * An osd can not go on: true when a fault that was planted explains it; it is taken down then, as
@@ -150,10 +151,18 @@ export class SimCluster {
     const monWorld = this.simulation.createWorld("mon.a", MON_ADDRESS);
     this.monWorld = monWorld;
     options.onWorld?.(monWorld);
-    this.monitor = new Monitor({
+    this.catalogueStore = new MemoryMetaStore(monWorld.timers);
+    this.monitor = this.newMonitor();
+    monWorld.start();
+    for (let at = 0; at < (options.clients ?? 1); at++) this.clients.push(this.newClient(at));
+  }
+
+  private newMonitor(): Monitor {
+    const { monWorld } = this;
+    return new Monitor({
       world: monWorld,
       logger: monWorld.logger,
-      store: new MemoryMetaStore(monWorld.timers),
+      store: this.catalogueStore,
       clusterId: CLUSTER_ID,
       clusterName: "sim",
       clusterKey: this.key,
@@ -168,8 +177,18 @@ export class SimCluster {
         throw error;
       },
     });
-    monWorld.start();
-    for (let at = 0; at < (options.clients ?? 1); at++) this.clients.push(this.newClient(at));
+  }
+
+  /** Stop the monitor; another one takes its place, with what is in the catalogue. */
+  restartMonitor(): void {
+    this.await("monitor stop", this.monitor.stop());
+    this.monitor = this.newMonitor();
+    this.await("monitor start", this.monitor.start());
+  }
+
+  /** The recovery dial, as people have it. */
+  get recovery(): Monitor["recovery"] {
+    return this.monitor.recovery;
   }
 
   private newClient(at: number): SimClient {

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCKpAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCCKoAQoGTWFwT3NkEgoKAmlkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIKCgJ1cBgEIAEoCBIKCgJpbhgFIAEoCBIOCgZ3ZWlnaHQYBiABKA0SMgoJYWRkcmVzc2VzGAcgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhQKDGNoYW5nZV9lcG9jaBgIIAEoDSIqCgxTaGFyZEFkZHJlc3MSDAoEaG9zdBgBIAEoCRIMCgRwb3J0GAIgASgNIogBCgdNYXBQb29sEgoKAmlkGAEgASgNEgwKBG5hbWUYAiABKAkSDAoEc2l6ZRgDIAEoDRIQCghwZ19jb3VudBgEIAEoDRIVCg1vYmplY3RfYmxvY2tzGAUgASgNEhYKDmZhaWx1cmVfZG9tYWluGAYgASgJEhQKDGNoYW5nZV9lcG9jaBgHIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24iYQoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgirwIKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIIpwBCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBBIwCgdiZW5lYXRoGAUgASgLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU3BhY2VCZW5lYXRoImAKDFNwYWNlQmVuZWF0aBIuCgVzdGF0ZRgBIAEoDjIfLmZhc3RibG9jay5jb250cm9sLkJlbmVhdGhTdGF0ZRISCgpmcmVlX2J5dGVzGAIgASgEEgwKBHBhdGgYAyABKAkiNgoHQ291bnRlchIMCgRuYW1lGAEgASgJEg4KBmxhYmVscxgCIAMoCRINCgV2YWx1ZRgDIAEoASK5AQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAEi4KBXNjcnViGAIgASgLMh0uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJHcm91cEgAEjIKCnJlcG9ydF9ub3cYAyABKAsyHC5mYXN0YmxvY2suY29udHJvbC5SZXBvcnROb3dIAEIJCgdjb21tYW5kIhoKCVJlcG9ydE5vdxINCgVvcmRlchgBIAEoBCI1CgpTY3J1Ykdyb3VwEgoKAnBnGAEgASgNEg0KBW9yZGVyGAIgASgEEgwKBGRlZXAYAyABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0quQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByp4CgxCZW5lYXRoU3RhdGUSHQoZQkVORUFUSF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEJFTkVBVEhfU1RBVEVfRU5PVUdIEAESFgoSQkVORUFUSF9TVEFURV9ORUFSEAISFwoTQkVORUFUSF9TVEFURV9TSE9SVBADKooBCg1JbWFnZU9wZW5Nb2RlEh8KG0lNQUdFX09QRU5fTU9ERV9VTlNQRUNJRklFRBAAEhoKFklNQUdFX09QRU5fTU9ERV9TSEFSRUQQARIdChlJTUFHRV9PUEVOX01PREVfUkVBRF9PTkxZEAISHQoZSU1BR0VfT1BFTl9NT0RFX0VYQ0xVU0lWRRADYgZwcm90bzM");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCLbAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCBIwCghyZWNvdmVyeRgNIAEoCzIeLmZhc3RibG9jay5jb250cm9sLk1hcFJlY292ZXJ5ImQKC01hcFJlY292ZXJ5Ei8KBXNwZWVkGAEgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTcGVlZBIOCgZwYXVzZWQYAiABKAgSFAoMY2hhbmdlX2Vwb2NoGAMgASgNIqgBCgZNYXBPc2QSCgoCaWQYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEgoKAnVwGAQgASgIEgoKAmluGAUgASgIEg4KBndlaWdodBgGIAEoDRIyCglhZGRyZXNzZXMYByADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSFAoMY2hhbmdlX2Vwb2NoGAggASgNIioKDFNoYXJkQWRkcmVzcxIMCgRob3N0GAEgASgJEgwKBHBvcnQYAiABKA0iiAEKB01hcFBvb2wSCgoCaWQYASABKA0SDAoEbmFtZRgCIAEoCRIMCgRzaXplGAMgASgNEhAKCHBnX2NvdW50GAQgASgNEhUKDW9iamVjdF9ibG9ja3MYBSABKA0SFgoOZmFpbHVyZV9kb21haW4YBiABKAkSFAoMY2hhbmdlX2Vwb2NoGAcgASgNIugBCgVNYXBQZxIKCgJpZBgBIAEoDRIZChFsYXN0X2NoYW5nZV9lcG9jaBgCIAEoDRIUCgxjaGFuZ2VfZXBvY2gYAyABKA0SEAoIY3JlYXRpbmcYBCABKAgSLwoIcmVwbGljYXMYBSADKAsyHS5mYXN0YmxvY2suY29udHJvbC5NYXBSZXBsaWNhEg4KBmxlYWRlchgGIAEoDRITCgtsZWFkZXJfdGVybRgHIAEoARI6Cg1jb25maWd1cmF0aW9uGAggASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbiJhCgpNYXBSZXBsaWNhEhIKCnJlcGxpY2FfaWQYASABKA0SCwoDb3NkGAIgASgNEhIKCnN0b3JlX3V1aWQYAyABKAkSDQoFc2hhcmQYBCABKA0SDwoHbGVhdmluZxgFIAEoCCJVChBNYXBDb25maWd1cmF0aW9uEg0KBWluZGV4GAEgASgBEg4KBnZvdGVycxgCIAMoDRIQCghvdXRnb2luZxgDIAMoDRIQCghsZWFybmVycxgEIAMoDSJJChNNYXBTdWJzY3JpYmVSZXF1ZXN0EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SDwoHYmFja2VuZBgDIAEoCSJBChFNYXBTdWJzY3JpYmVSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUiMgoNTWFwR2V0UmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNIjsKC01hcEdldFJlcGx5EiwKBnVwZGF0ZRgBIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZSKcAgoST3NkUmVnaXN0ZXJSZXF1ZXN0EgsKA29zZBgBIAEoDRISCgpzdG9yZV91dWlkGAIgASgJEgwKBGhvc3QYAyABKAkSMgoJYWRkcmVzc2VzGAQgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhMKC2luY2FybmF0aW9uGAUgASgEEhYKDmNhcGFjaXR5X2J5dGVzGAYgASgEEgwKBGJvb3QYByABKAQSDwoHdmVyc2lvbhgIIAEoCRIPCgdiYWNrZW5kGAkgASgJEhIKCmdlbmVyYXRpb24YCiABKA0SDQoFZXBvY2gYCyABKA0SDgoGc3RhcnRzGAwgASgMEhMKC3N0YXJ0c19vbmx5GA0gASgIImIKEE9zZFJlZ2lzdGVyUmVwbHkSLAoGdXBkYXRlGAIgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlEhoKEnJlcG9ydF9pbnRlcnZhbF9tcxgDIAEoDUoECAEQAiL9AgoQT3NkUmVwb3J0UmVxdWVzdBILCgNvc2QYASABKA0SDAoEYm9vdBgCIAEoBBISCgpnZW5lcmF0aW9uGAMgASgNEg0KBWVwb2NoGAQgASgNEigKA3BncxgFIAMoCzIbLmZhc3RibG9jay5jb250cm9sLlBnUmVwb3J0EhMKC3VucmVhY2hhYmxlGAYgAygNEioKBXVzYWdlGAcgASgLMhsuZmFzdGJsb2NrLmNvbnRyb2wuT3NkVXNhZ2USLAoIY291bnRlcnMYCCADKAsyGi5mYXN0YmxvY2suY29udHJvbC5Db3VudGVyEhAKCHN0b3BwaW5nGAkgASgIEhAKCGNvbXBsZXRlGAogASgIEjAKB3JlZnVzZWQYCyADKAsyHy5mYXN0YmxvY2suY29udHJvbC5SZWZ1c2VkQmxvY2sSLQoGbGF5ZXJzGAwgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTGF5ZXJVc2FnZRINCgVhc2tlZBgNIAEoBCI+CgpMYXllclVzYWdlEg0KBXNoYXJkGAEgASgNEg0KBWxheWVyGAIgASgEEhIKCnVzZWRfYnl0ZXMYAyABKAQiRgoMUmVmdXNlZEJsb2NrEgoKAnBnGAEgASgNEg0KBWxheWVyGAIgASgEEg0KBWJsb2NrGAMgASgEEgwKBGxvc3QYBCABKAgiRQoOT3NkUmVwb3J0UmVwbHkSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDRIQCghyZWdpc3RlchgDIAEoCCLkAgoIUGdSZXBvcnQSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDRInCgRyb2xlGAMgASgOMhkuZmFzdGJsb2NrLmNvbnRyb2wuUGdSb2xlEgwKBHRlcm0YBCABKAQSDgoGbGVhZGVyGAUgASgNEhQKDGNvbW1pdF9pbmRleBgGIAEoBBIVCg1hcHBsaWVkX2luZGV4GAcgASgEEhMKC2VzdGFibGlzaGVkGAggASgIEjoKDWNvbmZpZ3VyYXRpb24YCSABKAsyIy5mYXN0YmxvY2suY29udHJvbC5NYXBDb25maWd1cmF0aW9uEhIKCnVzZWRfYnl0ZXMYCiABKAQSLQoFc2NydWIYCyABKAsyHi5mYXN0YmxvY2suY29udHJvbC5TY3J1YlJlcG9ydBIzCghyZWNvdmVyeRgMIAMoCzIhLmZhc3RibG9jay5jb250cm9sLlJlY292ZXJ5UmVwb3J0IuABCg5SZWNvdmVyeVJlcG9ydBIPCgdyZXBsaWNhGAEgASgNEi8KBXN0YWdlGAIgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTdGFnZRIUCgxlbnRyaWVzX2xlZnQYAyABKAQSDAoEcGFzcxgEIAEoDRISCgp1bml0c19kb25lGAUgASgNEhIKCnVuaXRzX2xlZnQYBiABKA0SDwoHcGFzc19tcxgHIAEoDRIYChBibG9ja3NfZGlmZmVyaW5nGAggASgEEhUKDWJsb2Nrc19jb3BpZWQYCSABKAQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIIpwBCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBBIwCgdiZW5lYXRoGAUgASgLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU3BhY2VCZW5lYXRoImAKDFNwYWNlQmVuZWF0aBIuCgVzdGF0ZRgBIAEoDjIfLmZhc3RibG9jay5jb250cm9sLkJlbmVhdGhTdGF0ZRISCgpmcmVlX2J5dGVzGAIgASgEEgwKBHBhdGgYAyABKAkiNgoHQ291bnRlchIMCgRuYW1lGAEgASgJEg4KBmxhYmVscxgCIAMoCRINCgV2YWx1ZRgDIAEoASK5AQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAEi4KBXNjcnViGAIgASgLMh0uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJHcm91cEgAEjIKCnJlcG9ydF9ub3cYAyABKAsyHC5mYXN0YmxvY2suY29udHJvbC5SZXBvcnROb3dIAEIJCgdjb21tYW5kIhoKCVJlcG9ydE5vdxINCgVvcmRlchgBIAEoBCI1CgpTY3J1Ykdyb3VwEgoKAnBnGAEgASgNEg0KBW9yZGVyGAIgASgEEgwKBGRlZXAYAyABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0qewoNUmVjb3ZlcnlTcGVlZBIeChpSRUNPVkVSWV9TUEVFRF9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NQRUVEX0xPVxABEhkKFVJFQ09WRVJZX1NQRUVEX01FRElVTRACEhcKE1JFQ09WRVJZX1NQRUVEX0hJR0gQAyqCAQoNUmVjb3ZlcnlTdGFnZRIeChpSRUNPVkVSWV9TVEFHRV9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NUQUdFX0xPRxABEhoKFlJFQ09WRVJZX1NUQUdFX1dBSVRJTkcQAhIdChlSRUNPVkVSWV9TVEFHRV9ESUZGRVJFTkNFEAMquQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByp4CgxCZW5lYXRoU3RhdGUSHQoZQkVORUFUSF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEJFTkVBVEhfU1RBVEVfRU5PVUdIEAESFgoSQkVORUFUSF9TVEFURV9ORUFSEAISFwoTQkVORUFUSF9TVEFURV9TSE9SVBADKooBCg1JbWFnZU9wZW5Nb2RlEh8KG0lNQUdFX09QRU5fTU9ERV9VTlNQRUNJRklFRBAAEhoKFklNQUdFX09QRU5fTU9ERV9TSEFSRUQQARIdChlJTUFHRV9PUEVOX01PREVfUkVBRF9PTkxZEAISHQoZSU1BR0VfT1BFTl9NT0RFX0VYQ0xVU0lWRRADYgZwcm90bzM");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 when the mon pushes it (one-way).
@@ -87,6 +87,13 @@ export type MapUpdate = Message<"fastblock.control.MapUpdate"> & {
    * @generated from field: bool more = 12;
    */
   more: boolean;
+
+  /**
+   * Absent: as before; in a full map: as every cluster begins.
+   *
+   * @generated from field: fastblock.control.MapRecovery recovery = 13;
+   */
+  recovery?: MapRecovery | undefined;
 };
 
 /**
@@ -95,6 +102,37 @@ export type MapUpdate = Message<"fastblock.control.MapUpdate"> & {
  */
 export const MapUpdateSchema: GenMessage<MapUpdate> = /*@__PURE__*/
   messageDesc(file_control, 0);
+
+/**
+ * How fast replicas are brought back while clients are at work.
+ *
+ * @generated from message fastblock.control.MapRecovery
+ */
+export type MapRecovery = Message<"fastblock.control.MapRecovery"> & {
+  /**
+   * @generated from field: fastblock.control.RecoverySpeed speed = 1;
+   */
+  speed: RecoverySpeed;
+
+  /**
+   * Nothing is compared and copied; what is new reaches every replica as ever.
+   *
+   * @generated from field: bool paused = 2;
+   */
+  paused: boolean;
+
+  /**
+   * @generated from field: uint32 change_epoch = 3;
+   */
+  changeEpoch: number;
+};
+
+/**
+ * Describes the message fastblock.control.MapRecovery.
+ * Use `create(MapRecoverySchema)` to create a new message.
+ */
+export const MapRecoverySchema: GenMessage<MapRecovery> = /*@__PURE__*/
+  messageDesc(file_control, 1);
 
 /**
  * @generated from message fastblock.control.MapOsd
@@ -150,7 +188,7 @@ export type MapOsd = Message<"fastblock.control.MapOsd"> & {
  * Use `create(MapOsdSchema)` to create a new message.
  */
 export const MapOsdSchema: GenMessage<MapOsd> = /*@__PURE__*/
-  messageDesc(file_control, 1);
+  messageDesc(file_control, 2);
 
 /**
  * @generated from message fastblock.control.ShardAddress
@@ -172,7 +210,7 @@ export type ShardAddress = Message<"fastblock.control.ShardAddress"> & {
  * Use `create(ShardAddressSchema)` to create a new message.
  */
 export const ShardAddressSchema: GenMessage<ShardAddress> = /*@__PURE__*/
-  messageDesc(file_control, 2);
+  messageDesc(file_control, 3);
 
 /**
  * @generated from message fastblock.control.MapPool
@@ -219,7 +257,7 @@ export type MapPool = Message<"fastblock.control.MapPool"> & {
  * Use `create(MapPoolSchema)` to create a new message.
  */
 export const MapPoolSchema: GenMessage<MapPool> = /*@__PURE__*/
-  messageDesc(file_control, 3);
+  messageDesc(file_control, 4);
 
 /**
  * @generated from message fastblock.control.MapPg
@@ -277,7 +315,7 @@ export type MapPg = Message<"fastblock.control.MapPg"> & {
  * Use `create(MapPgSchema)` to create a new message.
  */
 export const MapPgSchema: GenMessage<MapPg> = /*@__PURE__*/
-  messageDesc(file_control, 4);
+  messageDesc(file_control, 5);
 
 /**
  * @generated from message fastblock.control.MapReplica
@@ -314,7 +352,7 @@ export type MapReplica = Message<"fastblock.control.MapReplica"> & {
  * Use `create(MapReplicaSchema)` to create a new message.
  */
 export const MapReplicaSchema: GenMessage<MapReplica> = /*@__PURE__*/
-  messageDesc(file_control, 5);
+  messageDesc(file_control, 6);
 
 /**
  * A configuration that a leader reported as applied and settled.
@@ -350,7 +388,7 @@ export type MapConfiguration = Message<"fastblock.control.MapConfiguration"> & {
  * Use `create(MapConfigurationSchema)` to create a new message.
  */
 export const MapConfigurationSchema: GenMessage<MapConfiguration> = /*@__PURE__*/
-  messageDesc(file_control, 6);
+  messageDesc(file_control, 7);
 
 /**
  * Method 66. From then on every change is pushed (67) on this connection, in order, without gaps.
@@ -383,7 +421,7 @@ export type MapSubscribeRequest = Message<"fastblock.control.MapSubscribeRequest
  * Use `create(MapSubscribeRequestSchema)` to create a new message.
  */
 export const MapSubscribeRequestSchema: GenMessage<MapSubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_control, 7);
+  messageDesc(file_control, 8);
 
 /**
  * @generated from message fastblock.control.MapSubscribeReply
@@ -402,7 +440,7 @@ export type MapSubscribeReply = Message<"fastblock.control.MapSubscribeReply"> &
  * Use `create(MapSubscribeReplySchema)` to create a new message.
  */
 export const MapSubscribeReplySchema: GenMessage<MapSubscribeReply> = /*@__PURE__*/
-  messageDesc(file_control, 8);
+  messageDesc(file_control, 9);
 
 /**
  * Method 68: what is missing since an epoch, once.
@@ -426,7 +464,7 @@ export type MapGetRequest = Message<"fastblock.control.MapGetRequest"> & {
  * Use `create(MapGetRequestSchema)` to create a new message.
  */
 export const MapGetRequestSchema: GenMessage<MapGetRequest> = /*@__PURE__*/
-  messageDesc(file_control, 9);
+  messageDesc(file_control, 10);
 
 /**
  * @generated from message fastblock.control.MapGetReply
@@ -445,7 +483,7 @@ export type MapGetReply = Message<"fastblock.control.MapGetReply"> & {
  * Use `create(MapGetReplySchema)` to create a new message.
  */
 export const MapGetReplySchema: GenMessage<MapGetReply> = /*@__PURE__*/
-  messageDesc(file_control, 10);
+  messageDesc(file_control, 11);
 
 /**
  * Method 64. An osd's first words on a connection: it is not up before. Subscribes to the map too.
@@ -540,7 +578,7 @@ export type OsdRegisterRequest = Message<"fastblock.control.OsdRegisterRequest">
  * Use `create(OsdRegisterRequestSchema)` to create a new message.
  */
 export const OsdRegisterRequestSchema: GenMessage<OsdRegisterRequest> = /*@__PURE__*/
-  messageDesc(file_control, 11);
+  messageDesc(file_control, 12);
 
 /**
  * @generated from message fastblock.control.OsdRegisterReply
@@ -566,7 +604,7 @@ export type OsdRegisterReply = Message<"fastblock.control.OsdRegisterReply"> & {
  * Use `create(OsdRegisterReplySchema)` to create a new message.
  */
 export const OsdRegisterReplySchema: GenMessage<OsdRegisterReply> = /*@__PURE__*/
-  messageDesc(file_control, 12);
+  messageDesc(file_control, 13);
 
 /**
  * Method 65: at least every report interval, or the osd counts as down 2.5 s after the last one.
@@ -664,7 +702,7 @@ export type OsdReportRequest = Message<"fastblock.control.OsdReportRequest"> & {
  * Use `create(OsdReportRequestSchema)` to create a new message.
  */
 export const OsdReportRequestSchema: GenMessage<OsdReportRequest> = /*@__PURE__*/
-  messageDesc(file_control, 13);
+  messageDesc(file_control, 14);
 
 /**
  * What one layer takes on one shard, for all replicas there.
@@ -695,7 +733,7 @@ export type LayerUsage = Message<"fastblock.control.LayerUsage"> & {
  * Use `create(LayerUsageSchema)` to create a new message.
  */
 export const LayerUsageSchema: GenMessage<LayerUsage> = /*@__PURE__*/
-  messageDesc(file_control, 14);
+  messageDesc(file_control, 15);
 
 /**
  * A block without a whole copy here. Not lost: some replica can not be asked for it now.
@@ -731,7 +769,7 @@ export type RefusedBlock = Message<"fastblock.control.RefusedBlock"> & {
  * Use `create(RefusedBlockSchema)` to create a new message.
  */
 export const RefusedBlockSchema: GenMessage<RefusedBlock> = /*@__PURE__*/
-  messageDesc(file_control, 15);
+  messageDesc(file_control, 16);
 
 /**
  * @generated from message fastblock.control.OsdReportReply
@@ -762,7 +800,7 @@ export type OsdReportReply = Message<"fastblock.control.OsdReportReply"> & {
  * Use `create(OsdReportReplySchema)` to create a new message.
  */
 export const OsdReportReplySchema: GenMessage<OsdReportReply> = /*@__PURE__*/
-  messageDesc(file_control, 16);
+  messageDesc(file_control, 17);
 
 /**
  * @generated from message fastblock.control.PgReport
@@ -832,6 +870,13 @@ export type PgReport = Message<"fastblock.control.PgReport"> & {
    * @generated from field: fastblock.control.ScrubReport scrub = 11;
    */
   scrub?: ScrubReport | undefined;
+
+  /**
+   * The replica that reports, while it is filled; of a leader, replicas that get old entries.
+   *
+   * @generated from field: repeated fastblock.control.RecoveryReport recovery = 12;
+   */
+  recovery: RecoveryReport[];
 };
 
 /**
@@ -839,7 +884,74 @@ export type PgReport = Message<"fastblock.control.PgReport"> & {
  * Use `create(PgReportSchema)` to create a new message.
  */
 export const PgReportSchema: GenMessage<PgReport> = /*@__PURE__*/
-  messageDesc(file_control, 17);
+  messageDesc(file_control, 18);
+
+/**
+ * How far a replica is on its way back.
+ *
+ * @generated from message fastblock.control.RecoveryReport
+ */
+export type RecoveryReport = Message<"fastblock.control.RecoveryReport"> & {
+  /**
+   * @generated from field: uint32 replica = 1;
+   */
+  replica: number;
+
+  /**
+   * @generated from field: fastblock.control.RecoveryStage stage = 2;
+   */
+  stage: RecoveryStage;
+
+  /**
+   * Log: entries that the leader has still to send.
+   *
+   * @generated from field: uint64 entries_left = 3;
+   */
+  entriesLeft: bigint;
+
+  /**
+   * Difference: passes through all units so far, this one included; what it has done and left.
+   *
+   * @generated from field: uint32 pass = 4;
+   */
+  pass: number;
+
+  /**
+   * @generated from field: uint32 units_done = 5;
+   */
+  unitsDone: number;
+
+  /**
+   * @generated from field: uint32 units_left = 6;
+   */
+  unitsLeft: number;
+
+  /**
+   * Milliseconds since the pass began, pauses left out.
+   *
+   * @generated from field: uint32 pass_ms = 7;
+   */
+  passMs: number;
+
+  /**
+   * Blocks of 4 KiB with data that differed, and that were fetched for them; all passes.
+   *
+   * @generated from field: uint64 blocks_differing = 8;
+   */
+  blocksDiffering: bigint;
+
+  /**
+   * @generated from field: uint64 blocks_copied = 9;
+   */
+  blocksCopied: bigint;
+};
+
+/**
+ * Describes the message fastblock.control.RecoveryReport.
+ * Use `create(RecoveryReportSchema)` to create a new message.
+ */
+export const RecoveryReportSchema: GenMessage<RecoveryReport> = /*@__PURE__*/
+  messageDesc(file_control, 19);
 
 /**
  * How a scrub of a group stands.
@@ -895,7 +1007,7 @@ export type ScrubReport = Message<"fastblock.control.ScrubReport"> & {
  * Use `create(ScrubReportSchema)` to create a new message.
  */
 export const ScrubReportSchema: GenMessage<ScrubReport> = /*@__PURE__*/
-  messageDesc(file_control, 18);
+  messageDesc(file_control, 20);
 
 /**
  * A block that a scrub could not put right. Undecided: no version of it is that of a majority.
@@ -924,7 +1036,7 @@ export type ScrubbedBlock = Message<"fastblock.control.ScrubbedBlock"> & {
  * Use `create(ScrubbedBlockSchema)` to create a new message.
  */
 export const ScrubbedBlockSchema: GenMessage<ScrubbedBlock> = /*@__PURE__*/
-  messageDesc(file_control, 19);
+  messageDesc(file_control, 21);
 
 /**
  * @generated from message fastblock.control.OsdUsage
@@ -963,7 +1075,7 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
  * Use `create(OsdUsageSchema)` to create a new message.
  */
 export const OsdUsageSchema: GenMessage<OsdUsage> = /*@__PURE__*/
-  messageDesc(file_control, 20);
+  messageDesc(file_control, 22);
 
 /**
  * The file system beneath a sparse file has less than the file promises.
@@ -996,7 +1108,7 @@ export type SpaceBeneath = Message<"fastblock.control.SpaceBeneath"> & {
  * Use `create(SpaceBeneathSchema)` to create a new message.
  */
 export const SpaceBeneathSchema: GenMessage<SpaceBeneath> = /*@__PURE__*/
-  messageDesc(file_control, 21);
+  messageDesc(file_control, 23);
 
 /**
  * One counter or gauge for /metrics: a name of interfaces (`fastblock_osd_ops_total`), labels.
@@ -1027,7 +1139,7 @@ export type Counter = Message<"fastblock.control.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_control, 22);
+  messageDesc(file_control, 24);
 
 /**
  * Method 73, one-way, mon to osd.
@@ -1064,7 +1176,7 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
  * Use `create(OsdCommandSchema)` to create a new message.
  */
 export const OsdCommandSchema: GenMessage<OsdCommand> = /*@__PURE__*/
-  messageDesc(file_control, 23);
+  messageDesc(file_control, 25);
 
 /**
  * Somebody wants to see what is true now: report at once, and name the order.
@@ -1085,7 +1197,7 @@ export type ReportNow = Message<"fastblock.control.ReportNow"> & {
  * Use `create(ReportNowSchema)` to create a new message.
  */
 export const ReportNowSchema: GenMessage<ReportNow> = /*@__PURE__*/
-  messageDesc(file_control, 24);
+  messageDesc(file_control, 26);
 
 /**
  * Compare the replicas of a group that the osd leads; deep: read all data against its checksums, too.
@@ -1117,7 +1229,7 @@ export type ScrubGroup = Message<"fastblock.control.ScrubGroup"> & {
  * Use `create(ScrubGroupSchema)` to create a new message.
  */
 export const ScrubGroupSchema: GenMessage<ScrubGroup> = /*@__PURE__*/
-  messageDesc(file_control, 25);
+  messageDesc(file_control, 27);
 
 /**
  * Give leadership of a group to another replica.
@@ -1141,7 +1253,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 26);
+  messageDesc(file_control, 28);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -1200,7 +1312,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 27);
+  messageDesc(file_control, 29);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -1266,7 +1378,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 28);
+  messageDesc(file_control, 30);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1309,7 +1421,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 29);
+  messageDesc(file_control, 31);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1338,7 +1450,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 32);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1358,7 +1470,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 33);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1385,7 +1497,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 34);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1404,7 +1516,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 35);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1417,7 +1529,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 34);
+  messageDesc(file_control, 36);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1436,7 +1548,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 35);
+  messageDesc(file_control, 37);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1453,7 +1565,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 36);
+  messageDesc(file_control, 38);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1475,7 +1587,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 37);
+  messageDesc(file_control, 39);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1499,7 +1611,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 38);
+  messageDesc(file_control, 40);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1524,7 +1636,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 39);
+  messageDesc(file_control, 41);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1543,7 +1655,77 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 40);
+  messageDesc(file_control, 42);
+
+/**
+ * @generated from enum fastblock.control.RecoverySpeed
+ */
+export enum RecoverySpeed {
+  /**
+   * As medium.
+   *
+   * @generated from enum value: RECOVERY_SPEED_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: RECOVERY_SPEED_LOW = 1;
+   */
+  LOW = 1,
+
+  /**
+   * @generated from enum value: RECOVERY_SPEED_MEDIUM = 2;
+   */
+  MEDIUM = 2,
+
+  /**
+   * @generated from enum value: RECOVERY_SPEED_HIGH = 3;
+   */
+  HIGH = 3,
+}
+
+/**
+ * Describes the enum fastblock.control.RecoverySpeed.
+ */
+export const RecoverySpeedSchema: GenEnum<RecoverySpeed> = /*@__PURE__*/
+  enumDesc(file_control, 0);
+
+/**
+ * @generated from enum fastblock.control.RecoveryStage
+ */
+export enum RecoveryStage {
+  /**
+   * @generated from enum value: RECOVERY_STAGE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Old entries of the leader's log.
+   *
+   * @generated from enum value: RECOVERY_STAGE_LOG = 1;
+   */
+  LOG = 1,
+
+  /**
+   * Waits for other groups of its shard, or for a leader.
+   *
+   * @generated from enum value: RECOVERY_STAGE_WAITING = 2;
+   */
+  WAITING = 2,
+
+  /**
+   * Comparing, and copying what differs.
+   *
+   * @generated from enum value: RECOVERY_STAGE_DIFFERENCE = 3;
+   */
+  DIFFERENCE = 3,
+}
+
+/**
+ * Describes the enum fastblock.control.RecoveryStage.
+ */
+export const RecoveryStageSchema: GenEnum<RecoveryStage> = /*@__PURE__*/
+  enumDesc(file_control, 1);
 
 /**
  * @generated from enum fastblock.control.PgRole
@@ -1600,7 +1782,7 @@ export enum PgRole {
  * Describes the enum fastblock.control.PgRole.
  */
 export const PgRoleSchema: GenEnum<PgRole> = /*@__PURE__*/
-  enumDesc(file_control, 0);
+  enumDesc(file_control, 2);
 
 /**
  * @generated from enum fastblock.control.BeneathState
@@ -1637,7 +1819,7 @@ export enum BeneathState {
  * Describes the enum fastblock.control.BeneathState.
  */
 export const BeneathStateSchema: GenEnum<BeneathState> = /*@__PURE__*/
-  enumDesc(file_control, 1);
+  enumDesc(file_control, 3);
 
 /**
  * @generated from enum fastblock.control.ImageOpenMode
@@ -1672,5 +1854,5 @@ export enum ImageOpenMode {
  * Describes the enum fastblock.control.ImageOpenMode.
  */
 export const ImageOpenModeSchema: GenEnum<ImageOpenMode> = /*@__PURE__*/
-  enumDesc(file_control, 2);
+  enumDesc(file_control, 4);
 

@@ -6,15 +6,15 @@
 // @generated from file fill.proto (package fastblock.fill, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file fill.proto.
  */
 export const file_fill: GenFile = /*@__PURE__*/
-  fileDesc("CgpmaWxsLnByb3RvEg5mYXN0YmxvY2suZmlsbCIrCgxCZWdpblJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDSI4CgpCZWdpblJlcGx5Eg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQSDQoFc3RhdGUYAyABKAwiOgoLTGlzdFJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDRIOCgZjdXJzb3IYAyABKA0iNQoJTGlzdFJlcGx5EgwKBG5leHQYASABKA0SCwoDZW5kGAIgASgIEg0KBXVuaXRzGAMgASgMIkUKDFVuaXRzUmVxdWVzdBIKCgJwZxgBIAEoDRIPCgdyZXBsaWNhGAIgASgNEgwKBGtleXMYAyABKAwSCgoCYXQYBCABKAQiLAoKVW5pdHNSZXBseRIPCgdhcHBsaWVkGAEgASgEEg0KBXVuaXRzGAIgASgMYgZwcm90bzM");
+  fileDesc("CgpmaWxsLnByb3RvEg5mYXN0YmxvY2suZmlsbCIrCgxCZWdpblJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDSI4CgpCZWdpblJlcGx5Eg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQSDQoFc3RhdGUYAyABKAwiOgoLTGlzdFJlcXVlc3QSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDRIOCgZjdXJzb3IYAyABKA0ibgoJTGlzdFJlcGx5EgwKBG5leHQYASABKA0SCwoDZW5kGAIgASgIEg0KBXVuaXRzGAMgASgMEg0KBXRvdGFsGAQgASgNEigKBGxvYWQYBSABKA4yGi5mYXN0YmxvY2suZmlsbC5MZWFkZXJMb2FkIkUKDFVuaXRzUmVxdWVzdBIKCgJwZxgBIAEoDRIPCgdyZXBsaWNhGAIgASgNEgwKBGtleXMYAyABKAwSCgoCYXQYBCABKAQiVgoKVW5pdHNSZXBseRIPCgdhcHBsaWVkGAEgASgEEg0KBXVuaXRzGAIgASgMEigKBGxvYWQYAyABKA4yGi5mYXN0YmxvY2suZmlsbC5MZWFkZXJMb2FkKlsKCkxlYWRlckxvYWQSGwoXTEVBREVSX0xPQURfVU5TUEVDSUZJRUQQABIXChNMRUFERVJfTE9BRF9DTElFTlRTEAESFwoTTEVBREVSX0xPQURfU1RBTExFRBACYgZwcm90bzM");
 
 /**
  * Where to begin: the state of the group beside its blocks. Method 96.
@@ -126,6 +126,18 @@ export type ListReply = Message<"fastblock.fill.ListReply"> & {
    * @generated from field: bytes units = 3;
    */
   units: Uint8Array;
+
+  /**
+   * Not for scrub: how many units the leader has in all; whether clients keep it at work.
+   *
+   * @generated from field: uint32 total = 4;
+   */
+  total: number;
+
+  /**
+   * @generated from field: fastblock.fill.LeaderLoad load = 5;
+   */
+  load: LeaderLoad;
 };
 
 /**
@@ -191,6 +203,13 @@ export type UnitsReply = Message<"fastblock.fill.UnitsReply"> & {
    * @generated from field: bytes units = 2;
    */
   units: Uint8Array;
+
+  /**
+   * As in ListReply.
+   *
+   * @generated from field: fastblock.fill.LeaderLoad load = 3;
+   */
+  load: LeaderLoad;
 };
 
 /**
@@ -199,4 +218,36 @@ export type UnitsReply = Message<"fastblock.fill.UnitsReply"> & {
  */
 export const UnitsReplySchema: GenMessage<UnitsReply> = /*@__PURE__*/
   messageDesc(file_fill, 5);
+
+/**
+ * What a leader has to do besides.
+ *
+ * @generated from enum fastblock.fill.LeaderLoad
+ */
+export enum LeaderLoad {
+  /**
+   * No client asks for anything.
+   *
+   * @generated from enum value: LEADER_LOAD_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: LEADER_LOAD_CLIENTS = 1;
+   */
+  CLIENTS = 1,
+
+  /**
+   * This very group has something to commit, and commits nothing: a replica is missed.
+   *
+   * @generated from enum value: LEADER_LOAD_STALLED = 2;
+   */
+  STALLED = 2,
+}
+
+/**
+ * Describes the enum fastblock.fill.LeaderLoad.
+ */
+export const LeaderLoadSchema: GenEnum<LeaderLoad> = /*@__PURE__*/
+  enumDesc(file_fill, 0);
 

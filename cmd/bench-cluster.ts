@@ -1,0 +1,128 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
+import { join, resolve } from "node:path";
+import { FastblockError } from "../core/base/errors.ts";
+import { runCommand } from "../core/dev/bun-demo.ts";
+import { childEnvironment, lastLines } from "../core/dev/bun-processes.ts";
+import { Interruption } from "../core/dev/bun-start.ts";
+import { STARTED_BY } from "../core/dev/dev.ts";
+
+/** A cluster of a benchmark's own: three osds on this machine, and nothing left behind. */
+export const OSDS = 3;
+export const REPLICAS = 3;
+const INTERRUPTED_EXIT = 130;
+
+export interface BenchClusterOptions {
+  /** Empty: a temporary directory here. */
+  readonly directory: string;
+  readonly backend: "auto" | "uring" | "file";
+}
+
+/** Run `body` on a fresh cluster, which is gone afterwards. Throws FB1009, FB4008. */
+export async function withBenchCluster<T>(
+  program: readonly string[],
+  options: BenchClusterOptions,
+  body: (directory: string) => Promise<T>,
+): Promise<T> {
+  const directory = makeDirectory(options.directory);
+  const interruption = new Interruption();
+  let cluster: ChildProcess | undefined;
+  try {
+    cluster = startCluster(program, directory, options);
+    const started = cluster;
+    const run = async (): Promise<{ readonly value: T }> => {
+      await serving(started);
+      return { value: await body(directory) };
+    };
+    const end = await Promise.race([run(), interrupted(interruption)]);
+    if (end !== undefined) return end.value;
+  } finally {
+    if (cluster !== undefined) await stopCluster(cluster);
+    rmSync(directory, { recursive: true, force: true });
+  }
+  process.exit(INTERRUPTED_EXIT);
+}
+
+function makeDirectory(given: string): string {
+  if (given === "") return mkdtempSync(join(process.cwd(), "fastblock-suite-"));
+  const directory = resolve(given);
+  if (existsSync(directory) && readdirSync(directory).length > 0) {
+    const message = `starting a cluster in ${directory}: it is not empty, wanted an empty directory`;
+    throw new FastblockError("FB4008", message, { hint: "name one that does not exist" });
+  }
+  mkdirSync(directory, { recursive: true });
+  return directory;
+}
+
+/** In the foreground: it ends with us, whatever happens to us. */
+function startCluster(
+  program: readonly string[],
+  directory: string,
+  options: BenchClusterOptions,
+): ChildProcess {
+  const [executable, ...first] = program;
+  const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS), "--nbd", "0"];
+  return spawn(executable!, [...first, ...words, "--backend", options.backend], {
+    cwd: "/",
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...childEnvironment(), [STARTED_BY]: String(process.pid) },
+  });
+}
+
+/** Resolves when the cluster tells its addresses. Rejects with FB1009 when it ends before. */
+function serving(cluster: ChildProcess): Promise<void> {
+  return new Promise((done, refuse) => {
+    let text = "";
+    cluster.stderr!.on("data", (bytes: Buffer) => {
+      text += bytes.toString();
+    });
+    cluster.stdout!.on("data", () => done());
+    cluster.on("error", refuse);
+    cluster.on("close", (code) => {
+      const message = `starting a cluster: exit code ${String(code)}, wanted one that serves`;
+      refuse(new FastblockError("FB1009", message, { why: lastLines(text) }));
+    });
+  });
+}
+
+async function stopCluster(cluster: ChildProcess): Promise<void> {
+  if (cluster.exitCode !== null || cluster.signalCode !== null) return;
+  const ended = new Promise<void>((done) => cluster.on("close", () => done()));
+  cluster.kill("SIGTERM");
+  await ended;
+}
+
+function interrupted(interruption: Interruption): Promise<undefined> {
+  return new Promise((done) => interruption.tell(() => done(undefined)));
+}
+
+/** An image that has `REPLICAS` replicas, in a pool of its own. */
+export async function makeImage(
+  program: readonly string[],
+  directory: string,
+  image: string,
+  imageBytes: number,
+): Promise<void> {
+  const steps = [
+    ["pool", "create", image.slice(0, image.indexOf("/")), "--size", String(REPLICAS)],
+    ["image", "create", image, "--size", String(imageBytes)],
+  ];
+  for (const step of steps) {
+    const { code, text } = await runCommand(program, [...step, "--cluster", directory]);
+    if (code === 0) continue;
+    const message = `preparing ${image}: exit code ${code} of ${step.join(" ")}`;
+    throw new FastblockError("FB5001", message, { why: lastLines(text) });
+  }
+}
+
+/** What a report says of the machine. */
+export function machineNow(): Readonly<Record<string, string | number>> {
+  const all = cpus();
+  return {
+    cores: all.length,
+    processor: all[0]?.model ?? "",
+    memoryBytes: totalmem(),
+    kernel: release(),
+  };
+}

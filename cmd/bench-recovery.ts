@@ -1,0 +1,269 @@
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import {
+  type BenchProgress,
+  checkShape,
+  type ImageBenchOptions,
+  type ImageBenchReport,
+  type RecoveryCause,
+  type RecoveryLook,
+  type RecoveryOptions,
+  type RecoveryOutside,
+  type RecoveryReport,
+  type RecoverySpeedWord,
+  runImageBench,
+  runRecovery,
+  samplesOf,
+} from "../core/bench/bench.ts";
+import { BunMeter } from "../core/bench/bun-meter.ts";
+import { FastblockError } from "../core/base/errors.ts";
+import type { CliContext } from "../core/cli/cli.ts";
+import type { Image } from "../core/client/client.ts";
+import { runCommand } from "../core/dev/bun-demo.ts";
+import { lastLines, readPlan, runningPid } from "../core/dev/bun-processes.ts";
+import type { World } from "../core/reactor/world.ts";
+import { withImages } from "./attach.ts";
+import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
+import { readClusterFile } from "./daemon.ts";
+
+/** `bench recovery`: a cluster of its own, one image, and an osd that is brought back under load. */
+const IMAGE = "bench/recovery";
+/** The osd that is brought back. */
+const VICTIM = "osd.2";
+const LOOK_MS = 100;
+const WARM_MS = 9000;
+/** How long the osd is away: what is written meanwhile is still in the log. */
+const AWAY_MS = 3000;
+/** Writes that go through the log, whatever clients do otherwise. */
+const LOG_FILL = { rw: "write", blockBytes: 32_768 } as const;
+const LOG_FILL_MS = 2000;
+/** For a step beside the loads; copying all of a large image takes long. */
+const STEP_MS_MAX = 600_000;
+
+/** Run it; the cluster and its directory are gone afterwards. Throws FB1006, FB1009, FB4008, FB5001. */
+export async function recoveryBench(
+  cli: CliContext,
+  program: readonly string[],
+  progress: BenchProgress,
+  options: RecoveryOptions,
+): Promise<RecoveryReport> {
+  const { rw, blockBytes, depth, backend } = options;
+  const once = { jobs: 1, verify: false, history: false };
+  checkShape({ rw, blockBytes, depth, rangeBytes: options.imageBytes, ...once });
+  return await withBenchCluster(program, options, async (directory) => {
+    await makeImage(program, directory, IMAGE, options.imageBytes);
+    const { timeoutMs } = cli.globals;
+    const attach = { cluster: directory, paths: [IMAGE], readOnly: false, backend, timeoutMs };
+    return await withImages(attach, async ([image], world) => {
+      if (image === undefined) throw new Error("no image was opened");
+      const bench = new RecoveryBench(cli, program, directory, progress, world, image, options);
+      await bench.prepare();
+      const rows = await runRecovery(bench, options);
+      return {
+        kind: "recovery",
+        machine: machineNow(),
+        version: cli.ports.versions["fastblock"] ?? "",
+        osds: OSDS,
+        replicas: REPLICAS,
+        imageBytes: options.imageBytes,
+        load: `${rw}:${blockBytes}:${depth}`,
+        seconds: options.timeMs / 1000,
+        backend: world.backend,
+        rows,
+      };
+    });
+  });
+}
+
+interface RecoveryAnswer {
+  readonly replicas: readonly unknown[];
+}
+
+interface OsdAnswer {
+  readonly logCapacityBytes: number | string;
+}
+
+interface PgAnswer {
+  readonly state: string;
+  readonly joining: readonly number[];
+  readonly leaving: readonly number[];
+  readonly filling: readonly number[];
+}
+
+class RecoveryBench implements RecoveryOutside {
+  private readonly cli: CliContext;
+  private readonly program: readonly string[];
+  private readonly directory: string;
+  private readonly progress: BenchProgress;
+  private readonly world: World;
+  private readonly image: Image;
+  private readonly options: RecoveryOptions;
+  private readonly http: string;
+  private readonly meter: BunMeter;
+  private readonly victim: ReturnType<typeof readPlan>["processes"][number];
+
+  constructor(
+    cli: CliContext,
+    program: readonly string[],
+    directory: string,
+    progress: BenchProgress,
+    world: World,
+    image: Image,
+    options: RecoveryOptions,
+  ) {
+    this.cli = cli;
+    this.program = program;
+    this.directory = directory;
+    this.progress = progress;
+    this.world = world;
+    this.image = image;
+    this.options = options;
+    const { http } = readClusterFile(directory).mons[0]!;
+    this.http = `http://${http.host}:${http.port}`;
+    this.meter = new BunMeter(directory, this.http);
+    this.victim = readPlan(directory).processes.find(({ name }) => name === VICTIM)!;
+  }
+
+  /** Write the image in full, and let the processes compile what they run often. */
+  async prepare(): Promise<void> {
+    this.say("filling the image, warming up");
+    await this.run(WARM_MS, { fill: true });
+    // An empty disk would get all that ever was from logs that have not gone round once.
+    const { items } = (await this.ask("/api/v1/osds")) as { items: readonly OsdAnswer[] };
+    const logBytes = Math.max(...items.map((osd) => Number(osd.logCapacityBytes)));
+    for (let bytes = 0; bytes < logBytes; ) {
+      const report = await this.run(LOG_FILL_MS, { ...LOG_FILL, rampMs: 0, drain: true });
+      bytes += report.ops * report.blockBytes;
+    }
+    await this.whole();
+  }
+
+  async turn(speed: RecoverySpeedWord): Promise<void> {
+    await this.turnTo({ speed });
+  }
+
+  private async turnTo(wish: Readonly<Record<string, unknown>>): Promise<void> {
+    const headers = { "content-type": "application/json" };
+    const body = JSON.stringify(wish);
+    const reply = await fetch(`${this.http}/api/v1/recovery`, { method: "PATCH", headers, body });
+    if (reply.ok) return;
+    const message = `turning the recovery dial: the mon answered ${reply.status}, wanted 200`;
+    throw new FastblockError("FB1003", message);
+  }
+
+  load(timeMs: number): Promise<ImageBenchReport> {
+    return this.run(timeMs);
+  }
+
+  /**
+   * Stop the osd while clients write; or start it on an empty disk, until it gets its replicas. That a
+   * process starts and compiles its code is none of recovery's.
+   */
+  async disturb(cause: RecoveryCause): Promise<void> {
+    const pid = runningPid(this.victim, this.directory);
+    if (cause === "away") {
+      process.kill(pid, "SIGSTOP");
+      await this.run(AWAY_MS);
+      return;
+    }
+    process.kill(pid, "SIGKILL");
+    await this.until(`${VICTIM} to end`, () => Promise.resolve(!existsSync(`/proc/${pid}/exe`)));
+    rmSync(join(this.directory, this.victim.data));
+    await this.turnTo({ paused: true });
+    await this.command("dev", "up", "--dir", this.directory, "--detach");
+    await this.until("recovery to wait", async () => (await this.look()).replicas > 0);
+  }
+
+  async bringBack(cause: RecoveryCause): Promise<void> {
+    if (cause === "away") process.kill(runningPid(this.victim, this.directory), "SIGCONT");
+    else await this.turnTo({ paused: false });
+  }
+
+  async look(): Promise<RecoveryLook> {
+    const { replicas } = (await this.ask("/api/v1/recovery")) as RecoveryAnswer;
+    const text = await (await fetch(`${this.http}/metrics`)).text();
+    const sum = (name: string): number =>
+      samplesOf(text, name).reduce((total, { value }) => total + value, 0);
+    return {
+      replicas: replicas.length,
+      bytesCopied: sum("fastblock_recovery_bytes_total"),
+      bytesDiffering: sum("fastblock_recovery_differing_bytes_total"),
+    };
+  }
+
+  async whole(): Promise<void> {
+    await this.until("all replicas to be whole", async () => {
+      const { replicas } = (await this.ask("/api/v1/recovery")) as RecoveryAnswer;
+      const { items } = (await this.ask("/api/v1/pgs")) as { items: readonly PgAnswer[] };
+      const isWhole = ({ state, joining, leaving, filling }: PgAnswer): boolean =>
+        state === "active" && joining.length + leaving.length + filling.length === 0;
+      return replicas.length === 0 && items.every(isWhole);
+    });
+  }
+
+  nowMs(): number {
+    return performance.now();
+  }
+
+  say(words: string): void {
+    this.cli.say(words);
+  }
+
+  private async run(
+    timeMs: number,
+    other: Partial<ImageBenchOptions> = {},
+  ): Promise<ImageBenchReport> {
+    const { world, image, meter, progress, options } = this;
+    const { backend } = world;
+    const outside = { world, image, imageId: image.id, meter, backend, progress, log: null };
+    return await runImageBench(outside, {
+      cluster: "",
+      path: IMAGE,
+      rw: options.rw,
+      blockBytes: options.blockBytes,
+      depth: options.depth,
+      jobs: 1,
+      timeMs,
+      rampMs: options.rampMs,
+      readPercent: 50,
+      verify: false,
+      fill: false,
+      // What waits in the logs is moved home under the load, as ever.
+      drain: false,
+      rangeBytes: 0,
+      seed: 1,
+      historyPath: "",
+      backend: options.backend,
+      timeoutMs: this.cli.globals.timeoutMs,
+      progress: this.cli.progress,
+      ...other,
+    });
+  }
+
+  private async command(...words: readonly string[]): Promise<void> {
+    const { code, text } = await runCommand(this.program, words);
+    if (code === 0) return;
+    const message = `running ${words.slice(0, 2).join(" ")}: exit code ${code}, wanted 0`;
+    throw new FastblockError("FB5001", message, { why: lastLines(text) });
+  }
+
+  private async ask(path: string): Promise<unknown> {
+    const reply = await fetch(this.http + path);
+    if (reply.ok) return await reply.json();
+    const message = `asking the mon: ${path} answered ${reply.status}, wanted 200`;
+    throw new FastblockError("FB1003", message);
+  }
+
+  private async until(what: string, check: () => Promise<boolean>): Promise<void> {
+    const endMs = this.nowMs() + STEP_MS_MAX;
+    while (!(await check())) {
+      if (this.nowMs() > endMs) {
+        throw new FastblockError(
+          "FB1006",
+          `waiting for ${what}: nothing in ${STEP_MS_MAX / 1000} s`,
+        );
+      }
+      await this.cli.ports.sleep(LOOK_MS);
+    }
+  }
+}
