@@ -14,6 +14,13 @@ import { type ErrorCode, ERRORS, FastblockError, formatError } from "../base/err
 import { quoteWord } from "../base/shell.ts";
 import { geometryOf, shareZones } from "../store/store.ts";
 import { runCommand, runDemo, summaryOf } from "./bun-demo.ts";
+import {
+  endForeground,
+  findRunning,
+  Foreground,
+  removeForeground,
+  type Running,
+} from "./bun-foreground.ts";
 import { FileLock } from "./bun-lock.ts";
 import {
   checkTemporaryHome,
@@ -33,7 +40,7 @@ import {
   stopOne,
   writeWhole,
 } from "./bun-processes.ts";
-import { Interruption, Starter } from "./bun-start.ts";
+import { Interruption, type StartFault, Starter } from "./bun-start.ts";
 import { CLUSTER_FILE, formatClusterFile, KEY_FILE } from "./cluster-file.ts";
 import {
   type DevDirectory,
@@ -85,33 +92,57 @@ export class BunDev implements DevPrograms {
   async up(options: DevUpOptions): Promise<number> {
     const directory = resolve(options.directory);
     const startMs = performance.now();
-    const interruption = options.detach ? undefined : newInterruption();
     const isNew = !existsSync(join(directory, DEV_FILE));
     makeDirectory(directory);
-    const { plan, faults } = await this.alone(directory, async () => {
-      const prepared = this.prepare(directory, options);
-      await this.format(prepared, directory);
-      const { program } = this.outside;
-      const starter = new Starter({ plan: prepared, directory, program, interruption });
-      return { plan: prepared, faults: await starter.startAll() };
-    });
+    const up = await this.alone(directory, () => this.start(directory, options));
+    const { plan, faults, foreground, interruption } = up;
     for (const fault of faults) this.say(textOf(fault.error));
     let code = 0;
     if (interruption?.signal === undefined) {
       const seconds = (performance.now() - startMs) / 1000;
-      const without = faults.map(({ name }) => name).join(", ");
-      const partly = without === "" ? "" : ` without ${without}`;
-      if (!options.quiet) this.say(`serving${partly} after ${seconds.toFixed(1)} s\n`);
+      if (!options.quiet) this.say(servingText(up, seconds, options.detach));
       if (options.demo) code = await runDemo(this.outside, plan, directory, interruption);
+      const detach = foreground === undefined;
       if (!options.quiet)
-        this.outside.out(summaryOf(this.outside, plan, directory, { ...options, isNew }));
+        this.outside.out(
+          summaryOf(this.outside, plan, directory, { demo: options.demo, detach, isNew }),
+        );
     }
-    if (interruption === undefined) return code;
-    await this.watch(plan, directory, interruption, new Set(faults.map(({ name }) => name)));
-    this.say("stopping\n");
-    await this.stopAll(directory);
-    this.say(`stopped; the data stays in ${directory}\n`);
+    if (foreground === undefined || interruption === undefined) return code;
+    const gone = new Set(faults.map(({ name }) => name));
+    await this.watch(plan, { directory, foreground, interruption, gone });
+    await this.endServing(directory, foreground);
     return code;
+  }
+
+  /** Start what does not run. Answers `foreground` when this process serves from now on. */
+  private async start(directory: string, options: DevUpOptions): Promise<Up> {
+    const plan = this.prepare(directory, options);
+    const running = findRunning(plan, directory);
+    const missing = plan.processes
+      .filter((one) => runningPid(one, directory) === 0)
+      .map(({ name }) => name);
+    const foreground =
+      options.detach || running !== undefined ? undefined : await takeForeground(directory);
+    const interruption = foreground === undefined ? undefined : newInterruption();
+    await this.format(plan, directory);
+    const { program } = this.outside;
+    const faults = await new Starter({ plan, directory, program, interruption }).startAll();
+    return { plan, faults, running, missing, foreground, interruption };
+  }
+
+  /** Stop what this process serves, unless another one was told to. */
+  private async endServing(directory: string, foreground: Foreground): Promise<void> {
+    if (foreground.isServing) {
+      this.say("stopping\n");
+      await this.stopAll(directory, () => foreground.isServing);
+      this.say(`stopped; the data stays in ${directory}\n`);
+    } else {
+      const order = await foreground.waitForOther(join(directory, LOCK_FILE));
+      const done = order === "fastblock dev down" ? "stopped" : "removed";
+      this.say(`${done} by \`${order}\` in another terminal\n`);
+    }
+    foreground.release();
   }
 
   async down(options: DevDirectory): Promise<number> {
@@ -145,6 +176,7 @@ export class BunDev implements DevPrograms {
     const plan = readPlan(directory);
     await this.alone(directory, async () => {
       refuseStrangers(plan, directory);
+      endForeground(directory);
       await this.stop(plan, directory);
       this.remove(directory);
     });
@@ -158,6 +190,7 @@ export class BunDev implements DevPrograms {
       }
     }
     removeSocketFolder(directory);
+    removeForeground(directory);
     // Last: until here the directory is known as a cluster, so that a reset can be repeated.
     rmSync(join(directory, DEV_FILE), { force: true });
     rmSync(join(directory, LOCK_FILE), { force: true });
@@ -261,13 +294,24 @@ export class BunDev implements DevPrograms {
 
   /* --------------------------------------------------------------- stopping */
 
-  /** Stop what the directory's plan names now: others may have added processes, or removed all. */
-  private async stopAll(directory: string): Promise<number> {
+  /**
+   * Stop what the directory's plan names now: others may have added processes, or removed all.
+   * `wanted`: asked once nobody else starts or stops some.
+   */
+  private async stopAll(directory: string, wanted: () => boolean = () => true): Promise<number> {
     const isThere = (): boolean => existsSync(join(directory, DEV_FILE));
     if (!isThere()) return 0;
-    return await this.alone(directory, async () =>
-      isThere() ? this.stop(readPlan(directory), directory) : 0,
-    );
+    try {
+      return await this.alone(directory, async () => {
+        if (!isThere() || !wanted()) return 0;
+        endForeground(directory);
+        return await this.stop(readPlan(directory), directory);
+      });
+    } catch (error) {
+      // Somebody removed the directory while we waited for our turn: then nothing runs there.
+      if (!existsSync(directory)) return 0;
+      throw error;
+    }
   }
 
   /** Stop what runs, backwards, role by role. Answers how many processes ran. */
@@ -283,29 +327,81 @@ export class BunDev implements DevPrograms {
     return stopped;
   }
 
-  /** Serve until a signal, or until nothing is left; say when a process is `gone` that was not. */
-  private async watch(
-    plan: DevPlan,
-    directory: string,
-    interruption: Interruption,
-    gone: Set<string>,
-  ): Promise<void> {
+  /**
+   * Serve until a signal, until nothing is left, or until another process stops the cluster; say
+   * when a process is `gone` that was not.
+   */
+  private async watch(plan: DevPlan, serving: Serving): Promise<void> {
+    const { directory, foreground, interruption, gone } = serving;
     while (interruption.signal === undefined && gone.size < plan.processes.length) {
       for (const one of plan.processes) {
         const running = runningPid(one, directory) !== 0;
         if (running && gone.delete(one.name)) this.say(`${one.name} runs again\n`);
-        if (!running && !gone.has(one.name)) {
-          gone.add(one.name);
-          const script = join(directory, `${one.name}.start`);
-          this.say(`${one.name} is gone; start it again by ${quoteWord(script)}\n`);
-        }
+        if (running || gone.has(one.name)) continue;
+        if (!foreground.isServing) return;
+        gone.add(one.name);
+        const script = join(directory, `${one.name}.start`);
+        this.say(`${one.name} is gone; start it again by ${quoteWord(script)}\n`);
       }
+      if (!foreground.isServing) return;
       await interruption.wait(WATCH_MS);
     }
   }
 
   private say(words: string): void {
     if (words !== "") this.outside.err(words);
+  }
+}
+
+/** What a start came to. */
+interface Up {
+  readonly plan: DevPlan;
+  readonly faults: readonly StartFault[];
+  /** As it was before; undefined: nothing served. */
+  readonly running: Running | undefined;
+  /** What did not run before. */
+  readonly missing: readonly string[];
+  /** Both undefined: what runs outlives this process. */
+  readonly foreground: Foreground | undefined;
+  readonly interruption: Interruption | undefined;
+}
+
+/** What a `dev up` in the foreground looks after. */
+interface Serving {
+  readonly directory: string;
+  readonly foreground: Foreground;
+  readonly interruption: Interruption;
+  readonly gone: Set<string>;
+}
+
+/** `serving after 2.1 s`, or that it did already. */
+function servingText(up: Up, seconds: number, detach: boolean): string {
+  const { running, missing, faults } = up;
+  const without = faults.map(({ name }) => name).join(", ");
+  const partly = without === "" ? "" : ` without ${without}`;
+  if (running === undefined || (detach && missing.length > 0)) {
+    return `serving${partly} after ${seconds.toFixed(1)} s\n`;
+  }
+  const by = running.isForeground
+    ? `served by "dev up" in another terminal (process ${running.pid})`
+    : `without a terminal (its mon is process ${running.pid})`;
+  const started = missing.filter((name) => !faults.some((fault) => fault.name === name));
+  const more = started.length === 0 ? "" : `; started now: ${started.join(", ")}`;
+  return `it runs already, since ${timeText(running.sinceMs)}, ${by}${more}${partly}\n`;
+}
+
+/** `2026-01-31 17:40:03` of this machine's clock. */
+function timeText(ms: number): string {
+  const local = new Date(ms - new Date(ms).getTimezoneOffset() * 60_000);
+  return local.toISOString().slice(0, 19).replace("T", " ");
+}
+
+/** Whoever served last may not have seen yet that another process stopped the cluster. */
+async function takeForeground(directory: string): Promise<Foreground> {
+  for (;;) {
+    const foreground = Foreground.take(directory);
+    if (foreground !== undefined) return foreground;
+    await Bun.sleep(LOOK_MS);
   }
 }
 
