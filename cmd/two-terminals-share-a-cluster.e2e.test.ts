@@ -63,6 +63,10 @@ test("a cluster that one terminal serves is stopped, taken up and removed by oth
     ]);
     expect(visitor.text).toContain(`, without a terminal (its mon is process ${mon})\n`);
     expect(visitor.text).toContain("\nStop it: ");
+    const other = await cluster.attempt("dev", "up", ...dir, "--osd-size", "1GiB");
+    expect(`${other.code} ${other.stderr}`).toStartWith(
+      "2 error FB1001: starting the cluster: its --osd-size is 300 MiB, wanted 1 GiB\n",
+    );
     expect(runningOf(cluster)).toEqual(NAMES);
     await cluster.run("dev", "down", ...dir);
 

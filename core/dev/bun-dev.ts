@@ -241,7 +241,9 @@ export class BunDev implements DevPrograms {
       socketPath: (name) => findSocketPath(directory, name),
     };
     const pick = (host: string): number => ports.pick(host);
-    const plan = before === undefined ? makePlan(wanted, pick) : growPlan(before, wanted, pick);
+    const running = before?.processes.some((one) => runningPid(one, directory) !== 0);
+    const plan =
+      before === undefined ? makePlan(wanted, pick) : growPlan(before, wanted, pick, running);
     if (!existsSync(join(directory, KEY_FILE))) {
       const key = crypto.getRandomValues(new Uint8Array(32)).toHex();
       writeWhole(join(directory, KEY_FILE), `${key}\n`, 0o600);

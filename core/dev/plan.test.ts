@@ -69,12 +69,26 @@ describe("plan", () => {
   });
 
   test.each<[Partial<PlanOptions>, string]>([
-    [{ osds: 2 }, "osds is 3, wanted 2"],
-    [{ shards: 1 }, "shards is 2, wanted 1"],
-    [{ spread: true }, "spread is false, wanted true"],
+    [{ osds: 2 }, "its --osds is 3, wanted 2"],
+    [{ shards: 1 }, "its --shards is 2, wanted 1"],
+    [{ nbds: 0 }, "its --nbd is 1, wanted 0"],
+    [{ spread: true }, "its --spread is no, wanted yes"],
+    [{ osdBytes: 300 * 2 ** 20 }, "its --osd-size is 1 GiB, wanted 300 MiB"],
     [{ osds: 65 }, "counting osds: 65"],
   ])("%p is refused: %s", (change, why) => {
     expect(() => growPlan(plan, { ...OPTIONS, ...change }, picker())).toThrow(why);
+  });
+
+  test("osds that are added may have another size; how processes run changes while none does", () => {
+    const change = { ...OPTIONS, osds: 4, osdBytes: 300 * 2 ** 20 };
+    expect(growPlan(plan, change, picker()).osdBytes).toBe(300 * 2 ** 20);
+    for (const [change, why] of [
+      [{ backend: "file" }, `its --backend is ${plan.backend}, wanted file`],
+      [{ logLevel: "debug" }, `its --log-level is ${plan.logLevel}, wanted debug`],
+    ] as const) {
+      expect(growPlan(plan, { ...OPTIONS, ...change }, picker())).toMatchObject(change);
+      expect(() => growPlan(plan, { ...OPTIONS, ...change }, picker(), true)).toThrow(why);
+    }
   });
 
   test("a spread cluster has an address of its own for each process", () => {

@@ -1,5 +1,6 @@
 import { FastblockError } from "../base/errors.ts";
 import { quoteWord } from "../base/shell.ts";
+import { formatSize } from "../base/size-text.ts";
 import type { ClusterFile } from "./cluster-file.ts";
 
 /**
@@ -98,13 +99,30 @@ export function makePlan(options: PlanOptions, pick: PortPicker): DevPlan {
   return growPlan(empty, options, pick);
 }
 
-/** Add osds and gateways to a plan until it has as many as wanted. Throws FB1001 to take some away. */
-export function growPlan(plan: DevPlan, options: PlanOptions, pick: PortPicker): DevPlan {
+/**
+ * Add osds and gateways to a plan until it has as many as wanted. What can not become so is refused:
+ * fewer of them, another layout; with `running` processes another way to run them; another size of
+ * osds when none is made. Throws FB1001.
+ */
+export function growPlan(
+  plan: DevPlan,
+  options: PlanOptions,
+  pick: PortPicker,
+  running = false,
+): DevPlan {
   check(options);
-  refuseChange("osds", plan.osds, options.osds, options.osds < plan.osds);
-  refuseChange("shards", plan.shards, options.shards, options.shards !== plan.shards);
-  refuseChange("nbd gateways", plan.nbds, options.nbds, options.nbds < plan.nbds);
-  refuseChange("spread", plan.spread, options.spread, options.spread !== plan.spread);
+  keep("--osds", plan.osds, options.osds, options.osds >= plan.osds);
+  keep("--shards", plan.shards, options.shards);
+  keep("--nbd", plan.nbds, options.nbds, options.nbds >= plan.nbds);
+  keep("--spread", plan.spread ? "yes" : "no", options.spread ? "yes" : "no");
+  if (options.osds === plan.osds) {
+    keep("--osd-size", formatSize(plan.osdBytes), formatSize(options.osdBytes));
+  }
+  if (running) {
+    const hint = "stop the cluster first: fastblock dev down";
+    keep("--backend", plan.backend, options.backend, undefined, hint);
+    keep("--log-level", plan.logLevel, options.logLevel, undefined, hint);
+  }
   const processes = [...plan.processes];
   for (let osd = plan.osds; osd < options.osds; osd++) {
     const bind = bindOf(options, processes.length);
@@ -246,12 +264,19 @@ function check(options: PlanOptions): void {
   }
 }
 
-function refuseChange(what: string, now: unknown, wanted: unknown, refused: boolean): void {
-  if (!refused) return;
+/** Refuse what a cluster that is there can not become. */
+function keep(
+  flag: string,
+  now: string | number,
+  wanted: string | number,
+  allowed = now === wanted,
+  hint = "take another --dir, or remove this cluster with its data: fastblock dev reset",
+): void {
+  if (allowed) return;
   throw new FastblockError(
     "FB1001",
-    `starting the cluster: ${what} is ${String(now)}, wanted ${String(wanted)}`,
-    { hint: "take another --dir, or remove this cluster with its data: fastblock dev reset" },
+    `starting the cluster: its ${flag} is ${now}, wanted ${wanted}`,
+    { hint },
   );
 }
 
