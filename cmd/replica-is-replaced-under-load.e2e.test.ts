@@ -79,7 +79,8 @@ test("replicas move to another osd while fio verifies, also when their leader is
     const leader = second!.leaderOsd!;
     const old = second!.osds.find((osd) => osd !== leader)!;
     const spare = spareOf(second!);
-    await cluster.run("pg", "replace", second!.id, "--from", `osd.${old}`, "--to", `osd.${spare}`);
+    const move = ["--from", `osd.${old}`, "--to", `osd.${spare}`, "--no-wait"];
+    await cluster.run("pg", "replace", second!.id, ...move);
     await cluster.kill(`osd.${leader}`, "SIGKILL");
     await waitFor(`the voters of ${second!.id} to change without osd.${leader}`, async () => {
       const info = await infoOf(cluster, second!.id);

@@ -87,7 +87,7 @@ test("rot on a running osd is found and healed by a scrub, or named", async () =
     expect(units.length).toBeGreaterThan(100);
     const damaged = units.filter((_, at) => at % 8 === 0);
     for (const unit of damaged) rot(cluster, "osd.1", unit.offsetBytes + 5 * BLOCK);
-    const scrub = ["pg", "scrub", "--all", "--wait", "-o", "json"];
+    const scrub = ["pg", "scrub", "--all", "-o", "json"];
 
     // A light one looks at no data.
     expect(sum(await cluster.json<Scrubbed[]>(...scrub), "found")).toBe(0);
@@ -126,7 +126,7 @@ async function loseOne(cluster: TestCluster, unit: PlacedUnit): Promise<void> {
     rot(cluster, name, same!.offsetBytes);
   }
   const pg = `${unit.pg >>> 16}.${unit.pg & 0xffff}`;
-  const failed = await cluster.attempt("pg", "scrub", pg, "--deep", "--wait");
+  const failed = await cluster.attempt("pg", "scrub", pg, "--deep");
   expect(failed.code).toBe(1);
   expect(failed.stderr).toContain("FB2204");
   const health = await cluster.attempt("health");
@@ -134,6 +134,6 @@ async function loseOne(cluster: TestCluster, unit: PlacedUnit): Promise<void> {
   expect(health.stdout).toContain(`rbd/disk at ${unit.firstBlock * BLOCK}: block`);
   const at = `${unit.firstBlock * BLOCK} ${BLOCK}`;
   await succeed(["qemu-io", "-f", "raw", "-c", `write -P 0x5a ${at}`, cluster.uri("rbd/disk")]);
-  await cluster.run("pg", "scrub", pg, "--deep", "--wait");
+  await cluster.run("pg", "scrub", pg, "--deep");
   await waitUntilHealthy(cluster);
 }

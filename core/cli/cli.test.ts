@@ -176,13 +176,37 @@ describe("commands", () => {
         return { body: { items: [{ id: "1.0", pool: "p", scrub }] } };
       },
     });
-    expect(await run(ports, "pg scrub 1.0 --deep --wait")).toBe(1);
+    expect(await run(ports, "pg scrub 1.0 --deep")).toBe(1);
     expect(JSON.parse(ports.asked[0]!.body!)).toEqual({ deep: true });
     expect(ports.outText).toMatch(/^PG +POOL +RUNNING +FOUND .*\n1\.0 +p +- +3 +2 +1 /);
     expect(ports.errText).toContain("FB2204");
-    expect(await run(ports, "pg scrub 1.0")).toBe(0);
+    looks = 0;
+    expect(await run(ports, "pg scrub 1.0 --no-wait")).toBe(0);
+    expect(looks).toBe(1);
+    looks = Number.NEGATIVE_INFINITY;
+    ports.errText = "";
+    expect(await run(ports, "pg scrub 1.0 --timeout 5s")).toBe(7);
+    expect(ports.errText).toContain("hint  it goes on: fastblock pg ls -o wide\n");
     expect(await run(ports, "pg scrub")).toBe(2);
     expect(await run(ports, "pg scrub 1.0 --all")).toBe(2);
+  });
+
+  test("pg replace waits until the old replica has left, unless --no-wait", async () => {
+    const stages = [
+      { joining: [3], leaving: [1] },
+      { joining: [], leaving: [1] },
+      { joining: [], leaving: [] },
+    ];
+    let looks = 0;
+    const ports = new TestPorts({
+      "POST /pgs/1.0:replaceReplica": { status: 202, body: { id: "1.0", ...stages[0] } },
+      "GET /pgs/1.0": () => ({ body: { id: "1.0", ...stages[Math.min(2, looks++)] } }),
+    });
+    expect(await run(ports, "pg replace 1.0 --from 1 --to 3")).toBe(0);
+    expect(looks).toBe(3);
+    expect(ports.errText).toBe("group 1.0 has moved from osd.1 to osd.3\n");
+    expect(await run(ports, "pg replace 1.0 --from 1 --to 3 --no-wait")).toBe(0);
+    expect(looks).toBe(3);
   });
 
   test("a choice that there is not is refused with those that there are", async () => {

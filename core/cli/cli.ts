@@ -103,7 +103,7 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
     .option("--watch [time]", "show again and again (default every 2s)")
     .option("--dry-run", "check a change, and do not do it")
     .option("--yes", "do not ask")
-    .option("--no-wait", "do not wait for long operations")
+    .option("--no-wait", "return at once from what takes long, and let it go on")
     .option("--timeout <time>", "the longest to wait for an answer", "30s")
     .option("-q, --quiet", "no words, only data")
     .option("-v, --verbose", "more words")

@@ -1,7 +1,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import { recordOf, segment } from "./api.ts";
-import type { CliContext } from "./context.ts";
+import type { CliContext, Stage } from "./context.ts";
 import { sizeText } from "./commands-pool.ts";
 import { type Column, isRow, plainText, type Row, valueAt } from "./output.ts";
 import { scrub } from "./scrub.ts";
@@ -113,14 +113,14 @@ export function pgCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .argument("[PG]", "like 1.17")
     .option("--all", "all groups")
     .option("--deep", "read all data against its checksums, too")
-    .option("--wait", "until it is done, and show what it found")
+    .addHelpText("after", WAIT_HELP)
     .action(async (id, options) => {
       if ((id === undefined) !== (options.all === true)) {
         throw new FastblockError("FB1001", "pg scrub wants a group or --all", {
           hint: "fastblock pg ls shows the groups",
         });
       }
-      await scrub(cli, { pg: id, deep: options.deep === true, wait: options.wait === true });
+      await scrub(cli, { pg: id, deep: options.deep === true });
     });
   pg.command("transfer-leader")
     .description("give the leadership of a group to another replica")
@@ -138,20 +138,44 @@ export function pgCommands(root: CommandUnknownOpts, cli: CliContext): void {
         cli.globals.dryRun ? `osd.${options.to} may lead group ${id}` : words,
       );
     });
+  replaceCommand(pg, cli);
+}
+
+function replaceCommand(pg: CommandUnknownOpts, cli: CliContext): void {
   pg.command("replace")
     .description("move one replica of a group to another osd, under load")
     .argument("<PG>", "like 1.17")
     .requiredOption("--from <osd>", "the osd that shall no longer hold it", parseOsdName)
     .requiredOption("--to <osd>", "the osd that shall hold it", parseOsdName)
+    .addHelpText("after", WAIT_HELP)
     .action(async (id, options) => {
       const body = { fromOsd: options.from, toOsd: options.to };
-      const reply = await cli.api().post(`/pgs/${segment(id)}:replaceReplica`, body);
+      let group = asRow(await cli.api().post(`/pgs/${segment(id)}:replaceReplica`, body));
+      await cli.until("replace", async () => {
+        group = await cli.api().object(`/pgs/${segment(id)}`);
+        return moveOf(group);
+      });
+      const verb = cli.globals.wait ? "has moved" : "moves";
       await cli.changed(
-        asRow(reply),
+        group,
         id,
-        `group ${id} moves from osd.${options.from} to osd.${options.to}`,
+        `group ${id} ${verb} from osd.${options.from} to osd.${options.to}`,
       );
     });
+}
+
+const WAIT_HELP = `
+Waits until it is done; with --timeout TIME no longer than that. --no-wait returns at once. It goes
+on in any case.`;
+
+/** How far a group is whose replica moves: the new one joins, then the old one leaves. */
+function moveOf(group: Row): Stage {
+  const joining = listAt(group, "joining");
+  const leaving = listAt(group, "leaving");
+  const names = (osds: readonly unknown[]): string => osds.map(osdText).join(", ");
+  const done = joining.length > 0 ? 0 : leaving.length > 0 ? 1 : 2;
+  const note = done === 0 ? `${names(joining)} is filled` : `${names(leaving)} leaves`;
+  return { done, total: 2, note, goesOn: `fastblock pg info ${idOf(group)}` };
 }
 
 /** What one request may wait; the mon cuts off what is longer. */

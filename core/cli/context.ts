@@ -195,6 +195,34 @@ export class CliContext {
   }
 
   /**
+   * Look at what goes on by itself until it is done, with a bar, unless `--no-wait`. Throws FB1006
+   * when it takes longer than a `--timeout` that was given; without one it may take for ever.
+   */
+  async until(what: string, look: () => Promise<Stage>): Promise<void> {
+    if (!this.globals.wait || this.globals.dryRun) return;
+    const isGiven = this.root.getOptionValueSource("timeout") === "cli";
+    const endMs =
+      this.ports.nowMs() + (isGiven ? this.globals.timeoutMs : Number.POSITIVE_INFINITY);
+    const bar = await this.bar(what);
+    try {
+      for (;;) {
+        const { done, total, note, goesOn } = await look();
+        if (done >= total) return;
+        bar.at(done, total, note);
+        if (this.ports.nowMs() >= endMs) {
+          const hint = `it goes on: ${goesOn}`;
+          throw new FastblockError("FB1006", `${what}: ${done} of ${total} done, wanted all`, {
+            hint,
+          });
+        }
+        await this.ports.sleep(OPERATION_LOOK_MS);
+      }
+    } finally {
+      bar.end();
+    }
+  }
+
+  /**
    * Wait for the operation that a reply names, if any, unless `--no-wait`. Answers the finished
    * operation. Throws FB1006 when it takes longer than `--timeout`, FB5001 when it failed.
    */
@@ -209,10 +237,20 @@ export class CliContext {
   }
 
   async waitOperation(id: string): Promise<Row> {
+    const bar = await this.bar("waiting");
+    try {
+      return await this.waitWith(bar, id);
+    } finally {
+      bar.end();
+    }
+  }
+
+  private async waitWith(bar: Bar, id: string): Promise<Row> {
     const api = this.api();
     const endMs = this.ports.nowMs() + this.globals.timeoutMs;
     for (;;) {
       const operation = await api.object(`/operations/${encodeURIComponent(id)}`);
+      bar.at(Number(operation["done"]), Number(operation["total"]), textOf(operation["title"]));
       const state = operation["state"];
       if (state === "done") return operation;
       if (state === "failed" || state === "cancelled") {
@@ -248,6 +286,16 @@ export class CliContext {
     const { output, columns, sort, filters } = this.globals;
     return { format: output, columns, sort, filters };
   }
+}
+
+/** How far something is. */
+export interface Stage {
+  readonly done: number;
+  /** Equal to `done`: it is through. */
+  readonly total: number;
+  readonly note: string;
+  /** The command that shows it later. */
+  readonly goesOn: string;
 }
 
 /** The id of the operation that a reply is, or names. */

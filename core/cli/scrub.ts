@@ -3,8 +3,6 @@ import { segment } from "./api.ts";
 import type { CliContext } from "./context.ts";
 import { type Column, type Row, valueAt } from "./output.ts";
 
-const LOOK_MS = 500;
-
 const SCRUB_COLUMNS: readonly Column[] = [
   { name: "pg", path: "id" },
   { name: "pool" },
@@ -21,16 +19,23 @@ export interface ScrubWish {
   /** undefined: all groups. */
   readonly pg: string | undefined;
   readonly deep: boolean;
-  readonly wait: boolean;
 }
 
-/** Order scrubs; with `wait`, show what came of them. Throws FB2204 when something is left. */
+/**
+ * Order scrubs, wait for them unless `--no-wait`, and show what came of them. Throws FB2204 when
+ * something is left, FB1006 when it takes longer than a `--timeout` that was given.
+ */
 export async function scrub(cli: CliContext, wish: ScrubWish): Promise<void> {
   const api = cli.api();
   const ids =
     wish.pg === undefined ? (await api.list("/pgs")).map((row) => String(row["id"])) : [wish.pg];
   for (const id of ids) await api.post(`/pgs/${segment(id)}:scrub`, { deep: wish.deep });
-  if (wish.wait && !cli.globals.dryRun) await waitFor(cli, ids);
+  await cli.until("scrub", async () => {
+    const running = (await api.list("/pgs")).filter((row) => isRunning(row, ids));
+    const names = running.map((row) => String(row["id"])).join(", ");
+    const total = ids.length;
+    return { done: total - running.length, total, note: names, goesOn: "fastblock pg ls -o wide" };
+  });
   const rows = (await api.list("/pgs")).filter((row) => ids.includes(String(row["id"])));
   await cli.rows(
     () => Promise.resolve(rows),
@@ -38,18 +43,11 @@ export async function scrub(cli: CliContext, wish: ScrubWish): Promise<void> {
     (row) => String(row["id"]),
   );
   const left = rows.filter((row) => Number(valueAt(row, "scrub.left")) > 0);
-  if (!wish.wait || left.length === 0) return;
+  if (!cli.globals.wait || left.length === 0) return;
   const names = left.map((row) => String(row["id"])).join(", ");
   throw new FastblockError("FB2204", `scrub left something in ${names}`);
 }
 
-/** However long it takes: a deep one reads everything. */
-async function waitFor(cli: CliContext, ids: readonly string[]): Promise<void> {
-  const isRunning = (row: Row): boolean =>
-    ids.includes(String(row["id"])) && typeof valueAt(row, "scrub.running") === "string";
-  for (;;) {
-    const rows = await cli.api().list("/pgs");
-    if (!rows.some(isRunning)) return;
-    await cli.ports.sleep(LOOK_MS);
-  }
+function isRunning(row: Row, ids: readonly string[]): boolean {
+  return ids.includes(String(row["id"])) && typeof valueAt(row, "scrub.running") === "string";
 }
