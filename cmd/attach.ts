@@ -2,7 +2,8 @@ import type { AttachOptions } from "../core/cli/cli.ts";
 import { Client, type Image } from "../core/client/client.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import type { World } from "../core/reactor/world.ts";
-import { openLogger, readClusterFile, readKeyFile } from "./daemon.ts";
+import { readClusterFile, readKeyFile } from "./daemon.ts";
+import { terminalLogger } from "./terminal-logger.ts";
 import { createWorld } from "./world.ts";
 
 /** The open images of a command: its reactor, its client. */
@@ -16,7 +17,7 @@ export async function withImages<T>(
   const cluster = readClusterFile(options.cluster);
   const world = createWorld({
     arenaBytes: ARENA_BYTES,
-    logger: openLogger("-", "cli", "error"),
+    logger: terminalLogger("error"),
     prefer: options.backend,
   });
   world.start();

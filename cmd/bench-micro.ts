@@ -25,7 +25,7 @@ import { cpuUsOf } from "../core/bench/bun-meter.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import type { Address, Disk } from "../core/reactor/world.ts";
 import { cpuTimes } from "../ffi/libc/libc.ts";
-import { openLogger } from "./daemon.ts";
+import { terminalLogger } from "./terminal-logger.ts";
 import { createWorld } from "./world.ts";
 
 /** `bench disk | reactor | rpc`: one layer at a time, the same load by fio beside it. */
@@ -166,7 +166,7 @@ export async function benchServe(
 ): Promise<number> {
   const world = createWorld({
     arenaBytes: ARENA_BYTES,
-    logger: openLogger("-", "bench", "warn"),
+    logger: terminalLogger("warn"),
     prefer: backend,
   });
   world.start();
@@ -232,7 +232,7 @@ async function inWorld<T>(
   backend: "auto" | "uring" | "file",
   body: (world: RunnableWorld) => Promise<T>,
 ): Promise<T> {
-  const logger = openLogger("-", "bench", "warn");
+  const logger = terminalLogger("warn");
   const world = createWorld({ arenaBytes: ARENA_BYTES, logger, prefer: backend });
   world.start();
   try {

@@ -10,7 +10,8 @@ import type {
 } from "../core/cli/cli.ts";
 import { formatStore, fsckStore, inspectStore } from "../core/pg/pg.ts";
 import type { Disk, World } from "../core/reactor/world.ts";
-import { openLogger, readClusterFile } from "./daemon.ts";
+import { readClusterFile } from "./daemon.ts";
+import { terminalLogger } from "./terminal-logger.ts";
 import { createWorld } from "./world.ts";
 
 /** `osd format | inspect | fsck`: the device itself, while its osd is stopped. */
@@ -88,7 +89,7 @@ async function withDisk<T>(
   options: { readonly createBytes?: number; readonly readOnly?: boolean },
   body: (world: World, disk: Disk) => Promise<T>,
 ): Promise<T> {
-  const logger = openLogger("-", "osd", "warn");
+  const logger = terminalLogger("warn");
   const world = createWorld({ arenaBytes: ARENA_BYTES, logger, prefer: backend });
   world.start();
   world.holdGuest();
