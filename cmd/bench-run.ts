@@ -15,6 +15,7 @@ import type { CliContext } from "../core/cli/cli.ts";
 import { withImages } from "./attach.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
 import { recoveryBench } from "./bench-recovery.ts";
+import { unreadable } from "./input-file.ts";
 import { suiteBench } from "./bench-suite.ts";
 import { readClusterFile } from "./daemon.ts";
 
@@ -105,8 +106,14 @@ class BarProgress implements BenchProgress {
 }
 
 function readReport(path: string): unknown {
+  let text: string;
   try {
-    return JSON.parse(readFileSync(path, "utf8"));
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+  try {
+    return JSON.parse(text);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     throw new FastblockError("FB1001", `reading ${path}: ${why}, wanted JSON of bench -o json`);

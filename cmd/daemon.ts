@@ -1,7 +1,7 @@
 import { closeSync, existsSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import pino from "pino";
-import { ERRORS, FastblockError, formatError } from "../core/base/errors.ts";
+import { ERRORS, FastblockError, formatError, withDevice } from "../core/base/errors.ts";
 import type { LogFields, Logger } from "../core/base/logger.ts";
 import { FileLock } from "../core/dev/bun-lock.ts";
 import {
@@ -35,6 +35,8 @@ export interface DaemonFlags {
   readonly bind: string;
   /** Directory, regular file or block device; empty when the role keeps nothing. */
   readonly data: string;
+  /** Of an osd: its number. */
+  readonly osd?: number | undefined;
   readonly logLevel: LogLevel;
   /** Where the log goes: a file, or `-` for standard error. Default DIR/NAME.log. */
   readonly log?: string | undefined;
@@ -89,11 +91,17 @@ export async function serveAs(
   daemon.begin();
   try {
     await body(daemon);
-  } catch (error) {
+  } catch (thrown) {
+    const error = told(thrown, flags);
     daemon.logFatal(error);
     throw error;
   }
   return "serving";
+}
+
+/** An osd knows what the hints of errors about its device leave open. */
+function told(error: unknown, { data, osd }: DaemonFlags): unknown {
+  return osd === undefined ? error : withDevice(error, { path: data, osd });
 }
 
 /** One process of a name at a time: two would share its store, its ports and its files. */
@@ -265,7 +273,8 @@ class RunningDaemon implements Daemon {
     );
   }
 
-  fail(error: unknown): never {
+  fail(thrown: unknown): never {
+    const error = told(thrown, this.flags);
     this.logFatal(error);
     if (this.logPath !== "-") process.stderr.write(this.textOf(error));
     return this.exit(error instanceof FastblockError ? ERRORS[error.code].exit : 1);

@@ -28,6 +28,7 @@ import { checkTemporaryHome, temporaryHome } from "../core/dev/bun-places.ts";
 import { CLUSTER_FILE, parseClusterFile } from "../core/dev/dev.ts";
 import { benchCommands } from "./bench.ts";
 import { devCommands } from "./dev.ts";
+import { unreadable } from "./input-file.ts";
 import { fuzzCommand } from "./fuzz.ts";
 import { simCommand } from "./sim.ts";
 
@@ -123,7 +124,7 @@ async function* readBytes(path: string): AsyncGenerator<Uint8Array> {
   try {
     for await (const bytes of stream) yield bytes as Uint8Array;
   } catch (error) {
-    throw unusable("reading", path, error);
+    throw unreadable(path, error);
   }
 }
 
@@ -133,7 +134,7 @@ function writeBytes(path: string): Promise<ByteSink> {
   try {
     if (path !== "-") file = openSync(path, "w");
   } catch (error) {
-    throw unusable("writing", path, error);
+    throw unwritable(path, error);
   }
   return Promise.resolve({
     write(bytes) {
@@ -141,7 +142,7 @@ function writeBytes(path: string): Promise<ByteSink> {
         writeAll(file, bytes);
         return Promise.resolve();
       } catch (error) {
-        return Promise.reject(unusable("writing", path, error));
+        return Promise.reject(unwritable(path, error));
       }
     },
     close() {
@@ -151,9 +152,9 @@ function writeBytes(path: string): Promise<ByteSink> {
   });
 }
 
-function unusable(what: string, path: string, error: unknown): FastblockError {
+function unwritable(path: string, error: unknown): FastblockError {
   const why = error instanceof Error ? error.message : String(error);
-  return new FastblockError("FB1008", `${what} ${path}: ${why}`);
+  return new FastblockError("FB1008", `writing ${path}: ${why}`);
 }
 
 const programs: Programs = {

@@ -84,6 +84,7 @@ test("an osd that can not start says why on the terminal, and nothing is left ru
     for (const words of [[...up, "--detach"], up]) {
       const problem = await refused(cluster, 3, ...words);
       expect(problem.code).toBe("FB4001");
+      expect(problem.hint).toContain(`fastblock osd format --data '${path}' --id 0`);
       expect(problem.detail).toStartWith("starting osd.0: ");
       expect(leftOf(cluster)).toEqual([]);
     }
@@ -107,7 +108,7 @@ test("a cluster serves with what starts, and tells what did not", async () => {
     closeSync(file);
     const checked = await cluster.attempt("osd", "fsck", "--data", lost);
     expect(checked.code).toBe(1);
-    expect(checked.stderr).toContain(`fastblock osd format --data '${lost}' --id OSD --force`);
+    expect(checked.stderr).toContain(`fastblock osd format --data '${lost}' --id 2 --force`);
     const up = ["dev", "up", "--dir", directory, "--detach"];
     const { code, stderr } = await cluster.attempt(...up);
     expect([code, stderr]).toEqual([0, expect.stringContaining("error FB4006: starting osd.2: ")]);
@@ -177,6 +178,13 @@ test("what is refused names its reason, and space and holders are told as they a
     const uri = await cluster.image("p/a", "64MiB", 1);
     const many = await refused(cluster, 8, "pool", "create", "q", "--size", "1", "--pgs", "65536");
     expect(many.hint).toBe("take fewer groups: --pgs 4096");
+    const nowhere = cluster.path("nowhere");
+    for (const words of [
+      ["client", "write", "p/a", nowhere],
+      ["bench", "compare", nowhere, nowhere],
+    ]) {
+      expect((await refused(cluster, 3, ...words)).code).toBe("FB1014");
+    }
     await cluster.run("osd", "out", "0");
     const out = await refused(cluster, 8, "pool", "create", "q", "--size", "1");
     expect(out.hint).toBe("take it in again: fastblock osd in 0");

@@ -1,5 +1,6 @@
 import { existsSync, rmSync, statSync } from "node:fs";
-import { FastblockError } from "../core/base/errors.ts";
+import { FastblockError, withDevice } from "../core/base/errors.ts";
+import { formatSize } from "../core/base/size-text.ts";
 import { uuidBytes } from "../core/base/uuid.ts";
 import type {
   BackendChoice,
@@ -24,7 +25,7 @@ export async function osdFormat(options: OsdFormatOptions): Promise<Record<strin
   const open = sizeBytes === 0 ? {} : { createBytes: sizeBytes };
   const isNew = !existsSync(options.data);
   if (!isNew) checkSize(options.data, sizeBytes);
-  const formatted = withDisk(options.data, options.backend, open, async (world, disk) => {
+  const format = async (world: World, disk: Disk): Promise<Record<string, unknown>> => {
     const made = await formatStore({
       world,
       disk,
@@ -42,7 +43,8 @@ export async function osdFormat(options: OsdFormatOptions): Promise<Record<strin
       backend: world.backend,
       ...made,
     };
-  });
+  };
+  const formatted = withDisk(options.data, options.backend, open, format, options.osd);
   return removeOnFailure(options.data, isNew, formatted);
 }
 
@@ -60,7 +62,7 @@ async function removeOnFailure<T>(path: string, isNew: boolean, made: Promise<T>
 function checkSize(path: string, sizeBytes: number): void {
   const status = statSync(path);
   if (sizeBytes === 0 || !status.isFile() || status.size === sizeBytes) return;
-  const text = `${path} has ${status.size} bytes, wanted --size ${sizeBytes}`;
+  const text = `${path} has ${formatSize(status.size)}, wanted --size ${formatSize(sizeBytes)}`;
   throw new FastblockError("FB1001", `formatting: ${text}`, {
     hint: "leave --size out, or remove the file first",
   });
@@ -88,6 +90,7 @@ async function withDisk<T>(
   backend: BackendChoice,
   options: { readonly createBytes?: number; readonly readOnly?: boolean },
   body: (world: World, disk: Disk) => Promise<T>,
+  osd?: number,
 ): Promise<T> {
   const logger = terminalLogger("warn");
   const world = createWorld({ arenaBytes: ARENA_BYTES, logger, prefer: backend });
@@ -95,6 +98,8 @@ async function withDisk<T>(
   world.holdGuest();
   try {
     return await body(world, world.disks.open(path, options));
+  } catch (error) {
+    throw withDevice(error, { path, osd });
   } finally {
     world.releaseGuest();
     await world.stop();

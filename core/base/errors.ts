@@ -1,3 +1,5 @@
+import { shellWord } from "./shell.ts";
+
 /**
  * Errors of the control plane: coded, explained, and with a way out.
  *
@@ -17,6 +19,22 @@ export class FastblockError extends Error {
     this.why = details.why;
     this.hint = details.hint ?? ERRORS[code].hint;
   }
+}
+
+/**
+ * The same error with what is known of the device in its hint: there `PATH` and `OSD` stand for the
+ * path and the osd's number. Another error as it is.
+ */
+export function withDevice(
+  error: unknown,
+  known: { path: string; osd: number | undefined },
+): unknown {
+  if (!(error instanceof FastblockError) || error.hint === undefined) return error;
+  const { code, message, why } = error;
+  const hint = error.hint
+    .replace(/\bPATH\b/g, () => shellWord(known.path))
+    .replace(/\bOSD\b/g, (word) => (known.osd === undefined ? word : String(known.osd)));
+  return new FastblockError(code, message, { hint, ...(why === undefined ? {} : { why }) });
 }
 
 /** An error as people read it; `head` stands before the message and may be coloured. */
@@ -127,6 +145,12 @@ export const ERRORS = {
     http: 409,
     exit: 8,
     hint: "type the name when asked; in a script, give --yes",
+  },
+  FB1014: {
+    title: "The file to read does not exist",
+    http: 404,
+    exit: 3,
+    hint: "check its name",
   },
   FB2001: {
     title: "The pool does not exist",

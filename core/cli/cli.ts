@@ -130,8 +130,9 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
 const GLOBAL_TEXT = "\nOptions of every command, and exit codes: fastblock --help";
 
 const EXIT_TEXT = `
-Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 exists, 5 unreachable or no quorum, 6 denied,
-7 timed out, 8 refused by a safety check, 9 partly done, 130 interrupted.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found (a file to read, too), 4 exists,
+5 unreachable or no quorum, 6 denied, 7 timed out, 8 refused by a safety check, 9 partly done,
+130 interrupted.
 
 Examples:
   fastblock dev up

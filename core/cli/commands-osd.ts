@@ -165,7 +165,7 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
         {
           hint: report.startable
             ? "start the osd: it refills from its peers what it distrusts"
-            : `format it anew, then its replicas are made anew: fastblock osd format --data ${data} --id OSD --force`,
+            : `format it anew, then its replicas are made anew: fastblock osd format --data ${data} --id ${report.osd} --force`,
         },
       );
     });

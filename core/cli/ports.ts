@@ -139,6 +139,8 @@ export interface OsdFsckOptions {
 }
 
 export interface FsckReport {
+  /** Whose store it is. */
+  readonly osd: number;
   readonly clean: boolean;
   /** False when an osd refuses to start on it: only a format helps. */
   readonly startable: boolean;

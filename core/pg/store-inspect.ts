@@ -1,5 +1,5 @@
 // cold path: inspect and fsck run by hand on a stopped store.
-import { FastblockError } from "../base/errors.ts";
+import { FastblockError, withDevice } from "../base/errors.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT, UNIT_SIZE } from "../base/units.ts";
 import { Device, DeviceRegion, readOnce } from "../device/device.ts";
 import { EntryType, LogSpace, RecordView, type ScanResult, scanLog } from "../log/log.ts";
@@ -46,6 +46,8 @@ export interface StoreFinding {
 }
 
 export interface FsckReport {
+  /** Whose store it is. */
+  readonly osd: number;
   /** True when nothing is damaged. */
   readonly clean: boolean;
   /** False when an osd refuses to start on it: only a format helps. */
@@ -107,8 +109,20 @@ class StoreReader {
 
   /** Throws FB4001, FB4003, FB4006, FB4007. */
   async view(): Promise<StoreView> {
-    const { world, device, buffer } = this;
+    const { device } = this;
     const { superblock, copies } = await this.superblock();
+    try {
+      return await this.contentsOf(superblock, copies);
+    } catch (error) {
+      throw withDevice(error, { path: device.disk.path, osd: superblock.osd });
+    }
+  }
+
+  private async contentsOf(
+    superblock: Superblock,
+    copies: SuperblockView["copies"],
+  ): Promise<StoreView> {
+    const { world, device, buffer } = this;
     refuseUnreadable(device, superblock);
     const seed = seedOf(superblock, world);
     const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
@@ -341,6 +355,7 @@ class Checker {
 export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
   const reader = new StoreReader(world, disk);
   const checker = new Checker(reader);
+  const { osd } = (await reader.superblock()).superblock;
   try {
     await checker.check(await reader.view());
   } catch (error) {
@@ -349,6 +364,7 @@ export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
     checker.find("zone-table", BLOCK_SIZE, error.message);
   }
   return {
+    osd,
     clean: checker.findings.length === 0,
     startable: checker.startable,
     findings: checker.findings,
