@@ -251,6 +251,18 @@ describe("osds", () => {
     await mon.start({ outAfterUs: 300_000 });
     const osds = await mon.addOsds(2);
     await mon.post("/osds/1:out");
+    const health = (await mon.get("/health")).body;
+    expect(health).toMatchObject({
+      status: "ok",
+      checks: [
+        {
+          code: "OSD_OUT",
+          severity: "info",
+          summary: "1 of 2 osds is out",
+          details: ["osd.1 on this-host, which holds 0 replicas"],
+        },
+      ],
+    });
     for (const osd of osds) {
       osd.isReporting = false;
       await osd.report({ stopping: true });

@@ -28,6 +28,7 @@ export function judgeHealth(
   const checks = [
     checkAhead(catalogue, osds),
     checkDown(catalogue),
+    checkOut(catalogue),
     ...checkGroups(catalogue),
     ...checkBlocks(catalogue, osds),
     checkScrubs(catalogue),
@@ -37,8 +38,9 @@ export function judgeHealth(
     checkStores(catalogue),
     checkOperations(catalogue, operations),
   ].filter((check) => check !== undefined);
-  const isError = checks.some((check) => check.severity === "error");
-  return { status: isError ? "error" : checks.length > 0 ? "warn" : "ok", checks };
+  const has = (severity: Check["severity"]): boolean =>
+    checks.some((check) => check.severity === severity);
+  return { status: has("error") ? "error" : has("warn") ? "warn" : "ok", checks };
 }
 
 function newCheck(
@@ -76,6 +78,26 @@ function checkDown(catalogue: Catalogue): Check | undefined {
     `${String(down.length)} of ${counted(catalogue.map.osds.size, "osd")} ${down.length === 1 ? "is" : "are"} down`,
     down.map((osd) => `osd.${String(osd.id)} on ${osd.host}`),
     "look at the process and its log, then start it again",
+  );
+}
+
+/** Worth knowing, and as somebody wanted it: the status stays as it is. */
+function checkOut(catalogue: Catalogue): Check | undefined {
+  const { osds, pgs } = catalogue.map;
+  const out = [...osds.values()].filter((osd) => !osd.in);
+  if (out.length === 0) return undefined;
+  const details = out.map(({ id, host }) => {
+    let held = 0;
+    for (const pg of pgs.values()) if (pg.replicas.some((one) => one.osd === id)) held++;
+    return `osd.${String(id)} on ${host}, which holds ${counted(held, "replica")}`;
+  });
+  const name = out.length === 1 ? String(out[0]!.id) : "OSD";
+  return newCheck(
+    "OSD_OUT",
+    "info",
+    `${String(out.length)} of ${counted(osds.size, "osd")} ${out.length === 1 ? "is" : "are"} out`,
+    details,
+    `no new replicas come there, what is there stays; take it in again: fastblock osd in ${name}`,
   );
 }
 

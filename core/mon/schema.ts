@@ -41,7 +41,9 @@ export const HealthSchema = z
     checks: z.array(
       z.object({
         code: z.string().openapi({ example: "OSD_DOWN" }),
-        severity: z.enum(["warn", "error"]),
+        severity: z
+          .enum(["info", "warn", "error"])
+          .openapi({ description: "info: worth knowing; the status stays as it is" }),
         summary: z.string(),
         details: z.array(z.string()),
         hint: z.string(),
