@@ -6,6 +6,7 @@
 //   node .ci/bootstrap.mjs start [ARGS]     build, then `fastblock dev up --demo ARGS`
 //   node .ci/bootstrap.mjs test [ARGS]      install, then the gate (.ci/gate.ts ARGS)
 //   node .ci/bootstrap.mjs campaign [ARGS]  build, then attack it (cmd/campaign.ts ARGS)
+//   node .ci/bootstrap.mjs zoo [ARGS]       install, then plant bugs for the simulator (cmd/zoo.ts ARGS)
 //   node .ci/bootstrap.mjs run ARGS         build, then `fastblock ARGS`
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -360,6 +361,7 @@ const VERBS = {
     ensureExecutable(bun);
     become(bun, [join(ROOT, "cmd", "campaign.ts"), ...args], childEnvironment());
   },
+  zoo: (args) => become(prepared(), [join(ROOT, "cmd", "zoo.ts"), ...args], childEnvironment()),
   run: (args) => {
     ensureExecutable(prepared());
     become(EXECUTABLE, args, plainEnvironment());

@@ -43,7 +43,7 @@ const REPORT_PGS_MAX = 4096;
 const REFUSALS: readonly ErrorCode[] = ["FB1007", "FB2102", "FB2103", "FB4002", "FB4004"];
 
 /** One refused handshake may be a bit that flipped on its way: nothing of it is proved yet. */
-const REFUSALS_FINAL = 2;
+const REFUSALS_FINAL = 3;
 
 /** Another store under our id counts as up for a lease after it died: ask again for twice as long. */
 const TWIN_US = 5_000_000;

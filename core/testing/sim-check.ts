@@ -11,6 +11,7 @@ import {
 } from "../pg/pg.ts";
 import { formatConfiguration } from "../raft/raft.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { SimCommits } from "./sim-commits.ts";
 import type { SimProbes } from "./sim-probes.ts";
 
 /** What must hold at any time, and what must be once all faults have ended. */
@@ -18,7 +19,7 @@ import type { SimProbes } from "./sim-probes.ts";
 /**
  * Looks at all replicas every few milliseconds.
  *
- * One leader a term. Nobody becomes a voter that lacks something: not while it is filled, and not
+ * One leader a term; what is committed (`sim-commits.ts`). Nobody becomes a voter that lacks something: not while it is filled, and not
  * before it has learned of the configuration that made it a learner; else the group would lose one
  * of its copies with the voter that goes for it.
  */
@@ -32,10 +33,13 @@ export class SimWatch {
   private readonly voters = new Set<string>();
 
   private readonly probes: SimProbes;
+  private readonly commits: SimCommits;
 
-  constructor(cluster: SimCluster, probes: SimProbes) {
+  /** `trusts`: what devices call stable is. */
+  constructor(cluster: SimCluster, probes: SimProbes, trusts: boolean) {
     this.cluster = cluster;
     this.probes = probes;
+    this.commits = new SimCommits(trusts);
   }
 
   look(): void {
@@ -52,7 +56,19 @@ export class SimWatch {
     }
     for (const group of groups) if (group.isLeader) this.lookAt(group, groups, filled);
     this.filled = filled;
+    this.commits.look(groups);
     this.probes.look(groups);
+  }
+
+  /** A process has opened its stores. */
+  begin(osd: SimOsd): void {
+    this.commits.begin(groupsOf(osd));
+  }
+
+  /** A process ends. */
+  end(osd: SimOsd): void {
+    this.probes.count(osd);
+    if (osd.session !== null) this.commits.end(groupsOf(osd));
   }
 
   private lookAt(
@@ -68,6 +84,7 @@ export class SimWatch {
       `two leaders in term ${term}: osd.${String(before)}, osd.${String(osd)}`,
     );
     this.leaders.set(term, osd);
+    checkLease(leader, groups);
     for (const member of leader.node.conf.members) {
       const key = keyOf(leader, member.id);
       if (!leader.node.conf.isVoter(member.id) || this.voters.has(key)) continue;
@@ -79,6 +96,18 @@ export class SimWatch {
       assert(this.members.has(key), `replica ${key} became a voter before it knew that it is one`);
     }
   }
+}
+
+/** G2, seen from inside: while a lease holds nobody else is elected. */
+function checkLease(leader: Group, groups: readonly Group[]): void {
+  const { pg, shard, node } = leader;
+  const isLater = (one: Group): boolean =>
+    one.pg === pg && one.isLeader && one.node.term > node.term;
+  if (!groups.some(isLater)) return;
+  assert(
+    !leader.leaseHolds(shard.world.clock.nowUs()),
+    `the lease of osd.${String(shard.osd)} for group ${String(pg)} holds, and another leader was elected`,
+  );
 }
 
 function keyOf(group: Group, replica: number): string {
@@ -143,7 +172,10 @@ function textOf(group: Group): string {
   return `  ${keyOf(group, group.replica)} of ${formatConfiguration(node.conf)}: ${JSON.stringify(facts)}`;
 }
 
-/** All replicas of a group show the same, block by block: state, version and checksum. */
+/**
+ * All replicas of a group show the same, block by block: state, version and checksum; and they know
+ * the same of sessions and fences.
+ */
 export function compareReplicas(cluster: SimCluster): void {
   for (const pg of cluster.pgs) {
     const members = cluster.osds.flatMap((osd) => {
@@ -183,6 +215,7 @@ function shown(group: Group): string {
       );
     }
   }
+  lines.push(JSON.stringify(group.encodeState()));
   return [...new Set(lines)].sort().join("\n");
 }
 

@@ -120,6 +120,8 @@ export class SimCluster {
    * a process that ends.
    */
   onFatal: (osd: SimOsd, error: unknown) => boolean = () => false;
+  /** An osd has opened its stores, and heard of nobody yet. */
+  onOpened: (osd: SimOsd) => void = () => {};
 
   constructor(seed: number, options: SimClusterOptions) {
     this.options = options;
@@ -268,11 +270,14 @@ export class SimCluster {
         false,
       ),
     );
-    this.await(
-      "image create",
-      this.monitor.images.create("pool", "image", this.options.imageBytes, false),
-    );
+    this.createImage("image");
     for (const { client } of this.clients) this.await("client start", client.start());
+  }
+
+  /** Make another image in the pool. */
+  createImage(name: string): void {
+    const { imageBytes } = this.options;
+    this.await("image create", this.monitor.images.create("pool", name, imageBytes, false));
   }
 
   private get deviceBytes(): number {
@@ -313,7 +318,13 @@ export class SimCluster {
     world.start();
     this.open(osd, world).then(
       (ports) => {
-        if (world.alive) this.serve(osd, world, ports);
+        if (!world.alive) return;
+        try {
+          this.onOpened(osd);
+        } catch (error) {
+          this.simulation.fail(world.name, error);
+        }
+        this.serve(osd, world, ports);
       },
       (error: unknown) => this.end(osd, world, error),
     );

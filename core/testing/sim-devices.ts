@@ -104,6 +104,28 @@ export class SimDevices {
     return true;
   }
 
+  /**
+   * Writes overtake each other, so that many are under way at a time; the power is cut, some times, and
+   * again soon after the start: what an earlier cut left is still in the log behind what is new.
+   */
+  cutBusy(osd: SimOsd): boolean {
+    if (!this.isWell(osd)) return false;
+    const { random } = this.faults;
+    const { faults } = this.cluster.simulation.disk(osd.path);
+    faults.latencyUsMax = 2_000 + random.below(30_000);
+    let atUs = 10_000 + random.below(200_000);
+    for (let cuts = 1 + random.below(3); cuts > 0; cuts--) {
+      const downUs = 5_000 + random.below(50_000);
+      const isLast = cuts === 1;
+      this.faults.later(atUs, () => {
+        if (this.isWell(osd)) this.faults.cutPower(osd, downUs);
+        if (isLast) faults.latencyUsMax = this.faults.plan.deviceUsMax;
+      });
+      atUs += downUs + 1_000 + random.below(400_000);
+    }
+    return true;
+  }
+
   private mendLater(osd: SimOsd, delayUs: number): void {
     this.faults.later(delayUs, () => this.mend(osd));
   }
@@ -191,9 +213,7 @@ export class SimDevices {
     if (osd.world?.alive === true && !faults.kill(osd)) return;
     faults.hold(osd);
     faults.errand(async () => {
-      const places = await this.cluster.withDevice(osd, (world, disk) =>
-        readPlaces((section) => inspectStore(world, disk, section)),
-      );
+      const places = await this.placesOf(osd);
       const { random } = faults;
       for (let count = 1 + random.below(ROT_MAX); count > 0; count--) {
         const kind = places[random.below(places.length)]!;
@@ -203,6 +223,55 @@ export class SimDevices {
       await faults.sleep(random.below(1_000_000));
       faults.release(osd);
     });
+  }
+
+  /** An index page of the victim is as it was some time ago: what was written there since is lost. */
+  rewind(): boolean {
+    const { faults } = this;
+    const { victim, random } = faults;
+    if (faults.isHeld(victim) || !this.isWell(victim)) return false;
+    const file = this.cluster.simulation.disk(victim.path);
+    const upUs = 100_000 + random.below(1_000_000);
+    faults.errand(async () => {
+      const before = await this.whileStopped(victim, async () => {
+        const [, pages] = await this.placesOf(victim);
+        return [...new Set(pages)].map((at) => ({ at, content: file.peek(at, BLOCK_SIZE) }));
+      });
+      await faults.sleep(upUs);
+      await this.whileStopped(victim, () => {
+        const isOld = ({ at, content }: { at: number; content: Uint8Array }): boolean =>
+          content.some((byte, index) => byte !== file.peek(at, BLOCK_SIZE)[index]);
+        const old = before?.filter(isOld) ?? [];
+        const page = old[random.below(Math.max(1, old.length))];
+        if (page === undefined) return Promise.resolve();
+        this.damaged += 1;
+        file.poke(page.at, page.content);
+        return Promise.resolve();
+      });
+    });
+    return true;
+  }
+
+  /** Do something with the device of an osd that does not run for that; null: it can not be stopped. */
+  private async whileStopped<Value>(
+    osd: SimOsd,
+    action: () => Promise<Value>,
+  ): Promise<Value | null> {
+    const { faults } = this;
+    if (faults.isHeld(osd)) return null;
+    if (osd.world?.alive === true && !faults.kill(osd)) return null;
+    faults.hold(osd);
+    try {
+      return await action();
+    } finally {
+      faults.release(osd);
+    }
+  }
+
+  private placesOf(osd: SimOsd): Promise<number[][]> {
+    return this.cluster.withDevice(osd, (world, disk) =>
+      readPlaces((section) => inspectStore(world, disk, section)),
+    );
   }
 
   private damage(osd: SimOsd, place: number, isLatent: boolean): void {

@@ -1,18 +1,19 @@
 // cold: the simulator
 import { FastblockError } from "../base/errors.ts";
 import { Prng } from "../base/prng.ts";
+import type { SimWatch } from "./sim-check.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimDevices } from "./sim-devices.ts";
 import type { SimHot } from "./sim-hot.ts";
 import type { SimLoad } from "./sim-load.ts";
-import type { SimProbes } from "./sim-probes.ts";
+import type { SimLocks } from "./sim-locks.ts";
 import type { TraceSink } from "./sim-trace.ts";
 import { SimWeather } from "./sim-weather.ts";
 
 /**
  * What happens to a simulated cluster, drawn from the seed.
  *
- *   processes   crash (one, some, all), pause, lose their power; clients die
+ *   processes   crash (one, some, all, again and again), pause, lose their power; clients die
  *   network     cuts of one or both directions, of everybody, flapping; resets, storms
  *   clocks      wall clocks step
  *   operator    replicas move, a lost disk is replaced, machines change their addresses
@@ -48,6 +49,13 @@ export interface FaultPlan {
   readonly deviceUsMax: number;
   /** Faults that are left out, by their number. */
   readonly without: ReadonlySet<number>;
+}
+
+/** What clients do in a run; null: nobody takes an image from another. */
+export interface SimLoads {
+  readonly load: SimLoad;
+  readonly hot: SimHot;
+  readonly locks: SimLocks | null;
 }
 
 /** A kind of fault; `run` answers whether there was an occasion. */
@@ -93,7 +101,8 @@ export class SimFaults {
   private readonly cluster: SimCluster;
   private readonly load: SimLoad;
   private readonly hot: SimHot;
-  private readonly probes: SimProbes;
+  private readonly locks: SimLocks | null;
+  private readonly watch: SimWatch;
   private readonly weather: SimWeather;
   private readonly pace: Prng;
   private readonly kinds: readonly FaultKind[];
@@ -109,11 +118,12 @@ export class SimFaults {
   private diskLost = false;
   private errands = 0;
 
-  constructor(cluster: SimCluster, load: SimLoad, hot: SimHot, probes: SimProbes, plan: FaultPlan) {
+  constructor(cluster: SimCluster, loads: SimLoads, watch: SimWatch, plan: FaultPlan) {
     this.cluster = cluster;
-    this.probes = probes;
-    this.load = load;
-    this.hot = hot;
+    this.watch = watch;
+    this.load = loads.load;
+    this.hot = loads.hot;
+    this.locks = loads.locks;
     this.plan = plan;
     this.pace = new Prng(cluster.simulation.seed * 17 + 11);
     this.random = this.pace;
@@ -135,6 +145,7 @@ export class SimFaults {
     const { rot, diskLoss, strays, lies, errors } = this.plan;
     this.load.mayRefuse = rot || diskLoss || strays || lies || errors;
     this.hot.mayRefuse = this.load.mayRefuse;
+    if (this.locks !== null) this.locks.mayRefuse = this.load.mayRefuse;
     this.planNext();
   }
 
@@ -163,7 +174,7 @@ export class SimFaults {
 
   /** Count what a process has done, before it ends. */
   count(osd: SimOsd): void {
-    this.probes.count(osd);
+    this.watch.end(osd);
     for (const { pg } of osd.shards) {
       const { fillsEnded, fillBlocksCopied } = pg.fills.counters;
       this.fills += fillsEnded;
@@ -189,6 +200,7 @@ export class SimFaults {
         weight: 1,
         run: () => osds.filter((one) => this.crash(one)).length > 0,
       },
+      { name: "power cuts in a row", weight: 3, run: (osd) => this.devices.cutBusy(osd) },
       { name: "pause", weight: 2, run: (osd) => this.pause(osd) },
       { name: "pause of a client", weight: 1, run: () => this.pauseClient() },
       {
@@ -208,6 +220,7 @@ export class SimFaults {
     const all: readonly [boolean, FaultKind][] = [
       [plan.moves, { name: "move", weight: 4, run: () => this.move() }],
       [plan.rot, { name: "rot", weight: 5, run: () => devices.rot() }],
+      [plan.rot, { name: "lost index page", weight: 3, run: () => devices.rewind() }],
       [plan.diskLoss, { name: "loss of a disk", weight: 5, run: () => this.loseDisk() }],
       [plan.errors, { name: "device errors", weight: 4, run: (osd) => devices.errors(osd) }],
       [plan.errors, { name: "slow device", weight: 3, run: (osd) => devices.slow(osd) }],
@@ -220,6 +233,10 @@ export class SimFaults {
         },
       ],
       [plan.strays, { name: "lost writes", weight: 3, run: () => devices.stray("lostWriteShare") }],
+      [
+        this.locks !== null,
+        { name: "pause of a holder", weight: 4, run: () => this.pauseHolder() },
+      ],
       [plan.lies, { name: "lying flush", weight: 8, run: () => devices.lie() }],
     ];
     return all.filter(([isPlanned]) => isPlanned).map(([, kind]) => kind);
@@ -287,13 +304,14 @@ export class SimFaults {
     return true;
   }
 
-  /** Cut the power of an osd that may be steady, and start it later. */
-  cutPower(osd: SimOsd): void {
+  /** Cut the power of an osd that may be steady, and start it later; below 0: some time. */
+  cutPower(osd: SimOsd, downUs = -1): void {
     if (osd.world?.alive !== true) return;
     this.count(osd);
     osd.world.powerCut();
     osd.session = null;
-    this.startLater(osd);
+    if (downUs < 0) this.startLater(osd);
+    else this.later(downUs, () => this.start(osd));
   }
 
   /** A process ends, which is no wonder: its device failed, or holds no store that may be opened. */
@@ -382,6 +400,15 @@ export class SimFaults {
     const { world } = clients[this.random.below(clients.length)]!;
     world.pause();
     this.later(50_000 + this.random.below(this.plan.pauseUsMax), () => world.resume());
+    return true;
+  }
+
+  /** Whoever holds the image that is handed around stands still while another one takes it. */
+  private pauseHolder(): boolean {
+    const world = this.locks?.hasten() ?? null;
+    if (world === null) return false;
+    world.pause();
+    this.later(5_000 + this.random.below(500_000), () => world.resume());
     return true;
   }
 

@@ -26,6 +26,8 @@ const BLOCKS_MAX = 16;
 const BLOCKS_PARTIAL_MAX = 8;
 /** Pause of a client between two operations, µs. */
 const THINK_US_MAX = 30_000;
+/** A final read that is refused so often stays refused. */
+const TRIES_MAX = 100;
 /** Somebody is there: try elsewhere after this long. */
 const ELSEWHERE_US = 200;
 
@@ -37,6 +39,7 @@ export class SimLoad {
   mayRefuse = false;
   private readonly cluster: SimCluster;
   private readonly random: Prng;
+  private readonly wholes: number;
   /** Stamp of the content that each block must have; 0: zeros. */
   private readonly wanted = new Float64Array(BLOCK_SPAN);
   private readonly busy = new Uint8Array(BLOCK_SPAN);
@@ -44,12 +47,17 @@ export class SimLoad {
   private stamps = 0;
   private running = 0;
   private stopping = true;
+  private verifying = false;
   /** Grows with each start: who waits since an earlier one does not go on. */
   private round = 0;
 
-  /** `images`: the same one, as each of the first clients has opened it. */
-  constructor(cluster: SimCluster, images: readonly Image[]) {
+  /**
+   * `images`: the same one, as each of the first clients has opened it. `wholes`: of 16 operations so
+   * many are of a whole unit.
+   */
+  constructor(cluster: SimCluster, images: readonly Image[], wholes: number) {
     this.cluster = cluster;
+    this.wholes = wholes;
     this.random = new Prng(cluster.simulation.seed * 31 + 5);
     for (let at = 0; at < DEPTH; at++) {
       const which = at % images.length;
@@ -91,10 +99,10 @@ export class SimLoad {
     if (this.stopping) return;
     const chance = this.random.below(16);
     let blocks = 1;
-    if (chance === 0) blocks = BLOCKS_PER_UNIT;
-    else if (chance < 4) blocks = 1 + this.random.below(BLOCKS_PARTIAL_MAX);
+    if (chance < this.wholes) blocks = BLOCKS_PER_UNIT;
+    else if (chance < this.wholes + 3) blocks = 1 + this.random.below(BLOCKS_PARTIAL_MAX);
     let first = this.random.below(BLOCK_SPAN - blocks + 1);
-    if (chance === 0) first -= first % BLOCKS_PER_UNIT;
+    if (chance < this.wholes) first -= first % BLOCKS_PER_UNIT;
     for (let at = 0; at < blocks; at++) {
       if (this.busy[first + at] === 0) continue;
       this.nextAfter(op, ELSEWHERE_US);
@@ -129,8 +137,7 @@ export class SimLoad {
 
   /** An operation was answered. */
   onAnswered(op: WorkOp): void {
-    if (op.replica !== LEADER && op.status === Status.Unreachable) {
-      // A machine that lost its power said no goodbye: until the connection ends, nobody answers.
+    if (this.isEarly(op)) {
       op.image.submit(op);
       return;
     }
@@ -149,6 +156,17 @@ export class SimLoad {
       this.busy[block] = 0;
     }
     this.nextAfter(op, this.random.below(THINK_US_MAX));
+  }
+
+  /**
+   * A machine that lost its power said no goodbye: until the connection ends, nobody answers, and what
+   * is damaged can not be asked for at all replicas.
+   */
+  private isEarly(op: WorkOp): boolean {
+    if (op.status === Status.Unreachable) return op.replica !== LEADER;
+    if (!this.verifying || op.status !== Status.Damaged) return false;
+    op.tries += 1;
+    return op.tries <= TRIES_MAX;
   }
 
   private nextAfter(op: WorkOp, delayUs: number): void {
@@ -173,6 +191,7 @@ export class SimLoad {
   verify(replicas: number): void {
     assert(this.idle, "SimLoad.verify: operations are open");
     this.round += 1;
+    this.verifying = true;
     for (let replica = LEADER; replica < replicas; replica++) {
       for (let first = 0; first < BLOCK_SPAN; first += BLOCKS_MAX * this.ops.length) {
         const left = Math.ceil((BLOCK_SPAN - first) / BLOCKS_MAX);
@@ -183,6 +202,7 @@ export class SimLoad {
           op.offsetBytes = op.first * BLOCK_SIZE;
           op.lengthBytes = BLOCKS_MAX * BLOCK_SIZE;
           op.replica = replica;
+          op.tries = 0;
           this.running += 1;
           op.image.submit(op);
         });
@@ -193,12 +213,15 @@ export class SimLoad {
       }
     }
     for (const op of this.ops) op.replica = LEADER;
+    this.verifying = false;
   }
 }
 
 class WorkOp extends ImageOp {
   first = 0;
   blocks = 0;
+  /** Of the final read: how often it was refused. */
+  tries = 0;
   readonly stamps = new Float64Array(BLOCKS_MAX);
   readonly client: SimClient;
   readonly image: Image;

@@ -14,9 +14,10 @@ import {
   unrest,
 } from "./sim-check.ts";
 import { type SimClient, SimCluster } from "./sim-cluster.ts";
-import { type FaultNote, type FaultPlan, SimFaults } from "./sim-faults.ts";
+import { type FaultNote, type FaultPlan, SimFaults, type SimLoads } from "./sim-faults.ts";
 import { SimHot } from "./sim-hot.ts";
 import { SimLoad } from "./sim-load.ts";
+import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { SimProbes } from "./sim-probes.ts";
 import { TraceLogger, type TraceSink } from "./sim-trace.ts";
 
@@ -27,7 +28,7 @@ import { TraceLogger, type TraceSink } from "./sim-trace.ts";
  * background work, how clocks drift, which faults there may be (`sim-faults.ts`), and when. A run has
  * one or two rounds. In each of them faults come first. Then they end, and everything finishes: every
  * block is what was written last (`sim-load.ts`), blocks that clients share were registers
- * (`sim-hot.ts`), all replicas are equal, nothing is filled, nothing is lost. At the end of a run each
+ * (`sim-hot.ts`), and so were those of an image that is handed around (`sim-locks.ts`), all replicas are equal, nothing is filled, nothing is lost. At the end of a run each
  * store is stopped in order and looked at on its device.
  */
 
@@ -108,6 +109,10 @@ interface Plan extends FaultPlan {
   readonly corruptShare: number;
   /** How long clients that share blocks wait for an answer; 0: without limit. */
   readonly timeoutMs: number;
+  /** Of 16 operations so many are of whole units, which are written beside the log. */
+  readonly wholes: number;
+  /** Clients take an image from each other. */
+  readonly locks: boolean;
 }
 
 function storeOf(random: Prng): Plan["store"] {
@@ -146,6 +151,8 @@ function planOf(seed: number, without: ReadonlySet<number>): Plan {
     mortalsFirst: CLIENTS,
     timeoutMs: [0, 300, 1500][random.below(3)]!,
     paceUs: isLong ? LONG_PACE_US : [900_000, 900_000, 250_000][random.below(3)]!,
+    locks: random.below(4) === 0,
+    wholes: [1, 1, 8][random.below(3)]!,
   };
 }
 
@@ -207,7 +214,9 @@ class SimRun {
         : { logger: new TraceLogger(options.trace, () => this.cluster.simulation.nowUs) }),
     });
     this.probes = new SimProbes(this.cluster, this.plan.store.logBytes);
-    this.watch = new SimWatch(this.cluster, this.probes);
+    const { lies, strays } = this.plan;
+    this.watch = new SimWatch(this.cluster, this.probes, !lies && !strays);
+    this.cluster.onOpened = (osd) => this.watch.begin(osd);
   }
 
   get faultNotes(): readonly FaultNote[] {
@@ -228,23 +237,28 @@ class SimRun {
     const load = new SimLoad(
       cluster,
       owners.map((client) => open(client, 0)),
+      plan.wholes,
     );
     const shared = cluster.clients.map((client) => open(client, plan.timeoutMs));
     const hot = new SimHot(cluster, shared, plan.timeoutMs);
+    if (plan.locks) cluster.createImage(LOCKED_IMAGE);
+    const locks = plan.locks ? new SimLocks(cluster, owners) : null;
     this.slowDown();
-    const faults = new SimFaults(cluster, load, hot, this.probes, plan);
+    const loads = { load, hot, locks };
+    const faults = new SimFaults(cluster, loads, this.watch, plan);
     this.faults = faults;
     faults.trace = this.options.trace ?? null;
     for (let round = 0; round < plan.rounds; round++) {
       load.start();
       hot.start();
+      locks?.start();
       const endUs = simulation.nowUs + (this.options.faultUs ?? plan.faultUs);
       faults.begin(endUs);
       while (simulation.nowUs < endUs) {
         simulation.run(simulation.nowUs + LOOK_US);
         this.watch.look();
       }
-      this.finish(load, hot, faults);
+      this.finish(loads, faults);
     }
     for (const osd of cluster.osds) faults.count(osd);
     this.probes.countClients();
@@ -253,7 +267,7 @@ class SimRun {
     }
     return {
       seed: this.options.seed,
-      operations: load.operations + hot.operations,
+      operations: load.operations + hot.operations + (locks?.operations ?? 0),
       refused: load.refused,
       shared: hot.operations,
       unanswered: hot.unanswered,
@@ -275,22 +289,24 @@ class SimRun {
   }
 
   /** No more faults: everything must come to its end, and be right. */
-  private finish(load: SimLoad, hot: SimHot, faults: SimFaults): void {
+  private finish({ load, hot, locks }: SimLoads, faults: SimFaults): void {
     const { cluster } = this;
     const { simulation } = cluster;
     load.stop();
     hot.stop();
+    locks?.stop();
     faults.end();
-    const answered = simulation.run(() => load.idle && hot.idle, FINISH_LIMIT_US);
+    const areIdle = (): boolean => load.idle && hot.idle && locks?.idle !== false;
+    const answered = simulation.run(areIdle, FINISH_LIMIT_US);
     assert(answered, `operations are open long after the last fault:\n${describe(cluster)}`);
     const repaired = simulation.run(() => faults.idle, FINISH_LIMIT_US);
     assert(repaired, `a repair goes on long after the last fault:\n${describe(cluster)}`);
     this.watch.look();
     this.rest();
-    load.mayRefuse = false;
-    hot.mayRefuse = false;
+    for (const one of [load, hot, locks]) if (one !== null) one.mayRefuse = false;
     load.verify(REPLICAS);
     hot.verify(REPLICAS);
+    locks?.verify();
     this.rest();
     compareReplicas(cluster);
     checkUnits(cluster);

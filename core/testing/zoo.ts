@@ -1,0 +1,301 @@
+// cold: the simulator
+import { assert } from "../base/assert.ts";
+
+/**
+ * The bug zoo (campaign C2): bugs that are planted in our own code, one at a time, to see that the
+ * simulation finds them.
+ *
+ * A simulation that never failed proves little. Each bug here breaks a promise on purpose, as somebody
+ * might who simplifies the code and does not know the story behind an odd line; runs of the simulator
+ * with it must fail within 500 seeds.
+ *
+ * Production code knows nothing of this. A bug is an edit of its source, by text, made while a module
+ * is loaded (`bun-zoo.ts`), and only in a process whose build constant `PLANTED` names the bug.
+ */
+
+/** Replaces `find`, which stands exactly once in `file`, a path from the root of the repository. */
+export interface Edit {
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+}
+
+export interface PlantedBug {
+  readonly name: string;
+  /** The promise that it breaks. */
+  readonly breaks: string;
+  /** What goes wrong. */
+  readonly what: string;
+  readonly edits: readonly Edit[];
+  /** A seed that finds it: the first one, as far as all before it were tried. */
+  readonly seed: number;
+}
+
+export const ZOO: readonly PlantedBug[] = [
+  {
+    name: "torn-index-page",
+    breaks: "G2",
+    what: "an index page that is older than the checkpoint knows is believed (story 2)",
+    edits: [
+      {
+        file: "core/store/index-scan.ts",
+        find: "if (counts.newer === 0 && crc !== known)",
+        replace: "if (counts.newer < 0)",
+      },
+    ],
+    seed: 9,
+  },
+  {
+    name: "unit-given-away-too-early",
+    breaks: "G6",
+    what: "a freed unit is the next to be used, whatever record still names it (story 3)",
+    edits: [
+      {
+        file: "core/store/quarantine.ts",
+        find: "if (this.begun) this.queue(slot, seq);",
+        replace: `if (!this.begun) return;
+    this.table.release(slot);
+    const table = this.table as unknown as { cursorZone: number; cursorIndex: number };
+    table.cursorZone = this.table.zones.indexOf(this.table.zoneOf(slot));
+    table.cursorIndex = this.table.indexOf(slot);`,
+      },
+    ],
+    seed: 3,
+  },
+  {
+    name: "empty-disk-that-voted",
+    breaks: "G1",
+    what: "a new disk goes on under the replica ids of the lost one (story 4)",
+    edits: [
+      {
+        file: "core/pg/membership.ts",
+        find: "return uuidDigits(one.storeUuid) === uuidDigits(shard.store.identity.storeUuid);",
+        replace: "return true;",
+      },
+      {
+        file: "core/pg/membership.ts",
+        find: "if (shard.forgetful || (!pg.creating && isVoter(pg, mine))) return true;",
+        replace: "if (shard.forgetful) return true;",
+      },
+      {
+        file: "core/pg/membership.ts",
+        find: "return osd !== undefined && osd.storeUuid !== one.storeUuid;",
+        replace: "return false;",
+      },
+    ],
+    seed: 6,
+  },
+  {
+    name: "direct-payload-not-durable",
+    breaks: "G1",
+    what: "an entry counts once its batch is durable, whatever of its units is",
+    edits: [
+      {
+        file: "core/log/shard-log.ts",
+        find: "if (entry === null || entry.directPending > 0) break;",
+        replace: "if (entry === null) break;",
+      },
+    ],
+    seed: 231,
+  },
+  {
+    name: "location-replicated",
+    breaks: "G6",
+    what: "the leader's places of whole units are used by all replicas",
+    edits: [
+      {
+        file: "core/log/direct-units.ts",
+        find: "unit === 0 ? this.slots.takeUnit() : this.slots.takeUnitAfter(entry.units[unit - 1]!);",
+        replace: `((): number => {
+          const told = ((globalThis as { told?: Map<string, number> }).told ??= new Map());
+          const key = [entry.layer, entry.firstBlock, entry.index, entry.term, unit].join();
+          const place = told.get(key);
+          if (place !== undefined) {
+            this.slots.takeNamed(place);
+            return place;
+          }
+          const own =
+            unit === 0 ? this.slots.takeUnit() : this.slots.takeUnitAfter(entry.units[unit - 1]!);
+          told.set(key, own);
+          return own;
+        })();`,
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "read-of-a-resumed-leader",
+    breaks: "G2",
+    what: "a lease counts by the time at which its voter was heard last, not by the time of the answer",
+    edits: [
+      {
+        file: "core/pg/group.ts",
+        find: "if (peer.link.leaseUntilUs > nowUs) granted |= 1 << slot;",
+        replace:
+          "if (peer.link.leaseUntilUs > Math.min(nowUs, peer.link.heardUs)) granted |= 1 << slot;",
+      },
+    ],
+    seed: 5,
+  },
+  {
+    name: "refusal-is-a-vote",
+    breaks: "G1",
+    what: "any answer to a candidate counts as a vote (defect 9 of the original)",
+    edits: [
+      {
+        file: "core/raft/election.ts",
+        find: "if ((message.flags & MessageFlag.Reject) === 0) node.granted |= 1 << slot;",
+        replace: "node.granted |= 1 << slot;",
+      },
+      {
+        file: "core/raft/election.ts",
+        find: "else if ((message.flags & MessageFlag.Blocked) === 0) node.refused |= 1 << slot;",
+        replace: "",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "counts-itself-before-durable",
+    breaks: "G1",
+    what: "a leader counts its own copy before it is durable (defect 9 of the original)",
+    edits: [
+      {
+        file: "core/raft/replication.ts",
+        find: "if (node.selfSlot >= 0) values[node.selfSlot] = node.durableIndex;",
+        replace: "if (node.selfSlot >= 0) values[node.selfSlot] = node.log.lastIndex;",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "acknowledged-before-durable",
+    breaks: "G1",
+    what: "a follower acknowledges what it has received",
+    edits: [
+      {
+        file: "core/raft/replication.ts",
+        find: "reply.index = Math.min(node.matchedIndex, node.durableIndex);",
+        replace: "reply.index = node.matchedIndex;",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "applied-twice",
+    breaks: "G4",
+    what: "a request that comes again is carried out again",
+    edits: [
+      {
+        file: "core/pg/requests.ts",
+        find: "if (state === NumberState.Applied) {",
+        replace: "if (state < 0) {",
+      },
+    ],
+    seed: 9,
+  },
+  {
+    name: "windows-forgotten-by-a-start",
+    breaks: "G4",
+    what: "a start does not take the sessions' windows from the checkpoint",
+    edits: [
+      {
+        file: "core/pg/group.ts",
+        find: "this.sessions.restore(one.session, one.base, one.bits, one.lastIndex);",
+        replace: "void one;",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "late-write-after-a-fence",
+    breaks: "G4",
+    what: "a leader takes requests of a holder that was fenced",
+    edits: [
+      {
+        file: "core/pg/requests.ts",
+        find: "if (lockEpoch < proposed) return Status.Fenced;",
+        replace: "if (lockEpoch < proposed) return Status.Ok;",
+      },
+    ],
+    seed: 2,
+  },
+  {
+    name: "checkpoint-without-flush",
+    breaks: "G7",
+    what: "a checkpoint does not wait for a flush of what it covers",
+    edits: [
+      {
+        file: "core/pg/local-store-checkpoint.ts",
+        find: "await runOnce(this.parts.device, { verb: DiskVerb.Flush, region: DeviceRegion.Meta });",
+        replace: "",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "flush-answered-early",
+    breaks: "G5",
+    what: "a flush does not wait for the writes that were submitted before it",
+    edits: [
+      {
+        file: "core/client/image.ts",
+        find: "if (this.openHead !== null && this.openHead.order < flush.order) return;",
+        replace: "",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "promoted-too-soon",
+    breaks: "G1",
+    what: "a learner becomes a voter before it has what is committed",
+    edits: [
+      {
+        file: "core/raft/replication.ts",
+        find: "if (progress.filling || progress.state !== ProgressState.Replicate) return false;",
+        replace: "if (progress.match >= 0) return true;",
+      },
+    ],
+    seed: 17,
+  },
+  {
+    name: "filled-by-name",
+    breaks: "G7",
+    what: "a fill takes a unit that is here for equal, whatever it holds",
+    edits: [
+      {
+        file: "core/pg/fill.ts",
+        find: "if (own.digestLow === listed.digestLow && own.digestHigh === listed.digestHigh) return;",
+        replace: "if (slot >= 0) return;",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "filled-without-looking-back",
+    breaks: "G7",
+    what: "a fill does not ask for what is here and not at the leader",
+    edits: [
+      {
+        file: "core/pg/fill.ts",
+        find: "await this.listOwn(source);",
+        replace: "",
+      },
+    ],
+    seed: 4,
+  },
+];
+
+/** The source of `file` with the bug in it. Fails when an edit does not fit exactly once. */
+export function plant(bug: PlantedBug, file: string, source: string): string {
+  let text = source;
+  for (const edit of bug.edits) {
+    if (edit.file !== file) continue;
+    const parts = text.split(edit.find);
+    assert(parts.length > 1, "plant: the text is not there");
+    assert(parts.length === 2, "plant: the text is there more than once");
+    text = parts.join(edit.replace);
+  }
+  return text;
+}
