@@ -165,6 +165,11 @@ export class Device implements Drain {
     return this.issued + this.queued + this.starved;
   }
 
+  /** Writes wait for space beneath, or did at the last try. */
+  get isStarving(): boolean {
+    return this.retry.timerDueUs >= 0;
+  }
+
   /**
    * Start an operation.
    *

@@ -490,6 +490,11 @@ export class OsdShard implements PgHost {
     this.pg.reconfigurer.transferAll();
   }
 
+  /** A leader whose own disk does not take an entry can not apply it, and reads would wait for that. */
+  onDeviceStarved(): void {
+    this.pg.reconfigurer.transferAll();
+  }
+
   onDeviceFailed(reason: string, errno: number): void {
     const { disk, host } = this.options;
     host.onFatal(errno === ENOSPC ? fullBeneath(disk.path) : new Error(`device failed: ${reason}`));

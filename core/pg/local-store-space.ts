@@ -127,7 +127,8 @@ export class Space implements FillHost {
     const { device, world, logger } = this.parts;
     if (this.state.closing) return;
     this.lookedUs = world.clock.turnUs;
-    this.beneathBytes = device.disk.bytesBeneath();
+    // Not every file system tells what it gives: there are quotas.
+    this.beneathBytes = device.isStarving ? 0 : device.disk.bytesBeneath();
     const before = this.beneath;
     this.beneath = this.judgeBeneath();
     if ((before === Beneath.Short) === this.isShortBeneath) return;

@@ -67,6 +67,8 @@ export interface StoreOwner {
   /** The device's oldest operation or recent average passed a second; and is below half again. */
   onDeviceSlow(latencyUs: number): void;
   onDeviceRecovered(): void;
+  /** Writes wait for space beneath the device: what this shard leads can not be applied here. */
+  onDeviceStarved(): void;
   /**
    * Background work met a damaged block: fetch it from a peer and `repair` it, or `markLost` when no
    * replica has it. Told again until it is right.

@@ -503,6 +503,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
 
   onDeviceStarved(): void {
     this.space.onStarved();
+    this.owner.onDeviceStarved();
   }
 
   /* ------------------------------------------------------------ the whole */

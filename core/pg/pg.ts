@@ -87,6 +87,8 @@ export interface PgHost {
   scrubSelf(group: Group): ScrubReader;
   /** The device answers late: leaders should go elsewhere. */
   onDeviceSlow(latencyUs: number): void;
+  /** Writes wait for space beneath the device: leaders should go elsewhere. */
+  onDeviceStarved(): void;
   /** A block does not match its checksum: fetch it from a peer and repair it. */
   onDamaged(damaged: {
     readonly group: Group;
@@ -495,6 +497,10 @@ export class PgShard implements StoreOwner, RaftHost {
 
   onDeviceSlow(latencyUs: number): void {
     this.host.onDeviceSlow(latencyUs);
+  }
+
+  onDeviceStarved(): void {
+    this.host.onDeviceStarved();
   }
 
   onDeviceRecovered(): void {

@@ -1,5 +1,6 @@
 import { drainMicrotasks } from "bun:jsc";
 import { expect, test } from "bun:test";
+import { silentLogger } from "../base/logger.ts";
 import { Status } from "../base/status.ts";
 import { EntryType } from "../log/log.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
@@ -59,4 +60,32 @@ test("G13: a store is full when the file system beneath is, and has space again 
   expect([look(), told()?.state]).toEqual([false, Beneath.Near]);
   file.bytesBeneath = 100 * MIB;
   expect([look(), takes(rig, row, EntryType.Write)]).toEqual([false, true]);
+});
+
+test("G13: a store is full while writes wait for space that is told to be there", async () => {
+  const machine = await Machine.make(2, RUNTIME, 256 * MIB, 4 * MIB);
+  const rig = await machine.open({ logger: silentLogger });
+  const row = await rig.create(65_537);
+  rig.store.finishRecovery();
+  const file = machine.simulation.disk("disk");
+  const pass = (): void => {
+    machine.simulation.run(machine.simulation.nowUs + LOOK_US);
+    machine.world.turns.again();
+    machine.simulation.run(machine.simulation.nowUs + LOOK_US);
+  };
+  file.faults.noSpace = true;
+  const place = { layer: 5, firstBlock: 0, blocks: 16, snapSeq: 0 };
+  const entry = { index: 1, term: 1, type: EntryType.Write, ...place, stamp: 1, data: null };
+  expect(rig.append(row, entry)).toBe(Status.Ok);
+  for (let look = 0; look < 20; look++) {
+    pass();
+    expect([look, takes(rig, row, EntryType.Write)]).toEqual([look, false]);
+  }
+  expect(takes(rig, row, EntryType.Zero)).toBe(true);
+  expect([rig.owner.starved, rig.owner.failed]).toEqual([1, ""]);
+  expect(rig.store.durableIndex(row)).toBe(0);
+  file.faults.noSpace = false;
+  await rig.until(() => rig.store.durableIndex(row) === 1, "durable");
+  for (let look = 0; look < 10; look++) pass();
+  expect(takes(rig, row, EntryType.Write)).toBe(true);
 });

@@ -58,6 +58,7 @@ export class RigOwner implements StoreOwner {
   readonly damaged: { layer: number; block: number; version: number }[] = [];
   failed = "";
   slow = 0;
+  starved = 0;
   applied = new Map<number, number>();
   /** Rows that take another position, and which; rows that are being renewed. */
   readonly beginning = new Map<number, number>();
@@ -89,6 +90,9 @@ export class RigOwner implements StoreOwner {
   }
   onDeviceSlow(): void {
     this.slow += 1;
+  }
+  onDeviceStarved(): void {
+    this.starved += 1;
   }
   onDeviceRecovered(): void {
     this.slow -= 1;

@@ -45,6 +45,8 @@ export interface DiskFaults {
   latencyUsMax: number;
   /** Discards answer this errno; 0: they are taken. */
   discardErrno: number;
+  /** Holes can not be filled, though space is told to be there: a quota. */
+  noSpace: boolean;
   /** Nothing completes while set. */
   stalled: boolean;
   /** Flushes and durable writes answer Ok and make nothing stable. */
@@ -81,6 +83,7 @@ export class SimDiskFile {
     discardErrno: 0,
     latencyUsMin: 30,
     latencyUsMax: 200,
+    noSpace: false,
     stalled: false,
     lyingFlush: false,
     lostWriteShare: 0,
@@ -505,7 +508,8 @@ export class SimDisks implements Disks {
     this.checkUnchanged(op, contents);
     if (engine.chance(file.faults.lostWriteShare)) return op.lengthBytes;
     let first = op.offsetBytes / BLOCK_SIZE;
-    if (file.bytesBeneath === 0 && file.isHole(first, contents.length)) return -ENOSPC;
+    const isFull = file.faults.noSpace || file.bytesBeneath === 0;
+    if (isFull && file.isHole(first, contents.length)) return -ENOSPC;
     if (engine.chance(file.faults.misdirectedWriteShare)) {
       first = engine.random.below(file.sizeBytes / BLOCK_SIZE - contents.length + 1);
     }

@@ -355,6 +355,33 @@ test("G9: a slow device loses its leaders, and gets them back a minute later, no
   bench.verify();
 }, 60_000);
 
+test("G9, G13: a store that waits for space beneath loses its leaders: reads go on", () => {
+  const bench = new Bench(9, { osds: 3, pgCount: 1, errorsAllowed: true });
+  const { cluster, image } = bench;
+  bench.pass(500_000);
+  const osd = bench.leaderOf(cluster.pgs[0]!.id);
+  // Somebody else takes the last of it while a write of a whole unit is on its way.
+  const content = new Uint8Array(STRIDE_BYTES).fill(7);
+  const file = cluster.simulation.disk(osd.path);
+  file.watcher = {
+    onSubmit: ({ lengthBytes }) => {
+      if (lengthBytes === STRIDE_BYTES) file.bytesBeneath = 0;
+    },
+    onLand: () => false,
+  };
+  cluster.await("the others acknowledge it", image.write(0, content));
+  expect(file.bytesBeneath).toBe(0);
+  expect(osd.shard!.pg.store.failed).toBe(false);
+  const beganUs = cluster.simulation.nowUs;
+  expect(cluster.await("read", image.read(0, STRIDE_BYTES))).toEqual(content);
+  expect(cluster.simulation.nowUs - beganUs).toBeLessThan(2_000_000);
+  expect(leadsAny(osd)).toBe(false);
+  file.watcher = null;
+  file.bytesBeneath = Number.POSITIVE_INFINITY;
+  bench.lead(osd, cluster.pgs[0]!.id);
+  expect(cluster.await("read", image.read(0, STRIDE_BYTES))).toEqual(content);
+}, 60_000);
+
 /** Let an osd's store lose a batch, and its replicas be renewed. Answers the osd. */
 function renewReplicas(bench: Bench): SimOsd {
   const { cluster } = bench;
