@@ -8,10 +8,12 @@ import {
   formatCount,
   formatDurationUs,
   formatSize,
+  durationMsOf,
   parseDurationMs,
   parseImagePath,
   parseSize,
   parseWhole,
+  sizeOf,
   type Row,
 } from "../core/cli/cli.ts";
 
@@ -143,11 +145,11 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         cluster: cli.directory(),
         path,
         rw: options.rw,
-        blockBytes: parseSize(options.bs),
+        blockBytes: sizeOf(options.bs, "--bs"),
         depth: options.depth,
         jobs: options.jobs,
         timeMs: measuredMs(options.time),
-        rampMs: options.ramp ?? Math.min(RAMP_MS_DEFAULT, parseDurationMs(options.time) / 2),
+        rampMs: options.ramp ?? Math.min(RAMP_MS_DEFAULT, durationMsOf(options.time, "--time") / 2),
         readPercent: options.readPercent,
         verify: options.verify === true,
         fill: options.fill === true,
@@ -186,15 +188,17 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .addHelpText("after", SUITE_HELP)
     .action(async (options) => {
       const { parseSuiteRows, SUITE_ROWS } = await import("../core/bench/bench.ts");
-      const rows = parseSuiteRows(options.rows?.split(",") ?? SUITE_ROWS, parseSize);
+      const rows = parseSuiteRows(options.rows?.split(",") ?? SUITE_ROWS, (text) =>
+        sizeOf(text, "--rows"),
+      );
       const report = await (await load()).suite({
         directory: options.dir ?? "",
         rows,
         timeMs: measuredMs(options.time),
-        rampMs: parseDurationMs(options.ramp),
-        warmMs: parseDurationMs(options.warmUp),
+        rampMs: durationMsOf(options.ramp, "--ramp"),
+        warmMs: durationMsOf(options.warmUp, "--warm-up"),
         repeat: options.repeat,
-        imageBytes: parseSize(options.imageSize),
+        imageBytes: sizeOf(options.imageSize, "--image-size"),
         fio: options.fio,
         backend: backendOf(options.backend),
       });
@@ -260,7 +264,7 @@ function wordsOf<Word extends string>(flag: string, text: string, known: readonl
 }
 
 function measuredMs(text: string): number {
-  const ms = parseDurationMs(text);
+  const ms = durationMsOf(text, "--time");
   if (ms >= MEASURED_MS_MIN) return ms;
   throw new FastblockError("FB1001", `reading --time: ${text}, wanted 100ms or more`);
 }
@@ -276,7 +280,7 @@ async function refuseErrors(report: ImageBenchReport): Promise<void> {
   const failed = report.errorTexts[0];
   if (failed === undefined) return;
   const { loadError } = await import("../core/bench/bench.ts");
-  throw loadError(`driving ${report.path}: ${report.errors} errors`, failed, report.timeouts);
+  throw loadError(`driving ${report.path}: ${report.errors} errors`, failed, report);
 }
 
 function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
@@ -313,10 +317,10 @@ function diskBench(bench: CommandUnknownOpts, show: Show): void {
       show((programs) =>
         programs.disk({
           path: path ?? "",
-          sizeBytes: parseSize(options.size),
-          blockBytes: parseSize(options.bs),
+          sizeBytes: sizeOf(options.size, "--size"),
+          blockBytes: sizeOf(options.bs, "--bs"),
           depth: options.depth,
-          timeMs: parseDurationMs(options.time),
+          timeMs: durationMsOf(options.time, "--time"),
           rw: options.rw,
           fio: options.fio,
           force: options.force === true,
@@ -337,7 +341,7 @@ function messageBenches(bench: CommandUnknownOpts, show: Show): void {
     .action((options) =>
       show((programs) =>
         programs.reactor({
-          timeMs: parseDurationMs(options.time),
+          timeMs: durationMsOf(options.time, "--time"),
           fio: options.fio,
           backend: backendOf(options.backend),
         }),
@@ -356,9 +360,9 @@ function messageBenches(bench: CommandUnknownOpts, show: Show): void {
       show((programs) =>
         programs.rpc({
           fio: options.fio,
-          blockBytes: parseSize(options.bs),
+          blockBytes: sizeOf(options.bs, "--bs"),
           depth: options.depth,
-          timeMs: parseDurationMs(options.time),
+          timeMs: durationMsOf(options.time, "--time"),
           backend: backendOf(options.backend),
         }),
       ),

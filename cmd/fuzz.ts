@@ -30,7 +30,7 @@ export function fuzzCommand(
 ): void {
   root
     .command("fuzz")
-    .description("run decoders on mutated input; check what they promise")
+    .description("Run decoders on mutated input; check what they promise")
     .helpGroup("Measure:")
     .option("--target <name>", "only this one (default: all)")
     .option("--inputs <n>", "for each target (default 100000)")

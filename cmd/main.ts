@@ -97,7 +97,8 @@ async function http(request: HttpRequest): Promise<HttpReply> {
   } catch (error) {
     if (!(error instanceof Error) || error.name !== "TimeoutError") throw plainError(error);
     const message = `asking ${request.url}: no answer in ${request.timeoutMs} ms`;
-    throw new FastblockError("FB1006", message);
+    const hint = "give it more time: --timeout 30s; or look at the mon: fastblock dev status";
+    throw new FastblockError("FB1006", message, request.method === "GET" ? { hint } : {});
   }
 }
 

@@ -23,7 +23,7 @@ test("data commands end when two of three osds are away, and work again when the
     await cluster.run("client", "write", "p/a", file);
     for (const name of ["osd.1", "osd.2"]) await cluster.kill(name, "SIGKILL");
     const written = await endsInTime(cluster, "client", "write", "p/a", file);
-    expect(written).toContain("Write of p/a, 1048576 bytes at ");
+    expect(written).toContain("Write of p/a, 1 MiB at ");
     expect(written).toMatch(
       /why +byte \d+ lies in group \d+\.[\da-f]+ on osd\.\d, osd\.\d, osd\.\d/,
     );

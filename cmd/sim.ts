@@ -41,7 +41,7 @@ export function simCommand(
 ): void {
   root
     .command("sim")
-    .description("simulate clusters with faults of every kind; check every answer")
+    .description("Simulate clusters with faults of every kind; check every answer")
     .helpGroup("Measure:")
     .option("--seed <n>", "run one seed (default 1)")
     .option("--seeds <a..b>", "run a range of seeds")

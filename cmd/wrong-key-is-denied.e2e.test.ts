@@ -26,7 +26,7 @@ test("G18, N2: a key of another cluster is denied: to commands, gateways and osd
     ]) {
       const { code, stdout, stderr } = await cluster.attempt(...words, "--cluster", strange);
       expect([words[1], code, stdout]).toEqual([words[1], 6, ""]);
-      expect(stderr).toContain("error FB1007: connecting to the monitor: ");
+      expect(stderr).toContain("error FB1007: connecting to the mon: ");
       expect(stderr).toContain("  why   refused by the peer: wrong key");
       expect(stderr).toContain("  hint  use the key file of this cluster");
     }

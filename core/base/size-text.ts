@@ -11,6 +11,18 @@ export function formatSize(bytes: number): string {
   return `${trimNumber(value)} ${SIZE_UNITS[unit]!}`;
 }
 
+/** A size that must not be mistaken for one close to it: `300 MiB`, else `314572801 bytes`. */
+export function exactSize(bytes: number): string {
+  if (bytes < 1024) return `${bytes} bytes`;
+  let unit = 0;
+  let value = bytes;
+  while (value % 1024 === 0 && value >= 1024 && unit < SIZE_UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return value < 10_000 && unit > 0 ? `${value} ${SIZE_UNITS[unit]!}` : `${bytes} bytes`;
+}
+
 /** Three significant digits, without trailing zeros. */
 export function trimNumber(value: number): string {
   if (value >= 100) return String(Math.round(value));

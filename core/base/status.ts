@@ -50,3 +50,22 @@ export enum Status {
 export function statusName(status: Status): string {
   return Status[status] ?? `Status(${String(status)})`;
 }
+
+/** What people read, behind a colon, of a status that ended their request; its name stands behind. */
+export function statusText(status: Status): string {
+  return `${TEXTS[status] ?? "it was refused"} (${statusName(status)})`;
+}
+
+const TEXTS: Partial<Record<Status, string>> = {
+  [Status.Unknown]: "it may have happened or not",
+  [Status.NoSpace]: "no space is left for it",
+  [Status.Invalid]: "it is malformed, or beyond the image's end",
+  [Status.Fenced]: "another client holds the image now",
+  [Status.SessionExpired]: "the session has ended, and it may have happened or not",
+  [Status.Damaged]: "a block is damaged, and no replica has it whole",
+  [Status.DeviceFailed]: "the osd's device failed",
+  [Status.Unreachable]: "the osd can not be reached",
+  [Status.TimedOut]: "no answer in time",
+  [Status.Denied]: "the osds do not allow it to this client",
+  [Status.Cancelled]: "it was cancelled",
+};

@@ -103,6 +103,8 @@ export interface ImageBenchReport {
   readonly errorTexts: readonly string[];
   /** Of these errors: operations that had no answer in time. */
   readonly timeouts: number;
+  /** Operations that had no space. */
+  readonly refusedForSpace: number;
   readonly verifiedBlocks: number;
   readonly verifyErrors: readonly string[];
   readonly seed: number;

@@ -114,6 +114,7 @@ export async function runImageBench(
     errors: load.errorsTotal + (back?.errorsTotal ?? 0),
     errorTexts: [...load.failures.statusTexts, ...(back?.failures.statusTexts ?? [])],
     timeouts: load.failures.timeouts + (back?.failures.timeouts ?? 0),
+    refusedForSpace: load.failures.refusedForSpace,
     verifiedBlocks: load.verifiedBlocks + (back?.verifiedBlocks ?? 0),
     verifyErrors: [...load.failures.blockTexts, ...(back?.failures.blockTexts ?? [])],
     seed: options.seed,
@@ -158,7 +159,7 @@ async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
   });
   await walkThrough(outside, load, "fill", common.rangeBytes);
   const failure = load.failures.statusTexts[0];
-  if (failure !== undefined) throw loadError("filling the image", failure, load.failures.timeouts);
+  if (failure !== undefined) throw loadError("filling the image", failure, load.failures);
 }
 
 /**

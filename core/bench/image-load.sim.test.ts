@@ -252,19 +252,19 @@ describe("a load on a broken image", () => {
   test("failed operations are counted and told, and end the run when there are many", async () => {
     const { report } = await bench({ rw: "randwrite", timeMs: 1000 }, "fails");
     expect(report.errors).toBeGreaterThanOrEqual(100);
-    expect(report.errorTexts[0]).toMatch(/^writing at \d+: NoSpace, wanted Ok$/);
+    expect(report.errorTexts[0]).toMatch(/^writing at \d+: no space is left for it \(NoSpace\)$/);
   });
 
   test("an operation without an answer ends the run at once", async () => {
     const { report } = await bench({ rw: "randwrite", timeMs: 1000 }, "silent");
     expect(report.seconds).toBeLessThan(0.5);
-    expect(report.errorTexts[0]).toMatch(/^writing at \d+: TimedOut, wanted Ok$/);
+    expect(report.errorTexts[0]).toMatch(/^writing at \d+: no answer in time \(TimedOut\)$/);
     expect(report.timeouts).toBe(report.errors);
     expect(report.errors).toBeLessThanOrEqual(32);
   });
 
   test("a fill that fails ends the run", async () => {
-    expect(bench({ fill: true }, "fails")).rejects.toMatchObject({ code: "FB5001" });
+    expect(bench({ fill: true }, "fails")).rejects.toMatchObject({ code: "FB5002" });
     expect(bench({ fill: true }, "silent")).rejects.toMatchObject({ code: "FB1006" });
   });
 });

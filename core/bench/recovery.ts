@@ -144,5 +144,5 @@ async function measure(
 function refuseErrors(name: string, report: ImageBenchReport): ImageBenchReport {
   const failure = report.verifyErrors[0] ?? report.errorTexts[0];
   if (failure === undefined) return report;
-  throw loadError(`running ${name}`, failure, report.timeouts);
+  throw loadError(`running ${name}`, failure, report);
 }

@@ -55,6 +55,7 @@ class Machine implements SuiteOutside {
       flushesPerClientWrite: row.rw === "read" ? null : 1,
       errorTexts: this.error === undefined ? [] : [this.error],
       timeouts: 0,
+      refusedForSpace: 0,
       verifyErrors: [],
     };
     return Promise.resolve(report as unknown as ImageBenchReport);

@@ -148,7 +148,7 @@ export async function runSuite(
 function refuseErrors(row: SuiteRow, report: ImageBenchReport): void {
   const failure = report.verifyErrors[0] ?? report.errorTexts[0];
   if (failure === undefined) return;
-  throw loadError(`running ${row.name}`, failure, report.timeouts);
+  throw loadError(`running ${row.name}`, failure, report);
 }
 
 function rowReport(

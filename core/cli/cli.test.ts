@@ -215,6 +215,15 @@ describe("commands", () => {
     expect(ports.errText).toContain("Allowed choices are osd, host.");
   });
 
+  test("a value that can not be read is told with its option", async () => {
+    const ports = new TestPorts({});
+    expect(await run(ports, "image create p/a --size 1XB")).toBe(2);
+    expect(ports.errText).toContain("reading --size: 1XB, wanted a number of bytes, KiB");
+    ports.errText = "";
+    expect(await run(ports, "pool ls --timeout soon")).toBe(2);
+    expect(ports.errText).toContain("reading --timeout: soon, wanted a number like 30s");
+  });
+
   test("a dry run asks for one", async () => {
     const ports = new TestPorts({ "POST /pools?dryRun=true": { body: POOL } });
     expect(await run(ports, "pool create demo --size 3 --dry-run")).toBe(0);
@@ -457,7 +466,7 @@ describe("usage", () => {
     ["image crate p/b", "unknown command 'crate'"],
     ["pool create demo", "required option '--size <replicas>' not specified"],
     ["pool create demo --size many", "reading --size: many, wanted 1 to 6"],
-    ["image create p/b --size many", "reading a size: many"],
+    ["image create p/b --size many", "reading --size: many"],
     ["pool ls --colums x", "unknown option '--colums'"],
     ["pool ls -o xml", "argument 'xml' is invalid"],
   ])("%p exits with 2 and says why", async (line, why) => {

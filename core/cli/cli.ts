@@ -43,6 +43,7 @@ export type {
 export { backendOf } from "./context.ts";
 export {
   counted,
+  durationMsOf,
   formatCount,
   formatDurationUs,
   formatSize,
@@ -50,6 +51,7 @@ export {
   parseImagePath,
   parseSize,
   parseWhole,
+  sizeOf,
 } from "./units.ts";
 export { CliContext, SCRIPT_HELP } from "./context.ts";
 export type { Column, Row } from "./output.ts";
@@ -161,9 +163,26 @@ function prepare(command: CommandUnknownOpts, ports: CliPorts, complaint: Compla
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
+  for (const option of command.options) {
+    const parse = option.parseArg;
+    if (parse !== undefined)
+      option.parseArg = (text, previous) => underName(option, () => parse(text, previous));
+  }
   for (const child of command.commands) {
     child.addHelpText("after", GLOBAL_TEXT);
     prepare(child, ports, complaint);
+  }
+}
+
+/** A value that can not be read is told with the option that it was given to. */
+function underName<T>(option: Option, parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    if (!(error instanceof FastblockError) || error.code !== "FB1001") throw error;
+    const message = error.message.replace(/^reading [^:]*:/, `reading ${option.long ?? "it"}:`);
+    const { hint } = error;
+    throw new FastblockError("FB1001", message, hint === undefined ? {} : { hint });
   }
 }
 

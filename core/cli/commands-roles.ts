@@ -16,6 +16,7 @@ import {
   parseImagePath,
   parseOsdName,
   parseSize,
+  sizeOf,
   parseWhole,
 } from "./units.ts";
 
@@ -118,7 +119,7 @@ export function roleCommands(
 }
 
 function parseRate(text: string): number {
-  const rate = parseSize(text);
+  const rate = sizeOf(text, "--scrub-rate");
   if (rate > 0) return rate;
   throw new FastblockError("FB1001", `--scrub-rate: ${text}, wanted more than 0`, {
     hint: "to scrub only when asked to: fastblock mon run --no-scrub",

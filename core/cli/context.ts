@@ -13,7 +13,7 @@ import {
 } from "./output.ts";
 import type { BackendChoice, CliPorts } from "./ports.ts";
 import type { Bar } from "./progress.ts";
-import { parseDurationMs } from "./units.ts";
+import { durationMsOf } from "./units.ts";
 
 /** Options that every command takes, before or after its own words. */
 export interface Globals {
@@ -81,12 +81,12 @@ export class CliContext {
         watch === undefined
           ? 0
           : typeof watch === "string"
-            ? Math.max(100, parseDurationMs(watch))
+            ? Math.max(100, durationMsOf(watch, "--watch"))
             : WATCH_MS_DEFAULT,
       yes: options["yes"] === true,
       wait: options["wait"] !== false,
       dryRun: options["dryRun"] === true,
-      timeoutMs: parseDurationMs(textOf(options["timeout"]) ?? "30s"),
+      timeoutMs: durationMsOf(textOf(options["timeout"]) ?? "30s", "--timeout"),
       quiet: options["quiet"] === true,
       verbose: options["verbose"] === true,
     };

@@ -1,4 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
+import { exactSize } from "../base/size-text.ts";
 import type { Image } from "../client/client.ts";
 import type { ByteSink } from "./ports.ts";
 
@@ -73,7 +74,7 @@ export async function writeImage(
     if (done + bytes.length > length && range.lengthBytes === undefined) {
       throw new FastblockError(
         "FB1001",
-        `copying to ${image.path}: the source has more than ${length} bytes, wanted fewer`,
+        `copying to ${image.path}: the source has more than ${exactSize(length)}, wanted no more`,
       );
     }
     const taken = Math.min(bytes.length, length - done);

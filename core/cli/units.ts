@@ -22,19 +22,27 @@ const SIZE_FACTORS: Readonly<Record<string, number>> = {
   tb: 1000 ** 4,
 };
 
-/** Bytes of `4KiB`, `4k`, `1.5GiB`, `4096`; decimal units (`MB`) count in thousands. Throws FB1001. */
+/** See `sizeOf`; for an option, whose name its error gets by itself. */
 export function parseSize(text: string): number {
+  return sizeOf(text, "a size");
+}
+
+/**
+ * Bytes of `4KiB`, `4k`, `1.5GiB`, `4096`; decimal units (`MB`) count in thousands. Throws FB1001
+ * naming `what`.
+ */
+export function sizeOf(text: string, what: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([a-zA-Z]*)$/.exec(text.trim());
   const factor = match === null ? undefined : SIZE_FACTORS[match[2]!.toLowerCase()];
   if (match === null || factor === undefined) {
     throw new FastblockError(
       "FB1001",
-      `reading a size: ${text}, wanted a number of bytes, KiB, MiB, GiB or TiB, like 10GiB`,
+      `reading ${what}: ${text}, wanted a number of bytes, KiB, MiB, GiB or TiB, like 10GiB`,
     );
   }
   const bytes = Number(match[1]) * factor;
   if (!Number.isSafeInteger(bytes)) {
-    throw new FastblockError("FB1001", `reading a size: ${text}, wanted a whole number of bytes`);
+    throw new FastblockError("FB1001", `reading ${what}: ${text}, wanted a whole number of bytes`);
   }
   return bytes;
 }
@@ -49,13 +57,21 @@ const TIME_FACTORS: Readonly<Record<string, number>> = {
   h: 3_600_000,
 };
 
-/** Milliseconds of `30s`, `250ms`, `2m`, `1h`; a bare number counts seconds. Throws FB1001. */
+/** See `durationMsOf`; for an option, whose name its error gets by itself. */
 export function parseDurationMs(text: string): number {
+  return durationMsOf(text, "a time");
+}
+
+/**
+ * Milliseconds of `30s`, `250ms`, `2m`, `1h`; a bare number counts seconds. Throws FB1001 naming
+ * `what`.
+ */
+export function durationMsOf(text: string, what: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/.exec(text.trim());
   const factor = match === null ? undefined : TIME_FACTORS[match[2]!];
   const ms = match === null || factor === undefined ? Number.NaN : Number(match[1]) * factor;
   if (!(ms <= Number.MAX_SAFE_INTEGER)) {
-    throw new FastblockError("FB1001", `reading a time: ${text}, wanted a number like 30s`);
+    throw new FastblockError("FB1001", `reading ${what}: ${text}, wanted a number like 30s`);
   }
   return ms;
 }

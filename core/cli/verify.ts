@@ -1,5 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
-import { Status, statusName } from "../base/status.ts";
+import { Status, statusText } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import {
   BlockState,
@@ -263,7 +263,7 @@ class VerifyRun {
   ): void {
     statuses.forEach((status, at) => {
       if (status === Status.Ok) return;
-      const what = `osd.${osds[at] ?? -1} answered ${statusName(status)}, wanted Ok`;
+      const what = `osd.${osds[at] ?? -1} answered: ${statusText(status)}`;
       found.push({ offsetBytes: offset, osds, what, isSilence: SILENCES.has(status) });
     });
   }

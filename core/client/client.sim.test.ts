@@ -408,7 +408,7 @@ describe("client: leaders come and go", () => {
     bench.cluster.group(0).leader = null;
     expect(bench.fails(image.read(0, 4096))).toMatchObject({
       code: "FB1006",
-      message: "Read of demo/disk, 4096 bytes at 0: no answer in 1500 ms, wanted one",
+      message: "Read of demo/disk, 4 KiB at 0: no answer in 1500 ms, wanted one",
       why: expect.stringMatching(/^byte 0 lies in group \d+\.0 on osd\.\d/) as string,
       hint: expect.stringContaining("fastblock health") as string,
     });
@@ -428,7 +428,9 @@ describe("client: what osds refuse", () => {
     const bench = new Bench(1, { pgs: 1 });
     const osd = bench.cluster.osds[0]!;
     osd.answer = Status.NoSpace;
-    expect(bench.fails(bench.image.write(0, filled(4096, 1))).message).toContain("NoSpace");
+    expect(bench.fails(bench.image.write(0, filled(4096, 1))).message).toContain(
+      "no space is left",
+    );
     bench.settle(bench.image.flush());
     osd.answer = Status.Invalid;
     expect(bench.fails(bench.image.write(0, filled(4096, 1))).message).toContain("Invalid");

@@ -175,10 +175,10 @@ export class MonSession {
   private unreachable(): FastblockError {
     const mons = this.options.mons.map((mon) => `${mon.host}:${mon.port}`).join(", ");
     if (this.refusals > 0) {
-      const text = `connecting to the monitor: ${mons} refused this client`;
+      const text = `connecting to the mon: ${mons} refused this client`;
       return new FastblockError("FB1007", text, { why: this.refusal });
     }
-    return new FastblockError("FB1004", `connecting to the monitor: no answer of ${mons}`);
+    return new FastblockError("FB1004", `connecting to the mon: no answer of ${mons}`);
   }
 
   private dial(): void {
@@ -191,7 +191,7 @@ export class MonSession {
 
   private dialNext(): void {
     this.monIndex++;
-    this.connection?.close("another monitor is tried");
+    this.connection?.close("another mon is tried");
     this.dial();
   }
 
@@ -228,7 +228,7 @@ export class MonSession {
   private onClose(connection: Connection, reason: string, opened: boolean): void {
     if (connection !== this.connection || this.isStopped) return;
     this.isReady = false;
-    if (opened) this.world.logger.warn("the monitor is gone", { reason });
+    if (opened) this.world.logger.warn("the mon is gone", { reason });
     this.refusal = connection.handshakeRefusal;
     this.refusals = this.refusal === "" ? 0 : this.refusals + 1;
     if (this.refusals >= this.options.mons.length) {

@@ -9,7 +9,8 @@ import {
   type SessionId,
   type ShardIndex,
 } from "../base/ids.ts";
-import { Status, statusName } from "../base/status.ts";
+import { Status, statusText } from "../base/status.ts";
+import { exactSize } from "../base/size-text.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { objectToPg, type PoolInfo } from "../cluster/cluster.ts";
 import { sleep } from "../reactor/world.ts";
@@ -215,9 +216,9 @@ export class Image extends ImageCore {
   private check(op: ImageOp, status: Status): void {
     if (status === Status.Ok) return;
     const what = OpKind[op.kind] ?? "";
-    const range = `${op.lengthBytes} bytes at ${op.offsetBytes}`;
+    const range = `${exactSize(op.lengthBytes)} at ${op.offsetBytes}`;
     if (status === Status.TimedOut) throw this.timedOut(op, `${what} of ${this.path}, ${range}`);
-    const message = `${what} of ${this.path}, ${range}: ${statusName(status)}, wanted Ok`;
+    const message = `${what} of ${this.path}, ${range}: ${statusText(status)}`;
     throw new FastblockError(status === Status.NoSpace ? "FB5002" : "FB5001", message);
   }
 

@@ -162,7 +162,7 @@ describe("pools", () => {
     await poolActive("p");
     await mon.post("/pools/p/images", { name: "i", sizeBytes: 4096 });
     const refused = await mon.ask("DELETE", "/api/v1/pools/p");
-    expect(refused.body).toMatchObject({ code: "FB2004", why: "there are i" });
+    expect(refused.body).toMatchObject({ code: "FB2004", why: "its images are: i" });
     await mon.ask("DELETE", "/api/v1/pools/p/images/i");
     expect((await mon.ask("DELETE", "/api/v1/pools/p")).status).toBe(200);
     expect((await mon.get("/pools/p")).body).toMatchObject({
@@ -195,7 +195,7 @@ describe("images", () => {
     expect([missing.status, missing.body.code, missing.body.why]).toEqual([
       404,
       "FB2001",
-      "there are p",
+      "pools are: p",
     ]);
     const big = await mon.post("/pools/p/images", { name: "b", sizeBytes: "17592186044416" });
     expect(big.body.sizeBytes).toBe(17_592_186_044_416);

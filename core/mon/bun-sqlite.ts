@@ -70,9 +70,9 @@ function openingError(path: string, error: unknown): Error {
   if (error instanceof FastblockError) return error;
   const why = error instanceof Error ? error.message : String(error);
   if (/locked|busy/i.test(why)) {
-    return new FastblockError("FB4005", `opening the catalogue ${path}: held by another monitor`, {
+    return new FastblockError("FB4005", `opening the catalogue ${path}: held by another mon`, {
       why,
-      hint: "stop the other monitor, or give this one a directory of its own",
+      hint: "stop the other mon, or give this one a directory of its own",
     });
   }
   return new FastblockError("FB4006", `opening the catalogue ${path}: ${why}`, {

@@ -183,7 +183,7 @@ export class Catalogue {
       throw this.failed;
     }
     if (ok) return;
-    this.failed = new FastblockError("FB1004", "this monitor no longer leads");
+    this.failed = new FastblockError("FB1004", "this mon no longer leads");
     throw this.failed;
   }
 
@@ -364,7 +364,7 @@ function checkCluster(cluster: ClusterRecord, clusterId: string): void {
     throw new FastblockError(
       "FB4002",
       `opening the catalogue: it belongs to cluster ${cluster.clusterId}, this one is ${clusterId}`,
-      { hint: "give the monitor the data directory of its own cluster" },
+      { hint: "give the mon the data directory of its own cluster" },
     );
   }
 }

@@ -1,5 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
-import { formatSize } from "../base/size-text.ts";
+import { exactSize, formatSize } from "../base/size-text.ts";
 import type { ImageId, LayerId, PoolId, SessionId } from "../base/ids.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { isImageSize, isName } from "../cluster/cluster.ts";
@@ -203,6 +203,6 @@ function checkName(name: string): void {
 
 function checkSize(what: string, sizeBytes: number): void {
   if (isImageSize(sizeBytes)) return;
-  const wanted = "wanted a multiple of 4096, up to 16 TiB";
-  throw new FastblockError("FB3003", `${what}: ${String(sizeBytes)} bytes, ${wanted}`);
+  const wanted = "wanted a multiple of 4 KiB, up to 16 TiB";
+  throw new FastblockError("FB3003", `${what}: ${exactSize(sizeBytes)}, ${wanted}`);
 }

@@ -203,7 +203,7 @@ export class Monitor {
   async start(): Promise<number> {
     const { world, logger, clusterId, clusterKey, name, index } = this.options;
     while (!(await this.leadership.campaign())) {
-      logger.info("another monitor leads", { leader: (await this.leadership.leader()) ?? "?" });
+      logger.info("another mon leads", { leader: (await this.leadership.leader()) ?? "?" });
       await sleep(world.timers, CAMPAIGN_US);
     }
     await this.catalogue.load(clusterId);
@@ -237,8 +237,8 @@ export class Monitor {
     timers.disarm(this.flushTimer);
     this.operations.stop();
     this.listener?.close();
-    this.endpoint?.close("the monitor stops");
-    this.dataEndpoint?.close("the monitor stops");
+    this.endpoint?.close("the mon stops");
+    this.dataEndpoint?.close("the mon stops");
     await this.catalogue.idle();
     await this.leadership.resign();
   }
@@ -286,7 +286,7 @@ export class Monitor {
     this.scrubs.tick();
     this.leadership.keepAlive().then(
       (holds) => {
-        if (!holds) this.fail(new FastblockError("FB1004", "this monitor no longer leads"));
+        if (!holds) this.fail(new FastblockError("FB1004", "this mon no longer leads"));
       },
       (error: unknown) => this.fail(error),
     );

@@ -1,5 +1,6 @@
 import { FastblockError } from "../base/errors.ts";
 import type { Logger } from "../base/logger.ts";
+import { formatSize } from "../base/size-text.ts";
 import type { Epoch, LogIndex, OsdId, PgId, ReplicaId, Term } from "../base/ids.ts";
 import {
   compareMapIdentity,
@@ -224,7 +225,7 @@ export class OsdService {
     if (osd !== undefined) return osd;
     const known = [...this.catalogue.map.osds.keys()].sort((a, b) => a - b);
     throw new FastblockError("FB2101", `osd ${String(id)} does not exist`, {
-      why: known.length === 0 ? "no osd has registered" : `there are osds ${known.join(", ")}`,
+      why: known.length === 0 ? "no osd has registered" : `osds are: ${known.join(", ")}`,
     });
   }
 
@@ -325,7 +326,7 @@ export class OsdService {
     if (compareMapIdentity(seen, this.catalogue.map) <= 0) return;
     if (this.ahead !== undefined && compareMapIdentity(seen, this.ahead) <= 0) return;
     this.ahead = { generation: seen.generation, epoch: seen.epoch };
-    this.options.logger.error("an osd has a newer map than this monitor: restored from a backup?", {
+    this.options.logger.error("an osd has a newer map than this mon: restored from a backup?", {
       generation: seen.generation,
       epoch: seen.epoch,
       ownGeneration: this.catalogue.map.generation,
@@ -511,7 +512,7 @@ function checkRegistration(request: OsdRegisterRequest): void {
   if (request.host === "") throw refuse("its host has no name");
   // Its weight goes into the map, as a u32: a larger one could not be told to anybody.
   if (request.capacityBytes > CAPACITY_BYTES_MAX) {
-    throw refuse(`it has ${String(request.capacityBytes)} bytes, wanted at most 1 PiB`);
+    throw refuse(`it has ${formatSize(Number(request.capacityBytes))}, wanted at most 1 PiB`);
   }
 }
 

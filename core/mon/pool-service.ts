@@ -1,5 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
-import { counted } from "../base/size-text.ts";
+import { counted, exactSize } from "../base/size-text.ts";
 import {
   parsePgId,
   type Epoch,
@@ -70,7 +70,7 @@ export class PoolService {
     const names = [...this.catalogue.map.pools.values()].map((one) => one.name).sort();
     const shown = names.slice(0, NAMES_SHOWN_MAX).join(", ");
     throw new FastblockError("FB2001", `pool ${name} does not exist`, {
-      why: names.length === 0 ? "there are no pools" : `there are ${shown}`,
+      why: names.length === 0 ? "there are no pools" : `pools are: ${shown}`,
       ...(names.length === 0 ? { hint: `create it: fastblock pool create ${name} --size 3` } : {}),
     });
   }
@@ -105,7 +105,7 @@ export class PoolService {
         throw new FastblockError(
           "FB2004",
           `removing pool ${name}: it holds ${counted(images.length, "image")}`,
-          { why: `there are ${names.join(", ")}` },
+          { why: `its images are: ${names.join(", ")}` },
         );
       }
       change.changeMap({ removedPools: [pool.id] });
@@ -249,7 +249,7 @@ export class PoolService {
       objectBlocks > OBJECT_BLOCKS_MAX
     ) {
       throw refuse(
-        `objects of ${String(spec.objectBytes)} bytes, wanted a power of two, 64 KiB to 64 MiB`,
+        `objects of ${exactSize(spec.objectBytes ?? 0)}, wanted a power of two, 64 KiB to 64 MiB`,
         "4MiB suits most pools",
       );
     }

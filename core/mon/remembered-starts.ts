@@ -32,7 +32,7 @@ export function rememberStart(
     const { osd, storeUuid } = request;
     logger.warn("an old copy of a store is refused", { osd, storeUuid, why });
     throw new FastblockError("FB4004", `${what}: its store is an old copy`, {
-      why: `the monitor remembers more of it: ${why}`,
+      why: `the mon remembers more of it: ${why}`,
     });
   }
   const newest = starts.at(-1);

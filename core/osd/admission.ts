@@ -85,7 +85,7 @@ export class Admission {
   private hear(from: number, verdict: Verdict): void {
     if (this.isOver) return;
     if (verdict.kind === "refused") {
-      const who = from === MONITOR ? "the monitor" : `osd ${String(from)}`;
+      const who = from === MONITOR ? "the mon" : `osd ${String(from)}`;
       this.stop();
       this.host.refuse(oldCopy(`${who} remembers more of it: ${verdict.why}`));
       return;

@@ -186,7 +186,7 @@ export class MonSession {
       try {
         await this.sendReport([], { complete: false, asked: 0n, stopping: true });
       } catch (error) {
-        this.logger.info("the monitor did not hear the goodbye", { reason: String(error) });
+        this.logger.info("the mon did not hear the goodbye", { reason: String(error) });
       }
     }
     this.endpoint.close("stopping");
@@ -225,7 +225,7 @@ export class MonSession {
       return;
     }
     if (this.options.store.asking) this.options.host.onVerdict({ kind: "absent" });
-    if (opened && !this.stopping) this.logger.warn("the monitor is gone", { reason });
+    if (opened && !this.stopping) this.logger.warn("the mon is gone", { reason });
   }
 
   /** The store serves from now on, or shows another mark: tell the monitor, if it is there. */
@@ -436,7 +436,7 @@ interface ReportFacts {
  * this key nobody else would talk to it either. One that serves goes on, and is heard by its peers.
  */
 function refusedBy(connection: Connection): FastblockError {
-  const text = `connecting to the monitor: ${connection.address} refused this osd`;
+  const text = `connecting to the mon: ${connection.address} refused this osd`;
   return new FastblockError("FB1007", text, { why: connection.handshakeRefusal });
 }
 

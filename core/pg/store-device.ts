@@ -1,5 +1,6 @@
 // cold path: reading and writing the fixed structures of a device, at start, format and inspection.
 import { FastblockError } from "../base/errors.ts";
+import { exactSize } from "../base/size-text.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { type Device, DeviceRegion, readOnce, readSurely, writeOnce } from "../device/device.ts";
 import type { World } from "../reactor/world.ts";
@@ -119,7 +120,7 @@ export function refuseUnreadable(device: Device, superblock: Superblock): void {
   if (superblock.deviceBytes <= device.sizeBytes) return;
   throw new FastblockError(
     "FB4006",
-    `The device has shrunk: ${String(device.sizeBytes)} bytes, ${String(superblock.deviceBytes)} wanted`,
+    `The device has shrunk: ${exactSize(device.sizeBytes)}, ${exactSize(superblock.deviceBytes)} wanted`,
   );
 }
 

@@ -15,6 +15,7 @@ import {
 import { errnoText } from "../../ffi/libc/socket-address.ts";
 import { FastblockError } from "../base/errors.ts";
 import { shellWord } from "../base/shell.ts";
+import { exactSize } from "../base/size-text.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { DiskFacts } from "./disk-base.ts";
 import type { DiskOpenOptions } from "./world.ts";
@@ -119,7 +120,7 @@ function createFile(path: string, sizeBytes: number): void {
   if (fd < 0) throw failed("creating", path, fd);
   try {
     const result = truncateFile(fd, sizeBytes);
-    if (result < 0) throw failed(`extending to ${sizeBytes} bytes`, path, result);
+    if (result < 0) throw failed(`extending to ${exactSize(sizeBytes)}`, path, result);
     fsyncSync(fd);
   } finally {
     closeFile(fd);

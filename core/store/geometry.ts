@@ -1,6 +1,7 @@
 // cold path: computed once per format and once per open.
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
+import { exactSize, formatSize } from "../base/size-text.ts";
 import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import { roundUp } from "./fixed.ts";
 
@@ -55,7 +56,7 @@ export function geometryOf(sizeBytes: number, zoneSize = zoneSizeOf(sizeBytes)):
   if (deviceBytes < DEVICE_BYTES_MIN) {
     throw new FastblockError(
       "FB4007",
-      `The device is too small: ${String(sizeBytes)} bytes, at least ${String(DEVICE_BYTES_MIN)} are wanted`,
+      `The device is too small: ${exactSize(sizeBytes)}, at least ${formatSize(DEVICE_BYTES_MIN)} are wanted`,
     );
   }
   const zonesMax = Math.floor(deviceBytes / zoneSize);

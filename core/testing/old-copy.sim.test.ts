@@ -68,7 +68,7 @@ test("N22: the monitor refuses an old copy as often as it starts, and takes the 
     }
   }
   expect(refusals.length).toBe(10);
-  for (const one of refusals) expect(one).toStartWith("FB4004 the monitor remembers more of it");
+  for (const one of refusals) expect(one).toStartWith("FB4004 the mon remembers more of it");
   disk.restore(right);
   until("it is down", () => !cluster.isUp(victim));
   cluster.startOsd(victim);

@@ -248,7 +248,7 @@ describe("nbd handshake", () => {
   });
 
   test.each([
-    ["FB1004", "connecting to the monitor: no answer of 10.0.0.1:7400", "the mon does not answer"],
+    ["FB1004", "connecting to the mon: no answer of 10.0.0.1:7400", "the mon does not answer"],
     ["FB1006", "calling ImageOpen: no answer", "the mon does not answer"],
     ["FB3005", "opening demo/disk (exclusive): nbd.1 has it", undefined],
     ["FB4006", "/secret is damaged", "the export can not be opened now"],
