@@ -191,7 +191,7 @@ test("what is refused names its reason, and space and holders are told as they a
     await cluster.run("osd", "in", "0");
     for (const words of [
       ["client", "read", "p/a", "/proc/none"],
-      ["client", "write", "p/a", "/proc/none"],
+      ["client", "write", "p/a", "/proc"],
     ]) {
       expect((await refused(cluster, 1, ...words)).code).toBe("FB1008");
     }

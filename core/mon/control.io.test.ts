@@ -268,6 +268,8 @@ describe("osds", () => {
       await osd.report({ stopping: true });
     }
     await until("osd 0 is out", async () => !(await mon.get("/osds/0")).body.in);
+    const codes = (await mon.get("/health")).body.checks.map(({ code }: { code: string }) => code);
+    expect([codes[0], codes.at(-1)]).toEqual(["OSD_DOWN", "OSD_OUT"]);
     for (const osd of osds) {
       osd.reconnect();
       osd.isReporting = true;

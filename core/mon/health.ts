@@ -18,6 +18,9 @@ const DETAILS_MAX = 20;
 const NEAR_FULL = 0.8;
 const FULL = 0.95;
 
+/** The worst first. */
+const SEVERITIES: readonly Check["severity"][] = ["error", "warn", "info"];
+
 /** Judge the cluster. Every check says what is wrong, where, and what to do. */
 export function judgeHealth(
   catalogue: Catalogue,
@@ -38,9 +41,9 @@ export function judgeHealth(
     checkStores(catalogue),
     checkOperations(catalogue, operations),
   ].filter((check) => check !== undefined);
-  const has = (severity: Check["severity"]): boolean =>
-    checks.some((check) => check.severity === severity);
-  return { status: has("error") ? "error" : has("warn") ? "warn" : "ok", checks };
+  const sorted = SEVERITIES.flatMap((one) => checks.filter(({ severity }) => severity === one));
+  const worst = sorted[0]?.severity ?? "info";
+  return { status: worst === "info" ? "ok" : worst, checks: sorted };
 }
 
 function newCheck(
