@@ -26,7 +26,7 @@ class Bench {
   readonly client: Client;
   image: Image;
 
-  constructor(seed: number, options: { pgs?: number; cache?: MapCache } = {}) {
+  constructor(seed: number, options: { osds?: number; pgs?: number; cache?: MapCache } = {}) {
     this.simulation = new Simulation(seed, { drainMicrotasks, errorsAllowed: true });
     this.cluster = new FakeCluster(this.simulation, options);
     this.cluster.mon.createImage("disk", 8 * MIB);
@@ -346,6 +346,40 @@ describe("client: leaders come and go", () => {
     bench.settle(bench.image.write(0, filled(4096, 1)));
     expect(bench.client.counts.resends).toBe(0);
     expect(bench.client.counts.probeRounds).toBeGreaterThan(0);
+  });
+
+  test.each([
+    ["that has no other replicas", 1],
+    ["whose other replicas can not be reached", 3],
+  ])("G9: a paused leader %s is asked again when it is back", (_, osds) => {
+    const bench = new Bench(3, { osds, pgs: 2 });
+    const [leader, ...others] = bench.cluster.osds;
+    const block = 65_536;
+    const inSecond: number[] = [];
+    for (const group of bench.cluster.groups.values()) group.leader = 0;
+    for (let at = 0; at < 8 * MIB; at += block) {
+      const before = bench.cluster.group(1).history.length;
+      bench.settle(bench.image.write(at, filled(4096, 1)));
+      if (bench.cluster.group(1).history.length > before) inSecond.push(at);
+    }
+    for (const other of others) {
+      bench.simulation.cut(bench.world.address, other.address);
+      bench.simulation.cut(other.address, bench.world.address);
+    }
+    leader!.world.pause();
+    // The first group's writes fill the connection: none of the second one's goes out.
+    const writes: Promise<void>[] = [];
+    for (let at = 0; at < 8 * MIB; at += block) {
+      if (!inSecond.includes(at)) writes.push(bench.image.write(at, filled(block, 2)));
+    }
+    expect(writes.length * block).toBeGreaterThan(3 * MIB);
+    for (const at of inSecond) writes.push(bench.image.write(at, filled(block, 2)));
+    bench.pass(500_000);
+    leader!.world.resume();
+    const start = bench.simulation.nowUs;
+    bench.settle(Promise.all(writes), 10_000_000);
+    expect(bench.simulation.nowUs - start).toBeLessThan(1_000_000);
+    expect(appliedTwice(bench.cluster)).toEqual([]);
   });
 
   test("G11: without a leader the image pauses, for minutes, and goes on", () => {

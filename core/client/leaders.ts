@@ -14,8 +14,10 @@ import type { ImageSession } from "./session.ts";
 /** Pauses between two rounds of probes grow from here with the time that they have taken. */
 const PROBE_US_MIN = 10_000;
 const PROBE_US_MAX = 500_000;
-/** A silent leader that its peers still name is not doubted again for this long at least. */
+/** A silent leader that still leads is not doubted again for this long at least. */
 const QUIET_US_MIN = 50_000;
+/** A silent leader is asked as well when nobody else has shown to lead within this time. */
+const OTHERS_US = 300_000;
 /** Hints followed in a row before a round of probes is asked instead. */
 const REDIRECTS_MAX = 3;
 
@@ -143,10 +145,17 @@ export class Leaders implements ProbeOwner {
     this.host.armTimer();
   }
 
-  /** Ask the replicas who leads; those that can be reached, and have answered the last question. */
+  /**
+   * Ask the replicas who leads; those that can be reached, and have answered the last question.
+   *
+   * A leader that fell silent comes last: the others know whether it leads. But there may be no
+   * others, or none that can be reached from here; and nothing of ours may be with it that it could
+   * still answer: it was silent because what we have to send waited for that to other groups.
+   */
   probe(route: Route): void {
     const nowUs = this.world.clock.turnUs;
-    route.probeDueUs = nowUs + pauseAfter(nowUs - route.probingSinceUs, PROBE_US_MIN);
+    const passedUs = nowUs - route.probingSinceUs;
+    route.probeDueUs = nowUs + pauseAfter(passedUs, PROBE_US_MIN);
     this.host.counts.probeRounds++;
     const sample = route.sent.head ?? route.unsent.head;
     const info = route.info;
@@ -155,8 +164,9 @@ export class Leaders implements ProbeOwner {
       this.host.wantMap();
       return;
     }
+    const isSpared = info.replicas.length > 1 && passedUs < OTHERS_US;
     for (const replica of info.replicas) {
-      if (route.isSuspectSilent && replica.replicaId === route.suspect) continue;
+      if (isSpared && this.isSilentOne(route, replica)) continue;
       const link = this.links.to(replica.osd, replica.shard);
       if (link === null) this.host.wantMap();
       else if (this.host.isReady(link, sample.session!)) this.ask(route, replica, link, sample);
@@ -192,7 +202,11 @@ export class Leaders implements ProbeOwner {
       case Status.SnapStale:
       case Status.Damaged:
         // Also when another answer came first and we went back to the suspect.
-        if (route.isProbing || route.leader !== probe.replica) this.adopt(route, probe.replica);
+        if (route.isProbing && this.isSilentOne(route, probe.replica)) {
+          this.goBack(route, probe.replica);
+        } else if (route.isProbing || route.leader !== probe.replica) {
+          this.adopt(route, probe.replica);
+        }
         return;
       case Status.NotLeader: {
         if (!route.isProbing) return;
@@ -221,18 +235,26 @@ export class Leaders implements ProbeOwner {
     if (hinted.replicaId === route.suspect) {
       // Its connection is gone, and the others do not know yet. Or it leads, and is slow or paused:
       // it keeps its requests, and the others are asked again in a while.
-      if (!route.isSuspectSilent) return;
-      const oldest = route.sent.head ?? route.unsent.head;
-      const nowUs = this.world.clock.turnUs;
-      const waitedUs = oldest === null ? 0 : nowUs - oldest.sentUs;
-      route.quietUntilUs = nowUs + pauseAfter(waitedUs, QUIET_US_MIN);
-      this.adopt(route, hinted);
+      if (route.isSuspectSilent) this.goBack(route, hinted);
       return;
     }
     const link = this.links.to(hinted.osd, hinted.shard);
     if (link === null || link.isDown || route.redirects >= REDIRECTS_MAX) return;
     route.redirects++;
     this.adopt(route, hinted);
+  }
+
+  private isSilentOne(route: Route, replica: ReplicaInfo): boolean {
+    return route.isSuspectSilent && replica.replicaId === route.suspect;
+  }
+
+  /** The one that was doubted leads after all, and is slow: leave it in peace for a while. */
+  private goBack(route: Route, leader: ReplicaInfo): void {
+    const oldest = route.sent.head ?? route.unsent.head;
+    const nowUs = this.world.clock.turnUs;
+    const waitedUs = oldest === null ? 0 : nowUs - oldest.sentUs;
+    route.quietUntilUs = nowUs + pauseAfter(waitedUs, QUIET_US_MIN);
+    this.adopt(route, leader);
   }
 
   /** The map has changed: follow moved replicas. */
