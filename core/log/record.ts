@@ -42,8 +42,7 @@ export enum RecordType {
   HardState = 64,
   LogBase = 65,
   Filling = 66,
-  /** Reserved: a unit was copied to another place of the device. */
-  Relocate = 67,
+  // 67 was set aside for a unit that is copied to another place, and never written. Not to be reused.
   ReplicaCreated = 68,
   ReplicaGone = 69,
   /** Start-up cut the group's log: entries from `index` on are no more. */
