@@ -213,10 +213,16 @@ class Checker {
   }
 
   async check(view: StoreView): Promise<void> {
-    if (!view.copies.a || !view.copies.b) {
-      this.notes.push(`superblock: copy ${view.copies.a ? "B" : "A"} is not valid`);
-    }
+    const { copies, superblock } = view;
+    // One at least is valid, or there would be no view.
+    if (!copies.a) this.findSuperblock("A", 0);
+    if (!copies.b) this.findSuperblock("B", superblock.deviceBytes - BLOCK_SIZE);
     for (const shard of view.shards) await this.checkShard(shard);
+  }
+
+  private findSuperblock(copy: string, offsetBytes: number): void {
+    const text = `copy ${copy} is not valid; the other one serves, and the next start of the osd writes both`;
+    this.find("superblock", offsetBytes, text);
   }
 
   private async checkShard(view: ShardView): Promise<void> {
