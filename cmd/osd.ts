@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { availableParallelism, hostname } from "node:os";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, ERRORS, FastblockError } from "../core/base/errors.ts";
@@ -12,6 +12,7 @@ import type { StoreCredentials } from "../core/rpc/rpc.ts";
 import { encodeStarts, type StoreStart } from "../core/store/store.ts";
 import { type MapUpdate, MapUpdateSchema } from "../proto/gen/control_pb.ts";
 import { startCollector } from "./collector.ts";
+import { allowedCores, coreOf } from "./cores.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
 import { replaceFile } from "./kept-file.ts";
 import { KeptStarts } from "./kept-starts.ts";
@@ -32,6 +33,7 @@ class Osd {
   private readonly daemon: Daemon;
   private readonly options: OsdRunOptions;
   private readonly shards: ShardWorker[] = [];
+  private readonly cores = allowedCores(readFileSync("/proc/self/status", "utf8"));
   private readonly mapPath: string;
   private readonly map = new ClusterMap();
   private readonly peerStarts: KeptStarts;
@@ -152,7 +154,6 @@ class Osd {
       onPeerStart: (storeUuid, start) => this.peerStarts.keep(storeUuid, start),
     });
     this.shards.push(worker);
-    const cpus = availableParallelism();
     return worker.start({
       name: options.name,
       clusterId: daemon.cluster.clusterId,
@@ -167,11 +168,7 @@ class Osd {
       logPath: daemon.logPath,
       logLevel: options.logLevel,
       backend: options.backend,
-      // Cores of their own only where the machine has them for every shard and some more.
-      pinCpu:
-        options.shards > 1 && cpus > options.shards * 2
-          ? options.osd * options.shards + shard
-          : undefined,
+      pinCpu: coreOf({ osd: options.osd, shard, shards: options.shards }, this.cores),
       claim,
       peerStarts: this.peerStarts.entries,
     });

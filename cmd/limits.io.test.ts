@@ -1,0 +1,63 @@
+import { expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { allowedCores } from "./cores.ts";
+
+const CHILD = Bun.fileURLToPath(new URL("./limits-child.ts", import.meta.url));
+
+async function told(before: readonly string[], words: readonly string[]): Promise<unknown> {
+  const child = Bun.spawn([...before, process.execPath, CHILD, ...words], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [output, errors] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  expect([await child.exited, errors]).toEqual([0, ""]);
+  return JSON.parse(output);
+}
+
+test("a shard that is bound to a core runs there and nowhere else", async () => {
+  for (const core of allowedCores(readFileSync("/proc/self/status", "utf8")).slice(-2)) {
+    expect(await told([], ["pin", String(core)])).toEqual({ allowed: String(core), warnings: [] });
+  }
+});
+
+test("a core that there is not costs one warning, not the start", async () => {
+  const { allowed, warnings } = (await told([], ["pin", "1000"])) as {
+    readonly allowed: string;
+    readonly warnings: unknown;
+  };
+  expect(allowed).toBe(
+    /^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync("/proc/self/status", "utf8"))![1]!,
+  );
+  expect(warnings).toEqual([{ message: "not pinned", fields: { cpu: 1000, errno: 22 } }]);
+});
+
+test("little memory may be locked: one warning, and every block is right", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "fastblock-limits-"));
+  try {
+    const path = join(folder, "disk");
+    // The right to lock more than the limit is given up: root has it.
+    const isRoot = process.getuid?.() === 0;
+    const drop = isRoot ? ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"] : [];
+    const limited = [...drop, "prlimit", `--memlock=${8 * 1_048_576}`];
+    const { right, warnings } = (await told(limited, ["write", path])) as {
+      readonly right: number;
+      readonly warnings: readonly { readonly message: string; readonly fields: object }[];
+    };
+    expect(right).toBe(24);
+    expect(warnings).toMatchObject([
+      {
+        message: "buffers stay unregistered: I/O costs a little more",
+        fields: { errno: 12, registeredMiB: expect.any(Number) },
+      },
+    ]);
+    expect(warnings[0]!.fields).toMatchObject({ hint: expect.stringContaining("LimitMEMLOCK") });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
