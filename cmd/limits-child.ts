@@ -1,11 +1,12 @@
 /** For tests: a world under limits that are the process's own. Tells what it met, as JSON. */
 import { readFileSync } from "node:fs";
 import { silentLogger } from "../core/base/logger.ts";
+import { Status, statusName } from "../core/base/status.ts";
 import { DiskOp, DiskVerb } from "../core/reactor/world.ts";
 import { createWorld } from "./world.ts";
 
 const MIB = 1_048_576;
-const [what, argument] = process.argv.slice(2);
+const [what, argument, backend] = process.argv.slice(2);
 const warnings: { message: string; fields: unknown }[] = [];
 const logger = {
   ...silentLogger,
@@ -27,18 +28,19 @@ class Op extends DiskOp {
   }
 }
 
-/** Write and read back 24 pieces of the arena: more than may be locked. */
-async function written(path: string): Promise<unknown> {
+/** Write and read back 24 pieces of the arena: more than may be locked, or than a file may hold. */
+async function written(path: string, prefer: "uring" | "file"): Promise<unknown> {
   const world = createWorld({
     arenaBytes: 64 * MIB,
     slotsBytes: 32 * MIB,
     logger,
-    prefer: "uring",
+    prefer,
   });
   world.holdGuest();
   world.start();
   const disk = world.disks.open(path, { createBytes: 32 * MIB });
   const { bytes } = world.arena;
+  const failures: string[] = [];
   let right = 0;
   for (let piece = 0; piece < 24; piece++) {
     const slot = world.slots.take(MIB);
@@ -49,14 +51,20 @@ async function written(path: string): Promise<unknown> {
       Object.assign(op, { verb, arenaOffset: slot, offsetBytes: piece * MIB, lengthBytes: MIB });
       disk.submit(op);
       while (!op.isDone) await Bun.sleep(1);
+      if (op.status !== Status.Ok) {
+        failures.push(`${DiskVerb[verb]} ${piece}: ${statusName(op.status)} ${op.errno}`);
+      }
     }
     if (bytes.subarray(slot, slot + MIB).every((byte) => byte === piece + 1)) right += 1;
   }
   disk.close();
   await world.stop();
-  return { right, warnings };
+  return { right, failures, warnings };
 }
 
-const told = what === "pin" ? await pinned(Number(argument)) : await written(argument ?? "");
+const told =
+  what === "pin"
+    ? await pinned(Number(argument))
+    : await written(argument ?? "", backend === "file" ? "file" : "uring");
 process.stdout.write(JSON.stringify(told));
 process.exit(0);

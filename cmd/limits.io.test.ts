@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { allowedCores } from "./cores.ts";
@@ -36,6 +36,27 @@ test("a core that there is not costs one warning, not the start", async () => {
   );
   expect(warnings).toEqual([{ message: "not pinned", fields: { cpu: 1000, errno: 22 } }]);
 });
+
+test.each(["uring", "file"])(
+  "a write that the system refuses is a failure of the device, with its errno: %s",
+  async (backend) => {
+    const folder = mkdtempSync(join(tmpdir(), "fastblock-limits-"));
+    try {
+      const path = join(folder, "disk");
+      writeFileSync(path, "");
+      truncateSync(path, 32 * 1_048_576);
+      // The signal that comes with the refusal would end the process.
+      const limited = ["env", "--ignore-signal=XFSZ", "prlimit", `--fsize=${22 * 1_048_576}`];
+      expect(await told(limited, ["write", path, backend])).toEqual({
+        right: 22,
+        failures: ["WriteDurable 22: DeviceFailed 27", "WriteDurable 23: DeviceFailed 27"],
+        warnings: [],
+      });
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+);
 
 test("little memory may be locked: one warning, and every block is right", async () => {
   const folder = mkdtempSync(join(tmpdir(), "fastblock-limits-"));

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "../base/logger.ts";
@@ -44,6 +44,10 @@ export class RealHarness implements Harness {
   newPath(): string {
     this.paths += 1;
     return join(this.directory, `disk ${this.paths}`);
+  }
+
+  shorten(path: string, sizeBytes: number): void {
+    truncateSync(path, sizeBytes);
   }
 
   listenAddresses(): readonly Address[] {

@@ -14,7 +14,7 @@ import {
 } from "./world.ts";
 
 /**
- * One suite per seam: clock and timers, turns, disk, network. A case gets a harness and throws
+ * One suite per seam: clock and timers, turns, disk, network, randomness. A case gets a harness and throws
  * when the implementation does something else than `world.ts` says.
  */
 export interface Harness {
@@ -26,6 +26,8 @@ export interface Harness {
   until(condition: () => boolean, what: string): Promise<void>;
   /** A path for a new device. */
   newPath(): string;
+  /** The file at the path ends here from now on, though it was longer when it was opened. */
+  shorten(path: string, sizeBytes: number): void;
   /** Where `world` can listen. */
   listenAddresses(): readonly Address[];
   /** An address that nobody listens on. */
@@ -212,6 +214,8 @@ async function runOp(harness: Harness, disk: Disk, op: NotingOp): Promise<void> 
   checkEqual(op.done, 1, "completions of one operation");
 }
 
+const EIO = 5;
+
 async function diskReadsWhatWasWritten(harness: Harness): Promise<void> {
   const { world } = harness;
   const disk = world.disks.open(harness.newPath(), { createBytes: 4 * MIB });
@@ -277,6 +281,27 @@ async function diskRunsManyAtOnce(harness: Harness): Promise<void> {
   disk.close();
 }
 
+async function diskTellsShortTransfers(harness: Harness): Promise<void> {
+  const { world } = harness;
+  const path = harness.newPath();
+  const disk = world.disks.open(path, { createBytes: 4 * MIB });
+  const memory = world.arena.allocate(MIB);
+  harness.shorten(path, MIB + 65_536);
+  for (const [offset, length, wanted] of [
+    [MIB - 4096, 65_536, Status.Ok],
+    [MIB, MIB, Status.DeviceFailed],
+    [MIB + 61_440, 8192, Status.DeviceFailed],
+    [2 * MIB, 4096, Status.DeviceFailed],
+  ] as const) {
+    const read = newOp(DiskVerb.Read, memory, offset, length);
+    await runOp(harness, disk, read);
+    checkEqual(read.status, wanted, `status of a read of ${length} at ${offset}`);
+    checkEqual(read.errno, wanted === Status.Ok ? 0 : EIO, "errno of a read");
+  }
+  checkEqual(disk.inFlight, 0, "operations in flight at the end");
+  disk.close();
+}
+
 async function diskIsExclusive(harness: Harness): Promise<void> {
   const { world } = harness;
   const path = harness.newPath();
@@ -310,7 +335,52 @@ function codeOf(error: unknown): string {
 export const DISK_CASES: readonly ConformanceCase[] = [
   { name: "a read sees what was written", run: diskReadsWhatWasWritten },
   { name: "thousands of operations at once", run: diskRunsManyAtOnce },
+  { name: "a short transfer is a failure of the device", run: diskTellsShortTransfers },
   { name: "a disk has one owner", run: diskIsExclusive },
+];
+
+/* -------------------------------------------------------------- randomness */
+
+function randomIsRandom({ world, other }: Harness): Promise<void> {
+  const { random } = world;
+  const seen = new Set<number>();
+  let low = 0;
+  for (let at = 0; at < 4096; at++) {
+    const word = random.u32();
+    check(Number.isInteger(word) && word >= 0 && word < 4_294_967_296, "a word out of range");
+    if (word < 2_147_483_648) low += 1;
+    seen.add(word);
+  }
+  check(seen.size > 4080, "words repeat");
+  check(low > 1700 && low < 2400, "the upper bit is not one of chance");
+  for (const bound of [1, 2, 10, 4_294_967_296]) {
+    const values = new Set<number>();
+    for (let at = 0; at < 500; at++) {
+      const value = random.below(bound);
+      check(Number.isInteger(value) && value >= 0 && value < bound, "a number past its bound");
+      values.add(value);
+    }
+    check(values.size >= Math.min(bound, 490), "some numbers below the bound never come");
+  }
+  // Nothing outside of the range, nothing of it left out, also past what is drawn at once.
+  const bytes = new Uint8Array(200_000);
+  random.fill(bytes.subarray(1, bytes.length - 1));
+  checkEqual(bytes[0], 0, "byte in front of the range");
+  checkEqual(bytes[bytes.length - 1], 0, "byte behind the range");
+  for (let from = 1; from + 1000 < bytes.length; from += 1000) {
+    const kinds = new Set(bytes.subarray(from, from + 1000)).size;
+    check(kinds > 200, "a part of the range was not filled");
+  }
+  const again = new Uint8Array(32);
+  const elsewhere = new Uint8Array(32);
+  random.fill(again);
+  other.random.fill(elsewhere);
+  check(again.toHex() !== elsewhere.toHex(), "two fills are one");
+  return Promise.resolve();
+}
+
+export const RANDOM_CASES: readonly ConformanceCase[] = [
+  { name: "random numbers keep to their bounds, and differ", run: randomIsRandom },
 ];
 
 /* ----------------------------------------------------------------- network */

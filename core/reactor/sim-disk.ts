@@ -94,6 +94,8 @@ export class SimDiskFile {
   flushes = 0;
   /** The process that holds it, or null. */
   owner: SimHost | null = null;
+  /** Where a file that was cut under its owner ends: reads past it fall short. */
+  endBytes: number;
   /** What the file system beneath has left; Infinity: it has all; 0: holes can not be filled. */
   bytesBeneath: number = Number.POSITIVE_INFINITY;
   watcher: DiskWatcher | null = null;
@@ -111,6 +113,7 @@ export class SimDiskFile {
     this.engine = engine;
     this.path = path;
     this.sizeBytes = sizeBytes;
+    this.endBytes = sizeBytes;
   }
 
   /** Flip a bit in each 512-byte sector of the range, on stable storage and in the cache. */
@@ -498,7 +501,7 @@ export class SimDisks implements Disks {
       zeros = 0;
       if (content !== null) bytes.set(content, at);
     }
-    return op.lengthBytes;
+    return Math.max(0, Math.min(op.lengthBytes, file.endBytes - op.offsetBytes));
   }
 
   private carryOutWrite(flight: Flight, durable: boolean): number {

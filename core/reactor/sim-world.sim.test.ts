@@ -7,6 +7,7 @@ import {
   DISK_CASES,
   type Harness,
   NETWORK_CASES,
+  RANDOM_CASES,
   TIMER_CASES,
 } from "./conformance.ts";
 import { PlainChecksum } from "./sim-checksum.ts";
@@ -29,6 +30,9 @@ function harnessOf(simulation: Simulation): Harness {
       paths += 1;
       return `disk ${paths}`;
     },
+    shorten(path, sizeBytes) {
+      simulation.disk(path).endBytes = sizeBytes;
+    },
     listenAddresses: () => [{ kind: "tcp", host: "10.0.0.1", port: 0 }],
     deadAddress: { kind: "tcp", host: "10.0.0.1", port: 1 },
     otherBind: "10.0.0.2",
@@ -42,7 +46,7 @@ async function runCase(seed: number, one: ConformanceCase): Promise<string> {
 }
 
 describe("simulated world", () => {
-  for (const one of [...TIMER_CASES, ...DISK_CASES, ...NETWORK_CASES]) {
+  for (const one of [...TIMER_CASES, ...DISK_CASES, ...NETWORK_CASES, ...RANDOM_CASES]) {
     test(one.name, async () => {
       for (let seed = 1; seed <= 5; seed++) {
         const first = await runCase(seed, one);

@@ -549,6 +549,29 @@ describe("nbd transmission", () => {
     }
   });
 
+  test("CACHE of any range within the image does nothing, with success", async () => {
+    const client = await attach(false);
+    let cookie = 0;
+    for (const [offset, length] of [
+      [0, 4096],
+      [MIB, 2 * MIB],
+      [4095, 3],
+      [1, 70_001],
+      [16 * MIB - 1, 1],
+      [0, 16 * MIB],
+      [4096, 0],
+      [16 * MIB, 0],
+    ] as const) {
+      client.request(5, ++cookie, offset, length);
+      expect(await client.simpleReply()).toEqual({ error: 0, cookie });
+    }
+    // Nothing of the image was asked for.
+    expect([...image.done.values()]).toEqual([]);
+    client.request(5, ++cookie, 16 * MIB - 1, 2);
+    expect(await client.simpleReply()).toEqual({ error: EINVAL, cookie });
+    await expectAlive(client);
+  });
+
   test("BLOCK_STATUS describes unaligned ranges exactly, and one extent on demand", async () => {
     const client = await attach();
     client.request(1, 1, 8192, 8192, 0, Buffer.alloc(8192, 1));
