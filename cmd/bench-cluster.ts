@@ -17,6 +17,8 @@ export interface BenchClusterOptions {
   /** Empty: a temporary directory here. */
   readonly directory: string;
   readonly backend: "auto" | "uring" | "file";
+  /** Of each osd's store. Default: as `dev up` has it. */
+  readonly osdBytes?: number;
 }
 
 /** Run `body` on a fresh cluster, which is gone afterwards. Throws FB1009, FB4008. */
@@ -63,6 +65,7 @@ function startCluster(
 ): ChildProcess {
   const [executable, ...first] = program;
   const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS), "--nbd", "0"];
+  if (options.osdBytes !== undefined) words.push("--osd-size", String(options.osdBytes));
   return spawn(executable!, [...first, ...words, "--backend", options.backend], {
     cwd: "/",
     stdio: ["ignore", "pipe", "pipe"],

@@ -31,7 +31,6 @@ const IMAGE = "bench/recovery";
 /** The osd that is brought back. */
 const VICTIM = "osd.2";
 const LOOK_MS = 100;
-const WARM_MS = 9000;
 /** How long the osd is away: what is written meanwhile is still in the log. */
 const AWAY_MS = 3000;
 /** Writes that go through the log, whatever clients do otherwise. */
@@ -127,14 +126,15 @@ class RecoveryBench implements RecoveryOutside {
   /** Write the image in full, and let the processes compile what they run often. */
   async prepare(): Promise<void> {
     this.say("filling the image, warming up");
-    await this.run(WARM_MS, { fill: true });
+    await this.run(this.options.warmMs, { fill: true });
     // An empty disk would get all that ever was from logs that have not gone round once.
     const { items } = (await this.ask("/api/v1/osds")) as { items: readonly OsdAnswer[] };
     const logBytes = Math.max(...items.map((osd) => Number(osd.logCapacityBytes)));
     for (let bytes = 0; bytes < logBytes; ) {
-      const report = await this.run(LOG_FILL_MS, { ...LOG_FILL, rampMs: 0, drain: true });
+      const report = await this.run(LOG_FILL_MS, { ...LOG_FILL, rampMs: 0 });
       bytes += report.ops * report.blockBytes;
     }
+    await this.run(LOG_FILL_MS, { rampMs: 0, drain: true });
     await this.whole();
   }
 

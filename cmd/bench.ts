@@ -228,7 +228,13 @@ function recoveryBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): 
     .option("--depth <count>", "operations open at a time", count("--depth"), 16)
     .option("--time <time>", "measured time of each load", "8s")
     .option("--ramp <time>", "time before each, not counted", "1s")
+    .option("--warm-up <time>", "load before the first", "9s")
     .option("--image-size <size>", "of the image, written in full first", "512MiB")
+    .option(
+      "--osd-size <size>",
+      "of each osd; a sixteenth is its log, which is filled once",
+      "8GiB",
+    )
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText("after", RECOVERY_HELP)
     .action(async (options) => {
@@ -241,7 +247,9 @@ function recoveryBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): 
         depth: options.depth,
         timeMs: measuredMs(options.time),
         rampMs: parseDurationMs(options.ramp),
+        warmMs: parseDurationMs(options.warmUp),
         imageBytes: parseSize(options.imageSize),
+        osdBytes: parseSize(options.osdSize),
         backend: backendOf(options.backend),
       });
       const people = cli.globals.output === "table" || cli.globals.output === "wide";

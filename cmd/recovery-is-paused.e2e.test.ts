@@ -6,6 +6,7 @@ import { type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
  * killed; on `resume` it gets what differs.
  */
 
+/** Of each osd: a sixteenth of its 512 MiB. */
 const LOG_MIB = 32;
 
 interface Recovery {
@@ -34,12 +35,12 @@ async function counter(
   return sum;
 }
 
-/** Write until the logs have gone round: what the osd that is away missed is in none of them. */
+/** Write everywhere until the logs have gone round twice: what the osd that is away missed is in none of them. */
 async function writeMoreThanLogsHold(cluster: TestCluster): Promise<void> {
   const logged = (): Promise<number> =>
     counter(cluster, 0, "device_write_bytes_total", 'region="log"');
-  const wanted = (await logged()) + LOG_MIB * 1024 * 1024;
-  const load = ["bench", "image", "rbd/disk", "--rw", "write", "--bs", "32KiB", "--ramp", "0s"];
+  const wanted = (await logged()) + 2 * LOG_MIB * 1024 * 1024;
+  const load = ["bench", "image", "rbd/disk", "--rw", "randwrite", "--bs", "32KiB", "--ramp", "0s"];
   while ((await logged()) < wanted) await cluster.run(...load, "--time", "1s");
 }
 

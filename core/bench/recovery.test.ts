@@ -16,7 +16,9 @@ const OPTIONS: RecoveryOptions = {
   depth: 16,
   timeMs: 2000,
   rampMs: 0,
+  warmMs: 0,
   imageBytes: 1_048_576,
+  osdBytes: 1_048_576,
   backend: "auto",
 };
 

@@ -21,7 +21,11 @@ export interface RecoveryOptions {
   /** Of each of the two loads. */
   readonly timeMs: number;
   readonly rampMs: number;
+  /** Load before anything is measured: the processes compile what they run often. */
+  readonly warmMs: number;
   readonly imageBytes: number;
+  /** Of each osd's store: a sixteenth of it is its log. */
+  readonly osdBytes: number;
   readonly backend: "auto" | "uring" | "file";
 }
 

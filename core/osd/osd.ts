@@ -375,9 +375,12 @@ export class OsdShard implements PgHost {
   /** How far replicas are on their way back is news in every report. */
   private noteRecovering(): void {
     const before = this.recovering;
-    this.recovering = new Set([...this.pg.groups.values()].filter(isRecovering));
-    for (const group of before) this.changed.add(group);
-    for (const group of this.recovering) this.changed.add(group);
+    this.recovering = new Set();
+    for (const group of this.pg.groups.values()) {
+      if (isRecovering(group)) this.recovering.add(group);
+      else if (!before.has(group)) continue;
+      this.changed.add(group);
+    }
   }
 
   /** The monitor wants another leader. Cold. */

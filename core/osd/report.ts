@@ -197,7 +197,7 @@ export function reportOf(group: Group, usedBytes: number): GroupReport {
 /** Whether a replica of the group is on its way back, as far as is known here. */
 export function isRecovering(group: Group): boolean {
   if (group.fill !== null) return true;
-  return group.isLeader && group.shard.peers.behind(group).length > 0;
+  return group.isLeader && group.shard.peers.isBehind(group);
 }
 
 function recoveryOf(group: Group): Pick<GroupReport, "recovery"> {

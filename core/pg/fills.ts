@@ -53,6 +53,7 @@ export class Fills {
 
   /** Units that fills have not compared yet, or not copied; those that wait do not know theirs. */
   get unitsLeft(): number {
+    if (this.count === 0) return 0;
     let units = 0;
     for (const group of this.shard.groups.values()) units += group.fill?.state.unitsLeft ?? 0;
     return units;

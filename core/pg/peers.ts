@@ -267,20 +267,32 @@ export class Peers {
   }
 
   // cold: for reports.
-  /** Followers that are sent entries which are no longer in memory, and how many each lacks. */
+  /** How many entries the follower in `slot` lacks, while it is sent some that are not in memory. */
+  private entriesLeft(group: Group, slot: number): number {
+    const { node, ring } = group;
+    const progress = node.progress[slot];
+    const ahead = group.peers[slot]?.ahead ?? null;
+    if (ahead === null || progress === undefined) return 0;
+    if ((node.inactive & (1 << slot)) !== 0 || progress.state !== ProgressState.Replicate) return 0;
+    return progress.next < ring.first ? node.log.lastIndex - progress.match : 0;
+  }
+
+  // cold: for reports.
+  /** Leader: whether followers are sent entries that are no longer in memory. */
+  isBehind(group: Group): boolean {
+    for (let slot = 0; slot < group.peers.length; slot++) {
+      if (this.entriesLeft(group, slot) > 0) return true;
+    }
+    return false;
+  }
+
+  // cold: for reports.
+  /** Leader: these followers, and how many entries each lacks. */
   behind(group: Group): readonly { readonly replica: number; readonly entriesLeft: number }[] {
     const found = [];
-    const { node, ring } = group;
     for (let slot = 0; slot < group.peers.length; slot++) {
-      const peer = group.peers[slot] ?? null;
-      const progress = node.progress[slot];
-      if (peer === null || peer.ahead === null || progress === undefined) continue;
-      if ((node.inactive & (1 << slot)) !== 0 || progress.state !== ProgressState.Replicate)
-        continue;
-      const entriesLeft = node.log.lastIndex - progress.match;
-      if (progress.next < ring.first && entriesLeft > 0) {
-        found.push({ replica: peer.replica, entriesLeft });
-      }
+      const entriesLeft = this.entriesLeft(group, slot);
+      if (entriesLeft > 0) found.push({ replica: group.peers[slot]!.replica, entriesLeft });
     }
     return found;
   }

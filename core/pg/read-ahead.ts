@@ -14,6 +14,8 @@ const STALLED_US = 200_000;
 /** What one shard holds for all of its followers. */
 export class ReadAheadBudget {
   held = 0;
+  /** Followers whose turn it is not: the time that is recovery's is shared. */
+  resting = 0;
 }
 
 /** What is told when a run of reads has ended. */
@@ -89,7 +91,9 @@ export class ReadAhead {
     if (isOver || !mayRest) return false;
     this.run = run;
     this.onRested = onRested;
-    shard.world.timers.arm(this.restTimer, shard.pace.restUs(nowUs - run.begunUs, 1));
+    const workers = this.budget.resting + 1;
+    this.budget.resting = workers;
+    shard.world.timers.arm(this.restTimer, shard.pace.restUs(nowUs - run.begunUs, workers));
     return true;
   }
 
@@ -109,7 +113,10 @@ export class ReadAhead {
   }
 
   private forgetRun(): void {
-    if (this.onRested !== null) this.shard.world.timers.disarm(this.restTimer);
+    if (this.onRested !== null) {
+      this.shard.world.timers.disarm(this.restTimer);
+      this.budget.resting -= 1;
+    }
     this.onRested = null;
     this.run = null;
   }

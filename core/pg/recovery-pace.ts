@@ -25,8 +25,8 @@ const POSITIONS: Readonly<Record<RecoverySpeed, Position>> = {
 export const ROUND_UNITS_MAX: number = POSITIONS[RecoverySpeed.High].units;
 /** So long after its last request a client counts as being at work. */
 const BUSY_US = 100_000;
-/** A round that waits for something else than for its turn is not paid for in full. */
-const TOOK_US_MAX = 50_000;
+/** No rest is longer: clients may have gone meanwhile. */
+const REST_US_MAX = 1_000_000;
 
 export class RecoveryPace {
   /** When a client's request was last answered here, or a new entry of one came from a leader. */
@@ -57,6 +57,6 @@ export class RecoveryPace {
   /** How long to rest after `tookUs` of work, of which `workers` go on at the same time. */
   restUs(tookUs: number, workers: number): number {
     const { share } = POSITIONS[this.speed];
-    return Math.round(Math.min(tookUs, TOOK_US_MAX) * Math.max(0, workers / share - 1));
+    return Math.min(REST_US_MAX, Math.round(tookUs * Math.max(0, workers / share - 1)));
   }
 }
