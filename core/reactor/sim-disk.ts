@@ -390,12 +390,19 @@ export class SimDisks implements Disks {
   losePower(): void {
     const files = new Set<SimDiskFile>();
     for (const disk of this.opened) files.add(disk.file);
+    const { random } = this.host.engine;
+    // What is on its way is torn to pieces; or each write is there as a whole or not at all.
+    const isTorn = random.below(2) === 0;
     for (const file of files) {
       const flying: { block: number; content: Uint8Array }[] = [];
       for (const { op, disk, contents } of this.flights) {
         if (disk.file !== file) continue;
         const first = op.offsetBytes / BLOCK_SIZE;
-        contents.forEach((content, index) => flying.push({ block: first + index, content }));
+        const isWhole = !isTorn && random.below(2) === 0;
+        contents.forEach((content, index) => {
+          if (isTorn) flying.push({ block: first + index, content });
+          else if (isWhole) file.putDurable(first + index, content);
+        });
       }
       file.losePower(flying);
     }

@@ -28,6 +28,9 @@ const SOURCE_LOOKS_MAX = 200;
 const SOURCE_LOOK_US = 5_000;
 const SOURCE_ROT_MAX = 48;
 const SLOW_US = 200_000;
+/** For this long, in looks, an osd is waited for that starts between two power cuts. */
+const START_LOOKS_MAX = 500;
+const START_LOOK_US = 1_000;
 /** After a power cut of a device that lied everybody else stays up for this long. */
 const PEACE_US = 4_000_000;
 
@@ -113,16 +116,19 @@ export class SimDevices {
     const { random } = this.faults;
     const { faults } = this.cluster.simulation.disk(osd.path);
     faults.latencyUsMax = 2_000 + random.below(30_000);
-    let atUs = 10_000 + random.below(200_000);
-    for (let cuts = 1 + random.below(3); cuts > 0; cuts--) {
-      const downUs = 5_000 + random.below(50_000);
-      const isLast = cuts === 1;
-      this.faults.later(atUs, () => {
-        if (this.isWell(osd)) this.faults.cutPower(osd, downUs);
-        if (isLast) faults.latencyUsMax = this.faults.plan.deviceUsMax;
-      });
-      atUs += downUs + 1_000 + random.below(400_000);
-    }
+    const { faults: all } = this;
+    const cuts = 1 + random.below(3);
+    all.errand(async () => {
+      await all.sleep(10_000 + random.below(200_000));
+      for (let left = cuts; left > 0 && all.goesOn && this.isWell(osd); left--) {
+        all.cutPower(osd, 5_000 + random.below(50_000));
+        for (let looks = 0; looks < START_LOOKS_MAX && !isServing(osd); looks++) {
+          await all.sleep(START_LOOK_US);
+        }
+        await all.sleep(random.below(40_000));
+      }
+      faults.latencyUsMax = all.plan.deviceUsMax;
+    });
     return true;
   }
 

@@ -278,6 +278,11 @@ export class SimFaults {
     return this.kinds.find(({ weight }) => (left -= weight) < 0)!;
   }
 
+  /** Whether faults may still happen. */
+  get goesOn(): boolean {
+    return this.cluster.simulation.nowUs < this.endUs;
+  }
+
   /** Do something later, if this round of faults goes on. */
   later(delayUs: number, action: () => void): void {
     const { round } = this;
@@ -294,11 +299,12 @@ export class SimFaults {
     return true;
   }
 
-  kill(osd: SimOsd): boolean {
+  /** An osd ends: its process crashes, or its power is cut. False: it does not run, or is steady. */
+  kill(osd: SimOsd, crashes: boolean = this.random.below(2) === 0): boolean {
     const { world } = osd;
     if (world?.alive !== true || this.isSteady(osd)) return false;
     this.count(osd);
-    if (this.random.below(2) === 0) world.crash();
+    if (crashes) world.crash();
     else world.powerCut();
     osd.session = null;
     return true;

@@ -1,5 +1,5 @@
 // cold: the simulator
-import type { SimCluster, SimOsd } from "./sim-cluster.ts";
+import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import type { FaultKind, SimFaults } from "./sim-faults.ts";
 
 /** What happens to the wires of a simulated cluster. */
@@ -18,6 +18,7 @@ export class SimWeather {
       { name: "cut", weight: 4, run: (osd) => this.cut(osd) },
       { name: "isolation", weight: 1, run: (osd) => this.isolate(osd) },
       { name: "cut from peers", weight: 2, run: (osd) => this.cutFromPeers(osd) },
+      { name: "restart beside a cut", weight: 4, run: () => this.restartBesideCut() },
       { name: "flapping", weight: 1, run: (osd) => this.flap(osd) },
       {
         name: "reset",
@@ -72,6 +73,48 @@ export class SimWeather {
     for (const [from, to] of pairs) simulation.cut(from, to);
     this.faults.later(300_000 + this.faults.random.below(3_000_000), () => {
       for (const [from, to] of pairs) simulation.heal(from, to);
+    });
+    return true;
+  }
+
+  /**
+   * One follower of a group does not hear its leader, and would lead. Another one does, until its wire
+   * breaks too, and starts anew: it must not forget what it promised.
+   */
+  private restartBesideCut(): boolean {
+    const { faults } = this;
+    const { random } = faults;
+    const { osds, pgs, simulation } = this.cluster;
+    const pg = pgs[random.below(pgs.length)]!;
+    const members = osds.filter(
+      (osd) => osd.world?.alive === true && groupsOf(osd).some((group) => group.pg === pg.id),
+    );
+    const leads = (osd: SimOsd): boolean =>
+      groupsOf(osd).some((group) => group.pg === pg.id && group.serving);
+    const leader = members.find(leads);
+    const followers = members.filter((osd) => osd !== leader);
+    if (leader === undefined || followers.length < 2) return false;
+    const at = random.below(followers.length);
+    const [lost, other] = [followers[at]!, followers[(at + 1) % followers.length]!];
+    const cut = (one: SimOsd): void => {
+      simulation.cut(leader.address, one.address);
+      simulation.cut(one.address, leader.address);
+    };
+    const downUs = 1_000 + random.below(40_000);
+    cut(lost);
+    faults.later(450_000 + random.below(500_000), () => {
+      cut(other);
+      if (!faults.isHeld(other) && faults.kill(other, true)) {
+        faults.later(downUs, () => {
+          if (!faults.isHeld(other)) faults.release(other);
+        });
+      }
+    });
+    faults.later(1_200_000 + random.below(600_000), () => {
+      for (const { address } of [lost, other]) {
+        simulation.heal(leader.address, address);
+        simulation.heal(address, leader.address);
+      }
     });
     return true;
   }

@@ -11,6 +11,7 @@ import { hunt, ZOO } from "./bun-zoo-hunt.ts";
 const MORE_SEEDS = 20;
 const MORE_SEEDS_RARE = 60;
 const RARE = 20;
+const GATE_SEEDS = 200;
 const LIMIT_MS = 300_000;
 
 test.each(ZOO.map((bug) => [bug.name, bug] as const))(
@@ -26,8 +27,10 @@ test.each(ZOO.map((bug) => [bug.name, bug] as const))(
 test(
   "C2: without a bug none of these seeds fails",
   async () => {
-    const seeds = [...new Set(ZOO.map((bug) => String(bug.seed)))];
-    expect(await hunt("", seeds)).toEqual({ runs: seeds.length, failure: null });
+    // The lower ones run without a bug in `cluster.sim.test.ts`.
+    const seeds = [...new Set(ZOO.map((bug) => bug.seed))].filter((seed) => seed > GATE_SEEDS);
+    const { failure } = await hunt("", seeds.map(String));
+    expect(failure).toBeNull();
   },
   LIMIT_MS,
 );

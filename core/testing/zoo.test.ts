@@ -23,6 +23,8 @@ describe("C2: planted bugs", () => {
   test("there are enough, each under a name of its own", () => {
     expect(ZOO.length).toBeGreaterThanOrEqual(15);
     expect(new Set(ZOO.map((bug) => bug.name)).size).toBe(ZOO.length);
+    // Bugs that the first seeds find say little of the simulator's reach.
+    expect(ZOO.filter((bug) => bug.seed > 20).length).toBeGreaterThanOrEqual(5);
   });
 
   test.each(ZOO.map((bug) => [bug.name, bug] as const))("%s fits the code as it is", (_, bug) => {
