@@ -247,6 +247,19 @@ export const ZOO: readonly PlantedBug[] = [
     seed: 2,
   },
   {
+    name: "log-cut-at-damage",
+    breaks: "G1",
+    what: "the log ends at the first batch that can not be read, whoever vouches for it",
+    edits: [
+      {
+        file: "core/log/log-scan.ts",
+        find: "const vouched = await chain.lookAhead();",
+        replace: "const vouched = false;",
+      },
+    ],
+    seed: 37,
+  },
+  {
     name: "checkpoint-without-flush",
     breaks: "G7",
     what: "a checkpoint does not wait for a flush of what it covers",
