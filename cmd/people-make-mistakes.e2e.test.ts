@@ -106,6 +106,13 @@ test("a cluster serves with what starts, and tells what did not", async () => {
     const file = openSync(lost, "r+");
     writeSync(file, Buffer.alloc(16 * 4096), 0, 16 * 4096, 0);
     closeSync(file);
+    const scratched = join(directory, "osd.1.img");
+    const other = openSync(scratched, "r+");
+    writeSync(other, Buffer.alloc(4096), 0, 4096, 0);
+    closeSync(other);
+    const found = await cluster.attempt("osd", "fsck", "--data", scratched);
+    expect([found.code, found.stdout]).toEqual([1, expect.stringContaining("copy A is not valid")]);
+    expect(found.stderr).toContain("start the osd");
     const checked = await cluster.attempt("osd", "fsck", "--data", lost);
     expect(checked.code).toBe(1);
     expect(checked.stderr).toContain(`fastblock osd format --data '${lost}' --id 2 --force`);
@@ -120,6 +127,7 @@ test("a cluster serves with what starts, and tells what did not", async () => {
     await cluster.run("osd", "format", "--data", lost, "--id", "2", "--force");
     expect((await cluster.attempt(...up)).stderr).toStartWith("serving after ");
     await cluster.run("dev", "down", "--dir", directory);
+    await cluster.run("osd", "fsck", "--data", scratched);
     for (const osd of [1, 2]) truncateSync(join(directory, `osd.${osd}.img`), 0);
     for (const what of ["inspect", "fsck"]) {
       expect((await refused(cluster, 2, "osd", what, "--data", lost)).code).toBe("FB4007");
