@@ -495,7 +495,7 @@ describe("another id", () => {
     machine.simulation.run(machine.simulation.nowUs + 100);
     expect(rig.owner.created.has(row)).toBe(false);
     const again = await restarted(machine);
-    expect(again.store.recovered[0]).toMatchObject({ replicaId: 1, commit: 1 });
+    expect(again.store.recovered[0]).toMatchObject({ replicaId: 1, lastIndex: 1 });
     expect(again.store.tombstones).toEqual([]);
     expect(await stamps(again, 2)).toEqual([1, 1]);
   });
