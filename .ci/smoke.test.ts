@@ -24,12 +24,14 @@ Examples:
   expect(subcommands(help)).toEqual(["create", "ls", "rm"]);
 });
 
-test("a status is on the ring when mons, osds and clients are there and each is uring", () => {
-  const status = (mons: object, osds: object, clients: object): string =>
-    JSON.stringify({ backend: "uring", backends: { mons, osds, clients } }, undefined, 2);
-  expect(isOnRing(status({ uring: 1 }, { uring: 3 }, { uring: 1 }))).toBe(true);
-  expect(isOnRing(status({ file: 1 }, { uring: 3 }, { uring: 1 }))).toBe(false);
-  expect(isOnRing(status({ uring: 1 }, { uring: 2, file: 1 }, { uring: 1 }))).toBe(false);
-  expect(isOnRing(status({ uring: 1 }, { uring: 3 }, {}))).toBe(false);
+test("a status is on the ring when osds and clients are there and each is uring", () => {
+  const status = (osds: object, clients: object): string => {
+    const backends = { mons: { file: 1 }, osds, clients };
+    return JSON.stringify({ backend: "uring", backends }, undefined, 2);
+  };
+  expect(isOnRing(status({ uring: 3 }, { uring: 1 }))).toBe(true);
+  expect(isOnRing(status({ uring: 2, file: 1 }, { uring: 1 }))).toBe(false);
+  expect(isOnRing(status({ uring: 3 }, { file: 1 }))).toBe(false);
+  expect(isOnRing(status({ uring: 3 }, {}))).toBe(false);
   expect(isOnRing('{"backend":"uring"}')).toBe(false);
 });

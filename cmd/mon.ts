@@ -30,11 +30,12 @@ async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
     const names = cluster.mons.map((mon) => mon.name).join(", ");
     throw new FastblockError("FB1001", `the cluster has no mon ${options.name}, wanted ${names}`);
   }
+  // The runtime's own loop: a mon has hardly any I/O, and HTTP lives there anyway.
   const world = createWorld({
     arenaBytes: ARENA_BYTES,
     slotsBytes: SLOTS_BYTES,
     logger,
-    prefer: options.backend,
+    prefer: "file",
     onFatal: (error) => daemon.fail(error),
   });
   world.start();

@@ -444,12 +444,12 @@ describe("commands", () => {
   });
 
   test.each([
-    [{ mons: { uring: 1 }, osds: { uring: 3 }, clients: {} }, "uring"],
+    [{ mons: { file: 1 }, osds: { uring: 3 }, clients: {} }, "uring"],
+    [{ mons: { file: 1 }, osds: { uring: 2, file: 1 }, clients: {} }, "osds 2 uring 1 file"],
     [
-      { mons: { file: 1 }, osds: { uring: 2, file: 1 }, clients: {} },
-      "mons 1 file, osds 2 uring 1 file",
+      { mons: { file: 1 }, osds: { uring: 1 }, clients: { file: 2 } },
+      "osds 1 uring, clients 2 file",
     ],
-    [{ mons: { uring: 1 }, osds: {}, clients: { file: 2 } }, "mons 1 uring, clients 2 file"],
   ])(
     "the page tells one backend when all agree, else who has which: %j",
     async (backends, text) => {

@@ -280,11 +280,14 @@ function statusText(status: Row): string {
   return text + (isRow(health) ? healthText(health, PAGE_DETAILS) : "");
 }
 
-/** One word when all agree, else `mons 1 uring, osds 2 uring 1 file, clients 1 uring`. */
+/**
+ * Of who has a data path, which a mon has not: one word when all agree, else `osds 2 uring 1 file,
+ * clients 1 uring`.
+ */
 function backendText(backends: unknown): string {
-  const kinds = Object.entries(isRow(backends) ? backends : {}).map(
-    ([kind, counts]) => [kind, Object.entries(isRow(counts) ? counts : {})] as const,
-  );
+  const kinds = Object.entries(isRow(backends) ? backends : {})
+    .filter(([kind]) => kind !== "mons")
+    .map(([kind, counts]) => [kind, Object.entries(isRow(counts) ? counts : {})] as const);
   const words = new Set(kinds.flatMap(([, counts]) => counts.map(([word]) => word)));
   if (words.size < 2) return [...words].join("") || "-";
   return kinds
