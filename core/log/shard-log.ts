@@ -106,6 +106,11 @@ export class ShardLog implements BatchOwner, DirectOwner {
     return this.room.usedBlocks;
   }
 
+  /** Inline blocks of entries that are not applied. */
+  get unappliedBlocks(): number {
+    return this.room.unapplied.blocks;
+  }
+
   /** R4: log blocks that entries and the second copies of those that are not applied may take. */
   get roomAgain(): number {
     return this.room.roomAgain;

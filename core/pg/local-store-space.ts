@@ -2,6 +2,7 @@
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { type Entry, EntryType, type ShardLog, wholeUnits } from "../log/log.ts";
+import type { ObjectStore } from "../object/object.ts";
 import { Beneath, type SpaceBeneath } from "./local-store-types.ts";
 import type { Applier } from "./local-store-apply.ts";
 import type { FillHost } from "./local-store-fill.ts";
@@ -34,6 +35,7 @@ export interface SpaceHost {
 export class Space implements FillHost {
   private readonly parts: StoreParts;
   private readonly log: ShardLog;
+  private readonly objects: ObjectStore;
   private readonly state: StoreState;
   private readonly applier: Applier;
   private readonly host: SpaceHost;
@@ -52,6 +54,7 @@ export class Space implements FillHost {
   ) {
     this.parts = parts;
     this.log = machines.log;
+    this.objects = machines.objects;
     this.state = state;
     this.applier = applier;
     this.host = host;
@@ -140,7 +143,9 @@ export class Space implements FillHost {
 
   // cold: some times a second.
   private judgeBeneath(): Beneath {
-    const margin = BENEATH_BYTES_MIN + this.log.usedBlocks * BLOCK_SIZE * BENEATH_LOGS;
+    // What was moved home and is kept in the log for followers needs nothing more.
+    const waiting = this.objects.overlay.count + this.log.unappliedBlocks;
+    const margin = BENEATH_BYTES_MIN + waiting * BLOCK_SIZE * BENEATH_LOGS;
     const bytes = this.beneathBytes;
     if (bytes < (this.beneath === Beneath.Short ? margin * BETTER : margin)) return Beneath.Short;
     const near = margin * BENEATH_NEAR;
