@@ -34,6 +34,8 @@ export class BunMeter implements ClusterMeter {
       const pid = Number(readText(join(this.directory, name)));
       if (!isOfCluster(pid, this.directory)) continue;
       const kind = name.slice(0, name.indexOf("."));
+      // A terminal that serves the cluster has started it, and does no more.
+      if (kind === "dev") continue;
       pids.set(kind, [...(pids.get(kind) ?? []), pid]);
     }
     for (const [kind, list] of pids) this.sumsOf(kind).take(list);
