@@ -59,6 +59,9 @@ async function wholeGroup(cluster: TestCluster): Promise<Pg & { readonly leaderO
   return await waitFor("the group to have a leader and all replicas", async () => {
     const [pg] = await cluster.json<Pg[]>("pg", "ls", "one");
     if (pg === undefined || pg.leaderOsd === null || pg.state !== "active") return undefined;
+    // Who was away has all that it missed: else the next pause is its own.
+    const { replicas } = await cluster.json<{ replicas: unknown[] }>("recovery", "status");
+    if (replicas.length > 0) return undefined;
     return { ...pg, leaderOsd: pg.leaderOsd };
   });
 }

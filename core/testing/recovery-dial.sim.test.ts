@@ -164,13 +164,6 @@ test("the lower the dial, the longer a fill takes while a client writes; alone i
   expect(usUntilWhole("low", 8, false)).toBeLessThan(low / 3);
 }, 120_000);
 
-test("old entries from the leader's log are sent at the dial's pace as well", () => {
-  const low = usUntilWhole("low", LOG_MIB_LARGE, true);
-  const high = usUntilWhole("high", LOG_MIB_LARGE, true);
-  expect(low).toBeGreaterThan(high * 1.5);
-  expect(usUntilWhole("low", LOG_MIB_LARGE, false)).toBeLessThan(low / 2);
-}, 120_000);
-
 test("a paused fill waits, over a restart of the monitor too; new entries come, and it goes on after", () => {
   const bench = new Bench(42, 8);
   const { cluster, away, leader } = bench;
