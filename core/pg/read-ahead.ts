@@ -8,12 +8,6 @@ import type { PgShard } from "./pg.ts";
 /** Entries read at a time for one follower, and held for all followers of a shard. */
 const ENTRIES_MAX = 16;
 const HELD_MAX = 256;
-/**
- * Who lacks no more is sent it at once, clients or not: it may be needed in a moment, when another
- * replica stops. With rests for all, a clean stop right after the return of another osd paused
- * writers for 300 to 400 ms, where 10 to 30 are usual.
- */
-const NEAR_ENTRIES = 65_536;
 /** A group that has had nothing committed for so long, and has something to commit, is stalled. */
 const STALLED_US = 200_000;
 
@@ -84,7 +78,7 @@ export class ReadAhead {
   /** Whether clients come before a run from `index` on; `onRested` is called when they no longer do. */
   rests(index: number, log: LeaderLog, onRested: () => void): boolean {
     if (this.pending > 0) return true;
-    if (log.lastIndex - index < NEAR_ENTRIES) {
+    if (log.lastIndex - index < this.shard.pace.nearEntries) {
       this.forgetRun();
       return false;
     }

@@ -139,6 +139,10 @@ function groupOf(osd: SimOsd): Group {
 function usUntilWhole(speed: RecoveryView["speed"], logMiB: number, isWriting: boolean): number {
   const bench = new Bench(41, logMiB);
   const { cluster, away } = bench;
+  const byLog = logMiB === LOG_MIB_LARGE;
+  // What the log of a simulated osd holds is few.
+  if (byLog)
+    for (const { shard } of cluster.osds) if (shard !== null) shard.pg.pace.nearEntries = 0;
   bench.turn({ speed });
   if (isWriting) bench.keepWriting();
   cluster.startOsd(away);
@@ -147,7 +151,6 @@ function usUntilWhole(speed: RecoveryView["speed"], logMiB: number, isWriting: b
     () => away.shard?.pg.groups.size === 1 && groupOf(away).followed !== null,
   );
   const beganUs = cluster.simulation.nowUs;
-  const byLog = logMiB === LOG_MIB_LARGE;
   const isWhole = (): boolean => (byLog ? bench.lag <= 1 : bench.isFilled);
   bench.until("it is whole", isWhole);
   expect(away.shard!.pg.fills.counters.fillsBegun).toBe(byLog ? 0 : 1);
@@ -162,6 +165,13 @@ test("the lower the dial, the longer a fill takes while a client writes; alone i
   expect(low).toBeGreaterThan(medium * 1.5);
   expect(medium).toBeGreaterThan(high * 1.2);
   expect(usUntilWhole("low", 8, false)).toBeLessThan(low / 3);
+}, 120_000);
+
+test("old entries from the leader's log are sent at the dial's pace as well", () => {
+  const low = usUntilWhole("low", LOG_MIB_LARGE, true);
+  const high = usUntilWhole("high", LOG_MIB_LARGE, true);
+  expect(low).toBeGreaterThan(high * 1.5);
+  expect(usUntilWhole("low", LOG_MIB_LARGE, false)).toBeLessThan(low / 2);
 }, 120_000);
 
 test("a paused fill waits, over a restart of the monitor too; new entries come, and it goes on after", () => {

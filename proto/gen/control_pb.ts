@@ -1794,7 +1794,7 @@ export enum BeneathState {
   UNSPECIFIED = 0,
 
   /**
-   * Enough for now.
+   * Writes are taken.
    *
    * @generated from enum value: BENEATH_STATE_ENOUGH = 1;
    */
