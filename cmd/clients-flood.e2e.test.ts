@@ -26,11 +26,6 @@ const BOUND_MIB: Readonly<Record<string, number>> = {
   "nbd.0": 256 + 640 + 128,
 };
 
-function anonymousMib(cluster: TestCluster, name: string): number {
-  const text = readFileSync(`/proc/${cluster.pid(name)}/smaps_rollup`, "utf8");
-  return Number(/^Anonymous:\s+(\d+) kB/m.exec(text)?.[1]) / 1024;
-}
-
 /** Every process is within its bound, and somebody who behaves is answered. */
 async function expectServed(cluster: TestCluster, client: RawClient, what: string): Promise<void> {
   client.request(WRITE, 1, 0, 4096, 0, Buffer.alloc(4096, 7));
@@ -38,7 +33,10 @@ async function expectServed(cluster: TestCluster, client: RawClient, what: strin
   client.request(READ, 2, 0, 4096);
   expect(await client.simpleReply()).toEqual({ error: 0, cookie: 2 });
   expect(await client.need(4096)).toEqual(Buffer.alloc(4096, 7));
-  const seen = Object.keys(BOUND_MIB).map((name) => ({ name, mib: anonymousMib(cluster, name) }));
+  const seen = Object.keys(BOUND_MIB).map((name) => ({
+    name,
+    mib: cluster.anonymousBytes(name) / MIB,
+  }));
   console.log(
     `${what}: ${seen.map(({ name, mib }) => `${name} ${mib.toFixed(0)} MiB`).join(", ")}`,
   );

@@ -244,6 +244,12 @@ export class TestCluster {
     }
   }
 
+  /** Bytes of memory that a process has for itself, in no file. */
+  anonymousBytes(name: string): number {
+    const text = readFileSync(`/proc/${this.pid(name)}/smaps_rollup`, "utf8");
+    return Number(/^Anonymous:\s+(\d+) kB/m.exec(text)?.[1]) * 1024;
+  }
+
   /** The ends of all logs. */
   logs(): string {
     if (!existsSync(this.directory)) return "";

@@ -24,11 +24,6 @@ function cpuSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
 }
 
-function anonymousBytes(pid: number): number {
-  const match = /^Anonymous:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"));
-  return Number(match?.[1]) * 1024;
-}
-
 function cpuOfAll(cluster: TestCluster): number {
   return NAMES.reduce((sum, name) => sum + cpuSeconds(cluster.pid(name)), 0);
 }
@@ -52,7 +47,7 @@ async function rests(cluster: TestCluster, what: string, bytesMax: number): Prom
   console.log(`${what}, of one core in windows of ${WINDOW_MS / 1000} s: ${windows}`);
   expect(resting()).toBe(true);
   for (const name of NAMES) {
-    const bytes = anonymousBytes(cluster.pid(name));
+    const bytes = cluster.anonymousBytes(name);
     console.log(`${name}: ${Math.round(bytes / 1e6)} MB of anonymous memory`);
     expect(`${name} ${bytes < bytesMax}`).toBe(`${name} true`);
   }

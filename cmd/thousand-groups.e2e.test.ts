@@ -1,5 +1,4 @@
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
 import { type TestCluster, waitFor, withCluster, WriteCounter } from "./e2e-harness.ts";
 
 const GROUPS = 1024;
@@ -39,11 +38,6 @@ async function heartbeats(cluster: TestCluster): Promise<number[]> {
   const text = await (await get(cluster, "/metrics")).text();
   const rows = text.matchAll(/^fastblock_raft_heartbeats_total\{.*\} (\d+)$/gm);
   return [...rows].map((row) => Number(row[1]));
-}
-
-function anonymousBytes(pid: number): number {
-  const match = /^Anonymous:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"));
-  return Number(match?.[1]) * 1024;
 }
 
 test("G9: 1,024 groups serve through the death and the return of an osd", async () => {
@@ -86,8 +80,8 @@ test("G9: 1,024 groups serve through the death and the return of an osd", async 
     for (let list = 0; list < LISTS; list++) {
       await (await get(cluster, `/api/v1/pgs?pool=rbd`)).text();
     }
-    const mon = cluster.pid("mon.a");
-    console.log(`mon.a: ${Math.round(anonymousBytes(mon) / 1e6)} MB of anonymous memory`);
-    await waitFor("the mon to be small", () => anonymousBytes(mon) < ANONYMOUS_BYTES_MAX);
+    const bytes = (): number => cluster.anonymousBytes("mon.a");
+    console.log(`mon.a: ${Math.round(bytes() / 1e6)} MB of anonymous memory`);
+    await waitFor("the mon to be small", () => bytes() < ANONYMOUS_BYTES_MAX);
   });
 }, 180_000);

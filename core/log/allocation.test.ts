@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { isCollected } from "../base/bun-garbage-harness.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import type { Arena, Slots } from "../reactor/world.ts";
 import {
@@ -16,23 +17,7 @@ import {
 
 const BATCH_ENTRIES = 8;
 const BATCHES = 40_000;
-const ROUNDS = 4;
 const SLOT_BYTES = 4096;
-
-/** Whether the collector came by whenever the batches were made, as `core/raft/allocation.test.ts` tells. */
-async function isCollected(turn: () => void): Promise<boolean> {
-  for (let round = 0; round < ROUNDS; round++) {
-    for (let count = 0; count < BATCHES; count++) turn();
-    Bun.gc(true);
-    const young = new WeakRef({ name: "collected by the next collection" });
-    // What a reference was made of, or asked for, stays until the end of that job.
-    await Bun.sleep(0);
-    for (let count = 0; count < BATCHES; count++) turn();
-    await Bun.sleep(0);
-    if (young.deref() !== undefined) return false;
-  }
-  return true;
-}
 
 /** Entries on their way into a batch and out of it again. */
 class Rows {
@@ -117,11 +102,11 @@ class Rows {
 
 test("rows are taken, laid out in a batch, read back and released without garbage", async () => {
   const rows = new Rows();
-  expect(await isCollected(() => rows.batch())).toBe(false);
+  expect(await isCollected(BATCHES, () => rows.batch())).toBe(false);
   expect(rows.wrong).toBe(0);
   // The measurement must see garbage: the same with one small object an entry, which nobody keeps.
   const place: unknown[] = [null];
-  const withGarbage = isCollected(() => {
+  const withGarbage = isCollected(BATCHES, () => {
     rows.batch();
     for (let at = 0; at < BATCH_ENTRIES; at++) place[0] = { at, before: at, next: null, place };
   });

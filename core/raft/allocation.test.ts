@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { isCollected } from "../base/bun-garbage-harness.ts";
 import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import {
@@ -14,7 +15,6 @@ import { KIND_WRITE } from "./testdata/raft-cluster.ts";
 /** Entries of one turn, and turns of one measurement. */
 const TURN_ENTRIES = 8;
 const TURNS = 40_000;
-const ROUNDS = 4;
 /** The log forgets a quarter of its rows whenever it has more: its memory keeps its size. */
 const KEPT_ENTRIES = 4096;
 
@@ -76,28 +76,10 @@ class Trio {
   }
 }
 
-/**
- * Whether the collector came by whenever the turns ran: it does after some MiB of garbage, and so
- * tells of garbage that the heap's size does not show. Code that is not compiled yet makes some.
- */
-async function isCollected(turn: () => void): Promise<boolean> {
-  for (let round = 0; round < ROUNDS; round++) {
-    for (let count = 0; count < TURNS; count++) turn();
-    Bun.gc(true);
-    const young = new WeakRef({ name: "collected by the next collection" });
-    // What a reference was made of, or asked for, stays until the end of that job.
-    await Bun.sleep(0);
-    for (let count = 0; count < TURNS; count++) turn();
-    await Bun.sleep(0);
-    if (young.deref() !== undefined) return false;
-  }
-  return true;
-}
-
 test("entries are appended, acknowledged, committed and applied without garbage", async () => {
   const trio = new Trio();
   const first = trio.nodes[0]!.commitIndex;
-  expect(await isCollected(() => trio.turn())).toBe(false);
+  expect(await isCollected(TURNS, () => trio.turn())).toBe(false);
   const last = trio.nodes[0]!.log.lastIndex;
   expect(last).toBeGreaterThanOrEqual(first + 2 * TURNS * TURN_ENTRIES);
   for (const node of trio.nodes) {
@@ -107,7 +89,7 @@ test("entries are appended, acknowledged, committed and applied without garbage"
   }
   // The measurement must see garbage: the same with one small object an entry, which nobody keeps.
   const place: unknown[] = [null];
-  const withGarbage = isCollected(() => {
+  const withGarbage = isCollected(TURNS, () => {
     trio.turn();
     for (let at = 0; at < TURN_ENTRIES; at++) place[0] = { at, before: at, next: null, place };
   });
