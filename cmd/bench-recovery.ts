@@ -126,7 +126,7 @@ class RecoveryBench implements RecoveryOutside {
   /** Write the image in full, and let the processes compile what they run often. */
   async prepare(): Promise<void> {
     this.say("filling the image, warming up");
-    await this.run(this.options.warmMs, { fill: true });
+    await this.run(this.options.warmMs, { fill: "always" });
     // An empty disk would get all that ever was from logs that have not gone round once.
     const { items } = (await this.ask("/api/v1/osds")) as { items: readonly OsdAnswer[] };
     const logBytes = Math.max(...items.map((osd) => Number(osd.logCapacityBytes)));
@@ -227,7 +227,7 @@ class RecoveryBench implements RecoveryOutside {
       rampMs: options.rampMs,
       readPercent: 50,
       verify: false,
-      fill: false,
+      fill: "never",
       // What waits in the logs is moved home under the load, as ever.
       drain: false,
       rangeBytes: 0,

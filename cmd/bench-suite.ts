@@ -116,7 +116,7 @@ class SuiteBench implements SuiteOutside {
 
   async image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport> {
     const { world, image_: image, meter, progress } = this;
-    const fill = !this.filled;
+    const fill = this.filled ? "never" : "always";
     this.filled = true;
     // The cluster was started with the same choice on the same machine.
     const { backend } = world;

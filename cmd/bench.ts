@@ -27,6 +27,9 @@ const SHAPES = [
 ] as const satisfies readonly LoadShape[];
 
 const IMAGE_HELP = `
+What a load writes replaces what the image holds. A range that has holes is written in full with
+random data first; for a load that only reads, this is done only where nothing is written at all.
+
 CPU per I/O counts every process of the cluster directory and this one. Device bytes per client
 byte count the run and the drain after it.
 
@@ -134,7 +137,8 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
       1,
     )
     .option("--verify", "stamp each block, check what is read, and read back all that was written")
-    .option("--fill", "write the range in full with random data first")
+    .option("--fill", "write the range in full with random data first, whatever it holds")
+    .option("--no-fill", "leave the range as it is, holes and all")
     .option("--no-drain", "do not wait until the osds' logs are moved home")
     .option("--history <file>", "one JSON line per operation and 4 KiB block")
     .option("--backend <backend>", "auto, uring or file", "auto")
@@ -152,7 +156,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         rampMs: options.ramp ?? Math.min(RAMP_MS_DEFAULT, durationMsOf(options.time, "--time") / 2),
         readPercent: options.readPercent,
         verify: options.verify === true,
-        fill: options.fill === true,
+        fill: fillOf(options.fill),
         drain: options.drain,
         rangeBytes: options.range ?? 0,
         seed: options.seed,
@@ -170,6 +174,12 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         );
       await refuseErrors(report);
     });
+}
+
+/** `--fill`, `--no-fill`, or neither. */
+function fillOf(option: boolean | undefined): "always" | "holes" | "never" {
+  if (option === undefined) return "holes";
+  return option ? "always" : "never";
 }
 
 function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {

@@ -87,7 +87,7 @@ async function pauseOf(cluster: TestCluster, signal: "SIGKILL" | "SIGTERM"): Pro
   const history = cluster.path("history");
   const bench = cluster.json<BenchResult>(
     ...["bench", "image", "one/pause", "--rw", "randwrite", "--bs", "4KiB", "--depth", "1"],
-    ...["--time", "5s", "--ramp", "0s", "--no-drain", "--history", history],
+    ...["--time", "5s", "--ramp", "0s", "--no-fill", "--no-drain", "--history", history],
   );
   await new WriteCounter(cluster).more(WRITES_BEFORE * 2);
   const name = `osd.${before.leaderOsd}`;

@@ -40,7 +40,18 @@ async function writeMoreThanLogsHold(cluster: TestCluster): Promise<void> {
   const logged = (): Promise<number> =>
     counter(cluster, 0, "device_write_bytes_total", 'region="log"');
   const wanted = (await logged()) + 2 * LOG_MIB * 1024 * 1024;
-  const load = ["bench", "image", "rbd/disk", "--rw", "randwrite", "--bs", "32KiB", "--ramp", "0s"];
+  const load = [
+    "bench",
+    "image",
+    "rbd/disk",
+    "--rw",
+    "randwrite",
+    "--bs",
+    "32KiB",
+    "--ramp",
+    "0s",
+    "--no-fill",
+  ];
   while ((await logged()) < wanted) await cluster.run(...load, "--time", "1s");
 }
 

@@ -52,7 +52,7 @@ test("G9: 1,024 groups serve through the death and the return of an osd", async 
     const writes = new WriteCounter(cluster);
     const load = cluster.json<BenchResult>(
       ...["bench", "image", "rbd/disk", "--rw", "randrw", "--bs", "4KiB", "--depth", "16"],
-      ...["--time", "12s", "--verify", "--no-drain"],
+      ...["--time", "12s", "--verify", "--no-fill", "--no-drain"],
     );
     await writes.more(200);
     const before = await heartbeats(cluster);

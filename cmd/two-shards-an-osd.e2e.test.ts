@@ -43,7 +43,7 @@ test("G1, G9: osds of two shards serve through a death, a clean stop, and a stop
     const writes = new WriteCounter(cluster);
     const load = cluster.json<BenchResult>(
       ...["bench", "image", "rbd/disk", "--rw", "randrw", "--bs", "4KiB", "--depth", "16"],
-      ...["--time", "12s", "--verify", "--no-drain"],
+      ...["--time", "12s", "--verify", "--no-fill", "--no-drain"],
     );
     await writes.more(200);
     await cluster.kill("osd.0", "SIGKILL");

@@ -56,8 +56,11 @@ export interface ImageBenchOptions {
   readonly readPercent: number;
   /** Stamp blocks, check what is read, and read back what was written when the run is over. */
   readonly verify: boolean;
-  /** Write the range in full with random data first. */
-  readonly fill: boolean;
+  /**
+   * Write the range in full with random data first: `holes`, where it is not written in full (for
+   * loads that only read: where nothing of it is).
+   */
+  readonly fill: "always" | "holes" | "never";
   /** Wait until the osds' logs are drained, and count it. */
   readonly drain: boolean;
   /** Only the first bytes of the image; 0: all of it. */

@@ -1,4 +1,4 @@
-import type { ImageTarget } from "../client/client.ts";
+import { BlockState, type ImageTarget } from "../client/client.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import { sleep, type World } from "../reactor/world.ts";
 import type { ImageBenchOptions, ImageBenchReport } from "./bench.ts";
@@ -7,10 +7,12 @@ import { ImageLoad, type LoadOptions } from "./image-load.ts";
 import { latencyReport } from "./latency.ts";
 import { loadError } from "./load-failures.ts";
 import { costsOf, cpuUsPerIoOf, type DeviceUsage, type ProcessUsage, round } from "./spending.ts";
+import type { LoadShape } from "./shape.ts";
 import { StampBook } from "./stamp.ts";
+import { anyBlockIs } from "./survey.ts";
 
 /**
- * One run of `fastblock bench image`: fill → ramp → measured window → end of the open operations
+ * One run of `fastblock bench image`: fill (where it has holes) → ramp → measured window → end of the open operations
  * → drain of the osds' logs → with verify, everything that was written is read back.
  *
  * What the figures count. Latency and I/O per second: the window alone. Device bytes per client
@@ -70,10 +72,11 @@ export async function runImageBench(
 ): Promise<ImageBenchReport> {
   const { world, meter } = outside;
   const common = baseOf(outside, options);
-  if (options.fill) await fill(outside, common);
+  const fills = await isToFill(outside, options, common.rangeBytes);
+  if (fills) await fill(outside, common);
   // Without the drain, what the logs still hold would be missing from the devices' bytes.
-  const counts = options.drain && options.rw !== "read" && options.rw !== "randread";
-  if (options.fill && options.drain) await drain(outside);
+  const counts = options.drain && !onlyReads(options.rw);
+  if (fills && options.drain) await drain(outside);
   const load = new ImageLoad({
     ...common,
     rw: options.rw,
@@ -143,6 +146,25 @@ function baseOf(outside: BenchOutside, options: ImageBenchOptions): LoadBase {
     book: stamped ? new StampBook(Math.ceil(rangeBytes / 4096)) : null,
     log,
   };
+}
+
+function onlyReads(rw: LoadShape): boolean {
+  return rw === "read" || rw === "randread";
+}
+
+/**
+ * Holes are quicker to read than data, and slower to write once. Who only reads keeps what there is:
+ * data of somebody's; who writes takes random places of it anyway.
+ */
+async function isToFill(
+  outside: BenchOutside,
+  { fill, rw }: ImageBenchOptions,
+  rangeBytes: number,
+): Promise<boolean> {
+  if (fill !== "holes") return fill === "always";
+  const { image, world } = outside;
+  if (onlyReads(rw)) return !(await anyBlockIs(BlockState.Data, image, rangeBytes, world));
+  return await anyBlockIs(BlockState.Zero, image, rangeBytes, world);
 }
 
 /** Write the whole range once, with random or stamped content. */

@@ -3,7 +3,13 @@ import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
-import { type ImageOp, type ImageTarget, OpKind } from "../client/client.ts";
+import {
+  BlockState,
+  type ImageOp,
+  type ImageTarget,
+  OpKind,
+  STATE_BYTES,
+} from "../client/client.ts";
 import { Simulation, type SimWorld } from "../reactor/reactor.ts";
 import { type Drain, DrainOrder } from "../reactor/world.ts";
 import { runImageBench } from "./image-bench.ts";
@@ -30,6 +36,8 @@ class MemoryImage implements ImageTarget, Drain {
   readonly sizeBytes = IMAGE_BYTES;
   readonly readOnly = false;
   writtenBytes = 0;
+  /** Of them: by operations larger than those of the load. */
+  fillBytes = 0;
   depthMax = 0;
   readonly written = new Uint8Array(IMAGE_BYTES / 4096);
   private readonly bytes = new Uint8Array(IMAGE_BYTES);
@@ -65,6 +73,7 @@ class MemoryImage implements ImageTarget, Drain {
   }
 
   private perform(op: ImageOp): void {
+    if (op.kind === OpKind.States) return this.tellStates(op);
     const memory = this.world.arena.bytes.subarray(op.arenaOffset, op.arenaOffset + op.lengthBytes);
     const cheats = this.random.below(20) === 0;
     op.status = cheats ? STATUS_OF[this.fault] : Status.Ok;
@@ -72,6 +81,7 @@ class MemoryImage implements ImageTarget, Drain {
     const place = this.bytes.subarray(op.offsetBytes, op.offsetBytes + op.lengthBytes);
     if (op.kind === OpKind.Write) {
       this.writtenBytes += op.lengthBytes;
+      if (op.lengthBytes > OPTIONS.blockBytes) this.fillBytes += op.lengthBytes;
       this.written.fill(1, op.offsetBytes / 4096, (op.offsetBytes + op.lengthBytes) / 4096);
       this.older.set(place, op.offsetBytes);
       if (cheats && this.fault === "lost") return;
@@ -84,6 +94,15 @@ class MemoryImage implements ImageTarget, Drain {
       memory.set(this.older.subarray(op.offsetBytes, op.offsetBytes + op.lengthBytes));
     }
     if (this.fault === "misplaced") memory.set(this.bytes.subarray(0, op.lengthBytes));
+  }
+
+  private tellStates(op: ImageOp): void {
+    const first = op.offsetBytes / 4096;
+    for (let at = 0; at < op.lengthBytes / 4096; at++) {
+      const state = this.written[first + at] === 1 ? BlockState.Data : BlockState.Zero;
+      const place = op.arenaOffset + at * STATE_BYTES;
+      this.world.arena.view.setUint32(place + 8, (state << 30) >>> 0, true);
+    }
   }
 }
 
@@ -98,7 +117,7 @@ const OPTIONS: ImageBenchOptions = {
   rampMs: 5,
   readPercent: 50,
   verify: true,
-  fill: false,
+  fill: "never",
   drain: true,
   rangeBytes: 0,
   seed: SEED,
@@ -113,10 +132,15 @@ afterEach(() => {
   simulation = undefined;
 });
 
-async function bench(change: Partial<ImageBenchOptions>, fault: Fault = "none") {
+async function bench(
+  change: Partial<ImageBenchOptions>,
+  fault: Fault = "none",
+  writtenBlocks: readonly [from: number, to: number] = [0, 0],
+) {
   simulation = new Simulation(SEED, { drainMicrotasks });
   const world = simulation.createWorld("bench", "10.0.0.1");
   const image = new MemoryImage(world, fault);
+  image.written.fill(1, ...writtenBlocks);
   const lines: string[] = [];
   let userUs = 0;
   const running = runImageBench(
@@ -175,9 +199,23 @@ describe("a load on an honest image", () => {
   });
 
   test("a fill writes every block once before the load", async () => {
-    const { image } = await bench({ fill: true, rw: "randread", timeMs: 10, rampMs: 1 });
+    const { image } = await bench({ fill: "always", rw: "randread", timeMs: 10, rampMs: 1 });
     expect(image.writtenBytes).toBe(IMAGE_BYTES);
     expect(image.written.every((one) => one === 1)).toBe(true);
+  });
+
+  const ALL = IMAGE_BYTES / 4096;
+  test.each([
+    ["a load that writes fills an image with one hole", "randwrite", [1, ALL], IMAGE_BYTES],
+    ["a load that writes leaves a whole image", "randwrite", [0, ALL], 0],
+    ["a load that reads fills an empty image", "randread", [0, 0], IMAGE_BYTES],
+    ["a load that reads keeps what there is", "randread", [ALL - 1, ALL], 0],
+  ] as const)("%s", async (_name, rw, written, filled) => {
+    const options = { verify: false, timeMs: 1, rampMs: 0, drain: false };
+    const { image: without } = await bench({ ...options, rw, fill: "never" }, "none", written);
+    const { image } = await bench({ ...options, rw, fill: "holes" }, "none", written);
+    expect(image.fillBytes).toBe(filled);
+    expect(without.fillBytes).toBe(0);
   });
 
   test("a sequential load walks over the whole range and stays in it", async () => {
@@ -264,7 +302,7 @@ describe("a load on a broken image", () => {
   });
 
   test("a fill that fails ends the run", async () => {
-    expect(bench({ fill: true }, "fails")).rejects.toMatchObject({ code: "FB5002" });
-    expect(bench({ fill: true }, "silent")).rejects.toMatchObject({ code: "FB1006" });
+    expect(bench({ fill: "always" }, "fails")).rejects.toMatchObject({ code: "FB5002" });
+    expect(bench({ fill: "always" }, "silent")).rejects.toMatchObject({ code: "FB1006" });
   });
 });
