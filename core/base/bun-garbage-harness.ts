@@ -1,16 +1,15 @@
 // cold path: for tests of what must make no garbage.
 import { drainMicrotasks } from "bun:jsc";
 
-const ROUNDS = 4;
-
 /**
- * Whether the collector came by in each of some rounds of twice `turns` turns: it does after some MiB of
- * garbage, and so tells of garbage that the heap's size does not show. Code that is not compiled yet
- * makes some. The runtime's loop collects by timers of its own: all between the mark and the question
+ * Whether the collector came by in each of `rounds` rounds of twice `turns` turns: it does after some
+ * MiB of garbage, and so tells of garbage that the heap's size does not show. Code that is not compiled
+ * yet makes some, and on a busy machine that lasts for rounds; whoever makes none ends with the first
+ * round without. The runtime's loop collects by timers of its own: all between the mark and the question
  * is one job, and what the loop asked for before is done when `Bun.gc` returns.
  */
-export function isCollected(turns: number, turn: () => void): boolean {
-  for (let round = 0; round < ROUNDS; round++) {
+export function isCollected(rounds: number, turns: number, turn: () => void): boolean {
+  for (let round = 0; round < rounds; round++) {
     for (let count = 0; count < turns; count++) turn();
     Bun.gc(true);
     const young = new WeakRef({ name: "collected by the next collection" });
