@@ -4,67 +4,20 @@
  */
 import { expect, test } from "bun:test";
 import { BLOCK_SIZE } from "../core/base/units.ts";
-import { silentLogger } from "../core/base/logger.ts";
-import { Client, type Image, LEADER, OpKind, PromisedOp } from "../core/client/client.ts";
-import { createBunWorld } from "../core/reactor/bun-world.ts";
+import { type Image, LEADER, OpKind, PromisedOp } from "../core/client/client.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
-import type { Network, World } from "../core/reactor/world.ts";
 import { Status } from "../core/base/status.ts";
-import { readClusterFile, readKeyFile } from "./daemon.ts";
+import { TestClient } from "./client-harness.ts";
 import { type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
 import { type StalledLine, StallingProxy } from "./stall-harness.ts";
 
 const OSDS = [0, 1, 2];
-const ARENA_BYTES = 256 * 1_048_576;
 const IMAGE = "rbd/late";
 
 interface Pg {
   readonly id: string;
   readonly leaderOsd: number | null;
   readonly osds: readonly number[];
-}
-
-/** A world whose connections to some ports lead elsewhere. */
-function rerouted(world: World, ports: ReadonlyMap<number, number>): World {
-  const { arena, slots, clock, random, timers, turns, disks, checksum, logger, backend } = world;
-  const network: Network = {
-    listen: (address, acceptor, options) => world.network.listen(address, acceptor, options),
-    connect: (target, handler, options) => {
-      const port = target.kind === "tcp" ? ports.get(target.port) : undefined;
-      const way = port === undefined ? target : { kind: "tcp" as const, host: "127.0.0.1", port };
-      return world.network.connect(way, handler, options);
-    },
-  };
-  return { arena, slots, clock, random, timers, turns, disks, network, checksum, logger, backend };
-}
-
-/** A client in this process. */
-class TestClient {
-  readonly world: RunnableWorld = createBunWorld({ arenaBytes: ARENA_BYTES, logger: silentLogger });
-  readonly client: Client;
-
-  constructor(cluster: TestCluster, name: string, ports: ReadonlyMap<number, number>) {
-    const file = readClusterFile(cluster.directory);
-    this.client = new Client({
-      world: rerouted(this.world, ports),
-      name,
-      clusterId: file.clusterId,
-      psk: readKeyFile(cluster.directory),
-      mons: file.mons.map(({ control }) => control),
-    });
-  }
-
-  async open(): Promise<Image> {
-    this.world.holdGuest();
-    this.world.start();
-    await this.client.start();
-    return this.client.openImage(IMAGE);
-  }
-
-  async stop(): Promise<void> {
-    await this.client.stop();
-    await this.world.stop();
-  }
 }
 
 class Bench {
@@ -159,7 +112,7 @@ async function withBench(
     );
     const bench = new Bench(cluster, proxies);
     try {
-      await body(bench, await bench.slow.open(), await bench.other.open());
+      await body(bench, await bench.slow.open(IMAGE), await bench.other.open(IMAGE));
       await cluster.run("image", "verify", IMAGE);
     } finally {
       for (const osd of OSDS) process.kill(cluster.pid(`osd.${osd}`), "SIGCONT");

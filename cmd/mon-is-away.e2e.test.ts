@@ -1,6 +1,8 @@
 import { expect, test } from "bun:test";
 import { infoRequest, RawClient } from "../core/gateway/nbd/bun-raw-client.ts";
-import { withCluster } from "./e2e-harness.ts";
+import { TestClient } from "./client-harness.ts";
+import { waitFor, withCluster } from "./e2e-harness.ts";
+import { StallingProxy } from "./stall-harness.ts";
 
 const BLOCK = 4096;
 const WRITES = 200;
@@ -49,3 +51,55 @@ test("G10: attached images go on being served, and an attach is refused in words
     await cluster.run("image", "verify", "rbd/attached");
   });
 });
+
+interface Pg {
+  readonly id: string;
+  readonly state: string;
+  readonly leaderOsd: number | null;
+  readonly osds: readonly number[];
+  readonly joining: readonly number[];
+  readonly leaving: readonly number[];
+}
+
+test("G10: a client that hears no mon follows a replica that moved, by what osds tell it", async () => {
+  await withCluster({ osds: 4 }, async (cluster) => {
+    await cluster.run("pool", "create", "rbd", "--size", "3", "--pgs", "1");
+    await cluster.run("image", "create", "rbd/followed", "--size", "16MiB");
+    const group = async (): Promise<Pg> => (await cluster.json<Pg[]>("pg", "ls", "rbd"))[0]!;
+    const monPort = cluster.port("mon.a", "control");
+    const toMon = await StallingProxy.to(monPort);
+    const client = new TestClient(cluster, "cut-off", new Map([[monPort, toMon.port]]));
+    try {
+      const image = await client.open("rbd/followed");
+      await image.write(0, new Uint8Array(BLOCK).fill(1));
+      await waitFor("every founder to be seen", () =>
+        [...client.client.map.pgs.values()].every((one) => !one.creating),
+      );
+      toMon.close();
+      const { id, leaderOsd, osds } = await group();
+      const spare = [0, 1, 2, 3].find((osd) => !osds.includes(osd))!;
+      await cluster.run("pg", "replace", id, "--from", `osd.${leaderOsd!}`, "--to", `osd.${spare}`);
+      await waitFor("the replica to have moved", async () => {
+        const { state, joining, leaving, osds: now } = await group();
+        return state === "active" && joining.length + leaving.length === 0 && now.includes(spare);
+      });
+      await cluster.kill("mon.a", "SIGKILL");
+      const { epoch } = client.client.map;
+      for (let block = 1; block < WRITES; block++) {
+        await image.write(block * BLOCK, new Uint8Array(BLOCK).fill(block + 1));
+      }
+      for (let block = 0; block < WRITES; block++) {
+        const read = await image.read(block * BLOCK, BLOCK);
+        expect([block, ...new Set(read)]).toEqual([block, block + 1]);
+      }
+      expect(client.client.map.epoch).toBeGreaterThan(epoch);
+      const [pg] = client.client.map.pgs.values();
+      expect(pg!.replicas.map(({ osd }) => Number(osd))).not.toContain(leaderOsd!);
+      await cluster.restart("mon.a");
+    } finally {
+      await client.stop();
+      toMon.close();
+    }
+    await cluster.run("image", "verify", "rbd/followed");
+  });
+}, 120_000);

@@ -40,6 +40,8 @@ class Osd {
   private session: MonSession | undefined;
   private admission: Admission | undefined;
   private isReady = false;
+  /** Whose turn it is to ask a peer for the map. */
+  private askTurn = 0;
 
   constructor(daemon: Daemon, options: OsdRunOptions) {
     this.daemon = daemon;
@@ -94,6 +96,7 @@ class Osd {
       store: credentials,
       host: {
         onMap: (update, map) => this.onMap(update, map),
+        askPeer: () => this.askPeer(),
         collect: (complete) => this.collect(complete),
         transferLeader: (pg, to) => this.tellAll({ kind: "transfer", pg, to }),
         scrub: (pg, order, isDeep) => this.tellAll({ kind: "scrub", pg, order, deep: isDeep }),
@@ -152,6 +155,8 @@ class Osd {
       onNews: () => this.session?.hasten(),
       onVerdict: (osd, verdict) => this.admission?.hearPeer(osd, verdict),
       onPeerStart: (storeUuid, start) => this.peerStarts.keep(storeUuid, start),
+      onMapWanted: () => this.session?.wantMap(),
+      onPeerMap: (update) => this.session?.hear(update),
     });
     this.shards.push(worker);
     return worker.start({
@@ -207,6 +212,12 @@ class Osd {
     this.tellAll({ kind: "map", update });
   }
 
+  /** One shard asks one of its peers: they have different ones. */
+  private askPeer(): void {
+    this.askTurn += 1;
+    this.shards[this.askTurn % this.shards.length]?.tell({ kind: "ask-peer" });
+  }
+
   /** The map of the last run lets the osd serve before, and without, a mon. */
   private loadMap(): void {
     let bytes: Uint8Array;
@@ -248,6 +259,10 @@ interface ShardHost {
   onVerdict(osd: number, verdict: Verdict): void;
   /** The newest start of a peer's store. */
   onPeerStart(storeUuid: string, start: StoreStart): void;
+  /** A client has a newer map. */
+  onMapWanted(): void;
+  /** A peer has one: an encoded MapUpdate. */
+  onPeerMap(update: Uint8Array): void;
 }
 
 /** The main thread's side of one shard. */
@@ -314,6 +329,12 @@ class ShardWorker {
         break;
       case "gap":
         this.host.onGap();
+        break;
+      case "map-wanted":
+        this.host.onMapWanted();
+        break;
+      case "peer-map":
+        this.host.onPeerMap(event.update);
         break;
       case "news":
         this.host.onNews();

@@ -39,6 +39,8 @@ export type ShardCommand =
   | { readonly kind: "start"; readonly start: ShardStart }
   /** An encoded MapUpdate. */
   | { readonly kind: "map"; readonly update: Uint8Array }
+  /** The mon can not be asked for a newer map: ask a peer. */
+  | { readonly kind: "ask-peer" }
   | { readonly kind: "report"; readonly complete: boolean }
   | { readonly kind: "transfer"; readonly pg: number; readonly to: number }
   | {
@@ -65,6 +67,10 @@ export type ShardEvent =
       readonly capacityBytes: number;
     }
   | { readonly kind: "gap"; readonly shard: number }
+  /** A client has a newer map. */
+  | { readonly kind: "map-wanted" }
+  /** A peer has one: an encoded MapUpdate. */
+  | { readonly kind: "peer-map"; readonly update: Uint8Array }
   | { readonly kind: "report"; readonly report: ShardReport }
   /** A report would tell something new. */
   | { readonly kind: "news" }
@@ -139,6 +145,8 @@ async function start(options: ShardStart): Promise<void> {
       onNews: () => tell({ kind: "news" }),
       onVerdict: (osd, verdict) => tell({ kind: "verdict", osd, verdict }),
       onPeerStart: (storeUuid, peer) => tell({ kind: "peer-start", storeUuid, start: peer }),
+      onMapWanted: () => tell({ kind: "map-wanted" }),
+      onPeerMap: (update) => tell({ kind: "peer-map", update }),
     },
   });
   world.start();
@@ -164,6 +172,9 @@ async function obey(command: ShardCommand): Promise<void> {
       if (shard !== undefined && !shard.onMap(command.update)) {
         tell({ kind: "gap", shard: shard.options.shard });
       }
+      break;
+    case "ask-peer":
+      shard?.askPeer();
       break;
     case "report":
       if (shard !== undefined) tell({ kind: "report", report: shard.report(command.complete) });

@@ -1,6 +1,7 @@
 // data path
 import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Drain, DrainOrder, type World } from "../reactor/world.ts";
+import type { Connection, Frame } from "../rpc/rpc.ts";
 import type { ImageCore, ImageHost } from "./image.ts";
 import type { ImageOp } from "./image-op.ts";
 import type { Link } from "./link.ts";
@@ -12,6 +13,7 @@ export interface ClientServices {
   dial(link: Link): void;
   attach(link: Link, session: ImageSession): void;
   wantMap(): void;
+  onLinkMessage(connection: Connection, frame: Frame): void;
   renew(image: ImageCore, isExpired: boolean): void;
 }
 
@@ -105,6 +107,10 @@ export class ClientCore implements RouterHost, ImageHost, Drain {
 
   wantMap(): void {
     this.services.wantMap();
+  }
+
+  onLinkMessage(connection: Connection, frame: Frame): void {
+    this.services.onLinkMessage(connection, frame);
   }
 
   renew(image: ImageCore, isExpired: boolean): void {

@@ -1,10 +1,14 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
+import { fromBinary } from "@bufbuild/protobuf";
 import { FastblockError } from "../base/errors.ts";
 import type { Epoch, ReplicaId } from "../base/ids.ts";
+import { type LogFields, type Logger, silentLogger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
+import { ClusterMap } from "../cluster/cluster.ts";
 import { Simulation, type SimWorld } from "../reactor/reactor.ts";
+import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
 import { Client, Image, type MapCache, OpKind, PromisedOp } from "./client.ts";
 import { CLUSTER_ID, FakeCluster, MON, PSK, uuidOf } from "./fake-cluster.ts";
 import { WINDOW_OPEN_MAX } from "./session.ts";
@@ -26,8 +30,12 @@ class Bench {
   readonly client: Client;
   image: Image;
 
-  constructor(seed: number, options: { osds?: number; pgs?: number; cache?: MapCache } = {}) {
-    this.simulation = new Simulation(seed, { drainMicrotasks, errorsAllowed: true });
+  constructor(
+    seed: number,
+    options: { osds?: number; pgs?: number; cache?: MapCache; logger?: Logger } = {},
+  ) {
+    const { logger = silentLogger } = options;
+    this.simulation = new Simulation(seed, { drainMicrotasks, errorsAllowed: true, logger });
     this.cluster = new FakeCluster(this.simulation, options);
     this.cluster.mon.createImage("disk", 8 * MIB);
     [this.world, this.client] = this.newClient("nbd.0", "10.0.0.50", options.cache);
@@ -93,6 +101,32 @@ class Bench {
 
 function filled(length: number, value: number): Uint8Array {
   return new Uint8Array(length).fill(value);
+}
+
+class NotingLogger implements Logger {
+  readonly errors: string[] = [];
+
+  debug(): void {}
+  info(): void {}
+  warn(): void {}
+
+  error(message: string, fields?: LogFields): void {
+    this.errors.push(`${message}: ${String(fields?.["reason"])}`);
+  }
+
+  child(): Logger {
+    return this;
+  }
+}
+
+/** Other replicas of a group, at the same places. */
+function moveGroup(cluster: FakeCluster, index: number): void {
+  const pg = cluster.map.pgs.get(cluster.group(index).id)!;
+  const replicas = pg.replicas.map((one) => ({
+    ...one,
+    replicaId: (one.replicaId + 10) as ReplicaId,
+  }));
+  cluster.change({ pgs: [{ ...pg, replicas, changeEpoch: 0 as Epoch }] });
 }
 
 /** How often each (session, number) was applied, in all groups: wanted once. */
@@ -410,20 +444,72 @@ describe("client: leaders come and go", () => {
   test("a group that moved is followed by the map, also when the client hears of it late", () => {
     const bench = new Bench(7, { pgs: 1 });
     bench.settle(bench.image.write(0, filled(4096, 1)));
-    const group = bench.cluster.group(0);
-    const pg = bench.cluster.map.pgs.get(group.id)!;
     bench.simulation.cut(MON.host, "10.0.0.50");
-    const replicas = pg.replicas.map((one) => ({
-      ...one,
-      replicaId: (one.replicaId + 10) as ReplicaId,
-    }));
-    bench.cluster.change({ pgs: [{ ...pg, replicas, changeEpoch: 0 as Epoch }] });
+    // It lacks more than osds tell.
+    bench.cluster.telling = "none";
+    moveGroup(bench.cluster, 0);
     const write = bench.image.write(0, filled(4096, 2));
     bench.pass(1_000_000);
     expect(bench.client.map.epoch).toBeLessThan(bench.cluster.map.epoch);
     bench.simulation.heal();
     bench.settle(write);
     expect(bench.client.counts.mapsWanted).toBeGreaterThan(0);
+    expect(bench.settle(bench.image.read(0, 1))[0]).toBe(2);
+  });
+
+  test.each(["a write", "a read", "a probe"])(
+    "a client without a mon: %s is told the map",
+    (asks) => {
+      const kept: Uint8Array[] = [];
+      const cache: MapCache = { load: () => null, save: (bytes) => void kept.push(bytes) };
+      const bench = new Bench(7, { pgs: 1, cache });
+      const group = bench.cluster.group(0);
+      bench.settle(bench.image.write(0, filled(4096, 1)));
+      bench.cluster.mon.world.crash();
+      bench.pass(1_000_000);
+      const { sends } = bench.client.counts;
+      if (asks === "a probe") group.leader = null;
+      const read = asks === "a read" ? bench.image.read(0, 1) : undefined;
+      if (read !== undefined) moveGroup(bench.cluster, 0);
+      const write = read === undefined ? bench.image.write(0, filled(4096, 2)) : undefined;
+      if (asks === "a probe") bench.pass(1_000_000);
+      if (write !== undefined) moveGroup(bench.cluster, 0);
+      group.leader = 0;
+      const fromUs = bench.simulation.nowUs;
+      if (read !== undefined) expect(bench.settle(read)[0]).toBe(1);
+      else bench.settle(write!);
+      expect(bench.client.map.epoch).toBe(bench.cluster.map.epoch);
+      if (asks !== "a probe") {
+        // Sent again at once, under its number, by the new map: no pause, nobody was asked.
+        expect(bench.simulation.nowUs - fromUs).toBeLessThan(10_000);
+        const { counts } = bench.client;
+        expect([counts.sends - sends, counts.mapsWanted]).toEqual([2, 0]);
+      }
+      expect(appliedTwice(bench.cluster)).toEqual([]);
+      bench.settle(bench.client.stop());
+      const map = new ClusterMap();
+      map.apply(fromBinary(MapUpdateSchema, kept.at(-1)!));
+      expect(map.epoch).toBe(bench.cluster.map.epoch);
+    },
+  );
+
+  test("what an osd tells garbled is refused, and the mon is asked", () => {
+    const logger = new NotingLogger();
+    const bench = new Bench(7, { pgs: 1, logger });
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    bench.simulation.cut(MON.host, "10.0.0.50");
+    bench.cluster.telling = "garbled";
+    const { epoch } = bench.client.map;
+    moveGroup(bench.cluster, 0);
+    const write = bench.image.write(0, filled(4096, 2));
+    bench.pass(1_000_000);
+    expect(bench.client.map.epoch).toBe(epoch);
+    expect(bench.client.counts.mapsWanted).toBeGreaterThan(0);
+    expect(logger.errors).toContainEqual(
+      expect.stringMatching(/^message failed: .*malformed message: \d+ bytes, wanted .*MapUpdate/u),
+    );
+    bench.simulation.heal();
+    bench.settle(write);
     expect(bench.settle(bench.image.read(0, 1))[0]).toBe(2);
   });
 

@@ -21,14 +21,23 @@ import {
   ImageOpenRequestSchema,
   ImageRefreshReplySchema,
   ImageRefreshRequestSchema,
+  MapUpdateSchema,
   SessionAttachReplySchema,
   SessionAttachRequestSchema,
   SessionGrantSchema,
 } from "../../proto/gen/control_pb.ts";
-import { ClusterMap, type ImageHeader, isName, type PoolInfo } from "../cluster/cluster.ts";
+import {
+  ClusterMap,
+  type ImageHeader,
+  isName,
+  type PoolInfo,
+  TOLD_BYTES_MAX,
+} from "../cluster/cluster.ts";
 import { sleep, type World } from "../reactor/world.ts";
 import {
+  type Connection,
   ControlService,
+  type Frame,
   Method,
   Role,
   RpcEndpoint,
@@ -144,9 +153,12 @@ class ClientSide implements ClientServices, ImageKeeper {
       shard: SHARD_NONE,
       name: options.name,
     };
-    const bind = options.bind === undefined ? {} : { bind: options.bind };
-    this.endpoint = new RpcEndpoint(options.world, this.identity, options.psk, bind);
+    this.endpoint = new RpcEndpoint(options.world, this.identity, options.psk, {
+      headerBytes: TOLD_BYTES_MAX,
+      ...(options.bind === undefined ? {} : { bind: options.bind }),
+    });
     this.control = new ControlService(options.world);
+    this.control.take(Method.MapUpdate, MapUpdateSchema, (update) => this.mon.applyUpdate(update));
     this.core = new ClientCore(options.world, this.map, this);
     this.mon = new MonSession({
       world: options.world,
@@ -329,6 +341,10 @@ class ClientSide implements ClientServices, ImageKeeper {
 
   wantMap(): void {
     this.mon.wantMap();
+  }
+
+  onLinkMessage(connection: Connection, frame: Frame): void {
+    this.control.onOneway(connection, frame);
   }
 
   dial(link: Link): void {

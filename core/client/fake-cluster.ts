@@ -48,7 +48,7 @@ import {
   WriteReply,
   WriteRequest,
 } from "../../proto/gen/hot.ts";
-import { ClusterMap, type OsdInfo, type PgInfo } from "../cluster/cluster.ts";
+import { ClusterMap, deltaToTell, type OsdInfo, type PgInfo } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
 import type { Simulation, SimWorld } from "../reactor/reactor.ts";
 import { DrainOrder } from "../reactor/world.ts";
@@ -126,6 +126,8 @@ export class FakeCluster {
   /** The next writes of these numbers commit after this long, and their reply is lost. */
   readonly late: Map<number, number> = new Map();
   objectBlocks = 16;
+  /** Osds tell a client what its map lacks as they refuse it: as it is, garbled, or not at all. */
+  telling: "whole" | "garbled" | "none" = "whole";
 
   constructor(simulation: Simulation, options: { osds?: number; pgs?: number } = {}) {
     this.simulation = simulation;
@@ -351,6 +353,7 @@ export class FakeOsd implements ConnectionHandler {
     const generation = connection.generation;
     let status = this.judge(connection, request, request.firstBlock + request.blocks);
     if (status === Status.Ok) status = this.admit(request);
+    this.tellMap(connection, status, request);
     if (status !== Status.Ok) {
       this.replyWrite(connection, generation, id, request.pg, status, 0);
       return;
@@ -438,6 +441,24 @@ export class FakeOsd implements ConnectionHandler {
     connection.finish();
   }
 
+  private tellMap(
+    connection: Connection,
+    status: Status,
+    request: { readonly generation: number; readonly epoch: number },
+  ): void {
+    const { map, telling } = this.cluster;
+    if (telling === "none") return;
+    if (status !== Status.MapStale && status !== Status.WrongReceiver) return;
+    const delta = deltaToTell(map, request.generation, request.epoch);
+    if (delta === undefined) return;
+    const bytes = toBinary(MapUpdateSchema, create(MapUpdateSchema, delta));
+    for (let at = 0; telling === "garbled" && at < bytes.length; at += 3) bytes[at]! ^= 0x55;
+    const at = connection.beginOneway(Method.MapUpdate, bytes.length, 0);
+    if (at < 0) throw new Error("FakeOsd: no space for a map");
+    this.world.arena.bytes.set(bytes, at);
+    connection.finish();
+  }
+
   private nameLeader(reply: WriteReply | ReadReply, pg: number): void {
     const leader = this.cluster.groups.get(pg as PgId)?.leader ?? null;
     reply.leaderOsd = leader === null ? 0 : leader + 1;
@@ -452,6 +473,7 @@ export class FakeOsd implements ConnectionHandler {
     this.reads++;
     const reply = new ReadReply();
     let status = this.judge(connection, request, request.firstBlock + request.blocks);
+    this.tellMap(connection, status, request);
     if ((request.flags & 1) !== 0 && status === Status.NotLeader) status = Status.Ok;
     reply.status = status;
     reply.pg = request.pg;

@@ -17,6 +17,8 @@ export interface LinkOwner {
   /** There is space to send, or a session has been attached. */
   onLinkWritable(link: Link): void;
   onLinkClosed(link: Link): void;
+  /** Its osd tells something unasked. */
+  onLinkMessage(connection: Connection, frame: Frame): void;
 }
 
 /**
@@ -81,7 +83,9 @@ export class Link implements ConnectionHandler {
     connection.close("a request to a client");
   }
 
-  onOneway(_connection: Connection, _frame: Frame): void {}
+  onOneway(connection: Connection, frame: Frame): void {
+    this.owner.onLinkMessage(connection, frame);
+  }
 
   onWritable(): void {
     this.owner.onLinkWritable(this);

@@ -164,12 +164,11 @@ export class MonSession {
     this.askedUs = nowUs;
     const { map } = this.options;
     const request = create(MapGetRequestSchema, { generation: map.generation, epoch: map.epoch });
-    this.call(Method.MapGet, MapGetRequestSchema, request, MapGetReplySchema, 2000).then(
-      (reply) => {
+    this.call(Method.MapGet, MapGetRequestSchema, request, MapGetReplySchema, 2000)
+      .then((reply) => {
         if (reply.update !== undefined) this.applyUpdate(reply.update);
-      },
-      (error: unknown) => this.warn("map fetch failed", error),
-    );
+      })
+      .catch((error: unknown) => this.warn("map fetch failed", error));
   }
 
   private unreachable(): FastblockError {
@@ -243,7 +242,11 @@ export class MonSession {
     this.world.timers.arm(this.nextTimer, NEXT_MON_US);
   }
 
-  private applyUpdate(update: MapUpdate): void {
+  /**
+   * The monitor pushed a change of the map, or an osd that refuses requests by ours told what it
+   * lacks. Throws FB1001 when it is malformed: nothing has changed then.
+   */
+  applyUpdate(update: MapUpdate): void {
     switch (this.options.map.apply(update)) {
       case ApplyResult.Applied:
         if (this.options.cache !== undefined && this.saveTimer.timerDueUs < 0) {
@@ -256,6 +259,8 @@ export class MonSession {
         this.wantMap();
         break;
       case ApplyResult.Older:
+        // Of our own generation it is what somebody else has told before.
+        if (update.generation === this.options.map.generation) break;
         this.world.logger.warn("older map refused", {
           generation: update.generation,
           epoch: update.epoch,

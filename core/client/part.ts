@@ -80,6 +80,8 @@ export class Part extends RequestOp {
   startedUs = 0;
   /** µs: not to be tried before; in the router's list of delayed parts. */
   delayedUntilUs = 0;
+  /** The router's `mapMoves` when it was put on the wire last. */
+  mapMoves = 0;
   /** How often it was put on the wire; how often it was refused as damaged or not attached. */
   sends = 0;
   refusals = 0;

@@ -22,7 +22,7 @@ import { Status } from "../base/status.ts";
 import { decodeReadReply, decodeWriteReply, ReadReply, WriteReply } from "../../proto/gen/hot.ts";
 import type { ClusterMap, ReplicaInfo } from "../cluster/cluster.ts";
 import { Timer, type World } from "../reactor/world.ts";
-import type { Frame } from "../rpc/rpc.ts";
+import type { Connection, Frame } from "../rpc/rpc.ts";
 import { LEADER } from "./image-op.ts";
 import { LeaderCounts, Leaders, type LeadersHost } from "./leaders.ts";
 import { type Link, type LinkOwner, LinkTable } from "./link.ts";
@@ -61,6 +61,8 @@ export interface RouterHost {
   attach(link: Link, session: ImageSession): void;
   /** Somebody says that our map is old: fetch the newest one. */
   wantMap(): void;
+  /** An osd tells something unasked: what our map lacks. */
+  onLinkMessage(connection: Connection, frame: Frame): void;
   /** Parts came back to the pool. */
   onPartsFree(): void;
 }
@@ -87,6 +89,8 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
   private readonly delayed: PartList = new PartList();
   private readonly direct: PartList = new PartList();
   private readonly timer: RouterTimer;
+  /** How often the map has moved. */
+  private mapMoves = 0;
   /** Operations with a time limit that are open. */
   private limitedOps = 0;
   private readonly requests: RequestWriter;
@@ -236,6 +240,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
   private send(part: Part, link: Link, replica: ReplicaInfo): boolean {
     if (!this.requests.part(part, link.connection!, replica.replicaId)) return false;
     part.link = link;
+    part.mapMoves = this.mapMoves;
     part.sentUs = this.world.clock.turnUs;
     part.sends++;
     this.counts.sends++;
@@ -358,6 +363,10 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
         return;
       case Status.MapStale:
       case Status.WrongReceiver:
+        if (part.mapMoves !== this.mapMoves) {
+          this.enter(part);
+          return;
+        }
         this.wantMap();
         this.delay(part, STALE_PAUSE_US);
         return;
@@ -466,8 +475,13 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
     this.host.dial(link);
   }
 
+  onLinkMessage(connection: Connection, frame: Frame): void {
+    this.host.onLinkMessage(connection, frame);
+  }
+
   /** The cluster map has changed: drop links to other places, follow moved replicas. */
   onMapChanged(): void {
+    this.mapMoves++;
     this.links.followMap();
     for (const route of this.routes.values()) this.leaders.followMap(route);
     this.retryDelayed(Number.POSITIVE_INFINITY);

@@ -125,8 +125,8 @@ export class ClusterMap {
   /** What a holder of (generation, epoch) lacks; undefined when nothing. Full when it must be. */
   deltaFrom(generation: number, epoch: number): MapDelta | undefined {
     if (generation === this.generation && epoch >= this.epoch) return undefined;
-    const full = generation !== this.generation || epoch < this.floorEpoch || epoch === 0;
-    const from = full ? -1 : epoch;
+    const from = this.fromOf(generation, epoch);
+    const full = from < 0;
     const removed = full ? [] : this.removals.filter((one) => one.epoch > from);
     return {
       generation: this.generation,
@@ -143,6 +143,22 @@ export class ClusterMap {
       more: false,
       ...recoveryRow(this.recovery.changeEpoch > Math.max(from, 0) ? this.recovery : undefined),
     };
+  }
+
+  /** How many rows `deltaFrom` would tell: they are counted, nothing is made. */
+  rowsFrom(generation: number, epoch: number): number {
+    const from = this.fromOf(generation, epoch);
+    return (
+      changedAfter(from, this.osds.values()) +
+      changedAfter(from, this.pools.values()) +
+      changedAfter(from, this.pgs.values())
+    );
+  }
+
+  /** Rows that changed after it are told to a holder of (generation, epoch). -1: all of them. */
+  private fromOf(generation: number, epoch: number): number {
+    const isFull = generation !== this.generation || epoch < this.floorEpoch || epoch === 0;
+    return isFull ? -1 : epoch;
   }
 
   /**
@@ -248,6 +264,12 @@ export class ClusterMap {
         row.configuration === undefined ? undefined : configurationOf(row.configuration),
     };
   }
+}
+
+function changedAfter(epoch: number, rows: Iterable<{ readonly changeEpoch: Epoch }>): number {
+  let count = 0;
+  for (const row of rows) if (row.changeEpoch > epoch) count += 1;
+  return count;
 }
 
 /** True when `delta` is the next part after `parts`. */

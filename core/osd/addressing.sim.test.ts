@@ -6,10 +6,11 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
+import type { PgId } from "../base/ids.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { uuidBytes, uuidText } from "../base/uuid.ts";
-import { ImageRights, signGrant } from "../cluster/cluster.ts";
+import { ApplyResult, ClusterMap, ImageRights, signGrant } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
 import { formatStore, type Group } from "../pg/pg.ts";
 import { MessageType, Role as RaftRole } from "../raft/raft.ts";
@@ -26,6 +27,9 @@ import {
   SHARD_NONE,
 } from "../rpc/rpc.ts";
 import {
+  MapGetReplySchema,
+  MapGetRequestSchema,
+  type MapUpdate,
   MapUpdateSchema,
   SessionAttachReplySchema,
   SessionAttachRequestSchema,
@@ -100,6 +104,24 @@ class PeerHandler extends NotingHandler {
   }
 }
 
+/** A client, and what it is told of the map, with the replies that it had before. */
+class ClientHandler extends NotingHandler {
+  readonly maps: MapUpdate[] = [];
+  private readonly clientWorld: SimWorld;
+
+  constructor(world: SimWorld) {
+    super(world);
+    this.clientWorld = world;
+  }
+
+  override onOneway(_connection?: Connection, frame?: Frame): void {
+    assert(frame?.method === Method.MapUpdate, "ClientHandler: not a map");
+    const { headerOffset, headerSize } = frame;
+    const bytes = this.clientWorld.arena.bytes.slice(headerOffset, headerOffset + headerSize);
+    this.maps.push(fromBinary(MapUpdateSchema, bytes));
+  }
+}
+
 /** The osd, a client of it, and the osd that it shares a group with. */
 class Scene {
   readonly simulation = new Simulation(7, {
@@ -108,7 +130,8 @@ class Scene {
     arenaBytes: 96 * MIB,
   });
   readonly shard: OsdShard;
-  readonly client: Connection;
+  client: Connection;
+  clientSide: ClientHandler;
   readonly peer: Connection;
   readonly peerSide: PeerHandler;
   private readonly clientWorld: SimWorld;
@@ -116,6 +139,8 @@ class Scene {
   private storeUuid = "";
   private serves = false;
   private writes = 0;
+  /** How often the osd was to fetch a map. */
+  mapsWanted = 0;
 
   constructor() {
     this.wait(this.format());
@@ -129,15 +154,8 @@ class Scene {
     this.peerWorld = this.simulation.createWorld("osd.1", "10.0.0.2");
     this.peerWorld.start();
     this.peerSide = new PeerHandler(this.peerWorld);
-    const name = "client";
-    const client: RpcIdentity = {
-      clusterId: CLUSTER_ID,
-      role: Role.Client,
-      id: 4,
-      shard: SHARD_NONE,
-      name,
-    };
-    this.client = this.dial(this.clientWorld, client, new NotingHandler(this.clientWorld));
+    this.clientSide = new ClientHandler(this.clientWorld);
+    this.client = this.dialAsClient(this.clientSide);
     this.peer = this.dialAsPeer();
     this.until("the group of its own serves", () => this.group(ALONE).serving);
     this.attach();
@@ -227,6 +245,26 @@ class Scene {
     return replyOf(op);
   }
 
+  /** As its peer: ask for what a map lacks. */
+  askMap(generation: number, epoch: number): MapUpdate | undefined {
+    const request = create(MapGetRequestSchema, { generation, epoch });
+    const header = toBinary(MapGetRequestSchema, request);
+    const { bytes } = this.peerWorld.arena;
+    const op = this.ask(this.peerWorld, this.peer, Method.MapGet, {
+      size: header.length,
+      encode: (_view, at) => bytes.set(header, at),
+    });
+    return fromBinary(MapGetReplySchema, op.header).update;
+  }
+
+  /** The osd's map, and `map`, which is as it, move on. */
+  follow(map: ClusterMap, change: Parameters<ClusterMap["next"]>[0]): void {
+    const delta = map.next(change);
+    map.apply(delta);
+    expect(this.shard.onMap(toBinary(MapUpdateSchema, create(MapUpdateSchema, delta)))).toBe(true);
+    this.pass(QUIET_US);
+  }
+
   /** As its peer: say something of the shared group; then let it be heard. */
   tell(fields: Partial<Control>): void {
     const control = Object.assign(new Control(), { pg: SHARED, from: 22, ...fields });
@@ -308,7 +346,24 @@ class Scene {
     return this.dialOsd(endpoint, new NotingHandler(this.peerWorld));
   }
 
-  private dial(world: SimWorld, identity: RpcIdentity, handler: NotingHandler): Connection {
+  /** Another connection of the client takes the place of the first one. */
+  connectAgain(): void {
+    this.client.close("again");
+    this.clientSide = new ClientHandler(this.clientWorld);
+    this.client = this.dialAsClient(this.clientSide);
+    this.attach();
+  }
+
+  private dialAsClient(handler: ClientHandler): Connection {
+    const world = this.clientWorld;
+    const name = "client";
+    const identity: RpcIdentity = {
+      clusterId: CLUSTER_ID,
+      role: Role.Client,
+      id: 4,
+      shard: SHARD_NONE,
+      name,
+    };
     return this.dialOsd(new RpcEndpoint(world, identity, KEY, { bind: world.address }), handler);
   }
 
@@ -363,6 +418,8 @@ class Scene {
         onNews: () => {},
         onVerdict: () => {},
         onPeerStart: () => {},
+        onMapWanted: () => (this.mapsWanted += 1),
+        onPeerMap: () => {},
       },
     });
   }
@@ -385,7 +442,8 @@ class Scene {
     admission.hearMonitor({ kind: "fine" });
   }
 
-  private mapOf(): Uint8Array {
+  /** The map that it begins with, encoded. */
+  mapOf(): Uint8Array {
     const storeOf = (osd: number): string => (osd === 0 ? this.storeUuid : STORES[osd]!);
     const osds = [0, 1, 2].map((id) => ({
       id,
@@ -439,11 +497,7 @@ const ADDRESSES: readonly (readonly [string, Partial<ReadRequest>, Status])[] = 
   ["for the replica that was here before", { replica: OURS - 1 }, Status.WrongReceiver],
   ["for one that is to come", { replica: OURS + 1 }, Status.WrongReceiver],
   ["for the replica of another group", { replica: OURS_SHARED }, Status.WrongReceiver],
-  [
-    "for another replica, by a newer map",
-    { replica: OURS + 1, epoch: EPOCH + 1 },
-    Status.WrongReceiver,
-  ],
+  ["for another replica, by a newer map", { replica: OURS + 1, epoch: EPOCH + 1 }, Status.Busy],
   ["for a group that is elsewhere", { pg: ELSEWHERE, replica: 31 }, Status.WrongReceiver],
   ["for a group that is nowhere", { pg: NOWHERE }, Status.WrongReceiver],
   ["for a group of a newer map", { pg: NOWHERE, epoch: EPOCH + 1 }, Status.Busy],
@@ -472,6 +526,98 @@ describe("N11: a request of a client", () => {
       expect([name, first]).toEqual([name, wanted === Status.Ok ? 0xab : -1]);
     }
   });
+});
+
+describe("a client that is refused", () => {
+  const OLD = CHANGED - 1;
+  type Change = Parameters<ClusterMap["next"]>[0];
+
+  /** The osd, and a map as it has it, moved on by `change`. */
+  function sceneOf(change: (map: ClusterMap) => Change): { scene: Scene; map: ClusterMap } {
+    const scene = new Scene();
+    const map = new ClusterMap();
+    map.apply(fromBinary(MapUpdateSchema, scene.mapOf()));
+    scene.follow(map, change(map));
+    return { scene, map };
+  }
+
+  function moved(map: ClusterMap, pg: number): Change {
+    return { pgs: [{ ...map.pgs.get(pg as PgId)!, replicas: [] }] };
+  }
+
+  test.each([
+    ["a write, by a map from before the group's last change", true, { epoch: OLD }],
+    ["a read, by a map from before the group's last change", false, { epoch: OLD }],
+    ["a write of an older generation", true, { generation: GENERATION - 1, epoch: 99 }],
+    ["a read for a replica that was here before", false, { replica: OURS - 1 }],
+    ["a write for a group that is elsewhere", true, { pg: ELSEWHERE, replica: 31 }],
+    ["a read of a group that another one leads", false, { pg: SHARED, replica: OURS_SHARED }],
+  ] as const)("is told first what its map lacks: %s", (_name, isWrite, to) => {
+    const { scene, map } = sceneOf((before) => moved(before, ELSEWHERE));
+    const { maps } = scene.clientSide;
+    if (isWrite) scene.write(1, to);
+    else scene.read(to);
+    expect(maps).toMatchObject([
+      { generation: GENERATION, epoch: EPOCH + 1, part: 0, more: false },
+    ]);
+    // All of it where removals before the kept map may be missing; else what changed.
+    const { full, pgs } = maps[0]!;
+    const isFull = "generation" in to || "epoch" in to;
+    expect([full, pgs.length]).toEqual([isFull, isFull ? 3 : 1]);
+    const client = new ClusterMap();
+    if (!isFull) client.apply(fromBinary(MapUpdateSchema, scene.mapOf()));
+    expect(client.apply(maps[0]!)).toBe(ApplyResult.Applied);
+    expect(client.pgs).toEqual(map.pgs);
+  });
+
+  test("is told once per connection and map", () => {
+    const { scene, map } = sceneOf((before) => moved(before, ELSEWHERE));
+    const epochs = (): number[] => scene.clientSide.maps.map(({ epoch }) => epoch);
+    for (let turn = 0; turn < 5; turn++) {
+      expect(scene.write(1, { epoch: OLD }).status).toBe(Status.MapStale);
+      expect(scene.read({ epoch: OLD }).reply.status).toBe(Status.MapStale);
+    }
+    expect(epochs()).toEqual([EPOCH + 1]);
+    scene.follow(map, moved(map, SHARED));
+    for (let turn = 0; turn < 5; turn++) scene.read({ epoch: OLD });
+    expect(epochs()).toEqual([EPOCH + 1, EPOCH + 2]);
+    scene.connectAgain();
+    for (let turn = 0; turn < 5; turn++) scene.read({ epoch: OLD });
+    expect(epochs()).toEqual([EPOCH + 2]);
+  });
+
+  test("is told nothing when it has the map, a newer one, or is served", () => {
+    const { scene } = sceneOf((before) => moved(before, ELSEWHERE));
+    expect(scene.write(1, { epoch: EPOCH }).status).toBe(Status.Ok);
+    expect(scene.write(1, { replica: OURS + 1, epoch: EPOCH + 1 }).status).toBe(
+      Status.WrongReceiver,
+    );
+    expect(scene.write(1, { replica: OURS + 1, epoch: EPOCH + 2 }).status).toBe(Status.Busy);
+    const next = { pg: NOWHERE, generation: GENERATION + 1, epoch: 1 };
+    expect(scene.read(next).reply.status).toBe(Status.Busy);
+    expect(scene.clientSide.maps).toEqual([]);
+  });
+
+  test("and knows a newer map makes the osd fetch it at once, and not for each request", () => {
+    const { scene } = sceneOf((before) => moved(before, ELSEWHERE));
+    scene.read({ pg: NOWHERE });
+    scene.read({ epoch: EPOCH + 2 });
+    expect(scene.mapsWanted).toBe(0);
+    const fromUs = scene.simulation.nowUs;
+    for (let turn = 0; turn < 20; turn++) scene.read({ pg: NOWHERE, epoch: EPOCH + 2 });
+    expect(scene.simulation.nowUs - fromUs).toBeLessThan(100_000);
+    expect(scene.mapsWanted).toBe(1);
+    scene.pass(200_000);
+    scene.write(1, { replica: OURS + 1, epoch: EPOCH + 2 });
+    expect(scene.mapsWanted).toBe(2);
+  });
+});
+
+test("an osd tells a peer that asks what its map lacks", () => {
+  const scene = new Scene();
+  expect(scene.askMap(GENERATION, EPOCH)).toBeUndefined();
+  expect(scene.askMap(GENERATION + 1, 1)).toBeUndefined();
+  expect(scene.askMap(0, 0)).toMatchObject({ full: true, generation: GENERATION, epoch: EPOCH });
 });
 
 test("N11: a peer that asks another replica for a block gets none", () => {

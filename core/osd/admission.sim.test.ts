@@ -149,6 +149,8 @@ class Cluster {
           osd.kept.set(storeUuid, start);
           this.onTold(this.osds.find((one) => one.storeUuid === storeUuid)!);
         },
+        onMapWanted: () => {},
+        onPeerMap: () => {},
       },
     });
   }

@@ -37,6 +37,7 @@ import {
 } from "../../proto/gen/hot.ts";
 import { type DamagedBlock, type Healer, Healing } from "./healer.ts";
 import type { MapIdentity } from "./map-identity.ts";
+import type { MapSharing } from "./map-sharing.ts";
 import type { SessionGrants } from "./session-grants.ts";
 
 /** ReadRequest.flags */
@@ -63,6 +64,7 @@ export class ClientRequests {
   readonly world: World;
   readonly map: MapIdentity;
   private readonly grants: SessionGrants;
+  private readonly maps: MapSharing;
   private readonly writeRequest = new WriteRequest();
   private readonly writeReply = new WriteReply();
   private readonly readRequest = new ReadRequest();
@@ -73,11 +75,18 @@ export class ClientRequests {
   private writeFree: ClientWrite | null = null;
   private readFree: ClientRead | null = null;
 
-  constructor(pg: PgShard, world: World, map: MapIdentity, grants: SessionGrants) {
+  constructor(
+    pg: PgShard,
+    world: World,
+    map: MapIdentity,
+    grants: SessionGrants,
+    maps: MapSharing,
+  ) {
     this.pg = pg;
     this.world = world;
     this.map = map;
     this.grants = grants;
+    this.maps = maps;
   }
 
   /* --------------------------------------------------------------- writes */
@@ -91,6 +100,8 @@ export class ClientRequests {
       return;
     }
     const op = this.takeWrite(connection, frame.requestId, request.pg);
+    op.generation = request.generation;
+    op.epoch = request.epoch;
     const status = this.admitWrite(op, request, connection, frame);
     if (status === Status.Ok) return;
     if (op.entry !== null) this.pg.store.entries.release(op.entry);
@@ -136,15 +147,22 @@ export class ClientRequests {
     generation: number,
     epoch: number,
   ): Status {
-    if (group === undefined) {
-      return this.map.isNewer(generation, epoch) ? Status.Busy : Status.WrongReceiver;
+    if (group === undefined || group.replica !== replica) {
+      return this.judgeAbsent(generation, epoch);
     }
-    if (group.replica !== replica) return Status.WrongReceiver;
     if (generation < this.map.generation) return Status.MapStale;
     if (generation === this.map.generation && epoch < group.lastChangeEpoch) {
       return Status.MapStale;
     }
     return Status.Ok;
+  }
+
+  // cold: replicas move rarely.
+  /** The replica is not here; by a newer map than ours it may be on its way: we need that map first. */
+  private judgeAbsent(generation: number, epoch: number): Status {
+    if (!this.map.isNewer(generation, epoch)) return Status.WrongReceiver;
+    this.maps.want();
+    return Status.Busy;
   }
 
   /** Copy the payload once, to an aligned slot, and check it against the client's checksums. */
@@ -186,8 +204,8 @@ export class ClientRequests {
     reply.epoch = this.map.epoch;
     reply.leaderOsd = 0;
     reply.leaderShard = 0;
-    if (op.status === Status.NotLeader) this.nameLeader(op.pg, reply);
     const connection = op.connection!;
+    if (isOfPlace(op.status)) this.direct(op, reply, connection);
     const at = connection.beginReply(op.requestId, Method.Write, sizeOfWriteReply(reply), 0);
     if (at < 0) {
       if (connection.refusal === Status.Busy) {
@@ -202,6 +220,17 @@ export class ClientRequests {
     op.connection = null;
     op.poolNext = this.writeFree;
     this.writeFree = op;
+  }
+
+  // cold: leaders and replicas move rarely.
+  /** The client asked at the wrong place: it is told who leads, and what its map lacks. */
+  private direct(
+    op: ClientWrite | ClientRead,
+    reply: WriteReply | ReadReply,
+    connection: Connection,
+  ): void {
+    this.maps.tell(connection, op.generation, op.epoch);
+    if (op.status === Status.NotLeader) this.nameLeader(op.pg, reply);
   }
 
   private nameLeader(pg: number, reply: WriteReply | ReadReply): void {
@@ -234,6 +263,8 @@ export class ClientRequests {
       return;
     }
     const op = this.takeRead(connection, frame.requestId, request.pg);
+    op.generation = request.generation;
+    op.epoch = request.epoch;
     const status = this.admitRead(op, request, connection);
     if (status === Status.Ok) return;
     op.status = status;
@@ -301,10 +332,11 @@ export class ClientRequests {
       if (op.method === Method.Read) op.status = Status.Damaged;
     }
     const reply = this.readReply;
+    const connection = op.connection!;
     this.fillReadReply(reply, op);
+    if (isOfPlace(op.status)) this.direct(op, reply, connection);
     const withPayload = op.status === Status.Ok && !op.statesOnly;
     const payloadBytes = withPayload ? op.dataBlocks * BLOCK_SIZE : 0;
-    const connection = op.connection!;
     const headerBytes = sizeOfReadReply(reply);
     const at = connection.beginReply(op.requestId, op.method, headerBytes, payloadBytes);
     if (at < 0) {
@@ -392,7 +424,6 @@ export class ClientRequests {
     reply.leaderOsd = 0;
     reply.leaderShard = 0;
     reply.blocksCount = 0;
-    if (op.status === Status.NotLeader) this.nameLeader(op.pg, reply);
     if (op.status !== Status.Ok) return;
     for (let at = 0; at < op.blocks; at++) {
       const version = op.versions[at]!;
@@ -428,6 +459,9 @@ export class ClientWrite extends WriteRequestOp implements WritableWaiter {
   connection: Connection | null = null;
   requestId = 0;
   pg = 0;
+  /** The map that the client had. */
+  generation = 0;
+  epoch = 0;
   poolNext: ClientWrite | null = null;
   writableNext: WritableWaiter | null = null;
   private readonly requests: ClientRequests;
@@ -452,6 +486,9 @@ export class ClientRead extends ReadRequestOp implements WritableWaiter {
   requestId = 0;
   method: Method = Method.Read;
   pg = 0;
+  /** The map that the client had. */
+  generation = 0;
+  epoch = 0;
   healTries = 0;
   poolNext: ClientRead | null = null;
   writableNext: WritableWaiter | null = null;
@@ -480,6 +517,13 @@ function damagedBlockOf(op: ClientRead, at: number): DamagedBlock {
     snapSeq: op.snapSeq,
     version: op.versions[at]!,
   };
+}
+
+/** Whether the request came to the wrong replica, or by a map that leads there. */
+function isOfPlace(status: Status): boolean {
+  return (
+    status === Status.NotLeader || status === Status.MapStale || status === Status.WrongReceiver
+  );
 }
 
 function isWellFormed(request: WriteRequest, payloadSize: number): boolean {

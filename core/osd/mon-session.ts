@@ -1,5 +1,5 @@
 // cold path: registration, maps and reports; a few messages a second.
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
 import { uuidBytes, uuidText } from "../base/uuid.ts";
@@ -16,6 +16,8 @@ import {
   type StoreCredentials,
 } from "../rpc/rpc.ts";
 import {
+  MapGetReplySchema,
+  MapGetRequestSchema,
   type MapUpdate,
   MapUpdateSchema,
   OsdCommandSchema,
@@ -32,6 +34,11 @@ import { countersOf, recoveryMessage, scrubMessage, usageOf } from "./report-mes
 
 /** Between two reports, unless the monitor asks for another pace. */
 const REPORT_INTERVAL_MS = 1000;
+
+/** Who says that there is a newer map is heard at most once in this time. */
+const MAP_ASK_US = 100_000;
+/** A monitor that has not told the map by then is not waited for. */
+const MAP_ASK_MS = 2000;
 
 /** Changes of one moment go into one report; elections of many groups come close together. */
 const SOON_US = 50_000;
@@ -65,6 +72,8 @@ export interface OsdIdentity {
 export interface MonSessionHost {
   /** A newer map: hand it to every shard and keep it on disk. `full` is the whole map. */
   onMap(update: MapUpdate, map: ClusterMap): void;
+  /** The monitor can not tell a newer map: ask a peer for it; `hear` what it tells. */
+  askPeer(): void;
   /** Collect what changed (`complete`: everything) from all shards. */
   collect(complete: boolean): Promise<readonly ShardReport[]>;
   transferLeader(pg: number, toReplica: number): void;
@@ -121,6 +130,7 @@ export class MonSession {
   private refusals = 0;
   /** The newest order to report at once. */
   private asked = 0n;
+  private mapAskedUs = -MAP_ASK_US;
   /** What each shard told last. */
   private readonly figures = new Map<number, ShardFigures>();
 
@@ -290,16 +300,49 @@ export class MonSession {
     if (result === ApplyResult.Applied) this.options.host.onMap(update, this.map);
     else if (result === ApplyResult.Partial) this.options.host.onMap(update, this.map);
     else if (result === ApplyResult.Gap) this.fetchMap();
-    else if (result === ApplyResult.Older) {
+    else if (result === ApplyResult.Older && update.generation < this.map.generation) {
+      // Of our own generation it is what somebody else has told before.
       this.logger.warn("older map refused", { generation: update.generation, epoch: update.epoch });
     }
   }
 
-  private fetchMap(): void {
-    // The next report names our epoch; a registration brings all that is missing.
-    if (this.registered) {
-      this.register().catch((error: unknown) => this.onFailure("map fetch", error));
+  /** A peer told what it has of the map: an encoded MapUpdate. */
+  hear(update: Uint8Array): void {
+    if (this.stopping) return;
+    try {
+      this.onMapUpdate(fromBinary(MapUpdateSchema, update));
+    } catch (error) {
+      this.logger.error("a peer's map is refused", { reason: String(error) });
     }
+  }
+
+  /** Somebody has a newer map: ask for it, now. */
+  wantMap(): void {
+    const now = this.options.world.clock.nowUs();
+    if (now - this.mapAskedUs < MAP_ASK_US) return;
+    this.fetchMap();
+  }
+
+  private fetchMap(): void {
+    if (this.stopping) return;
+    this.mapAskedUs = this.options.world.clock.nowUs();
+    if (!this.registered) {
+      this.options.host.askPeer();
+      return;
+    }
+    const { generation, epoch } = this.map;
+    const request = create(MapGetRequestSchema, { generation, epoch });
+    this.control
+      .call(this.connection!, Method.MapGet, MapGetRequestSchema, request, MapGetReplySchema, {
+        timeoutMs: MAP_ASK_MS,
+      })
+      .then(({ update }) => {
+        if (update !== undefined) this.onMapUpdate(update);
+      })
+      .catch((error: unknown) => {
+        this.onFailure("map fetch", error);
+        if (!this.stopping) this.options.host.askPeer();
+      });
   }
 
   /** A group changed: the mon hears it in a moment, with what changes until then. */
@@ -321,6 +364,7 @@ export class MonSession {
     if (this.stopping) return;
     this.options.world.timers.armPeriod(this.timer, this.intervalUs);
     if (!this.registered && !this.registering && this.connection?.isOpen === true) this.onOpen();
+    if (!this.registered) this.wantMap();
     this.reportNow();
   }
 

@@ -13,7 +13,7 @@ import { FastblockError } from "../base/errors.ts";
 import type { PgId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import { uuidBytes } from "../base/uuid.ts";
-import { ApplyResult, ClusterMap } from "../cluster/cluster.ts";
+import { ApplyResult, ClusterMap, TOLD_BYTES_MAX } from "../cluster/cluster.ts";
 import {
   type FillSource,
   type Group,
@@ -50,6 +50,7 @@ import { PeerFillSource, serveFill } from "./fill-service.ts";
 import { FaultyEntries } from "./faulty-entries.ts";
 import { type DamagedBlock, Healer } from "./healer.ts";
 import { MapIdentity } from "./map-identity.ts";
+import { MapSharing, type MapSharingHost } from "./map-sharing.ts";
 import { PeerStarts } from "./peer-starts.ts";
 import { RaftPeers } from "./raft-peers.ts";
 import {
@@ -78,8 +79,8 @@ export type { ShardReport } from "./report.ts";
  */
 const STREAM_BYTES = 1_048_576;
 const CONNECTIONS_MAX = 256;
-/** Calls between shards: the state of a group with 1024 sessions is the largest, 60 KiB. */
-const CALL_BYTES_MAX = 131_072;
+/** Calls between shards: what is told of the map is the largest, the state of a group has 60 KiB. */
+const CALL_BYTES_MAX = TOLD_BYTES_MAX;
 
 export interface OsdShardOptions {
   readonly world: World;
@@ -115,7 +116,7 @@ function fullBeneath(path: string): FastblockError {
 }
 
 /** What a shard tells its osd. */
-export interface OsdShardHost {
+export interface OsdShardHost extends MapSharingHost {
   /** The device failed or an invariant broke: the process must not go on. */
   onFatal(error: Error): void;
   /** There is something to report before the next time. */
@@ -137,6 +138,7 @@ export class OsdShard implements PgHost {
   private peers!: RaftPeers;
   private requests!: ClientRequests;
   private healer!: Healer;
+  private maps!: MapSharing;
   private faulty!: FaultyEntries;
   private scrubReader!: ScrubStoreReader;
   /** Calls between shards off the data path; made when the shard listens. */
@@ -221,8 +223,9 @@ export class OsdShard implements PgHost {
       },
     );
     const grants = new SessionGrants(world.checksum, clusterKey);
-    this.requests = new ClientRequests(this.pg, world, this.mapIdentity, grants);
     this.calls = new ControlService(world);
+    this.maps = new MapSharing(world, this.logger, this.map, this.calls, this.options.host);
+    this.requests = new ClientRequests(this.pg, world, this.mapIdentity, grants, this.maps);
     serveFill(this.pg, this.calls);
     this.judgeStores(this.calls);
     this.peers = new RaftPeers(
@@ -322,6 +325,14 @@ export class OsdShard implements PgHost {
     this.pg.onMap(this.map);
     this.dialPeers();
     return true;
+  }
+
+  /** The monitor can not be asked for a newer map: ask a peer, another one each time. Cold. */
+  askPeer(): void {
+    if (!this.serving || this.stopping) return;
+    const links = [...this.pg.peers.links.values()];
+    const connections = links.map((link) => this.peers.connectionTo(link));
+    this.maps.ask(connections.filter((one) => one !== null && one.isOpen) as Connection[]);
   }
 
   private groupsInMap(): Group[] {

@@ -21,6 +21,9 @@ class Grant {
 /** What a client's connection has attached so far. */
 export class ClientContext {
   readonly grants: Map<number, Grant> = new Map();
+  /** The newest map that it was told here (`map-sharing.ts`). */
+  toldGeneration = 0;
+  toldEpoch = 0;
 }
 
 /**

@@ -22,8 +22,9 @@ export enum Method {
   OsdRegister = 64,
   OsdReport = 65,
   MapSubscribe = 66,
-  /** One-way, pushed by the mon: control.MapUpdate. */
+  /** One-way, pushed by the mon, or by an osd that refuses a client: control.MapUpdate. */
   MapUpdate = 67,
+  /** Of the mon, or between osds. */
   MapGet = 68,
   ImageOpen = 69,
   ImageRefresh = 70,

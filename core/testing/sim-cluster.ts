@@ -371,6 +371,8 @@ export class SimCluster {
         onNews: () => osd.session?.hasten(),
         onVerdict: (from, verdict) => osd.admission?.hearPeer(from, verdict),
         onPeerStart: (storeUuid, start) => osd.peerStarts.set(storeUuid, start),
+        onMapWanted: () => osd.session?.wantMap(),
+        onPeerMap: (update) => osd.session?.hear(update),
       },
     });
   }
@@ -380,6 +382,7 @@ export class SimCluster {
     const { storeUuid, incarnation, starts } = shards[0]!.identity;
     const map = new ClusterMap();
     const store = { starts: encodeStarts(starts), asking: true };
+    let askTurn = 0;
     osd.session = new MonSession({
       world,
       logger: world.logger,
@@ -403,6 +406,10 @@ export class SimCluster {
         onMap: (update) => {
           const encoded = toBinary(MapUpdateSchema, update);
           for (const shard of shards) shard.onMap(encoded);
+        },
+        askPeer: () => {
+          askTurn += 1;
+          shards[askTurn % shards.length]!.askPeer();
         },
         collect: (complete): Promise<readonly ShardReport[]> =>
           Promise.resolve(shards.map((shard) => shard.report(complete))),
