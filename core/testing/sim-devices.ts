@@ -10,6 +10,7 @@ import { stampBlock } from "./sim-stamps.ts";
  *
  *   reads fail, device slow, stalled     any osd: nothing is lost
  *   write fails, flush fails             any osd: it must end; it is started again
+ *   no space in the file system          any osd, or all: writes are refused, or wait
  *   rot, unreadable sectors              the victim's device
  *   misdirected writes, lost writes      the victim's device, while it serves
  *   lying flush, then the power is cut   the victim, with everybody else in peace
@@ -28,6 +29,8 @@ const SOURCE_LOOKS_MAX = 200;
 const SOURCE_LOOK_US = 5_000;
 const SOURCE_ROT_MAX = 48;
 const SLOW_US = 200_000;
+/** Of what a file system has left: less than this is too little at any time, or near it. */
+const LITTLE_BYTES_MAX = 96 * 1_048_576;
 /** For this long, in looks, an osd is waited for that starts between two power cuts. */
 const START_LOOKS_MAX = 500;
 const START_LOOK_US = 1_000;
@@ -58,8 +61,10 @@ export class SimDevices {
   }
 
   private mend(osd: SimOsd): void {
-    const { faults } = this.cluster.simulation.disk(osd.path);
+    const disk = this.cluster.simulation.disk(osd.path);
+    const { faults } = disk;
     this.failing.delete(osd);
+    disk.bytesBeneath = Number.POSITIVE_INFINITY;
     Object.assign(faults, {
       readErrorShare: 0,
       writeErrorShare: 0,
@@ -104,6 +109,21 @@ export class SimDevices {
     if (random.below(2) === 0) faults.stalled = true;
     else Object.assign(faults, { latencyUsMin: SLOW_US / 2, latencyUsMax: SLOW_US });
     this.mendLater(osd, 50_000 + random.below(2_500_000));
+    return true;
+  }
+
+  /** Somebody else fills the file system of one osd, or of all: little is left, or nothing. */
+  fill(osd: SimOsd): boolean {
+    const { random } = this.faults;
+    const left = random.below(2) === 0 ? 0 : random.below(LITTLE_BYTES_MAX);
+    const us = 50_000 + random.below(2_000_000);
+    for (const one of random.below(2) === 0 ? this.cluster.osds : [osd]) {
+      const disk = this.cluster.simulation.disk(one.path);
+      disk.bytesBeneath = left;
+      this.faults.later(us, () => {
+        disk.bytesBeneath = Number.POSITIVE_INFINITY;
+      });
+    }
     return true;
   }
 

@@ -40,6 +40,8 @@ export interface FaultPlan {
   readonly lies: boolean;
   /** Devices answer EIO, are slow, or do not answer. */
   readonly errors: boolean;
+  /** The file systems beneath the devices have little space for a while, or none. */
+  readonly beneath: boolean;
   /** Longest time between two faults. */
   readonly paceUs: number;
   /** Longest pause of a process. */
@@ -142,8 +144,8 @@ export class SimFaults {
     if (!stays) this.victim = this.cluster.osds[this.pace.below(this.cluster.osds.length)]!;
     this.movesLeft = MOVES_MAX;
     this.diskLost = false;
-    const { rot, diskLoss, strays, lies, errors } = this.plan;
-    this.load.mayRefuse = rot || diskLoss || strays || lies || errors;
+    const { rot, diskLoss, strays, lies, errors, beneath } = this.plan;
+    this.load.mayRefuse = rot || diskLoss || strays || lies || errors || beneath;
     this.hot.mayRefuse = this.load.mayRefuse;
     if (this.locks !== null) this.locks.mayRefuse = this.load.mayRefuse;
     this.planNext();
@@ -237,6 +239,7 @@ export class SimFaults {
         this.locks !== null,
         { name: "pause of a holder", weight: 4, run: () => this.pauseHolder() },
       ],
+      [plan.beneath, { name: "no space beneath", weight: 5, run: (osd) => devices.fill(osd) }],
       [plan.lies, { name: "lying flush", weight: 8, run: () => devices.lie() }],
     ];
     return all.filter(([isPlanned]) => isPlanned).map(([, kind]) => kind);

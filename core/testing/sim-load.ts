@@ -28,6 +28,8 @@ const BLOCKS_PARTIAL_MAX = 8;
 const THINK_US_MAX = 30_000;
 /** A final read that is refused so often stays refused. */
 const TRIES_MAX = 100;
+/** No space: try again after this long. */
+const NO_SPACE_US = 50_000;
 /** Somebody is there: try elsewhere after this long. */
 const ELSEWHERE_US = 200;
 
@@ -35,6 +37,8 @@ export class SimLoad {
   /** Answered with Ok; reads that were refused because a replica is damaged and others are away. */
   operations = 0;
   refused = 0;
+  /** Writes that had no space, and were made again. */
+  refusedForSpace = 0;
   /** A block is damaged on some replica: a read may be refused while the others can not be asked. */
   mayRefuse = false;
   private readonly cluster: SimCluster;
@@ -139,6 +143,11 @@ export class SimLoad {
   onAnswered(op: WorkOp): void {
     if (this.isEarly(op)) {
       op.image.submit(op);
+      return;
+    }
+    if (op.status === Status.NoSpace && this.mayRefuse && op.kind !== OpKind.Read) {
+      this.refusedForSpace += 1;
+      this.cluster.simulation.after(NO_SPACE_US, () => op.image.submit(op));
       return;
     }
     this.running -= 1;

@@ -19,6 +19,7 @@ const NAMES = [
   "replica distrusted",
   "payloads missing",
   "device failed",
+  "no space beneath a store",
   "request sent again",
   "client saw damage",
   "replica learns of its group",
@@ -56,6 +57,7 @@ export class SimProbes {
         this.checkpoints.set(pg, checkpoints);
         if (isNew && [...pg.groups.values()].some(isFilled)) this.hit("checkpoint during a fill");
         if (pg.store.usage().bytesQuarantined > 0) this.hit("units in quarantine");
+        if (pg.full) this.hit("no space beneath a store");
       }
     }
   }

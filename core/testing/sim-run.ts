@@ -71,7 +71,6 @@ const IMAGE_BYTES = 16 * MIB;
 /** Two units: the workload has a dozen objects, and parts of an operation go to several groups. */
 const OBJECT_BYTES = 131_072;
 const DEVICE_BYTES = 256 * MIB;
-const PG_COUNT = 4;
 const REPLICAS = 3;
 /** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
@@ -89,6 +88,8 @@ const LOOK_US = 20_000;
 
 /** Logged as errors by an osd whose device fails, before it ends. */
 const EXCUSED = new Set(["checkpoint failed", "fetching payloads failed", "healing failed"]);
+/** By one whose file system is full. */
+const FULL = "no space beneath the store: what the log holds waits there";
 
 /** What the seed makes of a run. */
 interface Plan extends FaultPlan {
@@ -96,6 +97,7 @@ interface Plan extends FaultPlan {
   readonly clockDriftShare: number;
   readonly osds: number;
   readonly shards: number;
+  readonly pgCount: number;
   readonly rounds: number;
   /**
    * Limits of the stores' background work. In a third of the seeds the log is small and keeps next to
@@ -138,7 +140,6 @@ function planOf(seed: number, without: ReadonlySet<number>): Plan {
     errors: random.below(3) === 0,
     strays: random.below(6) === 0,
     lies: random.below(8) === 0,
-    osds,
     shards: random.below(5) === 0 ? 2 : 1,
     rounds: random.below(4) === 0 ? 2 : 1,
     store: storeOf(random),
@@ -153,6 +154,10 @@ function planOf(seed: number, without: ReadonlySet<number>): Plan {
     paceUs: isLong ? LONG_PACE_US : [900_000, 900_000, 250_000][random.below(3)]!,
     locks: random.below(4) === 0,
     wholes: [1, 1, 8][random.below(3)]!,
+    // Drawn last: seeds that draw what there was before are what they were.
+    pgCount: [4, 4, 4, 2, 8, 16][random.below(6)]!,
+    osds: osds + [0, 0, 0, 0, 1, 2][random.below(6)]!,
+    beneath: random.below(4) === 0,
   };
 }
 
@@ -192,13 +197,13 @@ class SimRun {
   constructor(options: SimRunOptions) {
     this.options = options;
     this.plan = planOf(options.seed, options.without ?? new Set());
-    const { osds, shards, store } = this.plan;
+    const { osds, shards, pgCount, store } = this.plan;
     this.cluster = new SimCluster(options.seed, {
       osds,
       shards,
       replicas: REPLICAS,
       clients: CLIENTS + MORTALS,
-      pgCount: PG_COUNT,
+      pgCount,
       imageBytes: IMAGE_BYTES,
       objectBytes: OBJECT_BYTES,
       deviceBytes: DEVICE_BYTES,
@@ -206,7 +211,8 @@ class SimRun {
       clockDriftShare: this.plan.clockDriftShare,
       ...(options.memory === undefined ? {} : { memory: options.memory }),
       onRefused: (osd, error) => this.cluster.simulation.fail(`osd.${String(osd.id)}`, error),
-      isExcused: (message) => this.plan.errors && EXCUSED.has(message),
+      isExcused: (message) =>
+        (this.plan.errors && EXCUSED.has(message)) || (this.plan.beneath && message === FULL),
       checksum: options.checksum,
       drainMicrotasks: options.drainMicrotasks,
       ...(options.trace === undefined
