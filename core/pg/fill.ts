@@ -73,6 +73,8 @@ export class Fill {
   /** Its log is right, its blocks are not: it begins where it stands. */
   private readonly diverged: boolean;
   private cancelled = false;
+  /** The record of its end is on its way to the log. */
+  private ending = false;
   private readonly seen = new SlotSet();
   private readonly pending: UnitKey[] = [];
   /** Units with blocks that the leader could not read: asked for again at the end. */
@@ -151,12 +153,19 @@ export class Fill {
       await this.pass(source);
     } while (this.placed > 0 && this.goesOn());
     if (!this.goesOn()) return false;
+    await this.end();
+    this.counters.fillsEnded += 1;
+    this.shard.logger.info("replica is filled", { pg: this.group.pg, replica: this.group.replica });
+    // Meanwhile the leader's log may have gone past it again, and that is said once.
+    return !this.fromBase;
+  }
+
+  private async end(): Promise<void> {
+    this.ending = true;
     this.shard.store.endFill(this.group.row);
     this.shard.world.turns.again();
     await this.until(() => !this.isFilling());
-    this.counters.fillsEnded += 1;
-    this.shard.logger.info("replica is filled", { pg: this.group.pg, replica: this.group.replica });
-    return true;
+    this.ending = false;
   }
 
   /** Once through everything. */
@@ -488,8 +497,9 @@ export class Fill {
     const untilUs = clock.nowUs() + HOLD_US_MAX;
     while (!ready()) {
       if (this.cancelled) throw new Setback("the replica is no longer filled here");
-      // A beginning that was handed to the store comes to its end, however long a checkpoint takes.
-      if (clock.nowUs() > untilUs && this.group.beginning === null) {
+      // What was handed to the store comes to its end, however slow the device: nothing is tried again.
+      const isHandedOver = this.group.beginning !== null || this.ending;
+      if (clock.nowUs() > untilUs && !isHandedOver) {
         throw new Setback("the replica does not get there in time");
       }
       await this.turns.pause(5000);

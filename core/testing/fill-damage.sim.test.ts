@@ -199,3 +199,32 @@ test("each unit is asked about once, and each block fetched once", () => {
   expect(counters.fillBlocksCopied).toBe(UNITS * PART);
   expect(counters.fillBlocksDiffering).toBe(UNITS * PART);
 }, 60_000);
+
+test("a replica whose device stands still as its fill ends is filled once", () => {
+  const bench = new Bench(34);
+  const { cluster, away } = bench;
+  const { faults } = cluster.simulation.disk(away.path);
+  cluster.startOsd(away);
+  bench.until("its store is open", () => away.session !== null);
+  const { store } = away.shard!.pg;
+  let ends = 0;
+  const endFill = store.endFill.bind(store);
+  store.endFill = (row): void => {
+    ends += 1;
+    endFill(row);
+    faults.stalled = true;
+  };
+  // Should it be compared anew, then the device goes on in the middle of that.
+  const unitState = store.unitState.bind(store);
+  store.unitState = (row, unit): void => {
+    if (ends > 0) faults.stalled = false;
+    unitState(row, unit);
+  };
+  bench.until("its end is on the way", () => ends > 0);
+  Object.assign(cluster.simulation.network, { latencyUsMin: 5000, latencyUsMax: 5000 });
+  bench.pass(4_000_000);
+  faults.stalled = false;
+  bench.until("it is filled", () => bench.isFilled);
+  bench.until("the group serves", () => cluster.serving);
+  expect(ends).toBe(1);
+}, 60_000);
