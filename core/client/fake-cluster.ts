@@ -204,6 +204,7 @@ function pgRow(id: PgId, osds: readonly number[]): PgInfo {
       storeUuid: uuidOf(osd),
       shard: 0 as ShardIndex,
       leaving: false,
+      witness: false,
     })),
     leader: 0 as ReplicaId,
     leaderTerm: 0 as Term,

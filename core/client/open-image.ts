@@ -12,7 +12,7 @@ import {
 import { Status, statusText } from "../base/status.ts";
 import { exactSize } from "../base/size-text.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
-import { objectToPg, type PoolInfo } from "../cluster/cluster.ts";
+import { holdersOf, objectToPg, type PoolInfo } from "../cluster/cluster.ts";
 import { sleep } from "../reactor/world.ts";
 import type { ClientCore } from "./client-core.ts";
 import { ImageCore } from "./image.ts";
@@ -104,12 +104,13 @@ export class Image extends ImageCore {
   }
 
   /**
-   * The replicas of the group that holds the object at `offsetBytes`, in the map's order:
+   * The replicas with data of the group that holds the object at `offsetBytes`, in the map's order:
    * `ImageOp.replica` is an index into it. Empty when the map does not know the group.
    */
   replicasAt(offsetBytes: number): readonly ReplicaPlace[] {
-    const replicas = this.core.map.pgs.get(this.pgAt(offsetBytes))?.replicas ?? [];
-    return replicas.map((one) => ({ replica: one.replicaId, osd: one.osd, shard: one.shard }));
+    const pg = this.core.map.pgs.get(this.pgAt(offsetBytes));
+    if (pg === undefined) return [];
+    return holdersOf(pg).map((one) => ({ replica: one.replicaId, osd: one.osd, shard: one.shard }));
   }
 
   /** Run an operation that the caller has filled. Resolves with its status. */

@@ -20,7 +20,7 @@ import { assert } from "../base/assert.ts";
 import type { PgId } from "../base/ids.ts";
 import { Status } from "../base/status.ts";
 import { decodeReadReply, decodeWriteReply, ReadReply, WriteReply } from "../../proto/gen/hot.ts";
-import type { ClusterMap, ReplicaInfo } from "../cluster/cluster.ts";
+import { type ClusterMap, holdersOf, type ReplicaInfo } from "../cluster/cluster.ts";
 import { Timer, type World } from "../reactor/world.ts";
 import type { Connection, Frame } from "../rpc/rpc.ts";
 import { LEADER } from "./image-op.ts";
@@ -250,7 +250,8 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
 
   /** A read of a named replica's own store (verification): no retries but for time. */
   private sendDirect(part: Part): void {
-    const replica = part.route!.info?.replicas[part.replica];
+    const { info } = part.route!;
+    const replica = info === null ? undefined : holdersOf(info)[part.replica];
     if (replica === undefined) {
       this.finish(part, Status.Invalid);
       return;

@@ -77,6 +77,7 @@ function pg(poolId: number, index: number, over: Partial<PgInfo> = {}): PgInfo {
       storeUuid: `store-${String(at)}`,
       shard: 0 as ShardIndex,
       leaving: false,
+      witness: false,
     })),
     leader: 0 as ReplicaId,
     leaderTerm: 0 as Term,

@@ -250,6 +250,7 @@ export class ClusterMap {
         storeUuid: known === replica.storeUuid ? known : replica.storeUuid,
         shard: replica.shard as ShardIndex,
         leaving: replica.leaving,
+        witness: replica.witness === true,
       };
     });
     return {
@@ -307,7 +308,8 @@ function sameReplicas(a: readonly ReplicaInfo[], b: readonly ReplicaInfo[]): boo
       left.osd === right.osd &&
       left.storeUuid === right.storeUuid &&
       left.shard === right.shard &&
-      left.leaving === right.leaving
+      left.leaving === right.leaving &&
+      left.witness === right.witness
     );
   });
 }
@@ -376,6 +378,7 @@ function pgRowOf(pg: PgInfo): PgRow {
       storeUuid: one.storeUuid,
       shard: one.shard,
       leaving: one.leaving,
+      ...(one.witness ? { witness: true } : {}),
     })),
     leader: pg.leader,
     leaderTerm: pg.leaderTerm,

@@ -20,7 +20,7 @@ export type {
 export type { OsdAddress, OsdInfo } from "./osd-map.ts";
 export { osdWeightOf } from "./osd-map.ts";
 export type { PgConfiguration, PgInfo, ReplicaInfo } from "./pg-map.ts";
-export { pgStateOf, PgState, replicaOf, replicaOnOsd } from "./pg-map.ts";
+export { holdersOf, pgStateOf, PgState, replicaOf, replicaOnOsd } from "./pg-map.ts";
 export {
   isFailureDomain,
   isName,
@@ -40,6 +40,7 @@ export { ImageRights, isImageSize, SNAP_SEQ_WRITABLE } from "./image.ts";
 export { checkGrant, signGrant } from "./session-grant.ts";
 export { place } from "./placement.ts";
 export type {
+  PlacedReplica,
   PlacementOsd,
   PlacementResult,
 } from "./placement.ts";

@@ -90,6 +90,8 @@ export interface ReplicaRow {
   readonly storeUuid: string;
   readonly shard: number;
   readonly leaving: boolean;
+  /** Absent: no. */
+  readonly witness?: boolean;
 }
 
 export interface ConfigurationRow {

@@ -27,6 +27,7 @@ function pg(index: number, first = 1): PgInfo {
       storeUuid: UUID,
       shard: 0 as ShardIndex,
       leaving: false,
+      witness: false,
     })),
     leader: 0xffff_ffff as ReplicaId,
     leaderTerm: 1e15 as Term,

@@ -11,6 +11,8 @@ export interface ReplicaInfo {
   readonly shard: ShardIndex;
   /** No longer wanted; stands here until a reported configuration is without it. */
   readonly leaving: boolean;
+  /** Votes, and holds no data; it never leads. Never changes under one id. */
+  readonly witness: boolean;
 }
 
 /** A configuration that a leader reported as applied. Raft's own is the truth. */
@@ -34,7 +36,7 @@ export interface PgInfo {
    * may a replica (of exactly the store named) bootstrap the group with `replicas` as voters.
    */
   readonly creating: boolean;
-  /** Desired replicas, the preferred leader first, then leaving ones. */
+  /** Desired replicas, the preferred leader first and witnesses last, then leaving ones. */
   readonly replicas: readonly ReplicaInfo[];
   /** Hint: the leader reported last, 0 when none is known, and its term. */
   readonly leader: ReplicaId;
@@ -61,6 +63,11 @@ export function replicaOnOsd(pg: PgInfo, osd: OsdId): ReplicaInfo | undefined {
     if (replica.osd === osd) return replica;
   }
   return undefined;
+}
+
+/** Those of a group that hold its data, in the map's order. */
+export function holdersOf(pg: PgInfo): readonly ReplicaInfo[] {
+  return pg.replicas.filter((one) => !one.witness);
 }
 
 /** A group's condition, for people. */

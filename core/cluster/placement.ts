@@ -14,6 +14,10 @@ import type { FailureDomain } from "./pool.ts";
  * 3. Osds hold replicas in proportion to their weight, shards of an osd equally many, and osds
  *    and shards lead equally many groups (the first replica of a group leads it by preference).
  *
+ * Groups of two get a witness as well, which votes and has no data, in a third domain where there is
+ * one. It weighs nothing: osds hold equally many, whatever their weight. It stays where it is unless
+ * its osd is out, or gone, or shares a domain with data, and another one can take it.
+ *
  * Seats are filled group by group with the osd that is least full for its weight; among equals a
  * hash of osd and load decides, so that partners vary and a lost osd is rebuilt from many. A
  * second pass swaps leaders along the shortest path from the osd that leads most to one that
@@ -36,7 +40,7 @@ export interface PlacementOsd {
   readonly in: boolean;
   readonly weight: number;
   readonly shardCount: number;
-  /** Replicas and preferred leaders of other pools there, by shard index. */
+  /** Replicas with data, and preferred leaders of other pools there, by shard index. */
   readonly otherReplicas: readonly number[];
   readonly otherLeaders: readonly number[];
 }
@@ -46,6 +50,7 @@ export interface PlacementSeat {
   readonly replicaId: ReplicaId;
   readonly osd: OsdId;
   readonly shard: ShardIndex;
+  readonly witness: boolean;
 }
 
 export interface PlacedReplica {
@@ -53,6 +58,7 @@ export interface PlacedReplica {
   readonly shard: ShardIndex;
   /** 0: a new replica. */
   readonly replicaId: ReplicaId;
+  readonly witness: boolean;
 }
 
 export interface RejectedOsd {
@@ -66,6 +72,7 @@ export interface OsdShare {
   readonly osd: OsdId;
   readonly replicas: number;
   readonly leaders: number;
+  readonly witnesses: number;
   /** Replicas that its weight would give it. */
   readonly target: number;
 }
@@ -73,17 +80,21 @@ export interface OsdShare {
 export interface PlacementResult {
   /** False: too few failure domains; then `rows` is empty. */
   readonly ok: boolean;
-  /** Per group, in the order of the input: replicas, the preferred leader first. */
+  /** Per group, in the order of the input: replicas, the preferred leader first, a witness last. */
   readonly rows: readonly (readonly PlacedReplica[])[];
   /** Failure domains that can receive replicas, and how many are wanted. */
   readonly domainsUsable: number;
   readonly domainsWanted: number;
   readonly rejected: readonly RejectedOsd[];
   readonly shares: readonly OsdShare[];
-  /** Replicas that are new. */
+  /** Replicas with data that are new. */
   readonly moved: number;
+  /** Groups that have a witness. */
+  readonly witnessed: number;
 }
 
+/** Pools of this size have witnesses: with one more replica a majority survives a failure as it is. */
+const WITNESSED_SIZE = 2;
 const LEVEL_SWEEPS_MAX = 64;
 
 /** Compute the placement of a pool. Same input, same result. */
@@ -93,6 +104,7 @@ export function place(input: PlacementInput): PlacementResult {
   table.fill();
   table.balanceLeaders();
   table.assignShards();
+  if (input.size === WITNESSED_SIZE) table.seatWitnesses();
   return table.result();
 }
 
@@ -102,6 +114,7 @@ class OsdLoad {
   readonly usable: boolean;
   replicas = 0;
   leaders = 0;
+  witnesses = 0;
   /** With one replica more: how full in this pool, and in all; relative to the weight. */
   fullness = 0;
   private overall = 0;
@@ -110,6 +123,8 @@ class OsdLoad {
   /** Replicas and leaders per shard, other pools included. */
   readonly shardReplicas: number[];
   readonly shardLeaders: number[];
+  /** Of this pool. */
+  readonly shardWitnesses: number[];
   private readonly others: number;
   private readonly otherLeaders: number;
 
@@ -125,6 +140,7 @@ class OsdLoad {
       { length: info.shardCount },
       (_, at) => info.otherLeaders[at] ?? 0,
     );
+    this.shardWitnesses = new Array<number>(info.shardCount).fill(0);
     this.others = sum(this.shardReplicas);
     this.otherLeaders = sum(this.shardLeaders);
     this.add(0);
@@ -146,6 +162,14 @@ class OsdLoad {
     const overall = this.overall - than.overall;
     if (Math.abs(overall) > 1e-12) return overall < 0;
     return this.lot === than.lot ? this.info.id < than.info.id : this.lot < than.lot;
+  }
+
+  /** Witnesses of this pool decide, then a lot that is another one for each. */
+  hasFewerWitnesses(than: OsdLoad): boolean {
+    if (this.witnesses !== than.witnesses) return this.witnesses < than.witnesses;
+    const lot = hashObject(this.info.id, this.witnesses);
+    const other = hashObject(than.info.id, than.witnesses);
+    return lot === other ? this.info.id < than.info.id : lot < other;
   }
 
   overallLeaderLoad(): number {
@@ -199,7 +223,9 @@ interface ChainStep {
 
 interface Group {
   readonly id: PgId;
+  /** With data. */
   seats: Seat[];
+  witness: Seat | undefined;
 }
 
 interface Seat {
@@ -220,7 +246,11 @@ class Table {
     const sorted = [...input.osds].sort((a, b) => a.id - b.id);
     this.loads = sorted.map((osd) => new OsdLoad(osd, input.failureDomain));
     this.byId = new Map(this.loads.map((load) => [load.info.id, load]));
-    this.groups = input.groups.map((group) => ({ id: group.id, seats: this.kept(group.seats) }));
+    this.groups = input.groups.map((group) => ({
+      id: group.id,
+      seats: this.kept(group.seats.filter((seat) => !seat.witness)),
+      witness: this.standing(group.seats.find((seat) => seat.witness)),
+    }));
   }
 
   domainsUsable(): number {
@@ -236,6 +266,7 @@ class Table {
       rejected: this.rejected(),
       shares: [],
       moved: 0,
+      witnessed: 0,
     };
   }
 
@@ -244,7 +275,7 @@ class Table {
     const queue = new LoadQueue(this.loads.filter((load) => load.usable));
     const set: OsdLoad[] = [];
     for (const group of this.groups) {
-      const taken = new Set(group.seats.map((seat) => seat.load.domain));
+      const taken = domainsOf(group);
       while (group.seats.length < this.input.size) {
         const load = queue.pop();
         if (load === undefined) break;
@@ -299,15 +330,45 @@ class Table {
     }
   }
 
+  /** Keep the witnesses that may stay, and give each group one that lacks it. */
+  seatWitnesses(): void {
+    for (const group of this.groups) {
+      const domains = new Set(group.seats.map((seat) => seat.load.domain));
+      const { witness } = group;
+      const mayStay = witness !== undefined && !domains.has(witness.load.domain);
+      if (!mayStay || !witness.load.info.in) {
+        const seat = this.newWitness(domains);
+        group.witness = seat ?? (mayStay ? witness : undefined);
+      }
+      if (group.witness === undefined) continue;
+      const { load, shard } = group.witness;
+      load.witnesses++;
+      load.shardWitnesses[shard]!++;
+    }
+  }
+
+  private newWitness(taken: ReadonlySet<string>): Seat | undefined {
+    let best: OsdLoad | undefined;
+    for (const load of this.loads) {
+      if (!load.usable || taken.has(load.domain)) continue;
+      if (best === undefined || load.hasFewerWitnesses(best)) best = load;
+    }
+    if (best === undefined) return undefined;
+    const shard = lightest(best.shardWitnesses, best.shardReplicas);
+    return { load: best, shard, replicaId: 0 as ReplicaId };
+  }
+
   result(): PlacementResult {
     let moved = 0;
-    const rows = this.groups.map((group) =>
-      group.seats.map((seat) => {
-        if (seat.replicaId === 0) moved++;
-        const shard = seat.shard as ShardIndex;
-        return { osd: seat.load.info.id, shard, replicaId: seat.replicaId };
-      }),
-    );
+    const placed = (seat: Seat, witness: boolean): PlacedReplica => {
+      const { load, replicaId } = seat;
+      return { osd: load.info.id, shard: seat.shard as ShardIndex, replicaId, witness };
+    };
+    const rows = this.groups.map(({ seats, witness }) => {
+      for (const seat of seats) if (seat.replicaId === 0) moved++;
+      const row = seats.map((seat) => placed(seat, false));
+      return witness === undefined ? row : [...row, placed(witness, true)];
+    });
     return {
       ok: true,
       rows,
@@ -316,6 +377,7 @@ class Table {
       rejected: this.rejected(),
       shares: this.shares(),
       moved,
+      witnessed: this.groups.filter((group) => group.witness !== undefined).length,
     };
   }
 
@@ -329,6 +391,14 @@ class Table {
       kept.push({ load, shard: seat.shard, replicaId: seat.replicaId });
     }
     return kept;
+  }
+
+  private standing(seat: PlacementSeat | undefined): Seat | undefined {
+    const load = seat === undefined ? undefined : this.byId.get(seat.osd);
+    if (seat === undefined || load === undefined || seat.shard >= load.info.shardCount) {
+      return undefined;
+    }
+    return { load, shard: seat.shard, replicaId: seat.replicaId };
   }
 
   private leastFull(taken: ReadonlySet<string>): OsdLoad | undefined {
@@ -362,7 +432,7 @@ class Table {
       const now = load.replicas / Math.max(load.info.weight, 1e-9);
       if (replicaId !== 0 || floor >= now - 1e-9) continue;
       const others = group.seats.filter((_, index) => index !== at);
-      const best = this.leastFull(new Set(others.map((one) => one.load.domain)));
+      const best = this.leastFull(domainsOf({ ...group, seats: others }));
       // Moving helps only when the receiver stays emptier than the giver was.
       if (best === undefined || best === load || best.fullness >= now - 1e-9) continue;
       load.add(-1);
@@ -449,9 +519,17 @@ class Table {
       osd: load.info.id,
       replicas: load.replicas,
       leaders: load.leaders,
+      witnesses: load.witnesses,
       target: load.usable ? (seats * load.info.weight) / weight : 0,
     }));
   }
+}
+
+/** Where the group has something already: data goes nowhere to a witness that stands. */
+function domainsOf(group: Group): Set<string> {
+  const domains = new Set(group.seats.map((seat) => seat.load.domain));
+  if (group.witness !== undefined) domains.add(group.witness.load.domain);
+  return domains;
 }
 
 function rejectionOf(osd: PlacementOsd): string | undefined {

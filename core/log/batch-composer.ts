@@ -299,7 +299,7 @@ export class BatchComposer {
 
   /** Copy the inline blocks (what lies around the direct units); answers how many. */
   private copyInline(entry: Entry, to: number): number {
-    if (entry.type !== EntryType.Write) return 0;
+    if (entry.type !== EntryType.Write || entry.bare) return 0;
     const bytes = this.world.arena.bytes;
     if (entry.unitCount === 0) {
       bytes.copyWithin(to, entry.payload, entry.payload + entry.blocks * BLOCK_SIZE);

@@ -57,7 +57,7 @@ export class DirectUnits {
   /** Choose the units: new ones for each write. Space was reserved. */
   take(entry: Entry): void {
     entry.unitCount = 0;
-    if (entry.type !== EntryType.Write) return;
+    if (entry.type !== EntryType.Write || entry.bare) return;
     assert(entry.payload >= 0, "ShardLog.append: a write without payload");
     const whole = entry.reservedDirect;
     for (let unit = 0; unit < whole; unit++) {

@@ -66,6 +66,7 @@ function clearEntry(entry: Entry): void {
   entry.payload = -1;
   entry.data = null;
   entry.unitCount = 0;
+  entry.bare = false;
   entry.inlineBlock = -1;
   entry.batchSeq = 0;
   entry.truncates = false;

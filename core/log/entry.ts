@@ -28,7 +28,7 @@ export enum EntryType {
  * durable here, the group until it is applied and sent. `release()` to zero returns payload slot
  * and object to their pools.
  *
- * Invariants: `payload >= 0` exactly when type is Write and the bytes are in memory;
+ * Invariants: `payload >= 0` exactly when type is Write and the bytes are in memory, never when bare;
  * `blocks ≤ PAYLOAD_BLOCKS_MAX` for Write; `below ≤ number`.
  */
 export class Entry {
@@ -62,6 +62,8 @@ export class Entry {
   /** Slots of the whole units that were written directly, in order of their units; `unitCount` used. */
   readonly units: Uint32Array = new Uint32Array(PAYLOAD_BLOCKS_MAX / BLOCKS_PER_UNIT);
   unitCount = 0;
+  /** This replica is a witness: the entry changes no block here, and its payload is nowhere. */
+  bare = false;
   /** Log block (grows for ever, ring position = modulo) of the first inline block, or -1. */
   inlineBlock = -1;
   /** Sequence of the batch that holds the record, 0 until it is composed. */

@@ -174,6 +174,28 @@ describe("record", () => {
     expect(inlineBlocks(back)).toBe(8);
   });
 
+  test("of a write on a witness has its checksums and no blocks", async () => {
+    const entry = writeEntry();
+    entry.bare = true;
+    entry.unitCount = 0;
+    const bytes = encoded(entry);
+    await golden("record-write-bare", bytes);
+    const view = new DataView(bytes.buffer);
+    const record = new RecordView(view);
+    expect(record.load(view, 0, bytes.length)).toBe(true);
+    expect([record.blocks, record.inlineCount, record.runs]).toEqual([40, 0, 0]);
+    const back = new Entry();
+    record.fill(back);
+    expect([...back.crcs]).toEqual([...entry.crcs]);
+    expect([back.bare, back.blocks, inlineBlocks(back)]).toEqual([true, 40, 0]);
+    // It contradicts itself with blocks in the batch, and with units.
+    bytes[100] = 40;
+    expect(record.load(view, 0, bytes.length)).toBe(false);
+    bytes[100] = 0;
+    bytes[102] = 1;
+    expect(record.load(view, 0, bytes.length)).toBe(false);
+  });
+
   test("of a 4 KiB write takes 112 bytes", () => {
     const entry = entryWith(EntryType.Write, null);
     entry.blocks = 1;

@@ -6,6 +6,8 @@ import type { Entry } from "./entry.ts";
 export abstract class StoreLoadOp {
   row = 0;
   index = 0;
+  /** The record is enough: no payload is read. */
+  isBare = false;
   /** Filled; a payload slot is taken and belongs to the entry. */
   entry: Entry | null = null;
   /** Ok; Invalid: not in the log; Damaged: fetch it from a peer; Busy: no slot free, or not durable yet. */

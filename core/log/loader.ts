@@ -169,7 +169,7 @@ export class Loader implements Drain {
     record.fill(entry);
     entry.group = op.row;
     op.inlineCount = record.inlineCount;
-    if (record.inlineCount + entry.unitCount === 0) return false;
+    if (op.isBare || record.inlineCount + entry.unitCount === 0) return false;
     entry.payload = this.world.slots.take(entry.blocks * BLOCK_SIZE);
     if (entry.payload < 0) {
       op.status = Status.Busy;

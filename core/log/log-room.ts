@@ -65,7 +65,8 @@ export class LogRoom {
    * written beside the log. Answers Ok, NoSpace, Busy.
    */
   reserve(group: GroupLog, entry: Entry, units: number, direct: number): Status {
-    const inline = entry.type === EntryType.Write ? entry.blocks - direct * BLOCKS_PER_UNIT : 0;
+    const hasPayload = entry.type === EntryType.Write && !entry.bare;
+    const inline = hasPayload ? entry.blocks - direct * BLOCKS_PER_UNIT : 0;
     if (!this.hasUnits(units)) return Status.NoSpace;
     if (inline > 0 && group.unappliedBlocks + inline > UNAPPLIED_BLOCKS_MAX) return Status.Busy;
     const blocks = inline + 1;

@@ -17,7 +17,8 @@ import type { StoreFillOp } from "./fill-op.ts";
  * 104 crc32 per block u32 (Write: `blocks` of them) | runs: unit u32, count u32 | dataSize u16, data
  * ```
  * Everything but inline place and runs is the replicated entry. A 4 KiB write takes 112 bytes: 36 to
- * a header block.
+ * a header block. On a witness every entry is `Bare`: a write keeps its crc32s and has neither inline
+ * blocks nor runs.
  *
  * hardState: term, session = vote, commitIndex. replicaCreated: index, term = log base, data = conf;
  * with `Renews` it follows replica `session` of its group, whose units stay: that one is gone with
@@ -63,6 +64,8 @@ export enum RecordFlag {
   Data = 2,
   /** The new replica takes over the units of the one it follows. */
   Renews = 4,
+  /** An entry on a witness: what it does to blocks is not done here, and its payload is nowhere. */
+  Bare = 8,
 }
 
 const FILL_BITS_SIZE = 8;
@@ -79,7 +82,7 @@ export function recordSize(entry: Entry): number {
 
 /** Payload blocks of an entry that go into the batch: all but the direct units. */
 export function inlineBlocks(entry: Entry): number {
-  if (entry.type !== EntryType.Write) return 0;
+  if (entry.type !== EntryType.Write || entry.bare) return 0;
   return entry.blocks - entry.unitCount * BLOCKS_PER_UNIT;
 }
 
@@ -118,6 +121,7 @@ export function encodeEntry(
   view.setUint8(at, entry.type);
   let flags: number = entry.truncates ? RecordFlag.Truncates : RecordFlag.None;
   if (entry.data !== null) flags |= RecordFlag.Data;
+  if (entry.bare) flags |= RecordFlag.Bare;
   view.setUint8(at + 1, flags);
   view.setUint16(at + 2, size, true);
   view.setUint32(at + 4, pg, true);
@@ -268,6 +272,7 @@ export class RecordView {
     if (this.crcCount > PAYLOAD_BLOCKS_MAX) return false;
     if (!fitU53(view, at + 16, 8) || !fitU53(view, at + 88, 1)) return false;
     if (this.type === RecordType.Fill) return this.fillFits();
+    if (this.isBare && this.inlineCount + this.runs > 0) return false;
     if (this.dataAt + (this.hasData ? 2 : 0) > at + this.size) return false;
     return this.dataFits() && this.runsFit();
   }
@@ -308,6 +313,11 @@ export class RecordView {
     return this.at + RECORD_SIZE_MIN + this.crcCount * 4 + this.runs * 8;
   }
 
+  /** An entry of a witness. */
+  get isBare(): boolean {
+    return (this.flags & RecordFlag.Bare) !== 0;
+  }
+
   private get hasData(): boolean {
     return (this.flags & RecordFlag.Data) !== 0;
   }
@@ -338,6 +348,7 @@ export class RecordView {
   fill(entry: Entry): void {
     entry.type = this.type;
     entry.truncates = (this.flags & RecordFlag.Truncates) !== 0;
+    entry.bare = this.isBare;
     entry.blocks = this.blocks;
     entry.term = this.term;
     entry.index = this.index;

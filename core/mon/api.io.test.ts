@@ -119,11 +119,12 @@ describe("pools", () => {
   });
 
   test("sizes 1 and 2 come with a warning; malformed ones are refused", async () => {
-    await mon.addOsds(3);
+    await mon.addOsds(2);
     const two = await mon.post("/pools", { name: "two", size: 2 });
     expect(two.body.notes.join()).toContain("one failure stops writes");
     const one = await mon.post("/pools", { name: "one", size: 1 });
     expect(one.body.notes.join()).toContain("nothing to heal from");
+    await mon.addOsd(2);
     for (const [body, code] of [
       [{ name: "x", size: 0 }, "FB1001"],
       [{ name: "x", size: 7 }, "FB1001"],

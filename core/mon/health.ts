@@ -152,7 +152,9 @@ function checkGroups(catalogue: Catalogue): Check[] {
 }
 
 function osdsOf(pg: PgInfo): string {
-  return pg.replicas.map((replica) => `osd.${String(replica.osd)}`).join(", ");
+  return pg.replicas
+    .map(({ osd, witness }) => `osd.${String(osd)}${witness ? " (witness)" : ""}`)
+    .join(", ");
 }
 
 function checkBlocks(catalogue: Catalogue, osds: OsdService): Check[] {

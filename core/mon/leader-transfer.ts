@@ -99,6 +99,7 @@ export class LeaderTransfer {
       });
     };
     if (target.leaving) throw refuse("is leaving");
+    if (target.witness) throw refuse("is a witness, it has no data");
     if (catalogue.map.osds.get(target.osd)?.up !== true) throw refuse("is down");
     if (voters !== undefined && !voters.includes(target.replicaId))
       throw refuse("is still catching up");

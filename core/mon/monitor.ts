@@ -20,6 +20,7 @@ import { RecoveryService } from "./recovery-service.ts";
 import { ScrubService } from "./scrub-service.ts";
 import { SessionService } from "./session-service.ts";
 import { Views } from "./views.ts";
+import { WitnessService } from "./witness-service.ts";
 
 /** Where a monitor is, as every process of the cluster reads it. */
 export interface MonPlace {
@@ -85,6 +86,7 @@ export class Monitor {
   readonly sessions: SessionService;
   readonly operations: OperationEngine;
   readonly scrubs: ScrubService;
+  readonly witnesses: WitnessService;
   readonly reports: FreshReports;
   readonly transfers: LeaderTransfer;
   readonly recovery: RecoveryService;
@@ -132,6 +134,7 @@ export class Monitor {
       onScrub: (pg, report) => this.scrubs.note(pg, report),
     });
     this.scrubs = this.newScrubs();
+    this.witnesses = new WitnessService({ catalogue, pools: this.pools, logger });
     this.recovery = new RecoveryService(catalogue, this.osds);
     this.operations = new OperationEngine({
       catalogue,
@@ -284,6 +287,7 @@ export class Monitor {
     this.ticks++;
     this.flush();
     this.scrubs.tick();
+    this.witnesses.tick().catch((error: unknown) => this.failUnlessFull(error));
     this.leadership.keepAlive().then(
       (holds) => {
         if (!holds) this.fail(new FastblockError("FB1004", "this mon no longer leads"));

@@ -160,7 +160,8 @@ export class PoolService {
       }
       this.checkReplaceable(pg, old, to);
       const seat = this.seatFor(pg, pool, old, to);
-      const next = withReplacement(pg, old, newReplica(this.catalogue, change, pg.id, seat));
+      const added = newReplica(this.catalogue, change, pg.id, seat, old.witness);
+      const next = withReplacement(pg, old, added);
       change.changeMap({ pgs: [next] });
       return next;
     }, dryRun);
@@ -172,6 +173,7 @@ export class PoolService {
       const pg = this.catalogue.map.pgs.get(id);
       const first = pg?.replicas.find((one) => one.replicaId === replica);
       if (pg === undefined || first === undefined || pg.replicas[0] === first) return;
+      if (first.witness) return;
       const replicas = [first, ...pg.replicas.filter((one) => one !== first)];
       change.changeMap({ pgs: [{ ...pg, replicas }] });
     });
@@ -223,7 +225,9 @@ export class PoolService {
       }),
       groups: [{ id: pg.id, seats }],
     });
-    const seat = result.rows[0]?.find((one) => one.replicaId === 0 && one.osd === to);
+    const seat = result.rows[0]?.find(
+      (one) => one.replicaId === 0 && one.osd === to && one.witness === old.witness,
+    );
     if (seat === undefined) throw misplaced(formatPgId(pg.id), to, pool, result);
     return seat;
   }
@@ -270,9 +274,7 @@ export class PoolService {
 
   /** A shard carries so many replicas and no more. Throws FB2003. */
   private checkRoom(pool: PoolInfo, placement: PlacementResult): void {
-    const counts = new Map(
-      this.placementOsds(pool.id).map((osd) => [osd.id, [...osd.otherReplicas]]),
-    );
+    const counts = this.seats(pool.id, () => true);
     const before = Math.max(0, ...[...counts.values()].flat());
     for (const seat of placement.rows.flat()) raise(counts.get(seat.osd), seat.shard);
     const most = Math.max(0, ...[...counts.values()].flat());
@@ -299,19 +301,8 @@ export class PoolService {
   }
 
   private placementOsds(pool: PoolId): PlacementOsd[] {
-    const replicas = new Map<OsdId, number[]>();
-    const leaders = new Map<OsdId, number[]>();
-    for (const osd of this.catalogue.map.osds.values()) {
-      replicas.set(osd.id, new Array<number>(osd.addresses.length).fill(0));
-      leaders.set(osd.id, new Array<number>(osd.addresses.length).fill(0));
-    }
-    for (const pg of this.catalogue.map.pgs.values()) {
-      if (poolOfPg(pg.id) === pool) continue;
-      for (const [at, one] of pg.replicas.entries()) {
-        raise(replicas.get(one.osd), one.shard);
-        if (at === 0) raise(leaders.get(one.osd), one.shard);
-      }
-    }
+    const replicas = this.seats(pool, (one) => !one.witness);
+    const leaders = this.seats(pool, (_, at) => at === 0);
     return [...this.catalogue.map.osds.values()].map((osd) => ({
       id: osd.id,
       host: osd.host,
@@ -324,11 +315,33 @@ export class PoolService {
     }));
   }
 
+  /** Replicas of other pools by osd and shard, as far as they count. */
+  private seats(
+    pool: PoolId,
+    counts: (one: ReplicaInfo, at: number) => boolean,
+  ): Map<OsdId, number[]> {
+    const { osds, pgs } = this.catalogue.map;
+    const seats = new Map<OsdId, number[]>();
+    for (const { id, addresses } of osds.values()) {
+      seats.set(id, new Array<number>(addresses.length).fill(0));
+    }
+    for (const pg of pgs.values()) {
+      if (poolOfPg(pg.id) === pool) continue;
+      for (const [at, one] of pg.replicas.entries()) {
+        if (counts(one, at)) raise(seats.get(one.osd), one.shard);
+      }
+    }
+    return seats;
+  }
+
   private newPg(change: Change, id: PgId, row: PlacementResult["rows"][number]): PgInfo {
     const first = firstReplicaId(this.catalogue);
-    const replicas = row.map((seat, at) =>
-      this.replicaOf(seat.osd, seat.shard, (first + at) as ReplicaId),
-    );
+    const replicas = row.map((seat, at): ReplicaInfo => {
+      const { osd, shard, witness } = seat;
+      const { storeUuid } = this.catalogue.map.osds.get(osd)!;
+      const replicaId = (first + at) as ReplicaId;
+      return { replicaId, osd, storeUuid, shard, leaving: false, witness };
+    });
     change.putPg({ id, nextReplicaId: first + row.length });
     return {
       id,
@@ -340,11 +353,6 @@ export class PoolService {
       leaderTerm: 0 as Term,
       configuration: undefined,
     };
-  }
-
-  private replicaOf(osd: OsdId, shard: ShardIndex, replicaId: ReplicaId): ReplicaInfo {
-    const storeUuid = this.catalogue.map.osds.get(osd)!.storeUuid;
-    return { replicaId, osd, storeUuid, shard, leaving: false };
   }
 }
 
@@ -393,7 +401,7 @@ function notesOn(pool: PoolInfo, placement: PlacementResult): string[] {
   const notes: string[] = [];
   if (pool.size === 1)
     notes.push("size 1: there is nothing to heal from, a lost device loses data");
-  if (pool.size === 2) {
+  if (pool.size === 2 && placement.witnessed < placement.rows.length) {
     notes.push("size 2: one failure stops writes until the osd is back; size 3 goes on");
   }
   if (pool.failureDomain === "osd" && pool.size > 1) {

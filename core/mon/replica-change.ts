@@ -21,12 +21,13 @@ export function newReplica(
   change: Change,
   id: PgId,
   seat: { readonly osd: OsdId; readonly shard: ShardIndex },
+  witness: boolean,
 ): ReplicaInfo {
   const next = catalogue.pgs.get(id)?.nextReplicaId ?? 1;
   const replicaId = Math.max(next, firstReplicaId(catalogue)) as ReplicaId;
   change.putPg({ ...catalogue.pgs.get(id), id, nextReplicaId: replicaId + 1 });
   const storeUuid = catalogue.map.osds.get(seat.osd)!.storeUuid;
-  return { replicaId, osd: seat.osd, storeUuid, shard: seat.shard, leaving: false };
+  return { replicaId, osd: seat.osd, storeUuid, shard: seat.shard, leaving: false, witness };
 }
 
 /**
@@ -61,7 +62,7 @@ export function withRenewals(
     if (!isLost || isFounding(pg, old, reports)) continue;
     // The new store may have fewer shards.
     const shard = (old.shard % osd.addresses.length) as ShardIndex;
-    const added = newReplica(catalogue, change, pg.id, { osd: old.osd, shard });
+    const added = newReplica(catalogue, change, pg.id, { osd: old.osd, shard }, old.witness);
     const why = isReplaced ? "its disk was replaced" : "its store does not trust it";
     logger.warn(`a replica is renewed: ${why}`, {
       pg: formatPgId(pg.id),

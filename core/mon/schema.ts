@@ -144,7 +144,13 @@ export const PlacementSchema = z
     domainsWanted: z.int(),
     rejected: z.array(z.object({ osd: z.int(), rule: z.string() })),
     shares: z.array(
-      z.object({ osd: z.int(), replicas: z.int(), leaders: z.int(), target: z.number() }),
+      z.object({
+        osd: z.int(),
+        replicas: z.int(),
+        leaders: z.int(),
+        witnesses: z.int(),
+        target: z.number(),
+      }),
     ),
   })
   .openapi("Placement");
@@ -236,6 +242,7 @@ const ReplicaSchema = z.object({
   shard: z.int(),
   storeUuid: z.string(),
   leaving: z.boolean(),
+  witness: z.boolean().openapi({ description: "votes, and holds no data" }),
   role: z
     .enum(["unknown", "follower", "candidate", "leader", "learner", "filling", "distrusted"])
     .openapi({ description: "as last reported" }),
@@ -254,7 +261,10 @@ export const PgSchema = z
     leaderReplica: z.int(),
     term: z.int(),
     lastChangeEpoch: z.int(),
-    osds: z.array(z.int()).openapi({ description: "desired, the preferred leader first" }),
+    osds: z
+      .array(z.int())
+      .openapi({ description: "desired holders of the data, the preferred leader first" }),
+    witnesses: z.array(z.int()).openapi({ description: "desired, that vote and hold no data" }),
     joining: z.array(z.int()).openapi({ description: "desired, whose replica does not vote yet" }),
     leaving: z.array(z.int()).openapi({ description: "whose replica goes when others hold all" }),
     filling: z.array(z.int()).openapi({ description: "whose replica catches up by difference" }),

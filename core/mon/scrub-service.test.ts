@@ -53,6 +53,7 @@ function pgOf(index: number): PgInfo {
       storeUuid: `store-${String(osd)}`,
       shard: 0 as ShardIndex,
       leaving: false,
+      witness: false,
     })),
     leader: ((index % 2) + 1) as ReplicaId,
     leaderTerm: 1 as Term,

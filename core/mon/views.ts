@@ -269,7 +269,8 @@ export class Views {
       leaderReplica: pg.leader,
       term: pg.leaderTerm,
       lastChangeEpoch: pg.lastChangeEpoch,
-      osds: pg.replicas.filter((one) => !one.leaving).map((one) => one.osd),
+      osds: pg.replicas.filter((one) => !one.leaving && !one.witness).map((one) => one.osd),
+      witnesses: pg.replicas.filter((one) => !one.leaving && one.witness).map((one) => one.osd),
       joining: pg.replicas.filter((one) => isJoining(pg, one)).map((one) => one.osd),
       leaving: pg.replicas.filter((one) => one.leaving).map((one) => one.osd),
       filling: pg.replicas
@@ -283,6 +284,7 @@ export class Views {
           shard: replica.shard,
           storeUuid: replica.storeUuid,
           leaving: replica.leaving,
+          witness: replica.witness,
           role: ROLE_NAMES[report?.role ?? PgRole.UNSPECIFIED],
           term: Number(report?.term ?? 0n),
           commitIndex: Number(report?.commitIndex ?? 0n),

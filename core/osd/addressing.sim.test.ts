@@ -75,9 +75,12 @@ const CHANGED = 5;
 const ALONE = 65_536;
 const SHARED = 65_537;
 const ELSEWHERE = 65_538;
+/** The osd is its witness. */
+const WITNESSED = 65_539;
 const NOWHERE = 65_600;
 const OURS = 11;
 const OURS_SHARED = 21;
+const OURS_WITNESS = 43;
 const SESSION = 77;
 const LAYER = 5;
 
@@ -464,6 +467,7 @@ class Scene {
         osd,
         storeUuid: storeOf(osd),
         shard: 0,
+        witness: id === WITNESSED && at === 2,
       })),
     });
     const pool = { size: 3, pgCount: 4, objectBlocks: 1024, failureDomain: "osd" };
@@ -474,7 +478,12 @@ class Scene {
       full: true,
       osds,
       pools: [{ id: 1, name: "pool", ...pool }],
-      pgs: [pgOf(ALONE, OURS, [0]), pgOf(SHARED, OURS_SHARED, [0, 1, 2]), pgOf(ELSEWHERE, 31, [1])],
+      pgs: [
+        pgOf(ALONE, OURS, [0]),
+        pgOf(SHARED, OURS_SHARED, [0, 1, 2]),
+        pgOf(ELSEWHERE, 31, [1]),
+        pgOf(WITNESSED, 41, [1, 2, 0]),
+      ],
     };
     return toBinary(MapUpdateSchema, create(MapUpdateSchema, update));
   }
@@ -563,7 +572,7 @@ describe("a client that is refused", () => {
     // All of it where removals before the kept map may be missing; else what changed.
     const { full, pgs } = maps[0]!;
     const isFull = "generation" in to || "epoch" in to;
-    expect([full, pgs.length]).toEqual([isFull, isFull ? 3 : 1]);
+    expect([full, pgs.length]).toEqual([isFull, isFull ? 4 : 1]);
     const client = new ClusterMap();
     if (!isFull) client.apply(fromBinary(MapUpdateSchema, scene.mapOf()));
     expect(client.apply(maps[0]!)).toBe(ApplyResult.Applied);
@@ -657,6 +666,27 @@ describe("N11: raft messages for another replica are dropped", () => {
     ]);
   });
 
+  test("entries to a witness: it keeps what they say, and nothing of what they carry", () => {
+    const scene = new Scene();
+    const group = scene.group(WITNESSED);
+    const { node } = group;
+    // Nobody leads: it waits, and does not ask for votes.
+    expect([group.witness, node.role, node.term]).toEqual([true, RaftRole.Follower, 0]);
+    const to = { pg: WITNESSED, from: 41, to: OURS_WITNESS };
+    const term = 7;
+    const entry = { ...to, term, entryTerm: term, layer: LAYER, firstBlock: 3 };
+    const write = { ...entry, entryType: EntryType.Write, blocks: 2, crcsCount: 2 };
+    scene.append({ ...write, prevIndex: 0, prevTerm: 0 });
+    const zero = { ...entry, entryType: EntryType.Zero, blocks: 1000 };
+    scene.append({ ...zero, prevIndex: 1, prevTerm: term, commit: 1 });
+    scene.append({ ...to, term, prevIndex: 2, prevTerm: term, commit: 2 });
+    scene.until("it is applied", () => group.appliedIndex === 2);
+    const { store } = group.shard;
+    expect([store.bytesOf(group.row), store.versionOf(LAYER, 3, 0xffff_ffff)]).toEqual([0, 0]);
+    const asked = { pg: WITNESSED, replica: OURS_WITNESS, firstBlock: 3 };
+    expect(scene.fetch(asked).status).toBe(Status.WrongReceiver);
+  });
+
   test("entries", () => {
     const scene = new Scene();
     const group = scene.group(SHARED);
@@ -681,6 +711,11 @@ describe("N11: raft messages for another replica are dropped", () => {
     scene.until("it is durable", () =>
       scene.heard(MessageType.AppendReply).some((reply) => reply.index === last + 1),
     );
+    // A replica with data takes no blocks without their payload.
+    const write = { ...entry, entryType: EntryType.Write, blocks: 1, crcsCount: 1 };
+    const next = { prevIndex: last + 1, prevTerm: term, entryTerm: term };
+    scene.append({ ...write, ...next, to: OURS_SHARED });
+    expect(node.log.lastIndex).toBe(last + 1);
     // It follows; what is to end that, and is meant for another one, does not.
     for (const [, to] of OTHERS) {
       scene.tell({ type: MessageType.LeaderGone, term, ...to });

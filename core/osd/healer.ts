@@ -2,7 +2,7 @@
 /**
  * Puts damaged blocks right, or finds out that nobody can.
  *
- * A block whose bytes do not match its checksum is asked for at all other replicas of its group at
+ * A block whose bytes do not match its checksum is asked for at all other replicas with data at
  * once, at the same version: from a replica that lags it would be old data, from one that is ahead
  * it might not be committed. The first whole copy is written in its place.
  *
@@ -254,9 +254,10 @@ export class Healer {
   private ask(damaged: DamagedBlock): Inquiry {
     const { group, version } = damaged;
     const inquiry = new Inquiry(this.world);
+    const { witnesses } = group.node.conf;
     // Members, not peers: those of a group whose map is not here yet are not known, and there.
     for (let at = 0; at < group.node.conf.members.length; at++) {
-      if (at === group.node.selfSlot) continue;
+      if (at === group.node.selfSlot || (witnesses & (1 << at)) !== 0) continue;
       const peer = group.peers[at] ?? null;
       const connection = peer === null || !peer.link.up ? null : this.connectionTo(peer);
       const slot = this.world.slots.take(BLOCK_SIZE);

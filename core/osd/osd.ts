@@ -439,8 +439,8 @@ export class OsdShard implements PgHost {
 
   /* ---------------------------------------------------------------- PgHost */
 
-  sendAppend(link: PeerLink, message: RaftMessage, entry: Entry | null): boolean {
-    return this.peers.sendAppend(link, message, entry);
+  sendAppend(link: PeerLink, message: RaftMessage, entry: Entry | null, isBare: boolean): boolean {
+    return this.peers.sendAppend(link, message, entry, isBare);
   }
 
   sendControl(link: PeerLink, message: RaftMessage): boolean {
@@ -484,8 +484,8 @@ export class OsdShard implements PgHost {
   scrubPeers(group: Group): ScrubPeer[] | null {
     if (this.calls === null || this.stopping) return null;
     const peers: ScrubPeer[] = [];
-    for (const { id } of group.node.conf.members) {
-      if (id === group.replica) continue;
+    for (const { id, witness } of group.node.conf.members) {
+      if (id === group.replica || witness === true) continue;
       const peer = group.peerOf(id);
       const connection = peer === null ? null : this.peers.connectionTo(peer.link);
       if (connection === null || !connection.isOpen) return null;

@@ -18,7 +18,7 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
-import { HEARTBEAT_INTERVAL_US, type PeerLink, type PgShard } from "../pg/pg.ts";
+import { type Group, HEARTBEAT_INTERVAL_US, type PeerLink, type PgShard } from "../pg/pg.ts";
 import { MessageType, RaftMessage } from "../raft/raft.ts";
 import { CallbackTimer, type Drain, DrainOrder, type World } from "../reactor/world.ts";
 import {
@@ -243,7 +243,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
 
   /* ----------------------------------------------------------------- send */
 
-  sendAppend(link: PeerLink, message: RaftMessage, entry: Entry | null): boolean {
+  sendAppend(link: PeerLink, message: RaftMessage, entry: Entry | null, isBare: boolean): boolean {
     const peer = this.peers.get(link);
     if (peer === undefined || peer.outbound === null) return false;
     const append = this.append;
@@ -251,7 +251,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
     let payloadBytes = 0;
     if (entry !== null) {
       if (entry.data !== null) payloadBytes = entry.data.length;
-      else if (entry.payload >= 0) payloadBytes = entry.blocks * BLOCK_SIZE;
+      else if (entry.payload >= 0 && !isBare) payloadBytes = entry.blocks * BLOCK_SIZE;
     }
     const connection = peer.outbound;
     const at = connection.beginOneway(Method.RaftAppend, sizeOfAppend(append), payloadBytes);
@@ -456,8 +456,9 @@ export class RaftPeers implements ConnectionHandler, Drain {
       return;
     }
     let entry: Entry | null = null;
-    if (append.entryType !== 0 && this.pg.peers.wantsEntry(message)) {
-      entry = this.takeEntry(append, frame);
+    const taker = append.entryType === 0 ? null : this.pg.peers.taker(message);
+    if (taker !== null) {
+      entry = this.takeEntry(taker, append, frame);
       if (entry === null) return;
     }
     this.pg.peers.stepAppend(message, entry);
@@ -465,8 +466,12 @@ export class RaftPeers implements ConnectionHandler, Drain {
 
   // cold: copies bodies of configurations; payloads go to slots.
   /** The entry of an Append with its payload; null when there is no room, as if it were lost. */
-  private takeEntry(append: Append, frame: Frame): Entry | null {
+  private takeEntry(group: Group, append: Append, frame: Frame): Entry | null {
+    // A configuration tells the leader who is a witness, and a replica with data takes nothing less.
+    const lacksPayload = append.entryType === EntryType.Write && frame.payloadSize === 0;
+    if (!group.knowsRole || (lacksPayload && !group.witness)) return null;
     const entry = this.pg.store.entries.take();
+    entry.bare = group.witness;
     entry.type = append.entryType;
     entry.session = append.session;
     entry.number = append.number;
@@ -479,7 +484,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
     entry.ifVersion = append.ifVersion;
     for (let at = 0; at < append.crcsCount; at++) entry.crcs[at] = append.crcs[at]!;
     if (entry.type === EntryType.Write) {
-      if (this.requests.copyPayload(entry, frame.payloadOffset) !== Status.Ok) {
+      if (!entry.bare && this.requests.copyPayload(entry, frame.payloadOffset) !== Status.Ok) {
         this.pg.store.entries.release(entry);
         return null;
       }
@@ -495,7 +500,9 @@ function isPayloadRight(append: Append, payloadSize: number): boolean {
   if (append.below > append.number) return false;
   switch (append.entryType) {
     case EntryType.Write:
-      return append.crcsCount === append.blocks && payloadSize === append.blocks * BLOCK_SIZE;
+      // Nothing: for a witness.
+      if (payloadSize !== 0 && payloadSize !== append.blocks * BLOCK_SIZE) return false;
+      return append.blocks > 0 && append.crcsCount === append.blocks;
     case EntryType.Conf:
     case EntryType.Session:
       return payloadSize > 0 && payloadSize <= 3072;

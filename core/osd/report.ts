@@ -167,7 +167,8 @@ export class SpaceNews {
     this.groups = new Map();
     const news: Group[] = [];
     for (const group of groups) {
-      const bytes = store.bytesOf(group.row);
+      // Nothing of a witness grows but its log.
+      const bytes = group.witness ? group.appliedIndex : store.bytesOf(group.row);
       this.groups.set(group, bytes);
       if ((before.get(group) ?? 0) !== bytes) news.push(group);
     }
@@ -202,7 +203,7 @@ export function isRecovering(group: Group): boolean {
 
 function recoveryOf(group: Group): Pick<GroupReport, "recovery"> {
   const { fill, replica } = group;
-  if (fill !== null) {
+  if (fill !== null && !group.witness) {
     const { waiting, passUs, ...state } = fill.state;
     const stage = waiting ? STAGE_WAITING : STAGE_DIFFERENCE;
     return { recovery: [{ replica, stage, passMs: Math.round(passUs / 1000), ...state }] };

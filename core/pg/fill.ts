@@ -16,6 +16,8 @@
  *             show through where a newer one, compared before, holds nothing of its own
  *   end       a durable record; from then on it counts again
  *
+ * A witness has nothing to list or transfer: it begins and ends.
+ *
  * Each round makes some units of this replica at index L what they are at the leader at index L.
  * Both apply the same entries from there on, so they stay the same; entries apply as ever, and redo
  * needs to know no more than behind which entry a transfer stands in the log.
@@ -150,7 +152,7 @@ export class Fill {
     if (!this.isFilling()) return true;
     do {
       this.placed = 0;
-      await this.pass(source);
+      if (!this.group.witness) await this.pass(source);
     } while (this.placed > 0 && this.goesOn());
     if (!this.goesOn()) return false;
     await this.end();

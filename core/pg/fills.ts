@@ -82,7 +82,9 @@ export class Fills {
     // A scrub may hold it.
     release(group);
     group.fill = fill;
-    this.waiting.push(group.fill);
+    // A witness has nothing to copy, and its group may need it: it waits for nobody.
+    if (group.witness) this.run(fill);
+    else this.waiting.push(fill);
     this.next();
   }
 
@@ -104,14 +106,17 @@ export class Fills {
 
   private next(): void {
     while (this.running < RUNNING_MAX && this.waiting.length > 0) {
-      const fill = this.waiting.shift()!;
-      this.running += 1;
-      // `run` answers every error itself; what still comes out is a bug and ends the process.
-      fill.run().then(
-        () => this.onEnded(fill),
-        (error: unknown) => this.shard.onBroken(error),
-      );
+      this.run(this.waiting.shift()!);
     }
+  }
+
+  private run(fill: Fill): void {
+    this.running += 1;
+    // `run` answers every error itself; what still comes out is a bug and ends the process.
+    fill.run().then(
+      () => this.onEnded(fill),
+      (error: unknown) => this.shard.onBroken(error),
+    );
   }
 
   private onEnded(fill: Fill): void {

@@ -98,6 +98,8 @@ export class Group {
   lastChangeEpoch = 0;
   /** The replica that the map wants as leader. */
   preferred = 0;
+  /** The map names this replica as a witness. */
+  namedWitness = false;
   /** Leader: not before these times does leadership go to the preferred replica; to any other. */
   stayUntilUs = 0;
   transferAfterUs = 0;
@@ -163,6 +165,17 @@ export class Group {
   /** Not durable yet, or its store lost something: takes no part in its group. */
   get isMute(): boolean {
     return this.creating || this.silent;
+  }
+
+  /** Votes, and holds no data; by the map as long as its configuration does not name it. */
+  get witness(): boolean {
+    const { conf, selfBit } = this.node;
+    return selfBit === 0 ? this.namedWitness : (conf.witnesses & selfBit) !== 0;
+  }
+
+  /** Whether `witness` is known to be right. */
+  get knowsRole(): boolean {
+    return this.info !== null || this.node.selfBit !== 0;
   }
 
   /** The way to another replica, a member or one that the map names; null: none is known. */

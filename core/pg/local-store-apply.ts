@@ -33,6 +33,7 @@ export class Applier {
    */
   unitsFor(row: number, entry: Entry, direct: boolean): number {
     const { layer, firstBlock, blocks, snapSeq } = entry;
+    if (entry.bare) return 0;
     if (entry.type === EntryType.Write) {
       // A fill may free what is there now, too.
       const filling = this.state.rows[row]!.health === GroupHealth.Filling;
@@ -53,6 +54,15 @@ export class Applier {
     assert(index === group.applied + 1, "LocalStore.apply: the index does not follow");
     assert(index <= group.durable, "LocalStore.apply: the entry is not durable here");
     assert(group.termAt(index) === entry.term, "LocalStore.apply: another entry is in the log");
+    if (!entry.bare) this.applyToBlocks(row, group, entry);
+    this.log.setApplied(group, index);
+    this.state.changed = true;
+    if (facts.recovered.length > 0 && index >= facts.recovered.at(-1)!.index) {
+      facts.recovered = NO_RECOVERED;
+    }
+  }
+
+  private applyToBlocks(row: number, group: GroupLog, entry: Entry): void {
     switch (entry.type) {
       case EntryType.Write:
         this.applyWrite(group, entry);
@@ -61,7 +71,7 @@ export class Applier {
         this.applyZero(group, entry);
         break;
       case EntryType.LayerGone:
-        this.objects.gone.add(row, entry.layer, index);
+        this.objects.gone.add(row, entry.layer, entry.index);
         break;
       case EntryType.Noop:
       case EntryType.Fence:
@@ -69,11 +79,6 @@ export class Applier {
       case EntryType.Conf:
       case EntryType.Cut:
         break;
-    }
-    this.log.setApplied(group, index);
-    this.state.changed = true;
-    if (facts.recovered.length > 0 && index >= facts.recovered.at(-1)!.index) {
-      facts.recovered = NO_RECOVERED;
     }
   }
 

@@ -67,7 +67,8 @@ export class Space implements FillHost {
    */
   reserve(row: number, entry: Entry, sparing: boolean): Status {
     if (this.state.failed) return Status.DeviceFailed;
-    const whole = entry.type === EntryType.Write ? wholeUnits(entry.firstBlock, entry.blocks) : 0;
+    const isData = entry.type === EntryType.Write && !entry.bare;
+    const whole = isData ? wholeUnits(entry.firstBlock, entry.blocks) : 0;
     if (whole > 0 && !sparing && !this.wasFull) {
       const units = this.applier.unitsFor(row, entry, true);
       const status = this.log.reserve(row, entry, units, whole);

@@ -72,8 +72,16 @@ function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {
   group.info = pg;
   group.lastChangeEpoch = pg.lastChangeEpoch;
   group.preferred = pg.replicas[0]?.replicaId ?? 0;
+  followRole(shard, group, pg);
   setPeers(shard, map, group);
   shard.reconfigurer.look(group);
+}
+
+/** A witness leads nobody, so nobody is sent entries of its log: it keeps none but for itself. */
+function followRole(shard: PgShard, group: Group, pg: PgInfo): void {
+  const mine = pg.replicas.find((one) => one.replicaId === group.replica);
+  if (mine !== undefined) group.namedWitness = mine.witness;
+  if (group.witness) shard.store.setRetention(group.row, 0);
 }
 
 /** Whether this very store is to hold the replica. */
@@ -156,7 +164,11 @@ function foundingConfiguration(pg: PgInfo): Configuration | undefined {
   const first = founders[0]!.replicaId;
   if (founders.some((one, at) => one.leaving || one.replicaId !== first + at)) return undefined;
   return bootstrapConfiguration(
-    founders.map((one) => ({ osd: one.osd, storeUuid: uuidDigits(one.storeUuid) })),
+    founders.map((one) => ({
+      osd: one.osd,
+      storeUuid: uuidDigits(one.storeUuid),
+      witness: one.witness,
+    })),
     first,
   );
 }

@@ -120,19 +120,19 @@ export class Peers {
   }
 
   /**
-   * Whether the entry of an Append is wanted, so that the osd reads its payload: false for a
-   * duplicate and for a message that raft will not take.
+   * Who wants the entry of an Append, so that the osd reads its payload: null for a duplicate and for
+   * a message that raft will not take.
    */
-  wantsEntry(message: RaftMessage): boolean {
+  taker(message: RaftMessage): Group | null {
     const group = this.shard.groups.get(message.pg);
-    if (group === undefined || group.replica !== message.to || group.isMute) return false;
-    if (message.term < group.node.term || group.deaf) return false;
-    return group.node.log.termAt(message.index + 1) !== message.entryTerm;
+    if (group === undefined || group.replica !== message.to || group.isMute) return null;
+    if (message.term < group.node.term || group.deaf) return null;
+    return group.node.log.termAt(message.index + 1) === message.entryTerm ? null : group;
   }
 
   /**
-   * Take an Append. `entry`: its entry, filled but for group, index and term, when `wantsEntry`
-   * said so; the reference that the caller holds passes to this call in any case.
+   * Take an Append. `entry`: its entry, filled but for group, index and term, when there is a
+   * `taker`; the reference that the caller holds passes to this call in any case.
    */
   stepAppend(message: RaftMessage, entry: Entry | null): void {
     const store = this.shard.store;
@@ -146,7 +146,7 @@ export class Peers {
       store.entries.release(entry);
       return;
     }
-    if (entry === null && message.entryKind !== 0 && (group.deaf || this.wantsEntry(message)))
+    if (entry === null && message.entryKind !== 0 && (group.deaf || this.taker(message) !== null))
       return;
     const result = group.node.step(message);
     const taken = result === StepResult.Appended || result === StepResult.Replaced;
@@ -189,7 +189,8 @@ export class Peers {
 
   private sendMessage(link: PeerLink, message: RaftMessage): boolean {
     // The farewell to a member that was removed: the last commit index.
-    if (message.type === MessageType.Append) return this.host.sendAppend(link, message, null);
+    if (message.type === MessageType.Append)
+      return this.host.sendAppend(link, message, null, false);
     return this.host.sendControl(link, message);
   }
 
@@ -198,6 +199,7 @@ export class Peers {
     const node = group.node;
     const peer = group.peers[slot] ?? null;
     if (peer === null) return;
+    const isWitness = (node.conf.witnesses & (1 << slot)) !== 0;
     const message = this.message;
     message.clear();
     while (node.peekAppend(slot, message)) {
@@ -212,9 +214,9 @@ export class Peers {
           return;
         }
         assert(entry.term === message.entryTerm, "Peers: another entry than raft's");
-        bytes = entry.payload >= 0 ? entry.blocks * BLOCK_SIZE : 0;
+        bytes = entry.payload >= 0 && !isWitness ? entry.blocks * BLOCK_SIZE : 0;
       }
-      if (!this.host.sendAppend(peer.link, message, entry)) {
+      if (!this.host.sendAppend(peer.link, message, entry, isWitness)) {
         if (!peer.starved) peer.link.starved.push(group);
         peer.starved = true;
         return;
@@ -227,7 +229,9 @@ export class Peers {
   // cold: only for a follower that is far behind.
   /** Read entries back for a follower that is behind, unless it is clients' turn. */
   private readAhead(group: Group, peer: GroupPeer, index: number): void {
-    peer.ahead ??= new ReadAhead(this.shard, this.aheadBudget);
+    const { witnesses } = group.node.conf;
+    const isWitness = (witnesses & (1 << group.node.conf.slotOf(peer.replica))) !== 0;
+    peer.ahead ??= new ReadAhead(this.shard, this.aheadBudget, isWitness);
     const { lastIndex } = group.node.log;
     const { commitIndex } = group;
     if (peer.ahead.rests(index, { lastIndex, commitIndex }, () => this.goOn(group, peer))) return;
@@ -273,6 +277,8 @@ export class Peers {
     const progress = node.progress[slot];
     const ahead = group.peers[slot]?.ahead ?? null;
     if (ahead === null || progress === undefined) return 0;
+    // A witness is sent nothing that takes time.
+    if ((node.conf.witnesses & (1 << slot)) !== 0) return 0;
     if ((node.inactive & (1 << slot)) !== 0 || progress.state !== ProgressState.Replicate) return 0;
     return progress.next < ring.first ? node.log.lastIndex - progress.match : 0;
   }

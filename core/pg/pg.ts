@@ -67,8 +67,11 @@ const TICK_US = 10_000;
 
 /** What the groups need of their osd. */
 export interface PgHost {
-  /** Send one Append; `entry` is null when it carries none. False: not now (full, or no link). */
-  sendAppend(link: PeerLink, message: RaftMessage, entry: Entry | null): boolean;
+  /**
+   * Send one Append; `entry` is null when it carries none, and goes without its payload when `isBare`.
+   * False: not now (full, or no link).
+   */
+  sendAppend(link: PeerLink, message: RaftMessage, entry: Entry | null, isBare: boolean): boolean;
   sendControl(link: PeerLink, message: RaftMessage): boolean;
   /** What was to be said can not be: the connection must end, so that a new generation begins. */
   dropLink(link: PeerLink): void;

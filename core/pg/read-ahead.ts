@@ -57,6 +57,7 @@ export class ReadAhead {
   private readonly shard: PgShard;
   private readonly budget: ReadAheadBudget;
   /** The last run, while a rest may follow it. */
+  private readonly isBare: boolean;
   private run: Run | null = null;
   private readonly restTimer: CallbackTimer;
   /** Called when the rest is over; null: there is none. */
@@ -69,9 +70,11 @@ export class ReadAhead {
   private wanted = 0;
   private status: Status = Status.Ok;
 
-  constructor(shard: PgShard, budget: ReadAheadBudget) {
+  /** `isBare`: for a witness, which is sent no payload. */
+  constructor(shard: PgShard, budget: ReadAheadBudget, isBare: boolean) {
     this.shard = shard;
     this.budget = budget;
+    this.isBare = isBare;
     this.restTimer = new CallbackTimer(() => this.endRest());
   }
 
@@ -155,6 +158,7 @@ export class ReadAhead {
       op.row = row;
       op.index = index + at;
       op.entry = store.entries.take();
+      op.isBare = this.isBare;
       this.pending += 1;
       this.budget.held += 1;
       store.loadEntry(op);

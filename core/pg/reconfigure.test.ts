@@ -20,11 +20,19 @@ function ids(conf: Configuration, wanted: readonly number[]): number {
   );
 }
 
+function witness(id: number): Member {
+  return { ...member(id), witness: true };
+}
+
 function view(conf: Configuration, live: number[], ready: number[] = [], self = 1): MemberView {
   return { live: ids(conf, live), ready: ids(conf, ready), self };
 }
 
 const three = bootstrapConfiguration([member(1), member(2), member(3)]);
+const two = bootstrapConfiguration([member(1), member(2)]);
+const waiting = changeConfiguration(two, { addLearners: [witness(3)] });
+const witnessed = changeConfiguration(waiting, { promote: [3] });
+const moving = changeConfiguration(witnessed, { addLearners: [member(4), witness(5)] });
 const four = changeConfiguration(three, { addLearners: [member(4)] });
 const five = changeConfiguration(three, { addLearners: [member(4), member(5)] });
 const fourVoters = changeConfiguration(four, { promote: [4] });
@@ -94,6 +102,92 @@ for (const [name, conf, wanted, live, ready, text] of [
     expect(next === null ? null : formatConfiguration(next)).toBe(text);
   });
 }
+
+for (const [name, conf, wanted, live, ready, text] of [
+  [
+    "a pool of two gets a witness",
+    two,
+    [member(1), member(2), witness(3)],
+    [1, 2],
+    [],
+    "voters 1,2 learners 3 witnesses 3",
+  ],
+  [
+    "which votes when it is ready",
+    waiting,
+    [member(1), member(2), witness(3)],
+    [1, 2, 3],
+    [3],
+    "voters 1,2,3 witnesses 3",
+  ],
+  [
+    "and goes when it is not wanted any more",
+    witnessed,
+    [member(1), member(2)],
+    [1, 2],
+    [],
+    "voters 1,2",
+  ],
+  [
+    "a witness comes for a witness",
+    moving,
+    [member(1), member(4), witness(5)],
+    [1, 2, 3, 5],
+    [5],
+    "voters 1,2,5 outgoing 1,2,3 learners 4 witnesses 3,5",
+  ],
+  [
+    "data comes for data",
+    moving,
+    [member(1), member(4), witness(5)],
+    [1, 2, 3, 4],
+    [4],
+    "voters 1,3,4 outgoing 1,2,3 learners 5 witnesses 3,5",
+  ],
+  [
+    "both together",
+    moving,
+    [member(1), member(4), witness(5)],
+    [1, 3, 4, 5],
+    [4, 5],
+    "voters 1,4,5 outgoing 1,2,3 witnesses 3,5",
+  ],
+  [
+    "a leader beside a witness does not remove itself",
+    moving,
+    [member(2), member(4), witness(3)],
+    [1, 2, 3, 4],
+    [],
+    "voters 1,2,3 learners 4 witnesses 3",
+  ],
+] as [string, Configuration, Member[], number[], number[], string | null][]) {
+  test(name, () => {
+    const next = nextConfiguration(conf, wanted, view(conf, live, ready));
+    expect(next === null ? null : formatConfiguration(next)).toBe(text);
+  });
+}
+
+test("with the leadership where it is wanted, a group with a witness becomes any other", () => {
+  const all = [member(1), member(2), witness(3), member(4), witness(5), member(6)];
+  for (const [one, other, third] of [
+    [4, 6, 5],
+    [1, 4, 5],
+    [2, 6, 3],
+    [2, 1, 5],
+  ]) {
+    const wanted = all.filter(({ id }) => [one, other, third].includes(id));
+    let conf = witnessed;
+    for (let step = 0; step < 20; step++) {
+      const everyone = conf.members.map((member) => member.id);
+      const leads = conf.isVoter(one!) ? one! : conf.isVoter(1) ? 1 : 2;
+      const next = nextConfiguration(conf, wanted, view(conf, everyone, everyone, leads));
+      if (next === null) break;
+      conf = next.joint ? leaveJoint(next) : next;
+    }
+    const text = wanted.map(({ id }) => id).join(",");
+    expect(formatConfiguration(conf)).toBe(`voters ${text} witnesses ${String(third)}`);
+  }
+});
 
 test("a joint configuration is left by raft alone", () => {
   const joint = changeConfiguration(four, { promote: [4], remove: [3] });

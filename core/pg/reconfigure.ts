@@ -13,7 +13,8 @@
  *   joint                     raft leaves it
  *
  * A voter goes only against another one, or where there are more than wanted; and only if enough of
- * those that stay are reachable to go on without it.
+ * those that stay are reachable to go on without it. A witness goes against a witness, data against
+ * data; and while there is a witness, a leader that is not wanted stays until it has handed over.
  *
  * Leaders also go home: to the replica that the map names first, once it has been reachable for a
  * while and lacks nothing; one per shard and second. Leadership that came by a transfer stays for a
@@ -85,22 +86,37 @@ export function nextConfiguration(
   }
   const promote = slotsOf(conf.learners & view.ready).filter(isWanted);
   const voters = slotsOf(conf.voters);
-  const spare = voters.length + promote.length - Math.min(voters.length, wanted.length);
   const rank = (member: Member): number => {
     if (member.id === view.self) return 2;
     return (view.live & (1 << conf.slotOf(member.id))) === 0 ? 0 : 1;
   };
-  const remove = voters
-    .filter((member) => !isWanted(member))
-    .sort((left, right) => rank(left) - rank(right))
-    .slice(0, spare);
+  const spare = (isWitness: boolean): Member[] => {
+    const count = (members: readonly Member[]): number =>
+      members.filter((member) => (member.witness === true) === isWitness).length;
+    const kept = Math.min(count(voters), count(wanted));
+    return voters
+      .filter((member) => (member.witness === true) === isWitness && !isWanted(member))
+      .filter((member) => conf.witnesses === 0 || member.id !== view.self)
+      .sort((left, right) => rank(left) - rank(right))
+      .slice(0, count(voters) + count(promote) - kept);
+  };
+  const remove = [...spare(false), ...spare(true)].sort((left, right) => rank(left) - rank(right));
   while (promote.length + remove.length > 0) {
     const change: ConfChange = { promote: idsOf(promote), remove: idsOf(remove) };
-    const next = changeConfiguration(conf, change);
-    if (staysAlive(conf, next, view.live)) return next;
+    const next = hasMajorityOfData(conf, change) ? changeConfiguration(conf, change) : null;
+    if (next !== null && staysAlive(conf, next, view.live)) return next;
     if (remove.pop() === undefined) return null;
   }
   return null;
+}
+
+/** Whether the voters behind a change are mostly such with data, as raft wants it. */
+function hasMajorityOfData(conf: Configuration, change: ConfChange): boolean {
+  const { promote = [], remove = [] } = change;
+  const voters = conf.members.filter((member) =>
+    conf.isVoter(member.id) ? !remove.includes(member.id) : promote.includes(member.id),
+  );
+  return voters.filter((member) => member.witness !== true).length * 2 > voters.length;
 }
 
 function idsOf(members: readonly Member[]): number[] {
@@ -209,7 +225,8 @@ export class Reconfigurer {
     if (wanted.some((one) => one.id === group.replica) || now < group.transferAfterUs) return false;
     for (const one of wanted) {
       const slot = node.conf.slotOf(one.id);
-      if (slot < 0 || (node.conf.voters & (1 << slot)) === 0 || !node.caughtUp(slot)) continue;
+      if (slot < 0 || one.witness === true) continue;
+      if ((node.conf.voters & (1 << slot)) === 0 || !node.caughtUp(slot)) continue;
       group.transferAfterUs = now + TRANSFER_RETRY_US;
       return node.transferLeadership(one.id);
     }
@@ -272,7 +289,7 @@ export class Reconfigurer {
     for (const group of this.ledGroups()) this.transfer(group, 0);
   }
 
-  /** Begin a transfer to `to`, or to the peer that is furthest (0). Answers whether it began. */
+  /** Begin a transfer to `to`, or to the peer with data that is furthest (0). Answers whether it began. */
   transfer(group: Group, to: number): boolean {
     if (to !== 0) return group.node.transferLeadership(to);
     let best = 0;
@@ -281,7 +298,8 @@ export class Reconfigurer {
       const progress = group.node.progress[slot]!;
       const peer = group.peers[slot] ?? null;
       if (peer === null || !peer.link.up || progress.match <= bestMatch) continue;
-      if (!group.node.conf.isVoter(peer.replica)) continue;
+      const { conf } = group.node;
+      if (!conf.isVoter(peer.replica) || (conf.witnesses & (1 << slot)) !== 0) continue;
       best = peer.replica;
       bestMatch = progress.match;
     }
@@ -297,7 +315,12 @@ export function isSettled(group: Group): boolean {
 function wantedOf(info: PgInfo): Member[] {
   return info.replicas
     .filter((one) => !one.leaving)
-    .map((one) => ({ id: one.replicaId, osd: one.osd, storeUuid: uuidDigits(one.storeUuid) }));
+    .map((one) => ({
+      id: one.replicaId,
+      osd: one.osd,
+      storeUuid: uuidDigits(one.storeUuid),
+      witness: one.witness,
+    }));
 }
 
 /** Whether the voters are the wanted ones, and nobody else is a member. */

@@ -189,6 +189,7 @@ export class Requests {
     op.ticket = 0;
     op.readNext = null;
     if (op.own) {
+      if (group.witness) return Status.WrongReceiver;
       op.readIndex = group.appliedIndex;
       this.startRead(op);
       return Status.Ok;

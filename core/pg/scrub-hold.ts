@@ -59,10 +59,11 @@ export function release(group: Group): void {
   hold(group, Number.POSITIVE_INFINITY);
 }
 
-/** Whether the replica follows, whole and counted, and nothing else holds it. */
+/** Whether the replica has data, follows, whole and counted, and nothing else holds it. */
 export function isWholeFollower(group: Group): boolean {
   if (group.gone || group.isLeader || group.silent || group.creating || group.fill !== null) {
     return false;
   }
+  if (group.witness) return false;
   return group.shard.store.healthOf(group.row) === GroupHealth.Ok;
 }

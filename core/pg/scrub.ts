@@ -10,7 +10,7 @@
  *             to place and version, and heals what does not match (`core/osd/scrub-reader.ts`): a
  *             write that was lost, or went elsewhere, shows there
  *
- * What most replicas have (more than half of all members, block by block) is right: it was committed
+ * What most replicas have (more than half of those with data, block by block) is right: it was committed
  * and applied there, and a wrong copy has no way to come to be the same twice. A replica that has
  * another block is filled by difference, as if it had missed entries: it counts for nothing until it
  * is the same. A leader that has it hands over first: the next one finds it. Where no majority has
@@ -19,9 +19,9 @@
  * A block that is given up as lost on one replica and not yet on another has not diverged: whoever
  * meets it next learns so (`core/osd/healer.ts`).
  *
- * Only a whole group is scrubbed: all members are voters, reachable, and none is being filled. When
- * that ends, or the connection, it goes on once it is whole again; when the leadership ends, the
- * monitor tells the next leader.
+ * Only a whole group is scrubbed: all members are voters, those with data reachable, and none of them
+ * is being filled. When that ends, or the connection, it goes on once it is whole again; when the
+ * leadership ends, the monitor tells the next leader. A witness has nothing to compare.
  *
  * Holding all replicas at a `cut` entry was not enough: a leader that holds answers no reads.
  */
@@ -131,7 +131,7 @@ export class Scrub {
     if (!group.serving || group.fill !== null || group.faulty.length > 0) return false;
     if (node.conf.learners !== 0 || node.conf.outgoing !== 0) return false;
     return node.progress.every((progress, slot) => {
-      if (slot === node.selfSlot) return true;
+      if (slot === node.selfSlot || (node.conf.witnesses & (1 << slot)) !== 0) return true;
       if (group.peers[slot]?.link.up !== true || progress.filling) return false;
       return progress.state !== ProgressState.Fill;
     });

@@ -83,6 +83,7 @@ function entryPlaces({ shard, space, slots, scan }: PlacedShard): Row[] {
         seq: entry.seq,
         applied: entry.index <= group.state.applied,
         faulty: group.faulty.includes(entry.index),
+        bare: record.isBare,
         inlineOffsetsBytes: inline,
         unitOffsetsBytes: unitsOf(record, slots),
       });

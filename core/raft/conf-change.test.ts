@@ -26,6 +26,11 @@ test("bootstrap gives ids from 1 and makes everybody a voter", () => {
 });
 
 const learner = changeConfiguration(three, { addLearners: [address(3)] });
+const two = bootstrapConfiguration([address(0), address(1)]);
+const waiting = changeConfiguration(two, { addLearners: [{ ...address(2), witness: true }] });
+const witnessed = changeConfiguration(changeConfiguration(waiting, { promote: [3] }), {
+  addLearners: [{ ...address(3), witness: true }],
+});
 const twoLearners = changeConfiguration(learner, { addLearners: [address(4)] });
 
 for (const [name, from, change, text, left] of [
@@ -47,6 +52,20 @@ for (const [name, from, change, text, left] of [
     { promote: [4, 5], demote: [2], remove: [3] },
     "voters 1,4,5 outgoing 1,2,3 learners-next 2",
     "voters 1,4,5 learners 2",
+  ],
+  [
+    "a witness joins as learner",
+    two,
+    { addLearners: [{ ...address(2), witness: true }] },
+    "voters 1,2 learners 3 witnesses 3",
+  ],
+  ["and votes in one step", waiting, { promote: [3] }, "voters 1,2,3 witnesses 3"],
+  [
+    "a witness is replaced",
+    witnessed,
+    { promote: [4], remove: [3] },
+    "voters 1,2,4 outgoing 1,2,3 witnesses 3,4",
+    "voters 1,2,4 witnesses 4",
   ],
 ] as [string, Configuration, ConfChange, string, string?][]) {
   test(name, () => {
@@ -109,6 +128,7 @@ for (const [name, from, change] of [
   ["a voter is promoted", three, { promote: [1] }],
   ["a learner is demoted", learner, { demote: [4] }],
   ["no voter is left", three, { remove: [1, 2, 3] }],
+  ["witnesses would be half of the voters", witnessed, { remove: [1] }],
   [
     "there are too many members",
     three,
@@ -129,10 +149,18 @@ test("the encoding is the documented one", () => {
   expect(Buffer.from(bytes.subarray(8 + 3 * 28, 8 + 4 * 28)).toString("hex")).toBe(
     `040000000300000001000000${"a3".repeat(16)}`,
   );
+  const roles = encodeConfiguration(changeConfiguration(witnessed, { promote: [4], remove: [3] }));
+  expect([0, 1, 2, 3].map((slot) => roles[8 + slot * 28 + 8])).toEqual([3, 3, 18, 17]);
   expect(decodeConfiguration(encodeConfiguration(CONFIGURATION_EMPTY))).toEqual(
     CONFIGURATION_EMPTY,
   );
   expect(CONFIGURATION_BYTES_MAX).toBeLessThan(3072);
+});
+
+test("a configuration in which half of the voters are witnesses is malformed", () => {
+  const bytes = encodeConfiguration(two);
+  bytes[8 + 28 + 8]! |= 16;
+  expect(decodeConfiguration(bytes)).toBeNull();
 });
 
 test("malformed bytes are refused, never believed", () => {
@@ -151,6 +179,7 @@ test("malformed bytes are refused, never believed", () => {
     [16, 0], // member without a role
     [16, 5], // voter and learner
     [16, 64],
+    [16, 16], // nothing but a witness
     [17, 1],
     [18, 1],
   ] as const) {

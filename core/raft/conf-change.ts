@@ -7,10 +7,14 @@
  *
  *   0  u16 format (1)   2  u8 members   3  u8 reserved   4  u32 nextReplicaId   8  28 B a member:
  *      0 u32 replicaId   4 u32 osd   8 u8 roles   9 u8 reserved ×3   12 16 B uuid of the store
- *   roles: 1 voter, 2 voter of the outgoing half, 4 learner, 8 learner once the joint half is left
+ *   roles: 1 voter, 2 voter of the outgoing half, 4 learner, 8 learner once the joint half is left;
+ *          16, beside one of these: witness
  *
- * Invariants: members ascend by id; every member has a role; learners do not vote;
- * learner-next ⊆ outgoing; nextReplicaId > every id ever given out (ids are never reused);
+ * A witness has all entries and none of their data (`witness.ts`). It is one from its first
+ * configuration to its last: what has another role has another id.
+ *
+ * Invariants: members ascend by id; every member has a role; learners do not vote; voters with data
+ * are a majority of each half; learner-next ⊆ outgoing; nextReplicaId > every id ever given out (ids are never reused);
  * a configuration with an outgoing half is left by the leader as soon as it is applied.
  *
  * A change of at most one voter is one step (old and new majorities overlap); others go through a
@@ -19,13 +23,15 @@
  */
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
-import { MEMBERS_MAX } from "./quorum.ts";
+import { MEMBERS_MAX, popCount } from "./quorum.ts";
 
 /** Where a replica lives: bound to the random uuid of a store, so that a new disk is a new member. */
 export interface MemberAddress {
   readonly osd: number;
   /** 32 lower-case hexadecimal digits. */
   readonly storeUuid: string;
+  /** Votes, and keeps entries without their data; absent: no. */
+  readonly witness?: boolean;
 }
 
 /** One member of a group. */
@@ -59,6 +65,7 @@ const ROLE_VOTER = 1;
 const ROLE_OUTGOING = 2;
 const ROLE_LEARNER = 4;
 const ROLE_LEARNER_NEXT = 8;
+const ROLE_WITNESS = 16;
 
 /** A configuration: immutable, shared freely. Masks have bit `slot` for `members[slot]`. */
 export class Configuration {
@@ -69,6 +76,8 @@ export class Configuration {
   readonly learners: number;
   /** Outgoing voters that stay as learners. */
   readonly learnersNext: number;
+  /** Members without data, voters or not. */
+  readonly witnesses: number;
   /** The id that the next added member gets. */
   readonly nextReplicaId: number;
 
@@ -85,6 +94,7 @@ export class Configuration {
     this.outgoing = outgoing;
     this.learners = learners;
     this.learnersNext = learnersNext;
+    this.witnesses = witnessesOf(members);
     this.nextReplicaId = nextReplicaId;
     this.invariants();
   }
@@ -118,6 +128,8 @@ export class Configuration {
     assert((this.learners & (this.voters | this.outgoing)) === 0, "Configuration: learner votes");
     assert((this.learnersNext & ~this.outgoing) === 0, "Configuration: learner-next did not vote");
     assert((this.learnersNext & this.voters) === 0, "Configuration: learner-next still votes");
+    assert(hasData(this.voters, this.witnesses), "Configuration: too many witnesses");
+    assert(hasData(this.outgoing, this.witnesses), "Configuration: there were too many witnesses");
     let last = 0;
     for (let slot = 0; slot < count; slot++) {
       const id = this.members[slot]!.id;
@@ -126,6 +138,19 @@ export class Configuration {
     }
     assert(this.nextReplicaId > last, "Configuration: next id was given out already");
   }
+}
+
+function witnessesOf(members: readonly Member[]): number {
+  let mask = 0;
+  for (let slot = 0; slot < members.length; slot++) {
+    if (members[slot]!.witness === true) mask |= 1 << slot;
+  }
+  return mask;
+}
+
+/** Whether a majority of these voters has data; the empty half asks for none. */
+function hasData(voters: number, witnesses: number): boolean {
+  return voters === 0 || popCount(voters & ~witnesses) * 2 > popCount(voters);
 }
 
 /** The configuration of a replica that knows of none yet: it waits to be added. */
@@ -144,10 +169,15 @@ export function bootstrapConfiguration(
   const members: Member[] = [];
   for (const address of addresses) {
     const id = firstId + members.length;
-    members.push({ id, osd: address.osd, storeUuid: address.storeUuid });
+    members.push(memberOf(id, address));
   }
   const voters = (1 << members.length) - 1;
   return new Configuration(members, voters, 0, 0, 0, firstId + members.length);
+}
+
+function memberOf(id: number, address: MemberAddress): Member {
+  const { osd, storeUuid } = address;
+  return address.witness === true ? { id, osd, storeUuid, witness: true } : { id, osd, storeUuid };
 }
 
 function refuse(what: string): never {
@@ -176,7 +206,7 @@ function checkTargets(conf: Configuration, change: ConfChange): void {
  * The configuration that `change` leads to from `conf`: joint when more than one voter changes.
  *
  * Throws FB1001 when `conf` is joint, an id is unknown, named twice, given out before or in the wrong
- * role, nothing changes, too many members result, or no voter would be left.
+ * role, nothing changes, too many members result, no voter or too many witnesses would be left.
  */
 export function changeConfiguration(conf: Configuration, change: ConfChange): Configuration {
   checkTargets(conf, change);
@@ -202,18 +232,20 @@ export function changeConfiguration(conf: Configuration, change: ConfChange): Co
     roles.push(role);
   }
   let nextReplicaId = conf.nextReplicaId;
-  for (const { id = nextReplicaId, osd, storeUuid } of added) {
+  for (const address of added) {
+    const { id = nextReplicaId } = address;
     if (id < nextReplicaId) {
       refuse(`replica ${String(id)} was given out before, wanted ${String(nextReplicaId)} or more`);
     }
-    kept.push({ id, osd, storeUuid });
+    kept.push(memberOf(id, address));
     roles.push(ROLE_LEARNER);
     nextReplicaId = id + 1;
   }
   if (kept.length > MEMBERS_MAX) refuse(String(kept.length) + " members, wanted at most 16");
-  const next = assemble(kept, roles, nextReplicaId);
-  if (next.voters === 0) refuse("no voter would be left");
-  return next;
+  const voters = maskOf(roles, ROLE_VOTER);
+  if (voters === 0) refuse("no voter would be left");
+  if (!hasData(voters, witnessesOf(kept))) refuse("witnesses would be half of the voters or more");
+  return assemble(kept, roles, nextReplicaId);
 }
 
 function countVoters(conf: Configuration, ids: readonly number[]): number {
@@ -239,18 +271,15 @@ function assemble(
   roles: readonly number[],
   nextReplicaId: number,
 ): Configuration {
-  let voters = 0;
-  let outgoing = 0;
-  let learners = 0;
-  let learnersNext = 0;
-  for (let slot = 0; slot < roles.length; slot++) {
-    const role = roles[slot]!;
-    if ((role & ROLE_VOTER) !== 0) voters |= 1 << slot;
-    if ((role & ROLE_OUTGOING) !== 0) outgoing |= 1 << slot;
-    if ((role & ROLE_LEARNER) !== 0) learners |= 1 << slot;
-    if ((role & ROLE_LEARNER_NEXT) !== 0) learnersNext |= 1 << slot;
-  }
+  const voters = maskOf(roles, ROLE_VOTER);
+  const outgoing = maskOf(roles, ROLE_OUTGOING);
+  const learners = maskOf(roles, ROLE_LEARNER);
+  const learnersNext = maskOf(roles, ROLE_LEARNER_NEXT);
   return new Configuration(members, voters, outgoing, learners, learnersNext, nextReplicaId);
+}
+
+function maskOf(roles: readonly number[], role: number): number {
+  return roles.reduce((mask, one, slot) => ((one & role) === 0 ? mask : mask | (1 << slot)), 0);
 }
 
 function rolesOf(conf: Configuration, slot: number): number {
@@ -259,7 +288,8 @@ function rolesOf(conf: Configuration, slot: number): number {
     ((conf.voters & bit) !== 0 ? ROLE_VOTER : 0) |
     ((conf.outgoing & bit) !== 0 ? ROLE_OUTGOING : 0) |
     ((conf.learners & bit) !== 0 ? ROLE_LEARNER : 0) |
-    ((conf.learnersNext & bit) !== 0 ? ROLE_LEARNER_NEXT : 0)
+    ((conf.learnersNext & bit) !== 0 ? ROLE_LEARNER_NEXT : 0) |
+    ((conf.witnesses & bit) !== 0 ? ROLE_WITNESS : 0)
   );
 }
 
@@ -319,13 +349,23 @@ export function decodeConfiguration(bytes: Uint8Array): Configuration | null {
   for (let slot = 0; slot < count; slot++) {
     const at = HEADER_BYTES + slot * MEMBER_BYTES;
     const id = view.getUint32(at, true);
-    const role = view.getUint8(at + 8);
+    const byte = view.getUint8(at + 8);
+    const role = byte & ~ROLE_WITNESS;
     if (id <= last || id >= nextReplicaId || !validRole(role)) return null;
     if (view.getUint8(at + 9) + view.getUint16(at + 10, true) !== 0) return null;
     last = id;
-    members.push({ id, osd: view.getUint32(at + 4, true), storeUuid: readUuid(view, at + 12) });
+    const witness = (byte & ROLE_WITNESS) !== 0;
+    const address = {
+      osd: view.getUint32(at + 4, true),
+      storeUuid: readUuid(view, at + 12),
+      witness,
+    };
+    members.push(memberOf(id, address));
     roles.push(role);
   }
+  const witnesses = witnessesOf(members);
+  if (!hasData(maskOf(roles, ROLE_VOTER), witnesses)) return null;
+  if (!hasData(maskOf(roles, ROLE_OUTGOING), witnesses)) return null;
   return assemble(members, roles, nextReplicaId);
 }
 
@@ -353,12 +393,13 @@ function readUuid(view: DataView, at: number): string {
   return text;
 }
 
-/** For people: `voters 1,2,3 outgoing 1,2 learners 4`. */
+/** For people: `voters 1,2,3 outgoing 1,2 learners 4 witnesses 3`. */
 export function formatConfiguration(conf: Configuration): string {
   let text = "voters " + formatMask(conf, conf.voters);
   if (conf.outgoing !== 0) text += " outgoing " + formatMask(conf, conf.outgoing);
   if (conf.learners !== 0) text += " learners " + formatMask(conf, conf.learners);
   if (conf.learnersNext !== 0) text += " learners-next " + formatMask(conf, conf.learnersNext);
+  if (conf.witnesses !== 0) text += " witnesses " + formatMask(conf, conf.witnesses);
   return text;
 }
 

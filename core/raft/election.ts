@@ -39,6 +39,7 @@ import {
   tellLeaderGone,
   votesBlocked,
 } from "./state.ts";
+import { isWitness } from "./witness.ts";
 
 /** A timeout, or a request to campaign: ask whether an election would succeed. */
 export function startCampaign(node: RaftState): void {
@@ -323,8 +324,8 @@ export function handleVoteReply(node: RaftState, message: RaftMessage): void {
 }
 
 /**
- * The leader wants this replica to lead, and gave its lease up for that. One that is filled or lacks
- * payloads says so at once: proposals wait for it. One that is no voter yet may become one.
+ * The leader wants this replica to lead, and gave its lease up for that. One that is filled, or lacks
+ * payloads, says so at once: proposals wait for it. One that is no voter yet may become one.
  */
 export function handleTimeoutNow(node: RaftState, message: RaftMessage): void {
   if ((message.flags & MessageFlag.Reject) !== 0) {
@@ -334,7 +335,7 @@ export function handleTimeoutNow(node: RaftState, message: RaftMessage): void {
   if (node.role === Role.Leader || (node.leader !== 0 && node.leader !== message.from)) return;
   const commit = Math.min(message.commit, node.matchedIndex);
   if (node.leader === message.from && commit > node.commitIndex) setCommit(node, commit);
-  if (node.filling || node.faulty) {
+  if (node.filling || node.faulty || isWitness(node)) {
     const refusal = send(node, message.from, MessageType.TimeoutNow, node.term);
     refusal.flags = MessageFlag.Reject;
     return;
@@ -419,6 +420,7 @@ function bestHeir(node: RaftState): number {
     const progress = node.progress[slot]!;
     const bit = 1 << slot;
     if ((node.conf.voters & bit) === 0 || (node.inactive & bit) !== 0) continue;
+    if ((node.conf.witnesses & bit) !== 0) continue;
     if (slot === node.selfSlot || progress.filling || progress.match <= bestMatch) continue;
     best = progress.id;
     bestMatch = progress.match;

@@ -1,6 +1,7 @@
 // data path
 import { assert } from "../base/assert.ts";
 import { type RaftState, Role } from "./state.ts";
+import { isWitness } from "./witness.ts";
 
 /** Check what `RaftNode` promises of its fields; after each call while `verifying`. */
 export function checkInvariants(node: RaftState): void {
@@ -18,6 +19,7 @@ export function checkInvariants(node: RaftState): void {
   assert(leading || node.leader !== node.id, "raft: leader without leading");
   assert(leading === node.progress.length > 0, "raft: progress without leading");
   if (!leading) return;
+  assert(!isWitness(node), "raft: a witness leads");
   for (let slot = 0; slot < node.progress.length; slot++) {
     if (slot !== node.selfSlot) node.progress[slot]!.invariants(node.shared.options.windowEntries);
   }

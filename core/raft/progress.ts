@@ -46,6 +46,8 @@ export class Progress {
   sentThisTick = false;
   /** Ticks without progress while something is under way. */
   retryTicks = 0;
+  /** Ticks without any answer while something is under way. */
+  silentTicks = 0;
   bytesInFlight = 0;
   private bytes: Uint32Array = NO_BYTES;
 

@@ -4,7 +4,8 @@
  * `chaos`: messages are lost, doubled and reordered, replicas crash with any prefix of their writes
  * on disk, votes are blocked at random. `streams`: ordered connections that are cut, healed and
  * reset, combined heartbeats with lease promises on skewed clocks, pauses. Both: configuration
- * changes, transfers, compaction, filling, faulty logs.
+ * changes, transfers, compaction, filling, faulty logs. With a witness: the last of the first members
+ * has no data, nor has every third of those that come later.
  *
  * Checked all the time: one leader a term, leaders have what is committed, replicas apply the same,
  * what is committed lies on a quorum of disks; in `streams`, no leader with a valid lease misses a
@@ -146,7 +147,10 @@ class Simulation {
   readonly flushAt: Map<number, number> = new Map();
   readonly mood: Mood;
 
-  constructor(seed: number, streams: boolean) {
+  private readonly witnessed: boolean;
+
+  constructor(seed: number, streams: boolean, witnessed: boolean) {
+    this.witnessed = witnessed;
     this.random = new Prng(seed * 2 + (streams ? 1 : 0));
     this.streams = streams;
     const windowEntries = 1 << this.random.below(5);
@@ -155,7 +159,11 @@ class Simulation {
     this.cluster.onLeaderCommit = (node) => this.leaderCommitted(node);
     this.mood = new Mood(this.random);
     const count = this.pick([3, 3, 3, 4, 5]);
-    const addresses = Array.from({ length: count }, (_, at) => ({ osd: at, storeUuid: uuid(at) }));
+    const addresses = Array.from({ length: count }, (_, at) => ({
+      osd: at,
+      storeUuid: uuid(at),
+      witness: witnessed && at === count - 1,
+    }));
     const conf = bootstrapConfiguration(addresses);
     for (const member of conf.members) this.boot(this.cluster.add(member.id, conf));
   }
@@ -498,7 +506,9 @@ class Simulation {
       { remove: [member] },
     ];
     if (!full) {
-      const address = { osd: 1, storeUuid: uuid(node.conf.nextReplicaId) };
+      const { nextReplicaId } = node.conf;
+      const witness = this.witnessed && nextReplicaId % 3 === 0;
+      const address = { osd: 1, storeUuid: uuid(nextReplicaId), witness };
       options.push({ addLearners: [address] }, { addLearners: [address] });
     }
     try {
@@ -646,16 +656,19 @@ function uuid(id: number): string {
 const only = Bun.env["RAFT_SIM_SEED"];
 const seeds = Number(Bun.env["RAFT_SIM_SEEDS"] ?? 300);
 const first = only === undefined ? 1 : Number(only);
-const last = only === undefined ? seeds : first;
+const seedsEnd = only === undefined ? seeds : first;
 
-for (const mode of ["chaos", "streams"] as const) {
+for (const mode of ["chaos", "streams", "chaos with a witness", "streams with a witness"]) {
+  const streams = mode.startsWith("streams");
+  const witnessed = mode.endsWith("witness");
+  const last = witnessed && only === undefined ? Math.ceil(seeds / 3) : seedsEnd;
   test(`raft keeps its promises in ${mode}, seeds ${first} to ${last}`, () => {
     let committed = 0;
     let elections = 0;
     let leaseTime = 0;
     let votesUncounted = 0;
     for (let seed = first; seed <= last; seed++) {
-      const simulation = new Simulation(seed, mode === "streams");
+      const simulation = new Simulation(seed, streams, witnessed);
       try {
         simulation.run(3000);
         simulation.settle();
@@ -674,6 +687,6 @@ for (const mode of ["chaos", "streams"] as const) {
     expect(committed / (last - first + 1)).toBeGreaterThan(20);
     expect(elections / (last - first + 1)).toBeGreaterThan(2);
     if (last - first >= 299) expect(votesUncounted).toBeGreaterThan(0);
-    if (mode === "streams") expect(leaseTime / (last - first + 1)).toBeGreaterThan(0.2);
+    if (streams) expect(leaseTime / (last - first + 1)).toBeGreaterThan(0.2);
   }, 600_000);
 }

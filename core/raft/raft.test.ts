@@ -165,7 +165,13 @@ class Script {
     const ids = [...voters, ...learners].sort((a, b) => a - b);
     const mask = (wanted: number[]): number =>
       ids.reduce((sum, id, slot) => (wanted.includes(id) ? sum | (1 << slot) : sum), 0);
-    const members = ids.map((id) => ({ id, osd: id, storeUuid: uuid(id) }));
+    const witnesses = numbers(named.get("witnesses"));
+    const members = ids.map((id) => ({
+      id,
+      osd: id,
+      storeUuid: uuid(id),
+      witness: witnesses.includes(id),
+    }));
     const next = (ids.at(-1) ?? 0) + 1;
     const conf = new Configuration(members, mask(voters), 0, mask(learners), 0, next);
     for (const id of ids) this.cluster.add(id, conf);

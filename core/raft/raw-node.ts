@@ -194,8 +194,11 @@ export class RaftNode extends RaftState {
     const bit = 1 << slot;
     if (((this.inactive & bit) === 0) === active) return;
     this.inactive = active ? this.inactive & ~bit : this.inactive | bit;
-    if (this.role === Role.Leader) this.peerReset(id);
-    else if (id === this.leader) this.leaderReported(active);
+    if (this.role === Role.Leader) {
+      this.peerReset(id);
+      // A witness may count from now on.
+      advanceCommit(this);
+    } else if (id === this.leader) this.leaderReported(active);
     this.check();
   }
 
@@ -261,6 +264,7 @@ export class RaftNode extends RaftState {
     if (this.transferTo !== 0) return Refusal.Transferring;
     if (this.conf.joint || this.confPendingIndex > this.appliedIndex) return Refusal.ConfPending;
     if (!newVotersCaughtUp(this, next)) return Refusal.NotCaughtUp;
+    if (next.witnesses !== 0 && !votesIn(next, this.id)) return Refusal.LeaderLeaves;
     const index = this.log.append(this.term, ENTRY_KIND_CONF);
     this.confPendingIndex = index;
     markDirty(this);
@@ -287,7 +291,7 @@ export class RaftNode extends RaftState {
   }
 
   /**
-   * Hand leadership to a voter: it catches up, this leader gives its lease up (`leaseGivenUp`, for
+   * Hand leadership to a voter with data: it catches up, this leader gives its lease up (`leaseGivenUp`, for
    * the rest of the term) and tells it to campaign. Proposals are refused meanwhile; given up when
    * it may not lead, and after `transferTicks`. Answers whether it began.
    */
@@ -297,6 +301,7 @@ export class RaftNode extends RaftState {
     if (this.noopDue || this.transferTo !== 0) return false;
     const bit = 1 << slot;
     if ((this.conf.voters & bit) === 0 || (this.inactive & bit) !== 0) return false;
+    if ((this.conf.witnesses & bit) !== 0) return false;
     const progress = this.progress[slot]!;
     if (progress.filling || progress.state === ProgressState.Fill) return false;
     this.transferTo = to;
@@ -346,8 +351,11 @@ export class RaftNode extends RaftState {
     }
     if (this.campaignWaits) campaignDurable(this);
     if (this.grantTo !== 0 && this.hardStateDurable) sendGrant(this);
-    if (this.role === Role.Leader) advanceCommit(this);
-    else this.ackIfNews();
+    if (this.role === Role.Leader) {
+      advanceCommit(this);
+      // A witness gets what is durable here.
+      if (this.conf.witnesses !== 0) markDirty(this);
+    } else this.ackIfNews();
     if (this.ackDue || Math.min(this.commitIndex, index) > this.appliedIndex) markDirty(this);
     this.check();
   }
@@ -471,11 +479,12 @@ export class RaftNode extends RaftState {
     markDirty(this);
   }
 
-  /** Leader: whether a voter that can be reached said that its store is nearly full. */
+  /** Leader: whether a voter with data that can be reached said that its store is nearly full. */
   get peerFull(): boolean {
     for (let slot = 0; slot < this.progress.length; slot++) {
       if (slot === this.selfSlot || (this.inactive & (1 << slot)) !== 0) continue;
-      const votes = ((this.conf.voters | this.conf.outgoing) & (1 << slot)) !== 0;
+      const { voters, outgoing, witnesses } = this.conf;
+      const votes = ((voters | outgoing) & ~witnesses & (1 << slot)) !== 0;
       if (votes && this.progress[slot]!.full) return true;
     }
     return false;
@@ -516,6 +525,11 @@ export class RaftNode extends RaftState {
   private check(): void {
     if (verifying) checkInvariants(this);
   }
+}
+
+function votesIn(conf: Configuration, id: number): boolean {
+  const slot = conf.slotOf(id);
+  return slot >= 0 && (conf.voters & (1 << slot)) !== 0;
 }
 
 function isCandidate(node: RaftState): boolean {

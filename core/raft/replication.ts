@@ -18,7 +18,6 @@ import { assert } from "../base/assert.ts";
 import type { Configuration } from "./conf-change.ts";
 import { MessageFlag, MessageType, type RaftMessage } from "./message.ts";
 import { Progress, ProgressState } from "./progress.ts";
-import { quorumValue } from "./quorum.ts";
 import { sendReadRound } from "./reading.ts";
 import {
   becomeFollower,
@@ -30,6 +29,7 @@ import {
   send,
   setCommit,
 } from "./state.ts";
+import { heldBy, sendableIndex, SILENT_RETRIES } from "./witness.ts";
 
 /** What became of the entry of an Append. */
 export enum StepResult {
@@ -177,15 +177,9 @@ export function startFilling(
 
 /** Commit what a quorum holds, by counting entries of the own term only. */
 export function advanceCommit(node: RaftState): void {
-  const values = node.shared.values;
-  for (let slot = 0; slot < node.progress.length; slot++) {
-    const progress = node.progress[slot]!;
-    values[slot] = progress.filling ? 0 : progress.match;
-  }
-  // Itself like anyone else: only what is durable.
-  if (node.selfSlot >= 0) values[node.selfSlot] = node.durableIndex;
-  const conf = node.conf;
-  const index = quorumValue(values, conf.voters, conf.outgoing, node.shared.scratch);
+  const { voters, outgoing } = node.conf;
+  let index = heldBy(node, voters);
+  if (outgoing !== 0) index = Math.min(index, heldBy(node, outgoing));
   // Figure 8 of the Raft paper: an entry of an older term on a majority can still be replaced.
   if (index <= node.commitIndex || node.log.termAt(index) !== node.term) return;
   setCommit(node, index);
@@ -206,6 +200,7 @@ export function handleAppendReply(node: RaftState, message: RaftMessage): void {
     progress.follows = true;
     progress.echoAtAck = node.shared.host.echoCount(node.group, progress.id);
   }
+  progress.silentTicks = 0;
   const wasFilling = progress.filling;
   const refusal = (message.flags & MessageFlag.Reject) !== 0;
   if (message.index >= progress.match) {
@@ -290,7 +285,7 @@ export function appendWanted(node: RaftState, slot: number): boolean {
   }
   // The log was compacted past what is to be sent: ask whether the peer has the base at least.
   if (progress.next <= node.log.baseIndex) progress.toProbe(node.log.baseIndex + 1);
-  const hasEntry = progress.next <= node.log.lastIndex;
+  const hasEntry = progress.next <= sendableIndex(node, slot);
   if (progress.state === ProgressState.Probe) {
     progress.sendsEntry = hasEntry;
     return !progress.probeSent;
@@ -355,26 +350,32 @@ export function tickLeader(node: RaftState): boolean {
   if (node.readRound !== 0 && ++node.readTicks >= options.retryTicks) sendReadRound(node);
   for (let slot = 0; slot < node.progress.length; slot++) {
     if (slot === node.selfSlot || (node.inactive & (1 << slot)) !== 0) continue;
-    tickPeer(node, node.progress[slot]!);
+    if (tickPeer(node, node.progress[slot]!)) advanceCommit(node);
   }
   return false;
 }
 
-function tickPeer(node: RaftState, progress: Progress): void {
+/** Answers whether the peer counts as silent from now on. */
+function tickPeer(node: RaftState, progress: Progress): boolean {
   const quietTick = !progress.sentThisTick;
   progress.sentThisTick = false;
   if (!peerIsBusy(node, progress)) {
     progress.retryTicks = 0;
-    return;
+    progress.silentTicks = 0;
+    return false;
   }
   // The last commitIndex of a burst has no entry to travel with: one empty Append.
   if (quietTick && progress.commitSent < commitFor(node, progress)) progress.emptyDue = true;
-  if (++progress.retryTicks >= node.shared.options.retryTicks) {
+  const { retryTicks } = node.shared.options;
+  if (++progress.retryTicks >= retryTicks) {
     progress.retryTicks = 0;
     progress.probeSent = false;
     progress.emptyDue = true;
   }
   if (progress.emptyDue) markDirty(node);
+  if (++progress.silentTicks !== SILENT_RETRIES * retryTicks) return false;
+  markDirty(node);
+  return true;
 }
 
 /** Whether every voter that `next` adds is a caught-up learner. */

@@ -23,6 +23,7 @@ import {
 } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { hasQuorum, MEMBERS_MAX, QuorumScratch } from "./quorum.ts";
+import { isWitness } from "./witness.ts";
 
 export enum Role {
   Follower = 0,
@@ -368,10 +369,10 @@ export function isSole(node: RaftState): boolean {
   return hasQuorum(node.selfBit, node.conf.voters, node.conf.outgoing);
 }
 
-/** Whether this replica is a voter that may become leader: whole log, whole payloads. */
+/** Whether this replica is a voter that may become leader: with data, whole log, whole payloads. */
 export function mayLead(node: RaftState): boolean {
   const voters = node.conf.voters | node.conf.outgoing;
-  return (voters & node.selfBit) !== 0 && !node.filling && !node.faulty;
+  return (voters & node.selfBit) !== 0 && !node.filling && !node.faulty && !isWitness(node);
 }
 
 /**

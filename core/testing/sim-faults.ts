@@ -1,6 +1,7 @@
 // cold: the simulator
 import { FastblockError } from "../base/errors.ts";
 import { Prng } from "../base/prng.ts";
+import { type Group, GroupHealth } from "../pg/pg.ts";
 import type { SimWatch } from "./sim-check.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimDevices } from "./sim-devices.ts";
@@ -38,6 +39,8 @@ export interface FaultPlan {
   /** Its device loses or misdirects writes; it lies about flushes. */
   readonly strays: boolean;
   readonly lies: boolean;
+  /** The pool has two replicas and a witness: the disk that is lost is not the only one. */
+  readonly isWitnessed: boolean;
   /** Devices answer EIO, are slow, or do not answer. */
   readonly errors: boolean;
   /** The file systems beneath the devices have little space for a while, or none. */
@@ -519,9 +522,23 @@ export class SimFaults {
   /** The disk of the victim is gone: an operator puts in another one and replaces its replicas. */
   private loseDisk(): boolean {
     const { victim } = this;
+    if (this.plan.isWitnessed && !this.isSpare(victim)) return false;
     if (this.diskLost || this.held.has(victim) || !this.kill(victim)) return false;
     this.replaceDisk(victim);
     return true;
+  }
+
+  /** Whether all that is acknowledged in its groups lies on another disk as well. */
+  private isSpare(victim: SimOsd): boolean {
+    const others = this.cluster.osds
+      .filter((osd) => osd !== victim && osd.world?.alive === true)
+      .flatMap((osd) => groupsOf(osd));
+    return this.cluster.pgs.every((pg) => {
+      const isHolder = pg.replicas.some((one) => one.osd === victim.id && !one.witness);
+      const known = groupsOf(victim).find((one) => one.pg === pg.id)?.commitIndex ?? 0;
+      const commit = Math.max(known, ...others.filter(isOf(pg)).map((one) => one.commitIndex));
+      return !isHolder || others.filter(isOf(pg)).some((one) => holds(one, commit));
+    });
   }
 
   private replaceDisk(victim: SimOsd): void {
@@ -556,4 +573,14 @@ export class SimFaults {
       await this.sleep(LOOK_US);
     }
   }
+}
+
+function isOf(pg: { readonly id: number }): (group: Group) => boolean {
+  return (group) => group.pg === pg.id;
+}
+
+function holds(group: Group, index: number): boolean {
+  if (group.witness || group.isMute || group.fill !== null) return false;
+  const { store } = group.shard;
+  return store.healthOf(group.row) === GroupHealth.Ok && store.durableIndex(group.row) >= index;
 }

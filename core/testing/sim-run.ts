@@ -24,8 +24,8 @@ import { TraceLogger, type TraceSink } from "./sim-trace.ts";
 /**
  * One run of the simulator: a cluster, clients that write and read, faults, a verdict.
  *
- * The seed draws everything: how many osds and shards there are, how large their logs, the limits of
- * background work, how clocks drift, which faults there may be (`sim-faults.ts`), and when. A run has
+ * The seed draws everything: how many osds and shards there are, whether the pool has three replicas
+ * or two and a witness, how large their logs, the limits of background work, how clocks drift, which faults there may be (`sim-faults.ts`), and when. A run has
  * one or two rounds. In each of them faults come first. Then they end, and everything finishes: every
  * block is what was written last (`sim-load.ts`), blocks that clients share were registers
  * (`sim-hot.ts`), and so were those of an image that is handed around (`sim-locks.ts`), all replicas are equal, nothing is filled, nothing is lost. At the end of a run each
@@ -72,6 +72,11 @@ const IMAGE_BYTES = 16 * MIB;
 const OBJECT_BYTES = 131_072;
 const DEVICE_BYTES = 256 * MIB;
 const REPLICAS = 3;
+/**
+ * In one seed of so many the pool has two replicas and a witness, on as many osds. Drawn beside
+ * everything else, and so that no seed is among them that once found something.
+ */
+const WITNESSED_SEEDS = 5;
 /** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
 const MORTALS = 2;
@@ -115,6 +120,8 @@ interface Plan extends FaultPlan {
   readonly wholes: number;
   /** Clients take an image from each other. */
   readonly locks: boolean;
+  /** Copies of the data. */
+  readonly replicas: number;
 }
 
 function storeOf(random: Prng): Plan["store"] {
@@ -128,7 +135,18 @@ function storeOf(random: Prng): Plan["store"] {
   return { logBytes: 4 * MIB, tuning: { ...tuning, ...small } };
 }
 
+/**
+ * Two copies are no copy to spare: while one of them is away the other is all there is. So nothing is
+ * destroyed then but a whole disk, at a moment when the other one has everything.
+ */
 function planOf(seed: number, without: ReadonlySet<number>): Plan {
+  const plan = fullPlanOf(seed, without);
+  const isWitnessed = new Prng(seed * 37 + 36).below(WITNESSED_SEEDS) === 0;
+  if (!isWitnessed) return plan;
+  return { ...plan, isWitnessed, replicas: REPLICAS - 1, rot: false, strays: false, lies: false };
+}
+
+function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
   const random = new Prng(seed * 13 + 7);
   const osds = [3, 3, 4, 5][random.below(4)]!;
   const isLong = random.below(60) === 0;
@@ -158,6 +176,8 @@ function planOf(seed: number, without: ReadonlySet<number>): Plan {
     pgCount: [4, 4, 4, 2, 8, 16][random.below(6)]!,
     osds: osds + [0, 0, 0, 0, 1, 2][random.below(6)]!,
     beneath: random.below(4) === 0,
+    replicas: REPLICAS,
+    isWitnessed: false,
   };
 }
 
@@ -201,7 +221,7 @@ class SimRun {
     this.cluster = new SimCluster(options.seed, {
       osds,
       shards,
-      replicas: REPLICAS,
+      replicas: this.plan.replicas,
       clients: CLIENTS + MORTALS,
       pgCount,
       imageBytes: IMAGE_BYTES,
@@ -310,8 +330,8 @@ class SimRun {
     this.watch.look();
     this.rest();
     for (const one of [load, hot, locks]) if (one !== null) one.mayRefuse = false;
-    load.verify(REPLICAS);
-    hot.verify(REPLICAS);
+    load.verify(this.plan.replicas);
+    hot.verify(this.plan.replicas);
     locks?.verify();
     this.rest();
     compareReplicas(cluster);

@@ -187,7 +187,7 @@ export const ZOO: readonly PlantedBug[] = [
     what: "a leader counts its own copy before it is durable (defect 9 of the original)",
     edits: [
       {
-        file: "core/raft/replication.ts",
+        file: "core/raft/witness.ts",
         find: "if (node.selfSlot >= 0) values[node.selfSlot] = node.durableIndex;",
         replace: "if (node.selfSlot >= 0) values[node.selfSlot] = node.log.lastIndex;",
       },

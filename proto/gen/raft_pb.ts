@@ -20,7 +20,7 @@ export const file_raft: GenFile = /*@__PURE__*/
 
 /**
  * One entry (payload: its blocks, or the body of a Conf or Session entry), or none
- * (entry_type 0: probe, commit index). Method 16.
+ * (entry_type 0: probe, commit index). To a witness blocks go without payload. Method 16.
  *
  * @generated from message fastblock.raft.Append
  */

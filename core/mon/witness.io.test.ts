@@ -1,0 +1,98 @@
+/** Which groups have witnesses, and where, as the monitor decides it, with stand-ins for osds. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { type FakeOsd, MonHarness, until } from "./bun-mon-harness.ts";
+
+interface PgView {
+  readonly leaderOsd: number | null;
+  readonly osds: number[];
+  readonly witnesses: number[];
+  readonly joining: number[];
+  readonly leaving: number[];
+  readonly replicas: { osd: number; witness: boolean; replicaId: number }[];
+}
+
+let mon: MonHarness;
+beforeEach(async () => {
+  mon = new MonHarness();
+  await mon.start();
+});
+afterEach(async () => {
+  const { errors } = mon;
+  await mon.close();
+  expect(errors).toEqual([]);
+});
+
+async function group(): Promise<PgView> {
+  return (await mon.get("/pgs/1.0")).body as PgView;
+}
+
+/** A pool of two with one group, on so many osds. Answers its notes, once the group is settled. */
+async function makePool(osds: number): Promise<string> {
+  const made: FakeOsd[] = await mon.addOsds(osds);
+  expect(made.length).toBe(osds);
+  const { body } = await mon.post("/pools", { name: "p", size: 2, pgCount: 1 });
+  await until("the group is led", async () => (await group()).leaderOsd !== null);
+  return body.notes.join();
+}
+
+test("with a third osd a pool of two has a witness, and no warning", async () => {
+  expect(await makePool(3)).not.toContain("one failure");
+  const { osds, witnesses, replicas } = await group();
+  expect([...osds, ...witnesses].sort((a, b) => a - b)).toEqual([0, 1, 2]);
+  expect(replicas.map((one) => one.witness)).toEqual([false, false, true]);
+  const { body } = await mon.get("/pools/p:explain");
+  expect(body.shares.map((one: { witnesses: number }) => one.witnesses)).toContain(1);
+});
+
+test("a pool is older than its third osd: the group gets its witness", async () => {
+  expect(await makePool(2)).toContain("one failure stops writes");
+  expect((await group()).witnesses).toEqual([]);
+  const { osds, replicas } = await group();
+  await mon.addOsd(2);
+  await until("it has one", async () => (await group()).witnesses.length === 1);
+  const after = await group();
+  expect([after.osds, after.witnesses]).toEqual([osds, [2]]);
+  const idsOf = (one: PgView["replicas"][number]): number => one.replicaId;
+  expect(after.replicas.map(idsOf)).toEqual([...replicas.map(idsOf), 3]);
+});
+
+test("a witness moves from an osd that is out, and to nowhere from the last one", async () => {
+  await makePool(3);
+  const [first] = (await group()).witnesses;
+  await mon.post(`/osds/${first}:out`);
+  await mon.addOsd(3);
+  await until("it has moved", async () => (await group()).witnesses[0] === 3);
+  await until("the old one is out", async () => (await group()).leaving.length === 0);
+  expect((await group()).replicas.map((one) => one.witness)).toEqual([false, false, true]);
+  await mon.post("/osds/3:out");
+  await until("it is known", async () => (await mon.get("/osds/3")).body.in === false);
+  await mon.monitor.witnesses.tick();
+  expect((await group()).witnesses).toEqual([3]);
+});
+
+test("nobody makes a witness lead, or puts data where it is; it can be moved", async () => {
+  await makePool(4);
+  const { osds, witnesses } = await group();
+  const [witness] = witnesses;
+  const spare = [0, 1, 2, 3].find((osd) => !osds.includes(osd) && osd !== witness)!;
+  const lead = await mon.post("/pgs/1.0:transferLeader", { osd: witness });
+  expect([lead.status, lead.body.why]).toEqual([
+    409,
+    "its replica there is a witness, it has no data",
+  ]);
+  const replace = (fromOsd: number, toOsd: number): ReturnType<MonHarness["post"]> =>
+    mon.post("/pgs/1.0:replaceReplica", { fromOsd, toOsd });
+  await until("all are seen", async () => {
+    const { body } = await replace(osds[1]!, witness!);
+    return body.code === "FB2003";
+  });
+  expect((await replace(witness!, spare)).status).toBe(202);
+  await until("it is there", async () => {
+    const now = await group();
+    return now.witnesses[0] === spare && now.leaving.length === 0;
+  });
+  expect((await group()).osds).toEqual(osds);
+  expect((await replace(osds[1]!, witness!)).status).toBe(202);
+  await until("data is where it was", async () => (await group()).osds[1] === witness);
+  expect((await group()).witnesses).toEqual([spare]);
+});
