@@ -27,17 +27,35 @@ export class MemoryMetaStore implements MetaStore {
   private revision = 0;
   private floor = 0;
   private leaseLast = 0;
+  private isDead = false;
 
   constructor(timers: Timers, changesMax = 10_000) {
     this.timers = timers;
     this.changesMax = changesMax;
   }
 
+  /**
+   * Its process died: what was committed is in the store that this answers, for the next one. This one
+   * answers nothing any more.
+   */
+  reopen(timers: Timers): MemoryMetaStore {
+    void this.close(); // cannot fail
+    this.isDead = true;
+    const next = new MemoryMetaStore(timers, this.changesMax);
+    for (const [key, row] of this.rows) next.rows.set(key, row);
+    next.changes.push(...this.changes);
+    next.revision = this.revision;
+    next.floor = this.floor;
+    return next;
+  }
+
   get(key: string): Promise<MetaRow | undefined> {
+    if (this.isDead) return never();
     return Promise.resolve(this.rows.get(key));
   }
 
   range(prefix: string): Promise<MetaRange> {
+    if (this.isDead) return never();
     const rows = [...this.rows.values()]
       .filter((row) => row.key.startsWith(prefix))
       .sort((a, b) => (a.key < b.key ? -1 : 1));
@@ -45,6 +63,7 @@ export class MemoryMetaStore implements MetaStore {
   }
 
   commit(transaction: MetaTransaction): Promise<MetaCommit> {
+    if (this.isDead) return never();
     const ok =
       transaction.compares.every(({ key, what, revision }) => {
         const row = this.rows.get(key);
@@ -64,6 +83,7 @@ export class MemoryMetaStore implements MetaStore {
   }
 
   lease(ttlMs: number): Promise<MetaLease> {
+    if (this.isDead) return never();
     this.leaseLast++;
     const id = this.leaseLast;
     const lease = new MemoryLease(id, ttlMs, this.timers, () => {
@@ -133,6 +153,10 @@ export class MemoryMetaStore implements MetaStore {
     }
     if (writes.length > 0) this.writeAll(writes);
   }
+}
+
+function never<Value>(): Promise<Value> {
+  return new Promise(() => {});
 }
 
 class MemoryWatch implements MetaWatch {

@@ -2,6 +2,7 @@
 import { toBinary } from "@bufbuild/protobuf";
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import { FastblockError } from "../base/errors.ts";
 import { formatPgId, type OsdId, type PgId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Prng } from "../base/prng.ts";
@@ -112,9 +113,11 @@ export class SimCluster {
   readonly clients: SimClient[] = [];
   private readonly options: SimClusterOptions;
   private readonly key = new Uint8Array(32).fill(7);
-  private readonly catalogueStore: MemoryMetaStore;
+  private catalogueStore: MemoryMetaStore;
   private monitor: Monitor;
-  readonly monWorld: SimWorld;
+  monWorld: SimWorld;
+  /** Who asked the monitor for something: told when it dies. */
+  private readonly askers = new Set<(error: Error) => void>();
   /**
    * An osd can not go on: true when a fault that was planted explains it; it is taken down then, as
    * a process that ends.
@@ -150,13 +153,17 @@ export class SimCluster {
         peerStarts: new Map(),
       });
     }
-    const monWorld = this.simulation.createWorld("mon.a", MON_ADDRESS);
-    this.monWorld = monWorld;
-    options.onWorld?.(monWorld);
-    this.catalogueStore = new MemoryMetaStore(monWorld.timers);
+    this.monWorld = this.newMonWorld();
+    this.catalogueStore = new MemoryMetaStore(this.monWorld.timers);
     this.monitor = this.newMonitor();
-    monWorld.start();
+    this.monWorld.start();
     for (let at = 0; at < (options.clients ?? 1); at++) this.clients.push(this.newClient(at));
+  }
+
+  private newMonWorld(): SimWorld {
+    const world = this.simulation.createWorld("mon.a", MON_ADDRESS);
+    this.options.onWorld?.(world);
+    return world;
   }
 
   private newMonitor(): Monitor {
@@ -186,6 +193,30 @@ export class SimCluster {
     this.await("monitor stop", this.monitor.stop());
     this.monitor = this.newMonitor();
     this.await("monitor start", this.monitor.start());
+  }
+
+  /** The monitor's process dies; `startMonitor` starts another one. What it knew can be asked until then. */
+  crashMonitor(): void {
+    this.monWorld.crash();
+    const error = new FastblockError("FB1003", "asking the monitor: it died");
+    for (const fail of this.askers) fail(error);
+    this.askers.clear();
+  }
+
+  /** Start a monitor with what is in the catalogue, after `crashMonitor`. */
+  startMonitor(): void {
+    assert(!this.monWorld.alive, "SimCluster.startMonitor: it runs");
+    this.monWorld = this.newMonWorld();
+    this.catalogueStore = this.catalogueStore.reopen(this.monWorld.timers);
+    const monitor = this.newMonitor();
+    this.monWorld.start();
+    const { monWorld } = this;
+    monitor.start().then(
+      () => {
+        if (monWorld.alive) this.monitor = monitor;
+      },
+      (error: unknown) => this.simulation.fail("mon.a", error),
+    );
   }
 
   /** The recovery dial, as people have it. */
@@ -478,7 +509,11 @@ export class SimCluster {
   /** As `replaceReplica`, for whoever may not let time pass: rejects as the monitor refuses. */
   async moveReplica(pg: number, from: number, to: number): Promise<void> {
     const name = formatPgId(pg as PgId);
-    await this.monitor.pools.replaceReplica(name, from as OsdId, to as OsdId, false);
+    const asked = this.monitor.pools.replaceReplica(name, from as OsdId, to as OsdId, false);
+    await new Promise<void>((resolve, reject) => {
+      this.askers.add(reject);
+      asked.then(() => resolve(), reject).finally(() => this.askers.delete(reject));
+    });
   }
 
   /** Whether the monitor takes an osd for up; and the store that it knows under its id. */

@@ -18,7 +18,7 @@ import { SimWeather } from "./sim-weather.ts";
  *   network     cuts of one or both directions, of everybody, flapping; resets, storms
  *   clocks      wall clocks step
  *   operator    replicas move, a lost disk is replaced, machines change their addresses
- *   monitor     away for a while
+ *   monitor     away for a while; dies
  *   devices     `sim-devices.ts`
  *
  * Whatever destroys data happens to the victim alone until all replicas were compared: the fault
@@ -45,6 +45,8 @@ export interface FaultPlan {
   readonly errors: boolean;
   /** The file systems beneath the devices have little space for a while, or none. */
   readonly beneath: boolean;
+  /** The monitor's process dies, and is started again. */
+  readonly monitorDies: boolean;
   /** Longest time between two faults. */
   readonly paceUs: number;
   /** Longest pause of a process. */
@@ -161,7 +163,7 @@ export class SimFaults {
 
   /** End every fault that does not end by itself. */
   end(): void {
-    const { simulation, osds, clients, monWorld } = this.cluster;
+    const { simulation, osds, clients } = this.cluster;
     this.round += 1;
     this.peaceUntilUs = 0;
     simulation.heal();
@@ -169,7 +171,8 @@ export class SimFaults {
     this.weather.calm();
     // Machines that lost their power said no goodbye: in most runs nobody has to wait for that.
     if (this.pace.below(4) > 0) simulation.reset("*", "*");
-    monWorld.resume();
+    this.startMonitor();
+    this.cluster.monWorld.resume();
     for (const { world } of clients) world.resume();
     for (const osd of osds) {
       osd.world?.resume();
@@ -241,6 +244,10 @@ export class SimFaults {
       [
         this.locks !== null,
         { name: "pause of a holder", weight: 4, run: () => this.pauseHolder() },
+      ],
+      [
+        plan.monitorDies,
+        { name: "death of the monitor", weight: 4, run: () => this.killMonitor() },
       ],
       [plan.beneath, { name: "no space beneath", weight: 5, run: (osd) => devices.fill(osd) }],
       [plan.lies, { name: "lying flush", weight: 8, run: () => devices.lie() }],
@@ -429,6 +436,17 @@ export class SimFaults {
     monWorld.pause();
     this.later(100_000 + this.random.below(3_000_000), () => monWorld.resume());
     return true;
+  }
+
+  private killMonitor(): boolean {
+    if (!this.cluster.monWorld.alive) return false;
+    this.cluster.crashMonitor();
+    this.later(this.random.below(2_000_000), () => this.startMonitor());
+    return true;
+  }
+
+  private startMonitor(): void {
+    if (!this.cluster.monWorld.alive) this.cluster.startMonitor();
   }
 
   private stepWall(osd: SimOsd): boolean {

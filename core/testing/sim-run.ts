@@ -176,6 +176,7 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     pgCount: [4, 4, 4, 2, 8, 16][random.below(6)]!,
     osds: osds + [0, 0, 0, 0, 1, 2][random.below(6)]!,
     beneath: random.below(4) === 0,
+    monitorDies: random.below(3) === 0,
     replicas: REPLICAS,
     isWitnessed: false,
   };
