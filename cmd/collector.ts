@@ -16,6 +16,14 @@ export function startCollector(world: World): void {
   world.timers.armPeriod(new Collector(world), LOOK_US);
 }
 
+/**
+ * Collect all garbage of the calling thread at once: tens of milliseconds in which it does nothing
+ * else. Rarely, when much is known to be gone: left to itself the engine keeps the memory of that.
+ */
+export function collectNow(): void {
+  Bun.gc(true);
+}
+
 class Collector extends Timer {
   private readonly world: World;
   /** The least that the process had since the last collection began. */

@@ -2,7 +2,7 @@ import { FastblockError } from "../core/base/errors.ts";
 import { type ShardReport, OsdShard, type Verdict } from "../core/osd/osd.ts";
 import type { StoreClaim, StoreIdentity, StoreStart } from "../core/pg/pg.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
-import { startCollector } from "./collector.ts";
+import { collectNow, startCollector } from "./collector.ts";
 import type { LogLevel } from "./daemon.ts";
 import { openLogger } from "./daemon.ts";
 import { createWorld } from "./world.ts";
@@ -13,6 +13,9 @@ import { createWorld } from "./world.ts";
  * Lies beside `main.ts`, or the executable does not find it. The main thread (`osd.ts`) sends
  * `ShardCommand`s and receives `ShardEvent`s; nothing of a request passes between the threads.
  */
+
+/** So many groups that fall quiet together leave some MiB of garbage. */
+const PARKED_GROUPS = 256;
 
 /** What a Worker is started with: plain values. */
 export interface ShardStart {
@@ -143,6 +146,9 @@ async function start(options: ShardStart): Promise<void> {
     host: {
       onFatal: fail,
       onNews: () => tell({ kind: "news" }),
+      onParked: (parked) => {
+        if (parked >= PARKED_GROUPS) collectNow();
+      },
       onVerdict: (osd, verdict) => tell({ kind: "verdict", osd, verdict }),
       onPeerStart: (storeUuid, peer) => tell({ kind: "peer-start", storeUuid, start: peer }),
       onMapWanted: () => tell({ kind: "map-wanted" }),

@@ -61,6 +61,9 @@ export function compareMapIdentity(
 /** Removals that a map remembers, so that it can build deltas from older epochs. */
 const REMOVALS_MAX = 4096;
 
+/** Lists of members that are offered to be shared. */
+const SHARED_MAX = 1024;
+
 interface Removal {
   readonly kind: "osd" | "pool" | "pg";
   readonly id: number;
@@ -86,6 +89,7 @@ export class ClusterMap {
   private floorEpoch = 0;
   /** Parts of a large delta so far. */
   private parts: MapDelta[] = [];
+  private readonly shared = new SharedParts();
 
   /**
    * Move to the state that `delta` describes, or refuse it. All or nothing.
@@ -242,6 +246,7 @@ export class ClusterMap {
 
   /** Share the osd's uuid string: at 100,000 groups three copies each would cost 20 MiB. */
   private pgOf(row: PgRow): PgInfo {
+    const before = this.pgs.get(row.id as PgId);
     const replicas: ReplicaInfo[] = row.replicas.map((replica) => {
       const known = this.osds.get(replica.osd as OsdId)?.storeUuid;
       return {
@@ -258,11 +263,13 @@ export class ClusterMap {
       lastChangeEpoch: row.lastChangeEpoch as Epoch,
       changeEpoch: row.changeEpoch as Epoch,
       creating: row.creating,
-      replicas,
+      replicas: this.shared.of(replicas, before?.replicas),
       leader: row.leader as ReplicaId,
       leaderTerm: row.leaderTerm as Term,
       configuration:
-        row.configuration === undefined ? undefined : configurationOf(row.configuration),
+        row.configuration === undefined
+          ? undefined
+          : this.shared.of(configurationOf(row.configuration), before?.configuration),
     };
   }
 }
@@ -271,6 +278,26 @@ function changedAfter(epoch: number, rows: Iterable<{ readonly changeEpoch: Epoc
   let count = 0;
   for (const row of rows) if (row.changeEpoch > epoch) count += 1;
   return count;
+}
+
+/**
+ * What many groups have alike is one object, 400 bytes a group: most groups of a pool lie on the same
+ * few osds. What a row had before is kept where it is the same; of others the last ones are known.
+ */
+class SharedParts {
+  private readonly known = new Map<string, unknown>();
+
+  /** The same as `part`: `before`, one that was asked for before, or itself. */
+  of<Part>(part: Part, before: Part | undefined): Part {
+    const key = JSON.stringify(part);
+    if (before !== undefined && JSON.stringify(before) === key) return before;
+    const known = this.known.get(key);
+    // The key tells the kind: one is a list, the other is not.
+    if (known !== undefined) return known as Part;
+    if (this.known.size >= SHARED_MAX) this.known.clear();
+    this.known.set(key, part);
+    return part;
+  }
 }
 
 /** True when `delta` is the next part after `parts`. */

@@ -289,12 +289,7 @@ export class BatchComposer {
   }
 
   private touch(io: BatchIo, group: GroupLog): void {
-    const parity = io.seq % 2;
-    group.commitInFlight[parity] = group.commit;
-    if (group.commit > group.commitLogged) group.commitLogged = group.commit;
-    if (group.listedIn[parity] === io.seq) return;
-    group.listedIn[parity] = io.seq;
-    io.rows.push(group.row);
+    if (group.listIn(io.seq)) io.rows.push(group.row);
   }
 
   /** Copy the inline blocks (what lies around the direct units); answers how many. */

@@ -2,9 +2,25 @@
 import { assert } from "../base/assert.ts";
 import { type Entry, EntryType } from "./entry.ts";
 
-const CAPACITY_START = 16;
+const CAPACITY_FIRST = 4;
 /** Direct units of one entry at most: 64 blocks. */
 const UNITS_MAX = 4;
+
+/* A row is so many numbers … */
+const TERM = 0;
+const SEQ = 1;
+const INLINE = 2;
+const NUMBERS = 3;
+/* … and so many words. */
+const RECORD_AT = 0;
+/** EntryType, inline blocks and direct units, 8 bits each. */
+const KIND = 1;
+const RESERVED = 2;
+const UNITS = 3;
+const WORDS: number = UNITS + UNITS_MAX;
+
+const NO_NUMBERS = new Float64Array(0);
+const NO_WORDS = new Uint32Array(0);
 
 /** Inline blocks of entries that are not applied, over all groups of a shard. */
 export class Unapplied {
@@ -15,7 +31,8 @@ export class Unapplied {
  * One replica's part of the shard's log: hard state, and a row for each entry in (base, last].
  *
  * Invariants: base ≤ applied ≤ durable ≤ last; base ≤ durable; term(base) = baseTerm.
- * Rows sit in rings addressed by index modulo capacity.
+ * Rows sit in two rings addressed by index modulo capacity: 52 bytes an entry, and nothing while the
+ * log holds no entry of the group.
  */
 export class GroupLog {
   readonly row: number;
@@ -36,16 +53,17 @@ export class GroupLog {
   frozen = false;
   /** Versions up to here were on index pages at start, or before the replica was renewed. */
   homeVersion = 0;
-  /** Commit index carried by the (at most two) batches in flight, by seq mod 2. */
-  readonly commitInFlight: Float64Array = new Float64Array(2);
+  /** The batches in flight (at most two) that the group is listed in, and the commit index of each. */
+  private evenSeq = 0;
+  private evenCommit = 0;
+  private oddSeq = 0;
+  private oddCommit = 0;
   hardStateQueued = false;
   /** The owner waits for its hard state; sequence of the batch that holds it (0: not composed). */
   hardStateWanted = false;
   hardStateSeq = 0;
   /** In the list of groups whose commit index is not logged. */
   commitListed = false;
-  /** Already in the list of groups that a batch touches, by seq mod 2. */
-  readonly listedIn: Float64Array = new Float64Array(2);
 
   base = 0;
   baseTerm = 0;
@@ -65,16 +83,9 @@ export class GroupLog {
   pendingHead: Entry | null = null;
   pendingTail: Entry | null = null;
 
-  private terms: Float64Array = new Float64Array(CAPACITY_START);
-  private seqs: Float64Array = new Float64Array(CAPACITY_START);
-  private inlines: Float64Array = new Float64Array(CAPACITY_START);
-  private recordAts: Uint32Array = new Uint32Array(CAPACITY_START);
-  private inlineCounts: Uint8Array = new Uint8Array(CAPACITY_START);
-  private types: Uint8Array = new Uint8Array(CAPACITY_START);
-  private reserved: Uint16Array = new Uint16Array(CAPACITY_START);
-  private unitCounts: Uint8Array = new Uint8Array(CAPACITY_START);
-  private units: Uint32Array = new Uint32Array(CAPACITY_START * UNITS_MAX);
-  private size: number = CAPACITY_START;
+  private numbers: Float64Array = NO_NUMBERS;
+  private words: Uint32Array = NO_WORDS;
+  private size = 0;
 
   private readonly total: Unapplied;
 
@@ -96,8 +107,10 @@ export class GroupLog {
     this.commitDurable = 0;
     this.frozen = false;
     this.homeVersion = 0;
-    this.commitInFlight.fill(0);
-    this.listedIn.fill(0);
+    this.evenSeq = 0;
+    this.evenCommit = 0;
+    this.oddSeq = 0;
+    this.oddCommit = 0;
     this.hardStateQueued = false;
     this.hardStateWanted = false;
     this.hardStateSeq = 0;
@@ -108,10 +121,34 @@ export class GroupLog {
     this.lastTerm = baseTerm;
     this.durable = base;
     this.applied = base;
+    this.dropRows();
     this.retention = 0;
     this.total.blocks -= this.unappliedBlocks;
     this.unappliedBlocks = 0;
     this.unappliedFreeing = 0;
+  }
+
+  /** Batch `seq` carries the commit index. Answers true when the group was not listed in it before. */
+  listIn(seq: number): boolean {
+    if (this.commit > this.commitLogged) this.commitLogged = this.commit;
+    const isNews = seq !== (seq % 2 === 0 ? this.evenSeq : this.oddSeq);
+    if (seq % 2 === 0) {
+      this.evenSeq = seq;
+      this.evenCommit = this.commit;
+    } else {
+      this.oddSeq = seq;
+      this.oddCommit = this.commit;
+    }
+    return isNews;
+  }
+
+  /** Batch `seq` is durable, with the commit index that it carries. Answers false if it was not listed. */
+  onListed(seq: number): boolean {
+    const isEven = seq % 2 === 0;
+    if (seq !== (isEven ? this.evenSeq : this.oddSeq)) return false;
+    const commit = isEven ? this.evenCommit : this.oddCommit;
+    if (commit > this.commitDurable) this.commitDurable = commit;
+    return true;
   }
 
   holds(index: number): boolean {
@@ -121,56 +158,64 @@ export class GroupLog {
   /** Term of an entry in [base, last], or -1. */
   termAt(index: number): number {
     if (index === this.base) return this.baseTerm;
-    return this.holds(index) ? this.terms[index % this.size]! : -1;
+    return this.holds(index) ? this.number(index, TERM) : -1;
   }
 
   typeAt(index: number): number {
-    return this.types[index % this.size]!;
+    return this.word(index, KIND) & 0xff;
   }
 
   /** Sequence of the batch that holds the entry; 0: not composed yet. */
   seqAt(index: number): number {
-    return this.seqs[index % this.size]!;
+    return this.number(index, SEQ);
   }
 
   /** Byte offset of the record in its batch. */
   recordAt(index: number): number {
-    return this.recordAts[index % this.size]!;
+    return this.word(index, RECORD_AT);
   }
 
   inlineAt(index: number): number {
-    return this.inlines[index % this.size]!;
+    return this.number(index, INLINE);
   }
 
   inlineCountAt(index: number): number {
-    return this.inlineCounts[index % this.size]!;
+    return (this.word(index, KIND) >>> 8) & 0xff;
   }
 
   unitCountAt(index: number): number {
-    return this.unitCounts[index % this.size]!;
+    return this.word(index, KIND) >>> 16;
   }
 
   unitAt(index: number, which: number): number {
-    return this.units[(index % this.size) * UNITS_MAX + which]!;
+    return this.word(index, UNITS + which);
   }
 
   /** Units set aside until the entry is applied or cut. */
   reservedAt(index: number): number {
-    return this.reserved[index % this.size]!;
+    return this.word(index, RESERVED);
+  }
+
+  private number(index: number, which: number): number {
+    return this.numbers[(index % this.size) * NUMBERS + which]!;
+  }
+
+  private word(index: number, which: number): number {
+    return this.words[(index % this.size) * WORDS + which]!;
   }
 
   /** Add the row of entry last + 1. `reserved`: units set aside until it is applied. */
   push(entry: Entry, inlineCount: number, reserved: number): void {
     assert(entry.index === this.last + 1, "GroupLog.push: the index does not follow");
     if (this.last - this.base >= this.size) this.grow();
-    const at = entry.index % this.size;
-    this.terms[at] = entry.term;
-    this.types[at] = entry.type;
-    this.seqs[at] = 0;
-    this.recordAts[at] = 0;
-    this.inlines[at] = -1;
-    this.inlineCounts[at] = inlineCount;
-    this.reserved[at] = reserved;
+    const number = (entry.index % this.size) * NUMBERS;
+    this.numbers[number + TERM] = entry.term;
+    this.numbers[number + SEQ] = 0;
+    this.numbers[number + INLINE] = -1;
+    const word = (entry.index % this.size) * WORDS;
+    this.words[word + RECORD_AT] = 0;
+    this.words[word + KIND] = entry.type | (inlineCount << 8);
+    this.words[word + RESERVED] = reserved;
     this.setUnits(entry);
     this.last = entry.index;
     this.lastTerm = entry.term;
@@ -180,20 +225,21 @@ export class GroupLog {
   }
 
   setUnits(entry: Entry): void {
-    const at = entry.index % this.size;
-    this.unitCounts[at] = entry.unitCount;
+    const word = (entry.index % this.size) * WORDS;
+    const kind = this.words[word + KIND]! & 0xffff;
+    this.words[word + KIND] = kind | (entry.unitCount << 16);
     for (let unit = 0; unit < entry.unitCount; unit++) {
-      this.units[at * UNITS_MAX + unit] = entry.units[unit]!;
+      this.words[word + UNITS + unit] = entry.units[unit]!;
     }
   }
 
   /** The record of an entry was placed (again). `inlineBlock` is a log block. */
   place(index: number, seq: number, recordAt: number, inlineBlock: number): void {
     assert(this.holds(index), "GroupLog.place: no such entry");
-    const at = index % this.size;
-    this.seqs[at] = seq;
-    this.recordAts[at] = recordAt;
-    this.inlines[at] = inlineBlock;
+    const number = (index % this.size) * NUMBERS;
+    this.numbers[number + SEQ] = seq;
+    this.numbers[number + INLINE] = inlineBlock;
+    this.words[(index % this.size) * WORDS + RECORD_AT] = recordAt;
   }
 
   /** Drop rows from `index` on. Their units and pending entries are the caller's affair. */
@@ -222,6 +268,7 @@ export class GroupLog {
     this.last = index;
     this.lastTerm = term;
     this.durable = index;
+    this.dropRows();
   }
 
   /** Start-up: entries up to `index` were applied when the checkpoint was taken. */
@@ -231,7 +278,7 @@ export class GroupLog {
   }
 
   setReserved(index: number, units: number): void {
-    this.reserved[index % this.size] = units;
+    this.words[(index % this.size) * WORDS + RESERVED] = units;
   }
 
   /** The entry was applied. */
@@ -266,44 +313,31 @@ export class GroupLog {
     if (index <= this.base) return;
     this.baseTerm = this.termAt(index);
     this.base = index;
+    if (index === this.last) this.dropRows();
+  }
+
+  // cold: the log holds no entry of the group any more.
+  private dropRows(): void {
+    this.numbers = NO_NUMBERS;
+    this.words = NO_WORDS;
+    this.size = 0;
   }
 
   // cold: doubles when it is full.
   private grow(): void {
-    const size = this.size * 2;
-    const terms = new Float64Array(size);
-    const seqs = new Float64Array(size);
-    const inlines = new Float64Array(size);
-    const recordAts = new Uint32Array(size);
-    const inlineCounts = new Uint8Array(size);
-    const types = new Uint8Array(size);
-    const reserved = new Uint16Array(size);
-    const unitCounts = new Uint8Array(size);
-    const units = new Uint32Array(size * UNITS_MAX);
+    const size = this.size === 0 ? CAPACITY_FIRST : this.size * 2;
+    const numbers = new Float64Array(size * NUMBERS);
+    const words = new Uint32Array(size * WORDS);
     for (let index = this.base + 1; index <= this.last; index++) {
       const from = index % this.size;
       const to = index % size;
-      terms[to] = this.terms[from]!;
-      seqs[to] = this.seqs[from]!;
-      inlines[to] = this.inlines[from]!;
-      recordAts[to] = this.recordAts[from]!;
-      inlineCounts[to] = this.inlineCounts[from]!;
-      types[to] = this.types[from]!;
-      reserved[to] = this.reserved[from]!;
-      unitCounts[to] = this.unitCounts[from]!;
-      for (let unit = 0; unit < UNITS_MAX; unit++) {
-        units[to * UNITS_MAX + unit] = this.units[from * UNITS_MAX + unit]!;
+      for (let at = 0; at < NUMBERS; at++) {
+        numbers[to * NUMBERS + at] = this.numbers[from * NUMBERS + at]!;
       }
+      for (let at = 0; at < WORDS; at++) words[to * WORDS + at] = this.words[from * WORDS + at]!;
     }
-    this.terms = terms;
-    this.seqs = seqs;
-    this.inlines = inlines;
-    this.recordAts = recordAts;
-    this.inlineCounts = inlineCounts;
-    this.types = types;
-    this.reserved = reserved;
-    this.unitCounts = unitCounts;
-    this.units = units;
+    this.numbers = numbers;
+    this.words = words;
     this.size = size;
   }
 }

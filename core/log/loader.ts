@@ -142,7 +142,7 @@ export class Loader implements Drain {
     } else if (op.status === Status.Ok && op.stage === LoadStage.Payload) {
       if (!this.verify(entry)) {
         op.tries += 1;
-        if (op.tries < TRIES_MAX) {
+        if (op.tries < TRIES_MAX && group.holds(op.index)) {
           this.readPayload(op, entry);
           return;
         }
@@ -170,6 +170,11 @@ export class Loader implements Drain {
     entry.group = op.row;
     op.inlineCount = record.inlineCount;
     if (op.isBare || record.inlineCount + entry.unitCount === 0) return false;
+    if (!group.holds(op.index)) {
+      // The tail has passed it meanwhile: nothing tells where its payload lies.
+      op.status = Status.Invalid;
+      return false;
+    }
     entry.payload = this.world.slots.take(entry.blocks * BLOCK_SIZE);
     if (entry.payload < 0) {
       op.status = Status.Busy;

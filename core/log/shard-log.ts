@@ -423,12 +423,9 @@ export class ShardLog implements BatchOwner, DirectOwner {
       this.queue.recycle(record);
       record = next;
     }
-    const parity = io.seq % 2;
     for (let at = 0; at < io.rows.count; at++) {
       const group = this.groups[io.rows.items[at]!]!;
-      if (!group.alive || group.listedIn[parity] !== io.seq) continue;
-      const commit = group.commitInFlight[parity]!;
-      if (commit > group.commitDurable) group.commitDurable = commit;
+      if (!group.alive || !group.onListed(io.seq)) continue;
       if (group.hardStateWanted && !group.hardStateQueued && group.hardStateSeq === io.seq) {
         group.hardStateWanted = false;
         this.owner.onHardStateDurable(group.row);

@@ -419,6 +419,7 @@ class Scene {
       host: {
         onFatal: (error) => this.simulation.fail(world.name, error),
         onNews: () => {},
+        onParked: () => {},
         onVerdict: () => {},
         onPeerStart: () => {},
         onMapWanted: () => (this.mapsWanted += 1),

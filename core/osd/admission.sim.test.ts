@@ -100,7 +100,7 @@ class Cluster {
   isCommon(osds: readonly Osd[]): boolean {
     const groups = osds.map((osd) => osd.shard!.pg.groups);
     if (groups.some((of) => of.size !== GROUPS)) return false;
-    return [...groups[0]!.keys()].every((pg) => {
+    return [...groups[0]!.rowsOf().keys()].every((pg) => {
       const replicas = groups.map((of) => of.get(pg)!);
       const commit = replicas[0]!.commitIndex;
       const leads = replicas.filter((group) => group.isLeader && group.serving);
@@ -144,6 +144,7 @@ class Cluster {
       host: {
         onFatal: (error) => this.simulation.fail(world.name, error),
         onNews: () => {},
+        onParked: () => {},
         onVerdict: (from, verdict) => this.admission[osd.id]?.hearPeer(from, verdict),
         onPeerStart: (storeUuid, start) => {
           osd.kept.set(storeUuid, start);

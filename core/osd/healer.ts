@@ -112,6 +112,7 @@ export class Healer {
     const key = keyOf(damaged);
     let healing = this.running.get(key);
     if (healing === undefined) {
+      damaged.group.users += 1;
       healing = this.healOnce(damaged).then(
         (result) => this.note(key, damaged, result),
         (error: unknown) => {
@@ -140,8 +141,16 @@ export class Healer {
   private note(key: string, damaged: DamagedBlock, result: Healing): Healing {
     this.running.delete(key);
     if (result === Healing.Waiting) this.remember(key, damaged);
-    else this.waiting.delete(key);
+    else this.forget(key);
+    damaged.group.users -= 1;
     return result;
+  }
+
+  private forget(key: string): void {
+    const one = this.waiting.get(key);
+    if (one === undefined) return;
+    this.waiting.delete(key);
+    one.damaged.group.users -= 1;
   }
 
   private remember(key: string, damaged: DamagedBlock): void {
@@ -150,6 +159,8 @@ export class Healer {
     const tries = known === undefined ? 0 : known.tries + 1;
     const pauseUs = Math.min(RETRY_US_MIN * 2 ** Math.min(tries, 10), RETRY_US_MAX);
     const dueUs = this.world.clock.nowUs() + pauseUs;
+    if (known !== undefined) this.forget(key);
+    damaged.group.users += 1;
     this.waiting.set(key, { damaged, tries, dueUs });
     if (known === undefined) this.logger.warn("damaged block waits for a peer", placeOf(damaged));
     if (this.timer.timerDueUs < 0) {
@@ -165,7 +176,7 @@ export class Healer {
     for (const [key, one] of this.waiting) {
       const { group } = one.damaged;
       if (group.shard.groups.get(group.pg) !== group || group.silent) {
-        this.waiting.delete(key);
+        this.forget(key);
         continue;
       }
       links ??= this.countLinks(group);
@@ -180,7 +191,7 @@ export class Healer {
 
   stop(): void {
     this.world.timers.disarm(this.timer);
-    this.waiting.clear();
+    for (const key of this.waiting.keys()) this.forget(key);
   }
 
   private countLinks(group: Group): number {

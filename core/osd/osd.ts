@@ -101,6 +101,8 @@ export interface OsdShardOptions {
   readonly tuning?: Partial<StoreTuning>;
   /** How fast deep scrubs read, in bytes/s, all groups together. Default 32 MiB/s. */
   readonly scrubBytesPerSecond?: number;
+  /** Between two looks for quiet groups: see `PgShardOptions`. */
+  readonly parkLookUs?: number;
   /** The newest starts of peers' stores that this osd has kept, by the store's uuid. */
   readonly peerStarts: Iterable<readonly [string, StoreStart]>;
   readonly host: OsdShardHost;
@@ -121,6 +123,8 @@ export interface OsdShardHost extends MapSharingHost {
   onFatal(error: Error): void;
   /** There is something to report before the next time. */
   onNews(): void;
+  /** So many groups fell quiet one after the other, and no more follow: their objects are gone. */
+  onParked(parked: number): void;
   /** What a peer says of this osd's store: on being asked, and when it refuses later. */
   onVerdict(osd: number, verdict: Verdict): void;
   /** The newest start of a peer's store: to be kept. */
@@ -151,9 +155,9 @@ export class OsdShard implements PgHost {
   private serving = false;
   private servesClients = false;
   private listener: Listener | null = null;
-  private changed = new Set<Group>();
+  private changed = new Set<number>();
   /** Groups that were told to be on their way back: they are told again, until they are not. */
-  private recovering = new Set<Group>();
+  private recovering = new Set<number>();
   private readonly news = new FigureNews();
   private readonly space = new SpaceNews();
   private gone: GroupReport[] = [];
@@ -168,6 +172,7 @@ export class OsdShard implements PgHost {
       logger: options.logger,
       osd: options.osd,
       shard: options.shard,
+      ...(options.parkLookUs === undefined ? {} : { parkLookUs: options.parkLookUs }),
     });
   }
 
@@ -241,7 +246,7 @@ export class OsdShard implements PgHost {
     this.scrubReader = new ScrubStoreReader(world, this.healer, this.options.scrubBytesPerSecond);
     serveScrub(this.pg, this.calls, this.scrubReader);
     this.faulty = new FaultyEntries(world, this.logger, this.healer);
-    for (const group of this.pg.groups.values()) this.faulty.watch(group);
+    for (const group of this.pg.groups.awake()) this.faulty.watch(group);
     const clients = new ClientHandler(this.requests, grants, world);
     this.listener = this.endpoint.listen(
       { kind: "tcp", host: bind, port },
@@ -319,7 +324,9 @@ export class OsdShard implements PgHost {
     const result = this.map.apply(update);
     if (result === ApplyResult.Gap) return false;
     if (result !== ApplyResult.Applied) return true;
-    for (const group of known) if (!this.map.pgs.has(group.pg as PgId)) this.pg.remove(group);
+    for (const pg of known) {
+      if (!this.map.pgs.has(pg)) this.pg.remove(this.pg.groups.get(pg)!);
+    }
     this.mapIdentity.generation = this.map.generation;
     this.mapIdentity.epoch = this.map.epoch;
     this.pg.onMap(this.map);
@@ -335,20 +342,21 @@ export class OsdShard implements PgHost {
     this.maps.ask(connections.filter((one) => one !== null && one.isOpen) as Connection[]);
   }
 
-  private groupsInMap(): Group[] {
-    return [...this.pg.groups.values()].filter((group) => this.map.pgs.has(group.pg as PgId));
+  private groupsInMap(): PgId[] {
+    const pgs = Array.from(this.pg.groups.rowsOf().keys(), (pg) => pg as PgId);
+    return pgs.filter((pg) => this.map.pgs.has(pg));
   }
 
   /** Groups that changed since the last report (or all), and figures. Cold. */
   report(complete: boolean): ShardReport {
-    for (const group of this.space.groupsOf(this.store, this.pg.groups.values())) {
-      this.changed.add(group);
-    }
+    const { groups } = this.pg;
+    for (const pg of this.space.groupsOf(this.store, groups.rowsOf())) this.changed.add(pg);
     this.noteRecovering();
-    const groups = complete ? [...this.pg.groups.values()] : [...this.changed];
-    const pgs = groups
-      .filter((group) => !group.creating && !group.gone)
-      .map((group) => reportOf(group, this.store.bytesOf(group.row)));
+    const pgs = Array.from(complete ? groups.rowsOf().keys() : this.changed, (pg) =>
+      groups.look(pg),
+    )
+      .filter((group) => group !== undefined && !group.creating)
+      .map((group) => reportOf(group!, this.store.bytesOf(group!.row)));
     pgs.push(...this.gone);
     for (const [pg, replica] of this.pg.missing) pgs.push(reportOfMissing(pg, replica));
     this.changed.clear();
@@ -367,8 +375,9 @@ export class OsdShard implements PgHost {
       recoveryUnitsLeft: this.pg.fills.unitsLeft,
       raft: {
         elections: this.pg.raft.elections,
-        groups: this.pg.groups.size,
-        leaders: [...this.pg.groups.values()].filter((group) => group.isLeader).length,
+        groups: groups.size,
+        leaders:
+          groups.awake().filter((group) => group.isLeader).length + this.pg.parking.rows.leaders,
         heartbeats: this.peers.heartbeats,
       },
     };
@@ -387,11 +396,11 @@ export class OsdShard implements PgHost {
   private noteRecovering(): void {
     const before = this.recovering;
     this.recovering = new Set();
-    for (const group of this.pg.groups.values()) {
-      if (isRecovering(group)) this.recovering.add(group);
-      else if (!before.has(group)) continue;
-      this.changed.add(group);
+    // Whatever recovers is awake.
+    for (const group of this.pg.groups.awake()) {
+      if (isRecovering(group)) this.recovering.add(group.pg);
     }
+    for (const pg of [...before, ...this.recovering]) this.changed.add(pg);
   }
 
   /** The monitor wants another leader. Cold. */
@@ -412,6 +421,7 @@ export class OsdShard implements PgHost {
     this.pg.scrubs.stop();
     this.pg.fills.stop();
     this.pg.reconfigurer.stop();
+    this.pg.parking.stop();
     await this.handOver();
     this.listener?.close();
     this.faulty.stop();
@@ -453,7 +463,11 @@ export class OsdShard implements PgHost {
 
   onGroupChanged(group: Group): void {
     if (this.changed.size === 0) this.options.host.onNews();
-    this.changed.add(group);
+    this.changed.add(group.pg);
+  }
+
+  onParked(parked: number): void {
+    this.options.host.onParked(parked);
   }
 
   onReplicaGone(pg: number, replica: number): void {

@@ -142,7 +142,7 @@ const SPACE_REPORTS = 5;
 /** Decides which layers and groups take another space than was told. */
 export class SpaceNews {
   private layers = new Map<number, number>();
-  private groups = new Map<Group, number>();
+  private groups = new Map<number, number>();
   private reports = 0;
 
   /** Layers to tell of. `all`: every one that is there. */
@@ -158,19 +158,19 @@ export class SpaceNews {
     return news;
   }
 
-  /** Groups to tell of. */
-  groupsOf(store: LocalStore, groups: Iterable<Group>): Group[] {
+  /** Groups to tell of; `groups`: row by group. */
+  groupsOf(store: LocalStore, groups: ReadonlyMap<number, number>): number[] {
     this.reports += 1;
     if (this.reports < SPACE_REPORTS) return [];
     this.reports = 0;
     const before = this.groups;
     this.groups = new Map();
-    const news: Group[] = [];
-    for (const group of groups) {
+    const news: number[] = [];
+    for (const [pg, row] of groups) {
       // Nothing of a witness grows but its log.
-      const bytes = group.witness ? group.appliedIndex : store.bytesOf(group.row);
-      this.groups.set(group, bytes);
-      if ((before.get(group) ?? 0) !== bytes) news.push(group);
+      const bytes = store.bytesOf(row) || store.appliedIndex(row);
+      this.groups.set(pg, bytes);
+      if ((before.get(pg) ?? 0) !== bytes) news.push(pg);
     }
     return news;
   }

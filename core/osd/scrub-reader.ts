@@ -48,11 +48,12 @@ export class ScrubStoreReader {
 
   /** Read a part of a replica, from `cursor` on. Rejects when the replica goes, or its device fails. */
   read(group: Group, cursor: number): Promise<ScrubRead> {
+    group.users += 1;
     const page = this.queue.then(() => this.readPage(group, cursor));
-    this.queue = page.then(
-      () => undefined,
-      () => undefined,
-    );
+    const ended = (): void => {
+      group.users -= 1;
+    };
+    this.queue = page.then(ended, ended);
     return page;
   }
 

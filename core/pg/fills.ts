@@ -55,7 +55,7 @@ export class Fills {
   get unitsLeft(): number {
     if (this.count === 0) return 0;
     let units = 0;
-    for (const group of this.shard.groups.values()) units += group.fill?.state.unitsLeft ?? 0;
+    for (const group of this.shard.groups.awake()) units += group.fill?.state.unitsLeft ?? 0;
     return units;
   }
 
@@ -101,7 +101,7 @@ export class Fills {
   /** Fill nothing any more. */
   stop(): void {
     this.stopped = true;
-    for (const group of this.shard.groups.values()) this.forget(group);
+    for (const group of this.shard.groups.awake()) this.forget(group);
   }
 
   private next(): void {

@@ -105,8 +105,12 @@ export class Group {
   transferAfterUs = 0;
   /** Leader: index of the configuration that was told as settled last, see `reconfigure.ts`; -1: none. */
   settledTold = -1;
-  /** Taken off its shard: open requests are answered, nothing else is done with it. */
+  /** Taken off its shard, or parked: open requests are answered, nothing else is done with it. */
   gone = false;
+  /** Work that goes on over turns with this very object: it is not parked meanwhile. */
+  users = 0;
+  /** How often it was looked at since it was found last, see `parking.ts`. */
+  quietLooks = 0;
   /** Set while `onReplicaCreated` is out: no vote, no acknowledgement. */
   creating = false;
   /** Its store lost something it had acknowledged: it says and answers nothing, see `recover.ts`. */
@@ -407,10 +411,28 @@ export class Group {
     }
     this.truncate(0);
     for (let at = 0; at < this.peers.length; at++) this.peers[at]?.drop();
-    for (let at = 0; at < this.peers.length; at++) this.peers[at]?.link.groups.delete(this);
-    for (let at = 0; at < this.named.length; at++) this.named[at]!.link.groups.delete(this);
+    for (let at = 0; at < this.peers.length; at++) this.peers[at]?.link.groups.delete(this.row);
+    for (let at = 0; at < this.named.length; at++) this.named[at]!.link.groups.delete(this.row);
     this.peers = [];
     this.named = [];
+  }
+
+  // cold: when it is parked.
+  /** Give back what is held: another object takes this one's place when the group wakes. */
+  park(): void {
+    assert(this.requests.isQuiet, "Group.park: somebody waits");
+    this.gone = true;
+    this.isLeader = false;
+    this.truncate(0);
+    for (let at = 0; at < this.peers.length; at++) this.peers[at]?.drop();
+  }
+
+  // cold: when it wakes.
+  /** Go on as what `resume` made of the node. What a leader tells when it begins was told. */
+  wake(): void {
+    this.afterStep(false);
+    this.servingTold = this.isLeader;
+    if (this.isLeader) this.settledTold = this.confIndex;
   }
 
   // cold: at start, and when a fill begins.

@@ -25,6 +25,10 @@ export class LayerState {
 export class LayerTable {
   private readonly states = new Map<number, LayerState>();
 
+  get size(): number {
+    return this.states.size;
+  }
+
   find(layer: number): LayerState | undefined {
     return this.states.get(layer);
   }

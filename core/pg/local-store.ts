@@ -263,6 +263,12 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     return this.log.group(row).termAt(index);
   }
 
+  // cold: when a group is built.
+  /** EntryType of an entry that the log holds. */
+  typeAt(row: number, index: number): number {
+    return this.log.group(row).typeAt(index);
+  }
+
   /** Fill `entry` from a record found at start (no payload). False: not held any more. */
   recoveredEntry(row: number, index: number, entry: Entry): boolean {
     return this.applier.recoveredEntry(row, index, entry);

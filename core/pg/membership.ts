@@ -39,14 +39,18 @@ import type { PgShard } from "./pg.ts";
 /** Follow a map: make, renew and remove replicas, know where every peer lives. */
 export function followMap(shard: PgShard, map: ClusterMap): void {
   shard.missing.clear();
-  for (const pg of map.pgs.values()) followPg(shard, map, pg);
+  const moved = shard.parking.storesMoved(map);
+  for (const pg of map.pgs.values()) {
+    if (moved || !shard.parking.isAsBefore(pg)) followPg(shard, map, pg);
+  }
   if (!shard.forgetful) return;
   shard.forgetful = false;
   shard.store.endForgetful();
 }
 
 function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {
-  let group = shard.groups.get(pg.id);
+  const row = shard.groups.rowsOf().get(pg.id);
+  let group = row === undefined ? undefined : shard.groups.at(row);
   // Whatever the map says by then, it is followed again once the renewal is durable.
   if (group !== undefined && group.renewedAs > 0) return;
   if (group !== undefined && isOut(group, pg)) {
@@ -69,12 +73,17 @@ function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {
     // It was renewed before, and may have voted since.
     miss(shard, map, pg, mine);
   }
+  followInfo(shard, map, group, pg);
+  shard.reconfigurer.look(group);
+}
+
+/** Take over what the map says of a group. */
+export function followInfo(shard: PgShard, map: ClusterMap, group: Group, pg: PgInfo): void {
   group.info = pg;
   group.lastChangeEpoch = pg.lastChangeEpoch;
   group.preferred = pg.replicas[0]?.replicaId ?? 0;
   followRole(shard, group, pg);
   setPeers(shard, map, group);
-  shard.reconfigurer.look(group);
 }
 
 /** A witness leads nobody, so nobody is sent entries of its log: it keeps none but for itself. */
@@ -237,13 +246,13 @@ function usePeers(
     return named.find((one) => one.replica === member.id) ?? unnamed(member.id);
   });
   for (const peer of before) {
-    peer?.link.groups.delete(group);
+    peer?.link.groups.delete(group.row);
     if (peer === null || named.includes(peer) || peers.includes(peer)) continue;
     peer.drop();
   }
   group.named = named;
   group.peers = peers;
-  for (const peer of [...peers, ...named]) peer?.link.groups.add(group);
+  for (const peer of [...peers, ...named]) peer?.link.groups.add(group.row);
   node.conf.members.forEach((member, slot) => {
     node.setPeerActive(member.id, peers[slot]?.link.up ?? false);
   });

@@ -1,5 +1,6 @@
 // data path
 import type { Group } from "./group.ts";
+import { RowSet } from "./row-set.ts";
 
 /** Heartbeats between two shards that share groups go out this often, each way. */
 export const HEARTBEAT_INTERVAL_US = 100_000;
@@ -44,8 +45,8 @@ export class PeerLink {
   peerSentUs = 0;
   /** The peer's process start; a change means that it restarted. */
   boot = 0;
-  /** The groups with a member over there, by configuration or by the map (`membership.ts`). */
-  readonly groups: Set<Group> = new Set();
+  /** Rows of the groups with a member over there, by configuration or by the map (`membership.ts`). */
+  readonly groups: RowSet = new RowSet();
   /** Those whose next Append found no room, and the list they are tried from. */
   starved: Group[] = [];
   starvedTried: Group[] = [];

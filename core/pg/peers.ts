@@ -58,7 +58,8 @@ export class Peers {
   /** A peer's connection came up, or went. Every group shared with it hears of it. */
   onLink(link: PeerLink, up: boolean): void {
     if (up) link.upSinceUs = this.shard.world.clock.turnUs;
-    for (const group of link.groups) {
+    for (const row of link.groups.list()) {
+      const group = this.shard.groups.at(row);
       for (const peer of group.peers) {
         if (peer === null || peer.link !== link) continue;
         group.node.setPeerActive(peer.replica, up);
@@ -71,7 +72,8 @@ export class Peers {
   /** The process at the other end is a new one: what it had not made durable is forgotten. */
   onPeerRestarted(link: PeerLink): void {
     this.shard.reconfigurer.onPeerRestarted(link);
-    for (const group of link.groups) {
+    for (const row of link.groups.list()) {
+      const group = this.shard.groups.at(row);
       for (let slot = 0; slot < group.peers.length; slot++) {
         const peer = group.peers[slot]!;
         if (peer !== null && peer.link === link) group.node.peerRestarted(peer.replica);

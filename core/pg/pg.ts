@@ -31,8 +31,10 @@ import { CallbackDrain, CallbackTimer, DrainOrder, type World } from "../reactor
 import { Fills } from "./fills.ts";
 import type { FillSource } from "./fill-source.ts";
 import type { Group } from "./group.ts";
+import { Groups } from "./groups.ts";
 import { GroupHealth, type GroupState, LocalStore, type StoreOwner } from "./local-store.ts";
 import { followConfiguration, followMap, onRenewed } from "./membership.ts";
+import { Parking, PARK_LOOK_US } from "./parking.ts";
 import { type PeerLink, PROMISE_US } from "./peer-link.ts";
 import { Peers } from "./peers.ts";
 import { Reconfigurer } from "./reconfigure.ts";
@@ -56,7 +58,7 @@ export { type FaultyEntry, Group, GroupPeer } from "./group.ts";
 export * from "./local-store.ts";
 export { HEARTBEAT_INTERVAL_US, PeerLink } from "./peer-link.ts";
 export { isSettled } from "./reconfigure.ts";
-export type { Scrub } from "./scrub.ts";
+export type { ScrubState } from "./scrubs.ts";
 export { isWholeFollower, unitsAt, unitsOf } from "./scrub-hold.ts";
 export type { BlockPlace, ScrubPeer, ScrubRead, ScrubReader } from "./scrub-peer.ts";
 export * from "./store-tools.ts";
@@ -92,6 +94,8 @@ export interface PgHost {
   onDeviceSlow(latencyUs: number): void;
   /** Writes wait for space beneath the device: leaders should go elsewhere. */
   onDeviceStarved(): void;
+  /** So many groups fell quiet one after the other, and no more follow: their objects are gone. */
+  onParked(parked: number): void;
   /** A block does not match its checksum: fetch it from a peer and repair it. */
   onDamaged(damaged: {
     readonly group: Group;
@@ -108,6 +112,8 @@ export interface PgShardOptions {
   readonly logger: Logger;
   readonly osd: number;
   readonly shard: number;
+  /** Between two looks for quiet groups, of which a few park a group. Default 2 s. */
+  readonly parkLookUs?: number;
 }
 
 /** Everything of one shard that is about placement groups. */
@@ -116,7 +122,9 @@ export class PgShard implements StoreOwner, RaftHost {
   readonly osd: number;
   readonly shardIndex: number;
   readonly raft: RaftGroups;
-  readonly groups: Map<number, Group> = new Map();
+  readonly groups: Groups;
+  /** Keeps quiet groups without objects. */
+  readonly parking: Parking;
   /** Replicas that this store must have and has lost all knowledge of: id by group. */
   readonly missing: Map<number, number> = new Map();
   /** Until the first map was followed: the store may have forgotten what that names. */
@@ -134,7 +142,6 @@ export class PgShard implements StoreOwner, RaftHost {
   readonly reconfigurer: Reconfigurer;
   store!: LocalStore;
   private readonly host: PgHost;
-  private readonly rows: (Group | null)[] = [];
   private readonly out = new Ready();
   private readonly tickTimer: CallbackTimer;
   private readonly tickers: Group[] = [];
@@ -147,6 +154,7 @@ export class PgShard implements StoreOwner, RaftHost {
   private persistTried: Group[] = [];
   private duplicateHead: WriteRequestOp | null = null;
   private startUs = 0;
+  private map: ClusterMap | null = null;
 
   // cold: once per start.
   constructor(options: PgShardOptions) {
@@ -155,6 +163,8 @@ export class PgShard implements StoreOwner, RaftHost {
     this.logger = options.logger;
     this.osd = options.osd;
     this.shardIndex = options.shard;
+    this.parking = new Parking(this, options.parkLookUs ?? PARK_LOOK_US);
+    this.groups = new Groups(this.parking);
     this.raft = new RaftGroups(options.world.random, this);
     this.peers = new Peers(this, this.host);
     this.fills = new Fills(this);
@@ -182,9 +192,8 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** Take a group in. */
   adopt(group: Group): void {
-    this.groups.set(group.pg, group);
-    while (this.rows.length <= group.row) this.rows.push(null);
-    this.rows[group.row] = group;
+    this.groups.put(group);
+    this.parking.watch();
     // Whoever leads next may have to catch a peer up: all keep what the log has room for (R4).
     this.store.setRetention(group.row, 1);
     if (this.store.healthOf(group.row) === GroupHealth.Filling) this.fills.want(group, false);
@@ -194,8 +203,16 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** Follow a new map: make and remove replicas, know where peers are. Cold. */
   onMap(map: ClusterMap): void {
+    this.map = map;
     this.pace.follow(map.recovery);
     followMap(this, map);
+  }
+
+  // cold: when a group wakes.
+  /** The map that was followed last. */
+  followed(): ClusterMap {
+    assert(this.map !== null, "PgShard.followed: there was no map yet");
+    return this.map;
   }
 
   // cold: once per replica.
@@ -211,8 +228,7 @@ export class PgShard implements StoreOwner, RaftHost {
   release(group: Group): void {
     this.fills.forget(group);
     this.scrubs.forget(group);
-    this.groups.delete(group.pg);
-    this.rows[group.row] = null;
+    this.groups.delete(group);
     group.end();
   }
 
@@ -244,7 +260,7 @@ export class PgShard implements StoreOwner, RaftHost {
   voteBlocked(row: number, leader: number): boolean {
     const now = this.world.clock.nowUs();
     if (now < this.startUs + PROMISE_US) return true;
-    const group = this.rows[row]!;
+    const group = this.groups.awakeAt(row);
     if (group === null || group.isMute) return true;
     if (now < group.blockedUntilUs) return true;
     if (leader === 0 || leader === group.replica) return false;
@@ -252,7 +268,7 @@ export class PgShard implements StoreOwner, RaftHost {
   }
 
   echoCount(row: number, id: number): number {
-    const group = this.rows[row]!;
+    const group = this.groups.awakeAt(row);
     if (group === null) return 0;
     const slot = group.node.conf.slotOf(id);
     const peer = slot < 0 ? null : (group.peers[slot] ?? null);
@@ -265,7 +281,7 @@ export class PgShard implements StoreOwner, RaftHost {
   drainRaft(): void {
     this.retryPersist();
     for (let node = this.raft.takeDirty(); node !== null; node = this.raft.takeDirty()) {
-      const group = this.rows[node.group] ?? null;
+      const group = this.groups.awakeAt(node.group);
       // A group that was released leaves its node behind.
       if (group !== null && group.node === node) this.processReady(group, node);
     }
@@ -368,6 +384,14 @@ export class PgShard implements StoreOwner, RaftHost {
     this.world.turns.again();
   }
 
+  // cold: when no more groups fall quiet.
+  /** So many groups were parked one after the other: give back what they needed all at once. */
+  onParked(parked: number): void {
+    this.store.entries.shrink();
+    this.raft.pool.shrink();
+    this.host.onParked(parked);
+  }
+
   /** A client's request came to its end here, or a new entry of one arrived. */
   noteClient(): void {
     this.pace.clientUs = this.world.clock.turnUs;
@@ -429,16 +453,16 @@ export class PgShard implements StoreOwner, RaftHost {
   /* ---------------------------------------------------------------- store */
 
   onDurable(row: number, index: number, term: number): void {
-    this.rows[row]?.onDurable(index, term);
+    this.groups.awakeAt(row)?.onDurable(index, term);
   }
 
   onHardStateDurable(row: number): void {
-    this.rows[row]?.onHardStateDurable();
+    this.groups.awakeAt(row)?.onHardStateDurable();
   }
 
   onReplicaCreated(row: number): void {
-    const group = this.rows[row];
-    if (group === null || group === undefined) return;
+    const group = this.groups.awakeAt(row);
+    if (group === null) return;
     if (group.renewedAs > 0) {
       onRenewed(this, group);
       this.host.onReplicaGone(group.pg, group.replica);
@@ -453,11 +477,11 @@ export class PgShard implements StoreOwner, RaftHost {
   }
 
   onFillBegun(row: number): void {
-    this.rows[row]?.onFillBegun();
+    this.groups.awakeAt(row)?.onFillBegun();
   }
 
   onFillEnded(row: number): void {
-    const group = this.rows[row] ?? null;
+    const group = this.groups.awakeAt(row);
     if (group === null) return;
     group.node.setFilling(false);
     this.host.onGroupChanged(group);
@@ -492,7 +516,7 @@ export class PgShard implements StoreOwner, RaftHost {
   }
 
   onDeviceFailed(reason: string, errno: number): void {
-    for (const group of this.groups.values()) {
+    for (const group of this.groups.awake()) {
       group.requests.fail(Status.DeviceFailed);
     }
     this.host.onDeviceFailed(reason, errno);
@@ -512,15 +536,14 @@ export class PgShard implements StoreOwner, RaftHost {
 
   // cold: damage is rare.
   onDamaged(row: number, layer: number, block: number, snapSeq: number, version: number): void {
-    const group = this.rows[row];
-    if (group === null || group === undefined) return;
+    const group = this.groups.get(this.store.pgOf(row));
+    if (group === undefined || group.row !== row) return;
     this.host.onDamaged({ group, layer, block, snapSeq, version });
   }
 
   encodeState(row: number): GroupState {
-    const group = this.rows[row];
-    assert(group !== null && group !== undefined, "PgShard.encodeState: no group in this row");
-    return group.encodeState();
+    const group = this.groups.awakeAt(row);
+    return group === null ? this.parking.stateOf(row) : group.encodeState();
   }
 }
 

@@ -78,6 +78,12 @@ export class ReadAhead {
     this.restTimer = new CallbackTimer(() => this.endRest());
   }
 
+  /** True while nothing is read, held or waited for. */
+  get isQuiet(): boolean {
+    if (this.pending > 0 || this.onRested !== null) return false;
+    return this.held.every((entry) => entry === null);
+  }
+
   /** Whether clients come before a run from `index` on; `onRested` is called when they no longer do. */
   rests(index: number, log: LeaderLog, onRested: () => void): boolean {
     if (this.pending > 0) return true;

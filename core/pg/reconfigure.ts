@@ -173,6 +173,11 @@ export class Reconfigurer {
     }
   }
 
+  /** Whether there is something to do about a group that is led here. */
+  minds(group: Group): boolean {
+    return this.watched.has(group);
+  }
+
   /** Move nothing any more. */
   stop(): void {
     this.stopped = true;
@@ -279,9 +284,9 @@ export class Reconfigurer {
 
   /** Groups that are led here and could be led elsewhere. */
   ledGroups(): Group[] {
-    return [...this.shard.groups.values()].filter(
-      (group) => group.isLeader && group.node.conf.members.length > 1,
-    );
+    const { groups, parking } = this.shard;
+    for (const row of parking.rows.ledRows()) groups.at(row);
+    return groups.awake().filter((group) => group.isLeader && group.node.conf.members.length > 1);
   }
 
   /** Begin to hand every leadership over that another replica can take. */

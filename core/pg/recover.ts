@@ -1,8 +1,8 @@
 // cold path: runs once per group at start.
 import { assert } from "../base/assert.ts";
-import { decodeConfiguration } from "../raft/raft.ts";
+import { decodeConfiguration, type RaftRestore } from "../raft/raft.ts";
 import { type FaultyEntry, Group } from "./group.ts";
-import { GroupHealth, type RecoveredGroup } from "./local-store.ts";
+import { GroupHealth, type GroupState, type RecoveredGroup } from "./local-store.ts";
 import type { PgShard } from "./pg.ts";
 
 /**
@@ -15,8 +15,7 @@ export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
   const state = recovered.state;
   const conf = decodeConfiguration(state.conf);
   assert(conf !== null, "recoverGroup: the checkpoint's configuration can not be read");
-  group.restoreState(state);
-  shard.makeNode(group, {
+  rebuild(group, state, {
     term: recovered.term,
     vote: recovered.vote,
     commitIndex: recovered.commit,
@@ -25,30 +24,43 @@ export function recoverGroup(shard: PgShard, recovered: RecoveredGroup): Group {
     baseIndex: recovered.baseIndex,
     baseTerm: recovered.baseTerm,
   });
-  const scratch = shard.store.entries.take();
-  const faultyIndexes = new Set(recovered.faulty);
-  const faulty: FaultyEntry[] = [];
-  for (let index = recovered.baseIndex + 1; index <= recovered.lastIndex; index++) {
-    assert(
-      shard.store.recoveredEntry(recovered.row, index, scratch),
-      "recoverGroup: an entry of the log is missing",
-    );
-    group.node.restoreEntry(scratch.term, scratch.type);
-    if (!faultyIndexes.has(index)) continue;
-    const { term, layer, firstBlock, blocks, snapSeq } = scratch;
-    faulty.push({ index, term, layer, firstBlock, blocks, snapSeq });
-  }
-  shard.store.entries.release(scratch);
-  group.node.restored();
-  judgeHealth(group, recovered.health, faulty);
-  group.appliedIndex = state.applied;
-  group.appendedIndex = recovered.lastIndex;
-  group.ring.first = recovered.lastIndex + 1;
-  group.ring.last = recovered.lastIndex;
-  group.commitIndex = group.node.commitIndex;
-  group.marks.reach(recovered.lastIndex, group.node.log.lastTerm);
+  judgeHealth(group, recovered.health, faultyOf(shard, recovered));
   group.applyCommitted();
   return group;
+}
+
+/**
+ * Give a group its node and its state, as they are in its store: when the store is opened, and when
+ * the group wakes. Nothing is under way, and everything in the log is durable.
+ */
+export function rebuild(group: Group, state: GroupState, restore: RaftRestore): void {
+  const { shard, row } = group;
+  const { store } = shard;
+  group.restoreState(state);
+  shard.makeNode(group, restore);
+  const last = store.lastIndex(row);
+  for (let index = restore.baseIndex + 1; index <= last; index++) {
+    group.node.restoreEntry(store.termAt(row, index), store.typeAt(row, index));
+  }
+  group.node.restored();
+  group.appliedIndex = state.applied;
+  group.appendedIndex = last;
+  group.ring.first = last + 1;
+  group.ring.last = last;
+  group.commitIndex = group.node.commitIndex;
+  group.marks.reach(last, group.node.log.lastTerm);
+}
+
+function faultyOf(shard: PgShard, { row, faulty }: RecoveredGroup): FaultyEntry[] {
+  const scratch = shard.store.entries.take();
+  const found = faulty.map((index) => {
+    const isThere = shard.store.recoveredEntry(row, index, scratch);
+    assert(isThere, "recoverGroup: an entry of the log is missing");
+    const { term, layer, firstBlock, blocks, snapSeq } = scratch;
+    return { index, term, layer, firstBlock, blocks, snapSeq };
+  });
+  shard.store.entries.release(scratch);
+  return found;
 }
 
 /**

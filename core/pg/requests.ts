@@ -28,9 +28,17 @@ export class Requests {
   /* Reads that are answered by the store and wait for the lease or a leadership check. */
   private leaseHead: ReadRequestOp | null = null;
   private leaseTail: ReadRequestOp | null = null;
+  /** Reads that the store has not answered. */
+  private reading = 0;
 
   constructor(group: Group) {
     this.group = group;
+  }
+
+  /** True while nobody waits for anything. */
+  get isQuiet(): boolean {
+    if (this.writeHead !== null || this.readHead !== null) return false;
+    return this.leaseHead === null && this.reading === 0;
   }
 
   /* --------------------------------------------------------------- writes */
@@ -211,6 +219,7 @@ export class Requests {
   }
 
   private startRead(op: ReadRequestOp): void {
+    this.reading += 1;
     if (this.group.shard.store.read(op)) this.onStoreRead(op);
   }
 
@@ -227,6 +236,7 @@ export class Requests {
 
   /** The store answered: the reply may leave while the lease holds, else after a check. */
   onStoreRead(op: ReadRequestOp): void {
+    this.reading -= 1;
     if (op.own || op.status !== Status.Ok) {
       op.onAnswer();
       return;

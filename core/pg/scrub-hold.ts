@@ -34,6 +34,7 @@ export async function unitsAt(
   if (!isWholeFollower(group) || group.appliedIndex > index) return null;
   const { clock, timers } = group.shard.world;
   const untilUs = clock.nowUs() + HOLD_US_MAX;
+  group.users += 1;
   hold(group, index);
   try {
     while (group.appliedIndex < index) {
@@ -43,6 +44,7 @@ export async function unitsAt(
     }
     return unitsOf(group, keys);
   } finally {
+    group.users -= 1;
     // A fill that began meanwhile took the hold away, and may hold at the same index.
     if (group.fill === null && group.holdIndex === index) release(group);
   }

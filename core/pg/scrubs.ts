@@ -3,6 +3,15 @@
 import type { Group } from "./group.ts";
 import type { PgShard } from "./pg.ts";
 import { Scrub, type ScrubCounters } from "./scrub.ts";
+import type { ScrubTally } from "./scrub-tally.ts";
+
+/** How a scrub stands. */
+export interface ScrubState {
+  readonly order: number;
+  readonly deep: boolean;
+  readonly done: boolean;
+  readonly tally: ScrubTally;
+}
 
 /** The scrubs that the monitor ordered of groups that this shard leads. */
 export class Scrubs {
@@ -16,8 +25,8 @@ export class Scrubs {
     scrubRefills: 0,
   };
   private readonly shard: PgShard;
-  /** The newest of each group, done or not. */
-  private readonly newest = new Map<Group, Scrub>();
+  /** The newest of each group, done or not; one that is done holds its group no more. */
+  private readonly newest = new Map<number, ScrubState>();
   private readonly waiting: Scrub[] = [];
   private running: Scrub | null = null;
   private stopped = false;
@@ -27,27 +36,32 @@ export class Scrubs {
   }
 
   /** How the scrub that was ordered last stands; undefined: none was, or it ended without a result. */
-  of(group: Group): Scrub | undefined {
-    return this.newest.get(group);
+  of(group: Group): ScrubState | undefined {
+    return this.newest.get(group.pg);
+  }
+
+  /** Whether a group is scrubbed, or waits for that. */
+  isUnderWay(group: Group): boolean {
+    return this.of(group)?.done === false;
   }
 
   /** Scrub a group that is led here; an order that is known already is not carried out again. */
   order(group: Group, order: number, isDeep: boolean): void {
-    const known = this.newest.get(group);
+    const known = this.of(group);
     if (this.stopped || !group.isLeader || (known !== undefined && known.order >= order)) return;
     this.forget(group);
     const scrub = new Scrub(this.shard, group, this.counters, order, isDeep);
-    this.newest.set(group, scrub);
+    this.newest.set(group.pg, scrub);
     this.waiting.push(scrub);
     this.next();
   }
 
   /** The replica is gone. */
   forget(group: Group): void {
-    const scrub = this.newest.get(group);
-    if (scrub === undefined) return;
+    const scrub = this.of(group);
+    this.newest.delete(group.pg);
+    if (!(scrub instanceof Scrub)) return;
     scrub.cancel();
-    this.newest.delete(group);
     const at = this.waiting.indexOf(scrub);
     if (at >= 0) this.waiting.splice(at, 1);
   }
@@ -55,7 +69,7 @@ export class Scrubs {
   /** Scrub nothing any more. */
   stop(): void {
     this.stopped = true;
-    for (const group of [...this.newest.keys()]) this.forget(group);
+    for (const scrub of this.newest.values()) if (scrub instanceof Scrub) this.forget(scrub.group);
   }
 
   private next(): void {
@@ -72,8 +86,12 @@ export class Scrubs {
 
   private onEnded(scrub: Scrub): void {
     this.running = null;
-    // Without a result: whoever leads now is told.
-    if (!scrub.done && this.newest.get(scrub.group) === scrub) this.newest.delete(scrub.group);
+    if (this.of(scrub.group) === scrub) {
+      const { order, deep, done, tally } = scrub;
+      if (done) this.newest.set(scrub.group.pg, { order, deep, done, tally });
+      // Without a result: whoever leads now is told.
+      else this.newest.delete(scrub.group.pg);
+    }
     if (scrub.done && !this.stopped) this.shard.onScrubbed(scrub.group);
     this.next();
   }

@@ -138,6 +138,11 @@ export class MessagePool {
     return new RaftMessage();
   }
 
+  /** cold: when many groups fell quiet. Let go of all messages that are in the pool. */
+  shrink(): void {
+    this.free = null;
+  }
+
   /** Give a message back; the caller keeps no reference. */
   release(message: RaftMessage): void {
     assert(!message.pooled, "MessagePool: message released twice");

@@ -4,8 +4,11 @@
  * `chaos`: messages are lost, doubled and reordered, replicas crash with any prefix of their writes
  * on disk, votes are blocked at random. `streams`: ordered connections that are cut, healed and
  * reset, combined heartbeats with lease promises on skewed clocks, pauses. Both: configuration
+<<<<<<< HEAD
  * changes, transfers, compaction, filling, faulty logs. With a witness: the last of the first members
  * has no data, nor has every third of those that come later.
+=======
+ * changes, transfers, compaction, filling, faulty logs; quiet replicas are parked and woken.
  *
  * Checked all the time: one leader a term, leaders have what is committed, replicas apply the same,
  * what is committed lies on a quorum of disks; in `streams`, no leader with a valid lease misses a
@@ -138,6 +141,8 @@ class Simulation {
   readonly shards: Map<number, Shard> = new Map();
   readonly streams: boolean;
   now = 1;
+  leadersParked = 0;
+  followersParked = 0;
   packets: Packet[] = [];
   quiet = false;
   nextValue = 1;
@@ -466,6 +471,15 @@ class Simulation {
     if (this.streams) this.breakLink(a, b);
   }
 
+  /** Whoever is quiet is parked, and wakes at once. */
+  private park(): void {
+    for (const [id, node] of this.alive()) {
+      if (!this.chance(0.05) || !this.cluster.park(id)) continue;
+      if (node.role === Role.Leader) this.leadersParked++;
+      else this.followersParked++;
+    }
+  }
+
   private restarts(): void {
     for (const [id, replica] of this.cluster.replicas) {
       if (replica.node !== null || this.shards.get(id)!.downUntil > this.now) continue;
@@ -564,6 +578,7 @@ class Simulation {
     if (this.now % 10 === 0) for (const [, node] of this.alive()) if (node.needsTick) node.tick();
     this.work();
     for (const [id] of this.alive()) this.cluster.process(id);
+    this.park();
     this.makeMembers();
     this.collect();
     this.disks();
@@ -667,6 +682,8 @@ for (const mode of ["chaos", "streams", "chaos with a witness", "streams with a 
     let elections = 0;
     let leaseTime = 0;
     let votesUncounted = 0;
+    let leadersParked = 0;
+    let followersParked = 0;
     for (let seed = first; seed <= last; seed++) {
       const simulation = new Simulation(seed, streams, witnessed);
       try {
@@ -681,12 +698,20 @@ for (const mode of ["chaos", "streams", "chaos with a witness", "streams with a 
       committed += simulation.committedMax;
       elections += simulation.cluster.leaderOfTerm.size;
       votesUncounted += simulation.cluster.votesUncounted;
+      leadersParked += simulation.leadersParked;
+      followersParked += simulation.followersParked;
       leaseTime += simulation.leaseTime / simulation.now;
     }
     // The runs must have been real: work was done, leaders changed.
     expect(committed / (last - first + 1)).toBeGreaterThan(20);
+    expect(followersParked / (last - first + 1)).toBeGreaterThan(10);
+    // Without heartbeats no leader knows of promises.
+    if (streams) expect(leadersParked / (last - first + 1)).toBeGreaterThan(1);
     expect(elections / (last - first + 1)).toBeGreaterThan(2);
     if (last - first >= 299) expect(votesUncounted).toBeGreaterThan(0);
     if (streams) expect(leaseTime / (last - first + 1)).toBeGreaterThan(0.2);
+    console.log(
+      `${mode}: ${leadersParked} times a leader was parked, ${followersParked} a follower`,
+    );
   }, 600_000);
 }

@@ -22,6 +22,7 @@ export {
   MessageType,
   RaftMessage,
 } from "./message.ts";
+export { mayPark, resume } from "./parking.ts";
 export { ProgressState } from "./progress.ts";
 export { hasQuorum } from "./quorum.ts";
 export { RaftGroups, RaftNode } from "./raw-node.ts";

@@ -12,7 +12,7 @@ import { markDirty, type RaftState, Role, send } from "./state.ts";
 /** Begin a round if reads wait and none is under way. */
 export function startReadRound(node: RaftState): void {
   if (node.readRound !== 0 || node.readIssued <= node.readConfirmed) return;
-  node.readRound = ++node.readRounds;
+  node.readRound = ++node.shared.readRounds;
   node.readRoundTicket = node.readIssued;
   node.readAnswers = node.selfBit;
   sendReadRound(node);

@@ -101,6 +101,8 @@ export class RaftShared {
   elections = 0;
   electionsWon = 0;
   malformed = 0;
+  /** Rounds of read probes begun by any group: an answer to one is never taken for that of another. */
+  readRounds = 0;
 
   constructor(random: Random, host: RaftHost, options: RaftOptions) {
     const window = options.windowEntries;
@@ -216,7 +218,6 @@ export class RaftState {
   readRoundTicket = 0;
   readAnswers = 0;
   readTicks = 0;
-  readRounds = 0;
 
   stateChanged = false;
   dirty = false;

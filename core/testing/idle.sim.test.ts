@@ -30,11 +30,12 @@ function spreadUs(cluster: SimCluster): number[] {
   });
 }
 
+/** Parked leaders are. */
 function isAtHome(cluster: SimCluster): boolean {
   return cluster.osds.every((osd) =>
-    [...osd.shard!.pg.groups.values()].every(
-      (group) => !group.isLeader || group.preferred === group.replica,
-    ),
+    osd
+      .shard!.pg.groups.awake()
+      .every((group) => !group.isLeader || group.preferred === group.replica),
   );
 }
 

@@ -9,7 +9,7 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Image, OpKind, PromisedOp } from "../client/client.ts";
 import type { ObjectStore } from "../object/object.ts";
-import { type Group, type Scrub, SNAP_SEQ_HEAD, UnitListing } from "../pg/pg.ts";
+import { type Group, type ScrubState, SNAP_SEQ_HEAD, UnitListing } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { SimCluster, type SimOsd } from "./sim-cluster.ts";
 
@@ -125,10 +125,10 @@ class Bench {
   }
 
   /** Order a scrub, of whoever leads, as the monitor does, until it is done. */
-  scrub(isDeep: boolean): Scrub {
+  scrub(isDeep: boolean): ScrubState {
     this.order += 1;
     const { order } = this;
-    let done: Scrub | undefined;
+    let done: ScrubState | undefined;
     this.until("the scrub is done", () => {
       for (const osd of this.cluster.osds) {
         if (osd.world?.alive !== true || osd.shard === null) continue;

@@ -10,7 +10,7 @@ import {
   UnitState,
 } from "../pg/pg.ts";
 import { formatConfiguration } from "../raft/raft.ts";
-import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { awakeOf, groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimCommits } from "./sim-commits.ts";
 import type { SimProbes } from "./sim-probes.ts";
 
@@ -45,7 +45,7 @@ export class SimWatch {
   look(): void {
     const groups = this.cluster.osds
       .filter((osd) => osd.world?.alive === true)
-      .flatMap((osd) => groupsOf(osd));
+      .flatMap((osd) => awakeOf(osd));
     const filled = new Map<string, object>();
     for (const group of groups) {
       const key = keyOf(group, group.replica);

@@ -61,6 +61,8 @@ export interface SimClusterOptions {
   /** Log of each osd. Default 96 MiB, more than a run fills. */
   readonly logBytes?: number;
   readonly tuning?: Partial<StoreTuning>;
+  /** Between two looks for quiet groups. Default as in an osd. */
+  readonly parkLookUs?: number;
   readonly checksum: Checksum;
   readonly logger?: Logger;
   /** Faults are planted that must be logged as errors. */
@@ -101,9 +103,14 @@ export interface SimClient {
   readonly world: SimWorld;
 }
 
-/** The groups of all shards of an osd. */
+/** The groups of all shards of an osd; those that are parked wake. */
 export function groupsOf(osd: SimOsd): Group[] {
-  return osd.shards.flatMap((shard) => [...shard.pg.groups.values()]);
+  return osd.shards.flatMap((shard) => shard.pg.groups.values());
+}
+
+/** The groups of all shards of an osd that are awake: for looks that are to change nothing. */
+export function awakeOf(osd: SimOsd): Group[] {
+  return osd.shards.flatMap((shard) => shard.pg.groups.awake());
 }
 
 export class SimCluster {
@@ -396,10 +403,12 @@ export class SimCluster {
       port: DATA_PORT + shard,
       ...(claim === undefined ? {} : { claim }),
       ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),
+      ...(this.options.parkLookUs === undefined ? {} : { parkLookUs: this.options.parkLookUs }),
       peerStarts: osd.peerStarts,
       host: {
         onFatal: (error) => this.end(osd, world, error),
         onNews: () => osd.session?.hasten(),
+        onParked: () => {},
         onVerdict: (from, verdict) => osd.admission?.hearPeer(from, verdict),
         onPeerStart: (storeUuid, start) => osd.peerStarts.set(storeUuid, start),
         onMapWanted: () => osd.session?.wantMap(),
@@ -577,7 +586,10 @@ export class SimCluster {
     const groups = new Set<number>();
     for (const osd of this.osds) {
       if (osd.world?.alive !== true || osd.shard === null) continue;
-      for (const group of groupsOf(osd)) if (group.serving) groups.add(group.pg);
+      for (const group of awakeOf(osd)) if (group.serving) groups.add(group.pg);
+      for (const { pg } of osd.shards) {
+        for (const row of pg.parking.rows.ledRows()) groups.add(pg.store.pgOf(row));
+      }
     }
     return groups.size === this.options.pgCount;
   }

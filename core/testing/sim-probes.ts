@@ -23,6 +23,8 @@ const NAMES = [
   "request sent again",
   "client saw damage",
   "replica learns of its group",
+  "parked leader woke",
+  "parked follower woke",
 ] as const;
 
 type ProbeName = (typeof NAMES)[number];
@@ -55,7 +57,7 @@ export class SimProbes {
         const { checkpoints } = pg.store.counters;
         const isNew = checkpoints > (this.checkpoints.get(pg) ?? 0);
         this.checkpoints.set(pg, checkpoints);
-        if (isNew && [...pg.groups.values()].some(isFilled)) this.hit("checkpoint during a fill");
+        if (isNew && pg.groups.awake().some(isFilled)) this.hit("checkpoint during a fill");
         if (pg.store.usage().bytesQuarantined > 0) this.hit("units in quarantine");
         if (pg.full) this.hit("no space beneath a store");
       }
@@ -87,7 +89,7 @@ export class SimProbes {
   count(osd: SimOsd): void {
     if (osd.session === null) return;
     for (const shard of osd.shards) {
-      const { store, fills } = shard.pg;
+      const { store, fills, parking } = shard.pg;
       const { counters } = store;
       if (counters.bytesLog > this.logBytes) this.hit("log went round");
       this.hit("entry appended again", counters.entriesAppendedAgain);
@@ -95,6 +97,8 @@ export class SimProbes {
       this.hit("checksum failed", counters.checksumFailures);
       if (fills.counters.fillsBegun > fills.counters.fillsEnded) this.hit("fill begun anew");
       if (store.failed) this.hit("device failed");
+      this.hit("parked leader woke", parking.leadersWoken);
+      this.hit("parked follower woke", parking.woken - parking.leadersWoken);
     }
   }
 

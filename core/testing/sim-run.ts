@@ -124,6 +124,9 @@ interface Plan extends FaultPlan {
   readonly replicas: number;
 }
 
+/** Looks for quiet groups in most seeds: they are parked between two requests. */
+const PARK_LOOKS_US = [2_000, 20_000, 500_000];
+
 function storeOf(random: Prng): Plan["store"] {
   const tuning = {
     idleMs: [20, 200, 2000][random.below(3)]!,
@@ -229,6 +232,7 @@ class SimRun {
       objectBytes: OBJECT_BYTES,
       deviceBytes: DEVICE_BYTES,
       ...store,
+      parkLookUs: PARK_LOOKS_US[options.seed % PARK_LOOKS_US.length]!,
       clockDriftShare: this.plan.clockDriftShare,
       ...(options.memory === undefined ? {} : { memory: options.memory }),
       onRefused: (osd, error) => this.cluster.simulation.fail(`osd.${String(osd.id)}`, error),

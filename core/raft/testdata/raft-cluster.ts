@@ -16,6 +16,7 @@ import {
   encodeConfiguration,
   freshRestore,
   hasQuorum,
+  mayPark,
   MessageFlag,
   MessageType,
   RAFT_OPTIONS_DEFAULT,
@@ -24,6 +25,7 @@ import {
   RaftNode,
   type RaftOptions,
   Ready,
+  resume,
   Role,
   StepResult,
 } from "../raft.ts";
@@ -197,6 +199,31 @@ export class Cluster {
     replica.unwritten = disk.lastIndex + 1;
     replica.applied = Math.max(disk.applied, disk.baseIndex);
     replica.readConfirmed = 0;
+  }
+
+  /**
+   * Park a replica if it may be, and wake it at once, with nothing but what an owner keeps of it. Raft
+   * goes on as if nothing had been. Answers whether it was.
+   */
+  park(id: number): boolean {
+    const replica = this.replica(id);
+    const { node } = replica;
+    if (node === null || replica.writes.length > 0 || !mayPark(node)) return false;
+    const { log, term, vote, conf, leader, ownIndex, full } = node;
+    const { baseIndex, baseTerm, lastIndex } = log;
+    const woken = new RaftNode(replica.groups, 0, 1, id, {
+      ...{ term, vote, conf, baseIndex, baseTerm },
+      commitIndex: lastIndex,
+      appliedIndex: lastIndex,
+    });
+    woken.setFull(full);
+    for (let index = baseIndex + 1; index <= lastIndex; index++) {
+      woken.restoreEntry(log.termAt(index), log.kindAt(index));
+    }
+    woken.restored();
+    resume(woken, leader, ownIndex);
+    replica.node = woken;
+    return true;
   }
 
   /** Lose everything that is not on the disk; the first `survivors` pending writes made it there. */

@@ -1,0 +1,327 @@
+/** Quiet groups keep no objects; whoever finds one meets what it was. */
+import { beforeAll, describe, expect, test } from "bun:test";
+import { drainMicrotasks } from "bun:jsc";
+import { assert } from "../base/assert.ts";
+import { Status } from "../base/status.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
+import type { Image } from "../client/client.ts";
+import type { PgInfo } from "../cluster/cluster.ts";
+import { EntryType } from "../log/log.ts";
+import { type Group, type PgShard, SNAP_SEQ_HEAD, WriteRequestOp } from "../pg/pg.ts";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { awakeOf, groupsOf, SimCluster, type SimOsd } from "./sim-cluster.ts";
+
+const GROUPS = 16;
+const OSDS = 4;
+const REPLICAS = 3;
+const LOOK_US = 100_000;
+const NEVER_US = 1e12;
+const LIMIT_US = 120_000_000;
+/** A layer, a session and a fence that no client of the cluster has. */
+const LAYER = 77;
+const SESSION = 1_000_000;
+const EPOCH = 5;
+
+class Bench {
+  readonly cluster: SimCluster;
+  readonly image: Image;
+
+  constructor(seed: number, parkLookUs = LOOK_US, replicas = REPLICAS) {
+    this.cluster = new SimCluster(seed, {
+      osds: OSDS,
+      replicas,
+      pgCount: GROUPS,
+      imageBytes: 16 * 1_048_576,
+      tuning: { idleMs: 50 },
+      parkLookUs,
+      checksum: new SystemChecksum(),
+      drainMicrotasks,
+    });
+    this.cluster.start();
+    this.image = this.cluster.await("open", this.cluster.client.openImage("pool/image"));
+    this.until("leaders are at home", () =>
+      this.cluster.osds
+        .flatMap(awakeOf)
+        .every((group) => !group.isLeader || group.preferred === group.replica),
+    );
+  }
+
+  get osds(): readonly SimOsd[] {
+    return this.cluster.osds.filter((osd) => osd.world?.alive === true);
+  }
+
+  get parked(): number {
+    return this.osds.reduce((sum, osd) => sum + osd.shard!.pg.parking.rows.count, 0);
+  }
+
+  get woken(): number {
+    return this.osds.reduce((sum, osd) => sum + osd.shard!.pg.parking.woken, 0);
+  }
+
+  park(): void {
+    this.until("all are parked", () => this.parked === GROUPS * REPLICAS);
+    expect(this.osds.flatMap(awakeOf)).toEqual([]);
+  }
+
+  until(what: string, done: () => boolean): void {
+    expect(`${what}: ${this.cluster.simulation.run(done, LIMIT_US)}`).toBe(`${what}: true`);
+  }
+
+  pass(us: number): void {
+    const { simulation } = this.cluster;
+    simulation.run(simulation.nowUs + us);
+  }
+
+  /** The osd that leads a group, and the others. */
+  leaderOf(pg: number): SimOsd {
+    const found = this.osds.find(({ shard }) => shard!.pg.groups.look(pg)?.isLeader);
+    assert(found !== undefined, "Bench: nobody leads");
+    return found;
+  }
+
+  followersOf(pg: number): SimOsd[] {
+    const leader = this.leaderOf(pg);
+    return this.osds.filter((osd) => osd !== leader && shardOf(osd).groups.look(pg) !== undefined);
+  }
+
+  /** Groups that are awake on an osd. */
+  awake(osd: SimOsd): number[] {
+    return awakeOf(osd).map((group) => group.pg);
+  }
+
+  /** Have a group judge and carry out a write of one block. */
+  write(group: Group, number: number, lockEpoch = EPOCH): Written {
+    const op = new Written();
+    const { store, world } = group.shard;
+    const entry = store.entries.take();
+    op.entry = entry;
+    entry.type = EntryType.Zero;
+    entry.session = SESSION;
+    entry.number = number;
+    entry.layer = LAYER;
+    entry.blocks = 1;
+    entry.lockEpoch = lockEpoch;
+    op.refused = group.requests.write(op);
+    if (op.refused !== Status.Ok) store.entries.release(entry);
+    world.turns.again();
+    return op;
+  }
+}
+
+class Written extends WriteRequestOp {
+  refused = Status.Ok;
+  done = false;
+
+  override onDone(): void {
+    this.done = true;
+  }
+}
+
+function shardOf(osd: SimOsd): PgShard {
+  return osd.shard!.pg;
+}
+
+describe("quiet groups", () => {
+  let bench: Bench;
+  let pg: number;
+
+  beforeAll(() => {
+    bench = new Bench(3);
+    bench.park();
+    pg = bench.cluster.pgs[0]!.id;
+  });
+
+  test("are parked, and are counted and reported as before", () => {
+    const reports = bench.osds.map((osd) => osd.shard!.report(true));
+    const sum = (of: "groups" | "leaders"): number =>
+      reports.reduce((count, { figures }) => count + figures!.raft[of], 0);
+    expect([sum("groups"), sum("leaders")]).toEqual([GROUPS * REPLICAS, GROUPS]);
+    const before = reports.map(({ pgs }) => JSON.stringify(pgs));
+    expect(bench.parked).toBe(GROUPS * REPLICAS);
+    // The same is told of groups that are awake.
+    bench.osds.flatMap(groupsOf);
+    expect(bench.parked).toBe(0);
+    const after = bench.osds.map((osd) => JSON.stringify(osd.shard!.report(true).pgs));
+    expect(after).toEqual(before);
+    bench.park();
+  });
+
+  test("wake by a request, and by the messages of their leader; not for checkpoints", () => {
+    const counts = (): number[] => bench.osds.map((osd) => shardOf(osd).store.counters.checkpoints);
+    const before = counts();
+    const { woken } = bench;
+    const written = bench.image.write(0, new Uint8Array(BLOCK_SIZE).fill(9));
+    bench.cluster.await("write", written);
+    bench.until("checkpoints", () => {
+      return counts().filter((count, at) => count > before[at]!).length === REPLICAS;
+    });
+    // A write wakes its own group alone, on all replicas.
+    expect(bench.woken - woken).toBe(REPLICAS);
+    bench.park();
+    expect(bench.woken - woken).toBe(REPLICAS);
+    const read = bench.cluster.await("read", bench.image.read(0, BLOCK_SIZE));
+    expect([read[0], bench.woken - woken]).toEqual([9, REPLICAS + 1]);
+    bench.park();
+  });
+
+  test("wake by the order to lead elsewhere", () => {
+    const from = bench.leaderOf(pg);
+    const [to] = bench.followersOf(pg);
+    from.shard!.transferLeader(pg, shardOf(to!).groups.look(pg)!.replica);
+    bench.until("another leads", () => shardOf(to!).groups.look(pg)!.serving);
+    expect(bench.awake(to!)).toEqual([pg]);
+    // It goes home when a minute has passed, and only then has nothing more to do.
+    bench.until("it is at home", () => shardOf(from).groups.look(pg)!.serving);
+    bench.park();
+  });
+
+  test("wake by the order to scrub", () => {
+    const leader = bench.leaderOf(pg);
+    leader.shard!.scrub(pg, 1, true);
+    const scrubs = shardOf(leader).scrubs;
+    bench.until("the scrub is done", () => {
+      const group = shardOf(leader).groups.look(pg)!;
+      return scrubs.of(group)?.done === true;
+    });
+    expect(scrubs.counters.scrubsDeep).toBeGreaterThan(0);
+    bench.park();
+    // Its result is known without the group, and it is not carried out again.
+    expect(scrubs.of(shardOf(leader).groups.look(pg)!)).toMatchObject({ order: 1, done: true });
+    leader.shard!.scrub(pg, 1, true);
+    expect(scrubs.isUnderWay(shardOf(leader).groups.look(pg)!)).toBe(false);
+    bench.park();
+  });
+
+  test("wake by a map that wants something new of them, and by no other", () => {
+    const { cluster, woken } = bench;
+    const { epoch } = bench.osds[0]!.shard!.report(false);
+    cluster.createImage("second");
+    cluster.await("recovery", cluster.recovery.set({ speed: "low" }, false));
+    bench.until("a newer map", () =>
+      bench.osds.every((osd) => osd.shard!.report(false).epoch > epoch),
+    );
+    expect(bench.woken).toBe(woken);
+    const from = bench.followersOf(pg)[0]!;
+    const to = bench.osds.find((osd) => shardOf(osd).groups.look(pg) === undefined)!;
+    cluster.replaceReplica(pg, from.id, to.id);
+    bench.until("it has moved", () => {
+      return shardOf(from).groups.look(pg) === undefined && cluster.settled;
+    });
+    expect(bench.woken).toBeGreaterThan(woken);
+    bench.park();
+    expect(shardOf(to).groups.look(pg)!.node.leader).toBeGreaterThan(0);
+  });
+
+  test("know after that which requests were applied, and who is fenced", () => {
+    const leader = bench.leaderOf(pg);
+    const first = bench.write(shardOf(leader).groups.get(pg)!, 1);
+    bench.until("the write", () => first.done);
+    expect([first.status, first.version > 0]).toEqual([Status.Ok, true]);
+    const applied = (): number[] =>
+      bench.osds.flatMap((osd) => shardOf(osd).groups.look(pg)?.appliedIndex ?? []);
+    bench.until("all have it", () => applied().every((index) => index === applied()[0]));
+    bench.park();
+    const last = applied();
+    const again = bench.write(shardOf(leader).groups.get(pg)!, 1);
+    bench.until("the retry", () => again.done);
+    expect([again.status, again.version]).toEqual([Status.Ok, 0]);
+    expect(applied()).toEqual(last);
+    const fenced = bench.write(shardOf(leader).groups.get(pg)!, 2, EPOCH - 1);
+    expect([fenced.refused, fenced.done]).toEqual([Status.Fenced, false]);
+    expect(shardOf(leader).store.versionOf(LAYER, 0, SNAP_SEQ_HEAD)).toBeGreaterThanOrEqual(0);
+    bench.park();
+    // Whoever leads next knows it too: followers were parked with it.
+    const [heir] = bench.followersOf(pg);
+    leader.shard!.transferLeader(pg, shardOf(heir!).groups.look(pg)!.replica);
+    bench.until("another leads", () => shardOf(heir!).groups.look(pg)!.serving);
+    const late = bench.write(shardOf(heir!).groups.get(pg)!, 1);
+    bench.until("the late retry", () => late.done);
+    expect([late.status, late.version]).toEqual([Status.Ok, 0]);
+    bench.until("it is at home", () => shardOf(leader).groups.look(pg)!.serving);
+    bench.park();
+  });
+
+  test("honour the promise to their leader when they wake", () => {
+    const [follower] = bench.followersOf(pg);
+    const shard = shardOf(follower!);
+    const { node, row, replica } = shard.groups.get(pg)!;
+    const link = shard.groups.get(pg)!.followed!;
+    expect(link.promiseUntilUs).toBeGreaterThan(shard.world.clock.nowUs());
+    expect(node.promisee).toBe(node.leader);
+    expect([shard.voteBlocked(row, node.leader), shard.voteBlocked(row, replica)]).toEqual([
+      true,
+      false,
+    ]);
+    const { term } = node;
+    // It would campaign if it could.
+    node.campaign();
+    shard.world.turns.again();
+    bench.pass(1_000_000);
+    expect(shard.groups.look(pg)!.node.term).toBe(term);
+    bench.park();
+  });
+
+  test("are served after a restart of the whole cluster", () => {
+    for (const osd of bench.cluster.osds) osd.world!.crash();
+    for (const osd of bench.cluster.osds) bench.cluster.startOsd(osd);
+    bench.until("it serves", () => bench.cluster.serving);
+    const leader = bench.leaderOf(pg);
+    const late = bench.write(shardOf(leader).groups.get(pg)!, 1);
+    bench.until("the late retry", () => late.done);
+    expect([late.status, late.version]).toEqual([Status.Ok, 0]);
+    expect(bench.cluster.await("read", bench.image.read(0, 1))[0]).toBe(9);
+    bench.park();
+  }, 60_000);
+});
+
+test("groups of two replicas and a witness are parked too, and go on without one of the three", () => {
+  const bench = new Bench(5, LOOK_US, 2);
+  const { cluster } = bench;
+  const hasWitness = (pg: PgInfo): boolean =>
+    pg.replicas.some((one) => one.witness) && pg.configuration?.voters.length === REPLICAS;
+  bench.until("each has a witness", () => cluster.pgs.every(hasWitness));
+  bench.park();
+  cluster.await("write", bench.image.write(0, new Uint8Array(BLOCK_SIZE).fill(4)));
+  bench.park();
+  const [victim] = cluster.osds;
+  victim!.world!.crash();
+  bench.until("the others serve", () => cluster.serving);
+  cluster.await("write", bench.image.write(BLOCK_SIZE, new Uint8Array(BLOCK_SIZE).fill(5)));
+  cluster.startOsd(victim!);
+  bench.until("it serves", () => cluster.serving);
+  bench.park();
+  const read = cluster.await("read", bench.image.read(0, 2 * BLOCK_SIZE));
+  expect([read[0], read[BLOCK_SIZE]]).toEqual([4, 5]);
+}, 60_000);
+
+/** Simulated time from the crash of an osd until all groups are served again, and how many woke. */
+function gapOf(seed: number, parkLookUs: number): { us: number; woken: number } {
+  const bench = new Bench(seed, parkLookUs);
+  if (parkLookUs === NEVER_US) bench.pass(20_000_000);
+  else bench.park();
+  const { cluster } = bench;
+  const [victim, ...others] = cluster.osds;
+  const woken = (): number => others.reduce((sum, osd) => sum + shardOf(osd).parking.woken, 0);
+  const before = woken();
+  victim!.world!.crash();
+  const beganUs = cluster.simulation.nowUs;
+  bench.until("the others serve", () => cluster.serving);
+  const us = cluster.simulation.nowUs - beganUs;
+  // Back, it is told what it missed, and all are quiet again.
+  cluster.startOsd(victim!);
+  bench.until("it serves", () => cluster.serving);
+  if (parkLookUs !== NEVER_US) bench.park();
+  return { us, woken: woken() - before };
+}
+
+test("after the crash of an osd groups that were parked elect others as fast as ever", () => {
+  const seeds = [1, 2, 3];
+  const parked = seeds.map((seed) => gapOf(seed, LOOK_US));
+  const awake = seeds.map((seed) => gapOf(seed, NEVER_US));
+  for (const { woken } of parked) expect(woken).toBeGreaterThan(GROUPS);
+  for (const { woken } of awake) expect(woken).toBe(0);
+  const slowest = (gaps: readonly { us: number }[]): number =>
+    Math.max(...gaps.map(({ us }) => us));
+  console.log(`leaderless for ${slowest(parked)} us, never parked ${slowest(awake)} us`);
+  expect(slowest(parked)).toBeLessThan(slowest(awake) * 1.5);
+}, 120_000);
