@@ -4,11 +4,8 @@
  * `chaos`: messages are lost, doubled and reordered, replicas crash with any prefix of their writes
  * on disk, votes are blocked at random. `streams`: ordered connections that are cut, healed and
  * reset, combined heartbeats with lease promises on skewed clocks, pauses. Both: configuration
-<<<<<<< HEAD
- * changes, transfers, compaction, filling, faulty logs. With a witness: the last of the first members
- * has no data, nor has every third of those that come later.
-=======
- * changes, transfers, compaction, filling, faulty logs; quiet replicas are parked and woken.
+ * changes, transfers, compaction, filling, faulty logs; quiet replicas are parked and woken. With a
+ * witness: the last of the first members has no data, nor has every third of those that come later.
  *
  * Checked all the time: one leader a term, leaders have what is committed, replicas apply the same,
  * what is committed lies on a quorum of disks; in `streams`, no leader with a valid lease misses a
