@@ -1,5 +1,5 @@
 /** Quiet groups keep no objects; whoever finds one meets what it was. */
-import { beforeAll, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
@@ -125,7 +125,7 @@ describe("quiet groups", () => {
   let bench: Bench;
   let pg: number;
 
-  beforeAll(() => {
+  beforeEach(() => {
     bench = new Bench(3);
     bench.park();
     pg = bench.cluster.pgs[0]!.id;
@@ -262,6 +262,10 @@ describe("quiet groups", () => {
   });
 
   test("are served after a restart of the whole cluster", () => {
+    bench.cluster.await("write", bench.image.write(0, new Uint8Array(BLOCK_SIZE).fill(9)));
+    const first = bench.write(shardOf(bench.leaderOf(pg)).groups.get(pg)!, 1);
+    bench.until("the write", () => first.done);
+    bench.park();
     for (const osd of bench.cluster.osds) osd.world!.crash();
     for (const osd of bench.cluster.osds) bench.cluster.startOsd(osd);
     bench.until("it serves", () => bench.cluster.serving);
