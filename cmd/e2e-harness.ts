@@ -271,6 +271,9 @@ export class TestCluster {
   }
 }
 
+/** What an osd tells of itself is at most this old. */
+const REPORTS_MS = 1500;
+
 /** Counts the writes that osds acknowledge; a counter that begins anew belongs to a new process. */
 export class WriteCounter {
   private readonly cluster: TestCluster;
@@ -285,6 +288,18 @@ export class WriteCounter {
   async more(count: number): Promise<void> {
     const wanted = (await this.look()) + count;
     await waitFor(`${count} more writes`, async () => (await this.look()) >= wanted);
+  }
+
+  /** Wait until osds have told of all that was written before: they do so once a second. */
+  async rest(): Promise<void> {
+    let last = -1;
+    let sinceMs = 0;
+    await waitFor("no more writes to be told of", async () => {
+      const now = await this.look();
+      if (now !== last) sinceMs = performance.now();
+      last = now;
+      return performance.now() - sinceMs > REPORTS_MS;
+    });
   }
 
   private async look(): Promise<number> {

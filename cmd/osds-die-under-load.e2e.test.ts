@@ -83,13 +83,17 @@ function longestPauseMs(history: string): { readonly ms: number; readonly writes
 
 /** Stop the osd that leads the only group under a writer at depth 1. Answers the writer's pause. */
 async function pauseOf(cluster: TestCluster, signal: "SIGKILL" | "SIGTERM"): Promise<number> {
-  const before = await wholeGroup(cluster);
+  await wholeGroup(cluster);
+  const writes = new WriteCounter(cluster);
+  await writes.rest();
   const history = cluster.path("history");
   const bench = cluster.json<BenchResult>(
     ...["bench", "image", "one/pause", "--rw", "randwrite", "--bs", "4KiB", "--depth", "1"],
     ...["--time", "5s", "--ramp", "0s", "--no-fill", "--no-drain", "--history", history],
   );
-  await new WriteCounter(cluster).more(WRITES_BEFORE * 2);
+  await writes.more(WRITES_BEFORE * 2);
+  // A leader may have gone home meanwhile, to an osd that is back for a while.
+  const before = await wholeGroup(cluster);
   const name = `osd.${before.leaderOsd}`;
   await cluster.kill(name, signal);
   const result = await bench;
