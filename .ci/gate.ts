@@ -119,6 +119,7 @@ async function runFiles(
       "test",
       // A cluster that was started with --detach outlives the command that started it.
       ...(name === "e2e" ? [] : ["--no-orphans"]),
+      ...(name === "sim" ? ["--preload", "./core/testing/bun-collect.ts"] : []),
       `--parallel=${kind.parallel}`,
       "--isolate",
       "--randomize",

@@ -215,7 +215,17 @@ class RecoveryBench implements RecoveryOutside {
   ): Promise<ImageBenchReport> {
     const { world, image, meter, progress, options } = this;
     const { backend } = world;
-    const outside = { world, image, imageId: image.id, meter, backend, progress, log: null };
+    const copies = image.replicasAt(0).length;
+    const outside = {
+      world,
+      image,
+      imageId: image.id,
+      copies,
+      meter,
+      backend,
+      progress,
+      log: null,
+    };
     return await runImageBench(outside, {
       cluster: "",
       path: IMAGE,

@@ -61,7 +61,8 @@ async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<
     const backend = await cli.backendWith(world.backend);
     const log = options.historyPath === "" ? null : new BunOpLog(options.historyPath);
     const progress = new BarProgress(cli);
-    const outside = { world, image, imageId: image.id, meter, backend, progress, log };
+    const copies = image.replicasAt(0).length;
+    const outside = { world, image, imageId: image.id, copies, meter, backend, progress, log };
     try {
       return await runImageBench(outside, options);
     } finally {

@@ -120,7 +120,17 @@ class SuiteBench implements SuiteOutside {
     this.filled = true;
     // The cluster was started with the same choice on the same machine.
     const { backend } = world;
-    const outside = { world, image, imageId: image.id, meter, backend, progress, log: null };
+    const copies = image.replicasAt(0).length;
+    const outside = {
+      world,
+      image,
+      imageId: image.id,
+      copies,
+      meter,
+      backend,
+      progress,
+      log: null,
+    };
     return await runImageBench(outside, { ...this.baseOptions(), ...row, timeMs, fill });
   }
 

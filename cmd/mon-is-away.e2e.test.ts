@@ -5,6 +5,7 @@ import { waitFor, withCluster } from "./e2e-harness.ts";
 import { StallingProxy } from "./stall-harness.ts";
 
 const BLOCK = 4096;
+const STOPPED_MS = 7000;
 const WRITES = 200;
 const [LIST, GO, ACK, INFO, POLICY] = [3, 7, 1, 3, 0x8000_0002];
 const [READ, WRITE] = [0, 1];
@@ -60,6 +61,24 @@ interface Pg {
   readonly joining: readonly number[];
   readonly leaving: readonly number[];
 }
+
+test("a mon that was stopped for longer than any lease goes on", async () => {
+  await withCluster({ osds: 3 }, async (cluster) => {
+    await cluster.image("rbd/before", "16MiB", 3);
+    const pid = cluster.pid("mon.a");
+    process.kill(pid, "SIGSTOP");
+    // Leases of mons that share a catalogue are of 5 s.
+    await Bun.sleep(STOPPED_MS);
+    process.kill(pid, "SIGCONT");
+    await cluster.run("image", "create", "rbd/after", "--size", "16MiB");
+    await waitFor("all osds to be up", async () => {
+      const osds = await cluster.json<{ readonly up: boolean }[]>("osd", "ls");
+      return osds.every((osd) => osd.up);
+    });
+    expect(cluster.pid("mon.a")).toBe(pid);
+    process.kill(pid, 0);
+  });
+});
 
 test("G10: a client that hears no mon follows a replica that moved, by what osds tell it", async () => {
   await withCluster({ osds: 4 }, async (cluster) => {

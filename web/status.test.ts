@@ -146,6 +146,7 @@ const PG = {
   state: "degraded",
   leaderOsd: 0,
   osds: [0, 1],
+  witnesses: [2],
 } satisfies Partial<PgView>;
 const OPERATION = {
   id: 4,
@@ -182,7 +183,7 @@ test("health, pools, images, osds, groups and operations are shown as REST tells
     "active",
   ]);
   expect(page.nodes.get("pgs")!.children[0]!.title).toBe(
-    "1.0 of p: degraded, led by osd.0, on osd.0, osd.1",
+    "1.0 of p: degraded, led by osd.0, on osd.0, osd.1, witness osd.2",
   );
   expect(page.text("operations")).toBe("4: remove p/x|failed|1 of 32|1.4: Unreachable");
   expect(page.body.className).toBe("");

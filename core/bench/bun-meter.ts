@@ -55,11 +55,21 @@ export class BunMeter implements ClusterMeter {
   }
 
   async logBytes(): Promise<number | null> {
+    const osds = await this.osds();
+    return osds?.reduce((sum, osd) => sum + Number(osd.logUsedBytes ?? 0), 0) ?? null;
+  }
+
+  async freeBytes(): Promise<number | null> {
+    const osds = await this.osds();
+    const free = osds?.map((osd) => Number(osd.capacityBytes ?? 0) - Number(osd.usedBytes ?? 0));
+    return free?.reduce((sum, bytes) => sum + bytes, 0) ?? null;
+  }
+
+  private async osds(): Promise<readonly Partial<Record<string, number | string>>[] | undefined> {
     const text = await this.fetchText("/api/v1/osds");
-    if (text === undefined) return null;
-    const body = JSON.parse(text) as { items?: { logUsedBytes?: number | string }[] };
-    const osds = body.items ?? [];
-    return osds.reduce((sum, osd) => sum + Number(osd.logUsedBytes ?? 0), 0);
+    if (text === undefined) return undefined;
+    const body = JSON.parse(text) as { items?: Partial<Record<string, number | string>>[] };
+    return body.items ?? [];
   }
 
   private sumsOf(kind: string): KindSums {

@@ -1,3 +1,5 @@
+import { FastblockError } from "../base/errors.ts";
+import { exactSize } from "../base/size-text.ts";
 import { BlockState, type ImageTarget } from "../client/client.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import { sleep, type World } from "../reactor/world.ts";
@@ -25,6 +27,8 @@ export interface BenchOutside {
   readonly image: ImageTarget;
   /** The image's id. */
   readonly imageId: number;
+  /** How many osds keep each of its bytes. */
+  readonly copies: number;
   readonly meter: ClusterMeter;
   /** Of this reactor and of all osds: one word when they agree, else `mixed`. */
   readonly backend: string;
@@ -40,6 +44,8 @@ export interface ClusterMeter {
   devices(): Promise<DeviceUsage | null>;
   /** Bytes in all logs that are not yet moved home; null: unknown. */
   logBytes(): Promise<number | null>;
+  /** What all devices together have left; null: unknown. */
+  freeBytes(): Promise<number | null>;
 }
 
 /** Shows how far a run is; `phase` is a word like `fill`. */
@@ -51,6 +57,7 @@ export interface BenchProgress {
 
 const FILL_BLOCK_BYTES = 262_144;
 const FILL_DEPTH = 8;
+const FILL_SHARE_MAX = 0.8;
 const READ_BACK_DEPTH_MAX = 32;
 const TICK_MS = 250;
 /** Between two looks at the devices during the drain: longer than the osds' report interval. */
@@ -73,6 +80,7 @@ export async function runImageBench(
   const { world, meter } = outside;
   const common = baseOf(outside, options);
   const fills = await isToFill(outside, options, common.rangeBytes);
+  if (fills && options.fill === "holes") await checkRoom(outside, common.rangeBytes);
   if (fills) await fill(outside, common);
   // Without the drain, what the logs still hold would be missing from the devices' bytes.
   const counts = options.drain && !onlyReads(options.rw);
@@ -165,6 +173,17 @@ async function isToFill(
   const { image, world } = outside;
   if (onlyReads(rw)) return !(await anyBlockIs(BlockState.Data, image, rangeBytes, world));
   return await anyBlockIs(BlockState.Zero, image, rangeBytes, world);
+}
+
+/** A fill that nobody asked for takes no more than most of what is free. Throws FB5002. */
+async function checkRoom(outside: BenchOutside, rangeBytes: number): Promise<void> {
+  const free = await outside.meter.freeBytes();
+  const needed = rangeBytes * outside.copies;
+  if (free === null || needed <= free * FILL_SHARE_MAX) return;
+  const seen = `${exactSize(needed)} on all osds together, ${exactSize(free)} are free`;
+  throw new FastblockError("FB5002", `filling the image before the run: it takes ${seen}`, {
+    hint: "--range fills and drives less of it; --no-fill leaves its holes; --fill insists",
+  });
 }
 
 /** Write the whole range once, with random or stamped content. */

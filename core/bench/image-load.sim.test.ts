@@ -136,6 +136,7 @@ async function bench(
   change: Partial<ImageBenchOptions>,
   fault: Fault = "none",
   writtenBlocks: readonly [from: number, to: number] = [0, 0],
+  freeBytes = 1e12,
 ) {
   simulation = new Simulation(SEED, { drainMicrotasks });
   const world = simulation.createWorld("bench", "10.0.0.1");
@@ -148,12 +149,14 @@ async function bench(
       world,
       image,
       imageId: 5,
+      copies: 3,
       backend: "mixed",
       meter: {
         processes: () => [{ kind: "osd", userUs: (userUs += 10), systemUs: 0, switches: 0 }],
         // Written once to the log and once home.
         devices: () => Promise.resolve({ bytes: image.writtenBytes * 2, writes: 0, flushes: 0 }),
         logBytes: () => Promise.resolve(0),
+        freeBytes: () => Promise.resolve(freeBytes),
       },
       progress: { begin() {}, at() {}, end() {} },
       log: change.historyPath === "h" ? { add: (line) => lines.push(line) } : null,
@@ -216,6 +219,15 @@ describe("a load on an honest image", () => {
     const { image } = await bench({ ...options, rw, fill: "holes" }, "none", written);
     expect(image.fillBytes).toBe(filled);
     expect(without.fillBytes).toBe(0);
+  });
+
+  test("a fill that nobody asked for is refused where it takes most of what is free", async () => {
+    const free = 3.5 * IMAGE_BYTES;
+    expect(bench({ rw: "randread", fill: "holes" }, "none", [0, 0], free)).rejects.toMatchObject({
+      code: "FB5002",
+    });
+    const { image } = await bench({ rw: "randread", fill: "always" }, "none", [0, 0], free);
+    expect(image.fillBytes).toBe(IMAGE_BYTES);
   });
 
   test("a sequential load walks over the whole range and stays in it", async () => {

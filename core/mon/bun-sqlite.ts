@@ -95,6 +95,7 @@ interface StoredChange {
 }
 
 class BunSqliteStore implements MetaStore {
+  readonly isShared = false;
   private readonly database: Database;
   private readonly changesMax: number;
   private readonly trimEvery: number;

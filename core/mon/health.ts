@@ -111,7 +111,8 @@ const GROUP_CHECKS: readonly (readonly [PgState, string, Check["severity"], stri
     "PG_LEADERLESS",
     "error",
     "without a leader: requests wait",
-    "this ends by itself within seconds of an election; otherwise look into the osds' logs",
+    "this ends by itself within seconds of an election; otherwise start their osds that are down: one " +
+      "of them may have what no other has; and look into the osds' logs",
   ],
   [
     PgState.Degraded,

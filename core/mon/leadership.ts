@@ -3,13 +3,16 @@ import type { MetaCompare, MetaLease, MetaStore } from "./meta-store.ts";
 
 const KEY = "leader";
 const LEASE_MS = 5000;
+/** Where nobody else could lead: a process that was stopped, or a machine that slept, leads on. */
+const LEASE_ALONE_MS = 7 * 86_400_000;
 
 /**
  * Which monitor leads: the one whose key stands in the store, under a lease.
  *
  * The key's create revision names the term of office. Every write of the leader compares it
  * (`fence`), so a monitor that was paused past its lease changes nothing when it wakes up;
- * `keepAlive` tells it.
+ * `keepAlive` tells it. A store that one process holds alone has no other leader: there the lease
+ * outlasts any pause, and ends with the process.
  */
 export class Leadership {
   private readonly store: MetaStore;
@@ -24,7 +27,7 @@ export class Leadership {
 
   /** Try once to become the leader. */
   async campaign(): Promise<boolean> {
-    const lease = await this.store.lease(LEASE_MS);
+    const lease = await this.store.lease(this.store.isShared ? LEASE_MS : LEASE_ALONE_MS);
     const { ok, revision } = await this.store.commit({
       compares: [{ key: KEY, what: "create", revision: 0 }],
       writes: [{ key: KEY, value: this.name, lease: lease.id }],

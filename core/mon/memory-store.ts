@@ -18,6 +18,7 @@ import type {
  * comes back with the same object: what was committed stays in it, as on a disk.
  */
 export class MemoryMetaStore implements MetaStore {
+  readonly isShared = false;
   private readonly timers: Timers;
   private readonly rows = new Map<string, MetaRow & { readonly lease: number }>();
   private readonly changes: MetaEvent[] = [];

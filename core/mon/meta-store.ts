@@ -11,6 +11,8 @@
  * writes; each of its transactions compares its own election key.
  */
 export interface MetaStore {
+  /** False: nobody but the process that opened it can write, for as long as that lives. */
+  readonly isShared: boolean;
   /** Read one key. */
   get(key: string): Promise<MetaRow | undefined>;
   /** Read every key that begins with `prefix`, in key order, as of one revision. */

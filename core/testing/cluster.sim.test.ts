@@ -21,7 +21,7 @@ test.each(RECORDED)(
   60_000,
 );
 
-test("G1, G2, G3, G5, G11: clusters lose nothing and serve nothing stale, whatever happens to them: first half", () => {
+test("G1, G2, G3, G4, G5, G11: clusters lose nothing and serve nothing stale, whatever happens to them: first half", () => {
   runHalf(0);
 }, 900_000);
 

@@ -60,7 +60,7 @@ function moveGroup(cluster: SimCluster, pg: number): void {
   until(cluster, "the old ones are gone", () => before.every((id) => isGone(cluster.osds[id]!)));
 }
 
-test("a client that the mon can not reach follows replicas by what osds tell it", () => {
+test("G10: a client that the mon can not reach follows replicas by what osds tell it", () => {
   const cluster = newCluster(6);
   const image = cluster.await("open", cluster.client.openImage("pool/image"));
   for (let block = 0; block < BLOCKS; block++) {
