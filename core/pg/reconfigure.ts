@@ -14,7 +14,7 @@
  *
  * A voter goes only against another one, or where there are more than wanted; and only if enough of
  * those that stay are reachable to go on without it. A witness goes against a witness, data against
- * data; and while there is a witness, a leader that is not wanted stays until it has handed over.
+ * data.
  *
  * Leaders also go home: to the replica that the map names first, once it has been reachable for a
  * while and lacks nothing; one per shard and second. Leadership that came by a transfer stays for a
@@ -96,7 +96,6 @@ export function nextConfiguration(
     const kept = Math.min(count(voters), count(wanted));
     return voters
       .filter((member) => (member.witness === true) === isWitness && !isWanted(member))
-      .filter((member) => conf.witnesses === 0 || member.id !== view.self)
       .sort((left, right) => rank(left) - rank(right))
       .slice(0, count(voters) + count(promote) - kept);
   };

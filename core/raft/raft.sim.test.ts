@@ -9,7 +9,7 @@
  *
  * Checked all the time: one leader a term, leaders have what is committed, replicas apply the same,
  * what is committed lies on a quorum of disks; in `streams`, no leader with a valid lease misses a
- * commit. At the end faults stop and everything must converge.
+ * commit. At the end faults stop and everything must converge; beside a witness also without one voter.
  *
  * RAFT_SIM_SEEDS=5000 runs more seeds, RAFT_SIM_SEED=17 one.
  */
@@ -140,6 +140,7 @@ class Simulation {
   now = 1;
   leadersParked = 0;
   followersParked = 0;
+  lostOne = false;
   packets: Packet[] = [];
   quiet = false;
   nextValue = 1;
@@ -604,6 +605,40 @@ class Simulation {
     }
     expect(this.converged(target)).toBe(true);
     this.checkLogs();
+    if (this.witnessed) this.loseOne();
+  }
+
+  /**
+   * Beside a witness one failure stops nothing, once nobody with data lacks what is committed, and
+   * no witness has more.
+   */
+  private loseOne(): void {
+    const leader = (): RaftNode | undefined =>
+      [...this.alive()].find(([, node]) => node.role === Role.Leader)?.[1];
+    const whole = (node: RaftNode | undefined): boolean =>
+      node !== undefined &&
+      node.confPendingIndex <= node.appliedIndex &&
+      node.conf.members.every((member, slot) => {
+        if (!node.conf.isVoter(member.id) || member.id === node.id) return true;
+        const { match, next } = node.progress[slot]!;
+        return member.witness === true ? next <= node.commitIndex + 1 : match >= node.commitIndex;
+      });
+    for (let step = 0; step < 20_000 && !whole(leader()); step++) this.step();
+    const { conf } = leader()!;
+    const voters = conf.members.filter(({ id }) => conf.isVoter(id));
+    if (conf.witnesses === 0 || voters.length < 3) return;
+    const lost = this.pick(voters).id;
+    this.crash(lost);
+    this.shards.get(lost)!.downUntil = Number.POSITIVE_INFINITY;
+    const target = this.committedMax + 5;
+    for (let step = 0; step < 20_000 && this.committedMax < target; step++) {
+      if (!this.streams && step % 500 === 0) {
+        for (const peer of this.shards.keys()) if (peer !== lost) this.report(peer, lost, false);
+      }
+      this.step();
+    }
+    expect(this.committedMax).toBeGreaterThanOrEqual(target);
+    this.lostOne = true;
   }
 
   private converged(target: number): boolean {
@@ -681,6 +716,8 @@ for (const mode of ["chaos", "streams", "chaos with a witness", "streams with a 
     let votesUncounted = 0;
     let leadersParked = 0;
     let followersParked = 0;
+    let lost = 0;
+    let left = 0;
     for (let seed = first; seed <= last; seed++) {
       const simulation = new Simulation(seed, streams, witnessed);
       try {
@@ -697,6 +734,8 @@ for (const mode of ["chaos", "streams", "chaos with a witness", "streams with a 
       votesUncounted += simulation.cluster.votesUncounted;
       leadersParked += simulation.leadersParked;
       followersParked += simulation.followersParked;
+      if (simulation.lostOne) lost++;
+      left += simulation.cluster.leftWitness;
       leaseTime += simulation.leaseTime / simulation.now;
     }
     // The runs must have been real: work was done, leaders changed.
@@ -706,9 +745,11 @@ for (const mode of ["chaos", "streams", "chaos with a witness", "streams with a 
     if (streams) expect(leadersParked / (last - first + 1)).toBeGreaterThan(1);
     expect(elections / (last - first + 1)).toBeGreaterThan(2);
     if (last - first >= 299) expect(votesUncounted).toBeGreaterThan(0);
+    if (witnessed) expect(lost / (last - first + 1)).toBeGreaterThan(0.2);
     if (streams) expect(leaseTime / (last - first + 1)).toBeGreaterThan(0.2);
     console.log(
-      `${mode}: ${leadersParked} times a leader was parked, ${followersParked} a follower`,
+      `${mode}: ${leadersParked} times a leader was parked, ${followersParked} a follower, ` +
+        `${lost} lost one at the end, ${left} leaders left beside a witness`,
     );
   }, 600_000);
 }

@@ -78,6 +78,7 @@ import {
   Role,
 } from "./state.ts";
 import type { RaftHost, RaftOptions } from "./state.ts";
+import { mayLeave } from "./witness.ts";
 
 /** All groups of one shard: message pool, outbox, the list of groups that changed. */
 export class RaftGroups extends RaftShared {
@@ -247,6 +248,7 @@ export class RaftNode extends RaftState {
     if (this.role !== Role.Leader) return Refusal.NotLeader;
     if (this.noopDue) return Refusal.NotReady;
     if (this.transferTo !== 0) return Refusal.Transferring;
+    if (mayLeave(this)) return Refusal.MayLeave;
     const index = this.log.append(this.term, kind);
     markDirty(this);
     return index;
@@ -264,7 +266,6 @@ export class RaftNode extends RaftState {
     if (this.transferTo !== 0) return Refusal.Transferring;
     if (this.conf.joint || this.confPendingIndex > this.appliedIndex) return Refusal.ConfPending;
     if (!newVotersCaughtUp(this, next)) return Refusal.NotCaughtUp;
-    if (next.witnesses !== 0 && !votesIn(next, this.id)) return Refusal.LeaderLeaves;
     const index = this.log.append(this.term, ENTRY_KIND_CONF);
     this.confPendingIndex = index;
     markDirty(this);
@@ -525,11 +526,6 @@ export class RaftNode extends RaftState {
   private check(): void {
     if (verifying) checkInvariants(this);
   }
-}
-
-function votesIn(conf: Configuration, id: number): boolean {
-  const slot = conf.slotOf(id);
-  return slot >= 0 && (conf.voters & (1 << slot)) !== 0;
 }
 
 function isCandidate(node: RaftState): boolean {

@@ -57,8 +57,8 @@ export enum Refusal {
   ConfPending = -4,
   /** A learner is too far behind, unreachable or being filled. */
   NotCaughtUp = -5,
-  /** This leader would lose its vote, and there are witnesses: it must hand over first. */
-  LeaderLeaves = -6,
+  /** A configuration under way may take this leader's vote, beside witnesses: until it is applied. */
+  MayLeave = -6,
 }
 
 /** Fill `out` with what `node` wants done, and note that it was told. */

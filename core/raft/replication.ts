@@ -395,7 +395,7 @@ export function isCaughtUp(node: RaftState, slot: number): boolean {
   if ((node.inactive & (1 << slot)) !== 0) return false;
   const progress = node.progress[slot]!;
   if (progress.filling || progress.state !== ProgressState.Replicate) return false;
-  return node.log.lastIndex - progress.match <= node.shared.options.promoteLagMax;
+  return sendableIndex(node, slot) - progress.match <= node.shared.options.promoteLagMax;
 }
 
 /**

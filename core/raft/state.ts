@@ -303,11 +303,13 @@ export function setTerm(node: RaftState, term: number, vote: number): void {
 export function becomeFollower(node: RaftState, term: number, leader: number): void {
   if (node.role === Role.Leader) tellLeaderGone(node);
   const same = term === node.term && leader === node.leader && node.role === Role.Follower;
-  if (term > node.term) setTerm(node, term, 0);
-  assert(term === node.term, "raft: follower of an older term");
-  if (!same) {
+  if (term > node.term) {
+    setTerm(node, term, 0);
     // Conservative: what is committed is in every later leader's log.
     node.matchedIndex = node.commitIndex;
+  }
+  assert(term === node.term, "raft: follower of an older term");
+  if (!same) {
     node.ackedIndex = 0;
     node.ackDue = false;
     node.stateChanged = true;

@@ -13,8 +13,14 @@
  *    headers of entries that the follower lacks when the leader dies: it refuses the follower its
  *    vote, and waits for a leader that nobody needs, whose entries nobody was told of.
  *  - **Then it is sent what is durable at the leader.** Otherwise a leader that is alone with it and
- *    starts anew may lack what the witness has, for good: nobody with data could lead any more. For
- *    the same reason a leader does not remove itself while there is a witness, it hands over first.
+ *    starts anew may lack what the witness has, for good: nobody with data could lead any more.
+ *  - **A leader that may lose its vote proposes nothing behind that configuration.** A quorum that
+ *    commits it holds all of the leader's log then, and somebody with data is in each.
+ *
+ * Story of the last: 2 leads {1,2,W} → {1,4,W}, 1 is away, W and 4 are sent everything. 4 is slower.
+ * The new half is entered with what W and 4 have, 2 leaves, and W has what came behind: it does not
+ * vote for 4. A leader that finds such a configuration in its log does not know what is in it, so that
+ * each counts.
  *
  * Leaving a copy out asks for more copies than raft does, and not sending delays: both are safe in any
  * configuration, whatever a leader takes for true. In a joint one each half is judged by itself.
@@ -42,6 +48,11 @@ export function isWitness(node: RaftState): boolean {
   return (node.conf.witnesses & node.selfBit) !== 0;
 }
 
+/** Leader: whether a configuration under way may take its vote, beside witnesses. */
+export function mayLeave(node: RaftState): boolean {
+  return node.conf.witnesses !== 0 && node.confPendingIndex > node.appliedIndex;
+}
+
 /** Leader: up to where a quorum of a half of the configuration holds the log. */
 export function heldBy(node: RaftState, voters: number): number {
   const { values, scratch } = node.shared;
@@ -62,9 +73,7 @@ export function sendableIndex(node: RaftState, slot: number): number {
   const { voters, outgoing, witnesses } = node.conf;
   const bit = 1 << slot;
   if ((witnesses & bit) === 0) return node.log.lastIndex;
-  // What a learner has weighs nothing yet.
   const counts =
-    ((voters | outgoing) & bit) === 0 ||
     ((voters & bit) !== 0 && lacksData(node, voters)) ||
     ((outgoing & bit) !== 0 && lacksData(node, outgoing));
   return counts ? node.durableIndex : node.commitIndex;

@@ -132,6 +132,8 @@ export class Cluster {
 
   /** Votes for a candidate with a shorter log, because the voter's copies did not count. */
   votesUncounted = 0;
+  /** Leaders that left their group, or voted no more, beside a witness. */
+  leftWitness = 0;
 
   /** Called when a leader commits. */
   onLeaderCommit: (node: RaftNode) => void = () => {};
@@ -376,7 +378,13 @@ export class Cluster {
       if (entry.conf !== null) {
         const conf = decodeConfiguration(entry.conf);
         assert(conf !== null, "malformed configuration");
+        const led = node.role === Role.Leader;
         node.applyConfiguration(index, conf);
+        if (led && node.role !== Role.Leader && conf.witnesses !== 0) {
+          // The witness has no more than those that may lead.
+          assert(node.commitIndex === node.log.lastIndex, "a leader left with more than committed");
+          this.leftWitness++;
+        }
       }
       node.onApplied(index);
     }
