@@ -122,3 +122,35 @@ test("G10: a client that hears no mon follows a replica that moved, by what osds
     await cluster.run("image", "verify", "rbd/followed");
   });
 }, 120_000);
+
+test("a pool that was removed goes from an osd that was away, also when the mon was since", async () => {
+  await withCluster({ osds: 3 }, async (cluster) => {
+    await cluster.image("gone/image", "16MiB", 3);
+    const client = await RawClient.attach(cluster.port("nbd.0", "nbd"), "gone/image", false);
+    try {
+      for (let block = 0; block < WRITES; block++) await write(client, block);
+    } finally {
+      client.close();
+    }
+    interface Osd {
+      readonly id: number;
+      readonly up: boolean;
+      readonly usedBytes: number;
+      /** 0 before its first report. */
+      readonly logCapacityBytes: number;
+    }
+    const away = async (): Promise<Osd> =>
+      (await cluster.json<Osd[]>("osd", "ls")).find(({ id }) => id === 2)!;
+    await waitFor("the data to be known", async () => (await away()).usedBytes > 0);
+    await cluster.kill("osd.2", "SIGKILL");
+    await cluster.run("image", "rm", "gone/image", "--yes");
+    await cluster.run("pool", "rm", "gone", "--yes");
+    await cluster.kill("mon.a", "SIGKILL");
+    await cluster.restart("mon.a");
+    await cluster.restart("osd.2");
+    await waitFor("its space to be free", async () => {
+      const { up, usedBytes, logCapacityBytes } = await away();
+      return up && logCapacityBytes > 0 && usedBytes === 0;
+    });
+  });
+}, 120_000);

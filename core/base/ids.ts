@@ -32,12 +32,13 @@ export type Term = Id<"Term">;
 /** u64 raft log index, 0 before the first entry. */
 export type LogIndex = Id<"LogIndex">;
 
-const POOL_MAX = 65_535;
+/** The highest pool id. */
+export const POOL_ID_MAX = 65_535;
 const PG_INDEX_MAX = 65_535;
 
 /** Compose the id of a placement group. */
 export function pgIdOf(pool: PoolId, index: number): PgId {
-  assert(pool >= 1 && pool <= POOL_MAX, "pgIdOf: pool id out of range");
+  assert(pool >= 1 && pool <= POOL_ID_MAX, "pgIdOf: pool id out of range");
   assert(index >= 0 && index <= PG_INDEX_MAX, "pgIdOf: group index out of range");
   return (pool * 65_536 + index) as PgId;
 }
@@ -63,6 +64,6 @@ export function parsePgId(text: string): PgId | undefined {
   if (match === null) return undefined;
   const pool = Number(match[1]);
   const index = Number(match[2]);
-  if (pool > POOL_MAX || index > PG_INDEX_MAX) return undefined;
+  if (pool > POOL_ID_MAX || index > PG_INDEX_MAX) return undefined;
   return pgIdOf(pool as PoolId, index);
 }

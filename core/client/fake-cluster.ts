@@ -10,7 +10,16 @@
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { FastblockError } from "../base/errors.ts";
-import type { Epoch, OsdId, PgId, PoolId, ReplicaId, ShardIndex, Term } from "../base/ids.ts";
+import type {
+  Epoch,
+  Generation,
+  OsdId,
+  PgId,
+  PoolId,
+  ReplicaId,
+  ShardIndex,
+  Term,
+} from "../base/ids.ts";
 import { pgIdOf } from "../base/ids.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE, TWO_32 } from "../base/units.ts";
@@ -155,6 +164,7 @@ export class FakeCluster {
           pgCount,
           objectBlocks: this.objectBlocks,
           failureDomain: "osd",
+          generation: 1 as Generation,
           changeEpoch: 0 as Epoch,
         },
       ],

@@ -3,6 +3,7 @@ import fc from "fast-check";
 import {
   pgIdOf,
   type Epoch,
+  type Generation,
   type LogIndex,
   type OsdId,
   type PoolId,
@@ -13,6 +14,7 @@ import {
 import {
   ApplyResult,
   ClusterMap,
+  firstReplicaOf,
   type MapDelta,
   objectToPg,
   type OsdInfo,
@@ -32,9 +34,7 @@ const EMPTY: MapDelta = {
   osds: [],
   pools: [],
   pgs: [],
-  removedOsds: [],
   removedPools: [],
-  removedPgs: [],
   part: 0,
   more: false,
 };
@@ -61,6 +61,7 @@ function pool(id: number, name: string): PoolInfo {
     pgCount: 4,
     objectBlocks: 1024,
     failureDomain: "osd",
+    generation: 1 as Generation,
     changeEpoch: 0 as Epoch,
   };
 }
@@ -101,6 +102,7 @@ function contentOf(map: ClusterMap): unknown {
     osds: sort(map.osds.values()),
     pools: sort(map.pools.values()),
     pgs: sort(map.pgs.values()),
+    removedPools: map.removedPools.rows,
   };
 }
 
@@ -132,6 +134,8 @@ test("malformed maps are refused whole", () => {
     { ...rows, pools: [{ ...rows.pools[0]!, name: "../x" }] },
     { ...rows, pools: [{ ...rows.pools[0]!, failureDomain: "moon" }] },
     { ...rows, pools: [{ ...rows.pools[0]!, size: 7 }] },
+    { ...rows, removedPools: [{ first: 2, last: 1, generation: 1, changeEpoch: 1 }] },
+    { ...rows, removedPools: [{ first: 1, last: 65_536, generation: 1, changeEpoch: 1 }] },
     { ...rows, osds: [{ ...rows.osds[0]!, weight: Number.NaN }] },
     { ...rows, osds: [{ ...rows.osds[0]!, weight: 2 ** 32 }] },
     {
@@ -158,14 +162,15 @@ test("leader hints move the epoch but not the last change of a group", () => {
 test("a follower that applies deltas from anywhere equals the source", () => {
   const step = fc.oneof(
     fc.record({ kind: fc.constant("osd" as const), id: fc.nat(4), up: fc.boolean() }),
-    fc.record({ kind: fc.constant("pool" as const), id: fc.integer({ min: 1, max: 3 }) }),
-    fc.record({ kind: fc.constant("remove" as const), id: fc.integer({ min: 1, max: 3 }) }),
+    fc.record({ kind: fc.constant("pool" as const) }),
+    fc.record({ kind: fc.constant("remove" as const), at: fc.nat(5) }),
     fc.record({ kind: fc.constant("follow" as const) }),
   );
   fc.assert(
     fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
       const source = newMap();
       const follower = new ClusterMap();
+      let lastPool = 0;
       const follow = (): void => {
         const delta = source.deltaFrom(follower.generation, follower.epoch);
         if (delta !== undefined) expect(follower.apply(delta)).toBe(ApplyResult.Applied);
@@ -174,11 +179,13 @@ test("a follower that applies deltas from anywhere equals the source", () => {
         if (one.kind === "follow") follow();
         else if (one.kind === "osd")
           source.apply(source.next({ osds: [osd(one.id, { up: one.up })] }));
-        else if (one.kind === "remove")
-          source.apply(source.next({ removedPools: [one.id as PoolId] }));
-        else {
-          const pgs = [pg(one.id, 0), pg(one.id, 1)];
-          source.apply(source.next({ pools: [pool(one.id, `p${String(one.id)}`)], pgs }));
+        else if (one.kind === "remove") {
+          const removedPools = [...source.pools.keys()].slice(one.at, one.at + 1);
+          source.apply(source.next({ removedPools }));
+        } else {
+          lastPool += 1;
+          const pgs = [pg(lastPool, 0), pg(lastPool, 1)];
+          source.apply(source.next({ pools: [pool(lastPool, `p${String(lastPool)}`)], pgs }));
         }
       }
       follow();
@@ -192,19 +199,52 @@ test("a follower that applies deltas from anywhere equals the source", () => {
   );
 });
 
-test("a follower older than the remembered removals gets a full map", () => {
+test("removals are never forgotten, and a few runs tell them all", () => {
   const source = newMap();
   source.apply(source.next({ osds: [osd(0)] }));
   const follower = new ClusterMap();
   follower.apply(source.deltaFrom(0, 0)!);
-  for (let at = 0; at < 2100; at++) {
-    source.apply(source.next({ pools: [pool(1, "p")], pgs: [pg(1, 0)] }));
-    source.apply(source.next({ removedPools: [1 as PoolId] }));
+  for (let id = 1; id <= 3000; id++) {
+    source.apply(source.next({ pools: [pool(id, "p")], pgs: [pg(id, 0)] }));
+    if (id % 1000 > 0) source.apply(source.next({ removedPools: [id as PoolId] }));
+    else source.apply(source.next({ pools: [pool(id, `kept${String(id)}`)] }));
   }
-  expect(source.deltaFrom(1, 2)!.full).toBe(true);
-  expect(source.deltaFrom(1, source.epoch - 1)!.full).toBe(false);
-  follower.apply(source.deltaFrom(follower.generation, follower.epoch)!);
+  expect(source.removedPools.rows.map(({ first, last }) => [first, last])).toEqual([
+    [1, 999],
+    [1001, 1999],
+    [2001, 2999],
+  ]);
+  const delta = source.deltaFrom(follower.generation, follower.epoch)!;
+  expect([delta.full, delta.removedPools.length]).toEqual([false, 3]);
+  follower.apply(delta);
   expect(contentOf(follower)).toEqual(contentOf(source));
+});
+
+test("replicas of a removed pool are those of its own history", () => {
+  const map = newMap();
+  map.apply(map.next({ pools: [pool(3, "old")] }));
+  map.apply({ ...map.deltaFrom(0, 0)!, generation: 2 });
+  const young = { ...pool(4, "young"), generation: 2 as Generation };
+  map.apply(map.next({ pools: [young], pgs: [pg(4, 0)] }));
+  map.apply(map.next({ removedPools: [3 as PoolId, 4 as PoolId] }));
+  const covers = (id: number, replica: number): boolean =>
+    map.removedPools.covers(id as PoolId, replica);
+  expect(map.removedPools.rows).toMatchObject([
+    { first: 3, last: 3, generation: 1, changeEpoch: 4 },
+    { first: 4, last: 4, generation: 2, changeEpoch: 4 },
+  ]);
+  // A replica that came later than its pool is of a later generation.
+  expect([covers(3, 1), covers(3, firstReplicaOf(2)), covers(4, firstReplicaOf(2))]).toEqual([
+    true,
+    true,
+    true,
+  ]);
+  expect([covers(4, firstReplicaOf(2) - 1), covers(4, 1), covers(2, 1), covers(5, 1)]).toEqual([
+    false,
+    false,
+    false,
+    false,
+  ]);
 });
 
 test("a large delta in parts takes effect as a whole, in order only", () => {

@@ -9,7 +9,7 @@ import type {
   ShardIndex,
   Term,
 } from "../base/ids.ts";
-import { poolOfPg } from "../base/ids.ts";
+import { POOL_ID_MAX, poolOfPg } from "../base/ids.ts";
 import { FastblockError } from "../base/errors.ts";
 import type {
   ConfigurationRow,
@@ -18,12 +18,14 @@ import type {
   PgRow,
   PoolRow,
   RecoveryRow,
+  RemovedPoolsRow,
 } from "./map-delta.ts";
 import { joinDeltas } from "./map-parts.ts";
 import type { OsdInfo } from "./osd-map.ts";
 import type { PgConfiguration, PgInfo, ReplicaInfo } from "./pg-map.ts";
 import { isFailureDomain, isName, PG_COUNT_MAX, POOL_SIZE_MAX, type PoolInfo } from "./pool.ts";
 import { RECOVERY_DEFAULT, type RecoverySettings, recoverySpeedOf } from "./recovery.ts";
+import { RemovedPools } from "./removed-pools.ts";
 
 /** What became of a delta. */
 export enum ApplyResult {
@@ -45,8 +47,8 @@ export interface MapChange {
   readonly pools?: readonly PoolInfo[];
   /** `lastChangeEpoch` moves to the new epoch when replicas or `creating` differ from before. */
   readonly pgs?: readonly PgInfo[];
+  /** With their groups. */
   readonly removedPools?: readonly PoolId[];
-  readonly removedOsds?: readonly OsdId[];
   readonly recovery?: RecoverySettings;
 }
 
@@ -58,17 +60,8 @@ export function compareMapIdentity(
   return a.generation === b.generation ? a.epoch - b.epoch : a.generation - b.generation;
 }
 
-/** Removals that a map remembers, so that it can build deltas from older epochs. */
-const REMOVALS_MAX = 4096;
-
 /** Lists of members that are offered to be shared. */
 const SHARED_MAX = 1024;
-
-interface Removal {
-  readonly kind: "osd" | "pool" | "pg";
-  readonly id: number;
-  readonly epoch: number;
-}
 
 /**
  * The cluster map of one (generation, epoch). Rows are immutable and replaced; the maps belong to
@@ -83,10 +76,8 @@ export class ClusterMap {
   readonly osds: Map<OsdId, OsdInfo> = new Map();
   readonly pools: Map<PoolId, PoolInfo> = new Map();
   readonly pgs: Map<PgId, PgInfo> = new Map();
+  removedPools: RemovedPools = new RemovedPools();
   recovery: RecoverySettings = RECOVERY_DEFAULT;
-  private removals: Removal[] = [];
-  /** Deltas can start here at the earliest: removals before it are forgotten. */
-  private floorEpoch = 0;
   /** Parts of a large delta so far. */
   private parts: MapDelta[] = [];
   private readonly shared = new SharedParts();
@@ -116,12 +107,12 @@ export class ClusterMap {
   }
 
   private take(delta: MapDelta): void {
-    if (delta.full) this.clear(delta.epoch);
+    if (delta.full) this.clear();
+    if (delta.removedPools.length > 0) this.remove(delta.removedPools);
     for (const row of delta.osds) this.osds.set(row.id as OsdId, osdOf(row));
     for (const row of delta.pools) this.pools.set(row.id as PoolId, poolOf(row));
     for (const row of delta.pgs) this.pgs.set(row.id as PgId, this.pgOf(row));
     if (delta.recovery !== undefined) this.recovery = recoveryOf(delta.recovery);
-    this.remove(delta);
     this.generation = delta.generation as Generation;
     this.epoch = delta.epoch as Epoch;
   }
@@ -131,7 +122,6 @@ export class ClusterMap {
     if (generation === this.generation && epoch >= this.epoch) return undefined;
     const from = this.fromOf(generation, epoch);
     const full = from < 0;
-    const removed = full ? [] : this.removals.filter((one) => one.epoch > from);
     return {
       generation: this.generation,
       fromEpoch: full ? 0 : epoch,
@@ -140,9 +130,7 @@ export class ClusterMap {
       osds: [...this.osds.values()].filter((row) => row.changeEpoch > from).map(osdRowOf),
       pools: [...this.pools.values()].filter((row) => row.changeEpoch > from).map(poolRowOf),
       pgs: [...this.pgs.values()].filter((row) => row.changeEpoch > from).map(pgRowOf),
-      removedOsds: idsOf(removed, "osd").filter((id) => !this.osds.has(id as OsdId)),
-      removedPools: idsOf(removed, "pool").filter((id) => !this.pools.has(id as PoolId)),
-      removedPgs: idsOf(removed, "pg").filter((id) => !this.pgs.has(id as PgId)),
+      removedPools: this.removedPools.rows.filter((row) => row.changeEpoch > from),
       part: 0,
       more: false,
       ...recoveryRow(this.recovery.changeEpoch > Math.max(from, 0) ? this.recovery : undefined),
@@ -161,22 +149,16 @@ export class ClusterMap {
 
   /** Rows that changed after it are told to a holder of (generation, epoch). -1: all of them. */
   private fromOf(generation: number, epoch: number): number {
-    const isFull = generation !== this.generation || epoch < this.floorEpoch || epoch === 0;
-    return isFull ? -1 : epoch;
+    return generation !== this.generation || epoch === 0 ? -1 : epoch;
   }
 
   /**
    * The delta to the next epoch that makes `change`; the map itself stays until it is applied.
    *
-   * Removing a pool removes its groups.
+   * It names each removed pool in a row of its own.
    */
   next(change: MapChange): MapDelta {
     const epoch = this.epoch + 1;
-    const removedPools = change.removedPools ?? [];
-    const removedPgs: number[] = [];
-    for (const id of this.pgs.keys()) {
-      if (removedPools.includes(poolOfPg(id))) removedPgs.push(id);
-    }
     return {
       generation: this.generation,
       fromEpoch: this.epoch,
@@ -185,9 +167,7 @@ export class ClusterMap {
       osds: (change.osds ?? []).map((osd) => ({ ...osdRowOf(osd), changeEpoch: epoch })),
       pools: (change.pools ?? []).map((pool) => ({ ...poolRowOf(pool), changeEpoch: epoch })),
       pgs: (change.pgs ?? []).map((pg) => this.nextPg(pg, epoch)),
-      removedOsds: [...(change.removedOsds ?? [])],
-      removedPools: [...removedPools],
-      removedPgs,
+      removedPools: (change.removedPools ?? []).map((id) => this.removalOf(id, epoch)),
       part: 0,
       more: false,
       ...recoveryRow(
@@ -216,32 +196,24 @@ export class ClusterMap {
     return { ...pgRowOf(pg), changeEpoch: epoch, lastChangeEpoch };
   }
 
-  private clear(epoch: number): void {
+  private removalOf(id: PoolId, epoch: number): RemovedPoolsRow {
+    const generation = this.pools.get(id)?.generation ?? this.generation;
+    return { first: id, last: id, generation, changeEpoch: epoch };
+  }
+
+  private clear(): void {
     this.osds.clear();
     this.pools.clear();
     this.pgs.clear();
+    this.removedPools = new RemovedPools();
     this.recovery = RECOVERY_DEFAULT;
-    this.removals = [];
-    this.floorEpoch = epoch;
   }
 
-  private remove(delta: MapDelta): void {
-    for (const id of delta.removedOsds) {
-      if (this.osds.delete(id as OsdId)) this.forget("osd", id, delta.epoch);
-    }
-    for (const id of delta.removedPools) {
-      if (this.pools.delete(id as PoolId)) this.forget("pool", id, delta.epoch);
-    }
-    for (const id of delta.removedPgs) {
-      if (this.pgs.delete(id as PgId)) this.forget("pg", id, delta.epoch);
-    }
-    if (this.removals.length <= REMOVALS_MAX) return;
-    const dropped = this.removals.splice(0, this.removals.length - REMOVALS_MAX);
-    this.floorEpoch = dropped[dropped.length - 1]!.epoch;
-  }
-
-  private forget(kind: Removal["kind"], id: number, epoch: number): void {
-    this.removals.push({ kind, id, epoch });
+  private remove(rows: readonly RemovedPoolsRow[]): void {
+    const removed = new RemovedPools(rows);
+    for (const id of this.pools.keys()) if (removed.has(id)) this.pools.delete(id);
+    for (const id of this.pgs.keys()) if (removed.has(poolOfPg(id))) this.pgs.delete(id);
+    this.removedPools = new RemovedPools([...this.removedPools.rows, ...rows]);
   }
 
   /** Share the osd's uuid string: at 100,000 groups three copies each would cost 20 MiB. */
@@ -322,10 +294,6 @@ function recoveryRow(settings: RecoverySettings | undefined): Pick<MapDelta, "re
   return settings === undefined ? {} : { recovery: { ...settings } };
 }
 
-function idsOf(removals: readonly Removal[], kind: Removal["kind"]): number[] {
-  return removals.filter((one) => one.kind === kind).map((one) => one.id);
-}
-
 function sameReplicas(a: readonly ReplicaInfo[], b: readonly ReplicaInfo[]): boolean {
   if (a.length !== b.length) return false;
   return a.every((left, at) => {
@@ -377,6 +345,7 @@ function poolOf(row: PoolRow): PoolInfo {
     pgCount: row.pgCount,
     objectBlocks: row.objectBlocks,
     failureDomain,
+    generation: Math.max(1, row.generation ?? 0) as Generation,
     changeEpoch: row.changeEpoch as Epoch,
   };
 }
@@ -390,6 +359,7 @@ function poolRowOf(pool: PoolInfo): PoolRow {
     objectBlocks: pool.objectBlocks,
     failureDomain: pool.failureDomain,
     changeEpoch: pool.changeEpoch,
+    generation: pool.generation,
   };
 }
 
@@ -452,6 +422,11 @@ function checkDelta(delta: MapDelta): void {
       throw malformed(`pool ${pool.name}`);
     if (pool.size < 1 || pool.size > POOL_SIZE_MAX) throw malformed(`pool ${pool.name}: size`);
     if (!isFailureDomain(pool.failureDomain)) throw malformed(`pool ${pool.name}: failure domain`);
+  }
+  for (const { first, last, generation } of delta.removedPools) {
+    if (first < 1 || last < first || last > POOL_ID_MAX || generation < 1) {
+      throw malformed(`removed pools ${String(first)} to ${String(last)}`);
+    }
   }
   for (const pg of delta.pgs) {
     const seen = new Set<number>();

@@ -16,6 +16,7 @@ export type {
   PgRow,
   PoolRow,
   RecoveryRow,
+  RemovedPoolsRow,
 } from "./map-delta.ts";
 export type { OsdAddress, OsdInfo } from "./osd-map.ts";
 export { osdWeightOf } from "./osd-map.ts";
@@ -34,6 +35,7 @@ export {
 } from "./pool.ts";
 export type { PoolInfo } from "./pool.ts";
 export type { RecoverySettings } from "./recovery.ts";
+export { firstReplicaOf } from "./removed-pools.ts";
 export { RecoverySpeed } from "./recovery.ts";
 export type { ImageHeader } from "./image.ts";
 export { ImageRights, isImageSize, SNAP_SEQ_WRITABLE } from "./image.ts";

@@ -6,8 +6,8 @@
  *
  * Lists are mutable for the sake of the generated types alone; nobody changes them.
  *
- * A full map is a delta with `full: true`; otherwise rows are upserts, complete as of `epoch`, and
- * the `removed…` lists name what disappeared after `fromEpoch`.
+ * A full map is a delta with `full: true`; otherwise rows are upserts, complete as of `epoch`. What
+ * disappears is told by rows, too: pools do, and their groups with them.
  */
 export interface MapDelta {
   readonly generation: number;
@@ -19,9 +19,7 @@ export interface MapDelta {
   readonly osds: OsdRow[];
   readonly pools: PoolRow[];
   readonly pgs: PgRow[];
-  readonly removedOsds: number[];
-  readonly removedPools: number[];
-  readonly removedPgs: number[];
+  readonly removedPools: RemovedPoolsRow[];
   /** A large delta comes in parts, 0 first; they take effect together with the last one. */
   readonly part: number;
   readonly more: boolean;
@@ -67,6 +65,19 @@ export interface PoolRow {
   readonly objectBlocks: number;
   /** `osd` or `host`. */
   readonly failureDomain: string;
+  readonly changeEpoch: number;
+  /** In which it was created; absent or 0: the first one. */
+  readonly generation?: number;
+}
+
+/** A run of pools that were created in one generation and do not exist any more. */
+export interface RemovedPoolsRow {
+  /** Ids, both included. */
+  readonly first: number;
+  readonly last: number;
+  /** In which they were created. */
+  readonly generation: number;
+  /** Of the last removal in it. */
   readonly changeEpoch: number;
 }
 

@@ -2,12 +2,14 @@ import type { MapDelta, OsdRow, PgRow, PoolRow } from "./map-delta.ts";
 
 /** One message of the control plane holds 1 MiB; estimates below are generous, so half of it. */
 const PART_BYTES = 524_288;
+/** Four numbers of up to five bytes, with what frames them. */
+const REMOVED_BYTES = 26;
 
 /**
  * Cut a delta into parts that each fit one message, in the order in which they must be applied.
  *
- * 100,000 groups of three are some 20 MiB. The parts carry the same identity; the first holds the
- * removals.
+ * 100,000 groups of three are some 20 MiB. The parts carry the same identity; the first holds
+ * what was removed.
  */
 export function splitDelta(delta: MapDelta, partBytes: number = PART_BYTES): MapDelta[] {
   const parts: { osds: OsdRow[]; pools: PoolRow[]; pgs: PgRow[] }[] = [];
@@ -20,17 +22,14 @@ export function splitDelta(delta: MapDelta, partBytes: number = PART_BYTES): Map
     room -= bytes;
     return parts[parts.length - 1]!;
   };
-  const removed = delta.removedOsds.length + delta.removedPools.length + delta.removedPgs.length;
-  reserve(removed * 5);
+  reserve(delta.removedPools.length * REMOVED_BYTES);
   for (const row of delta.osds) reserve(osdBytes(row)).osds.push(row);
   for (const row of delta.pools) reserve(160).pools.push(row);
   for (const row of delta.pgs) reserve(pgBytes(row)).pgs.push(row);
   return parts.map((rows, part) => ({
     ...delta,
     ...rows,
-    removedOsds: part === 0 ? delta.removedOsds : [],
     removedPools: part === 0 ? delta.removedPools : [],
-    removedPgs: part === 0 ? delta.removedPgs : [],
     part,
     more: part < parts.length - 1,
   }));
@@ -43,9 +42,7 @@ export function joinDeltas(parts: readonly MapDelta[]): MapDelta {
     osds: parts.flatMap((one) => one.osds),
     pools: parts.flatMap((one) => one.pools),
     pgs: parts.flatMap((one) => one.pgs),
-    removedOsds: parts.flatMap((one) => one.removedOsds),
     removedPools: parts.flatMap((one) => one.removedPools),
-    removedPgs: parts.flatMap((one) => one.removedPgs),
     part: 0,
     more: false,
   };

@@ -1,5 +1,5 @@
 import { assert } from "../base/assert.ts";
-import { pgIdOf, type Epoch, type PgId, type PoolId } from "../base/ids.ts";
+import { pgIdOf, type Epoch, type Generation, type PgId, type PoolId } from "../base/ids.ts";
 import { hashObject } from "./hash.ts";
 
 /** What two replicas of a group must not share. */
@@ -31,6 +31,8 @@ export interface PoolInfo {
   /** 4 KiB blocks per object, a power of two. */
   readonly objectBlocks: number;
   readonly failureDomain: FailureDomain;
+  /** In which it was created: ids of its replicas are of this one, or of a later one. */
+  readonly generation: Generation;
   readonly changeEpoch: Epoch;
 }
 

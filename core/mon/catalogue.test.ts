@@ -1,6 +1,21 @@
 import { expect, test } from "bun:test";
-import type { Epoch, ImageId, LayerId, OsdId, PoolId } from "../base/ids.ts";
-import type { MapDelta, OsdInfo } from "../cluster/cluster.ts";
+import {
+  pgIdOf,
+  type Epoch,
+  type ImageId,
+  type LayerId,
+  type OsdId,
+  type PoolId,
+  type ReplicaId,
+  type Term,
+} from "../base/ids.ts";
+import {
+  firstReplicaOf,
+  type MapDelta,
+  type OsdInfo,
+  type PgInfo,
+  type PoolInfo,
+} from "../cluster/cluster.ts";
 import type { Timer, Timers } from "../reactor/world.ts";
 import { Catalogue } from "./catalogue.ts";
 import { Leadership } from "./leadership.ts";
@@ -55,6 +70,24 @@ function image(id: number, name: string): ImageRecord {
     createdMs: 0,
   };
 }
+
+const POOL: Omit<PoolInfo, "id" | "generation" | "name"> = {
+  size: 3,
+  pgCount: 1,
+  objectBlocks: 1024,
+  failureDomain: "osd",
+  changeEpoch: 0 as Epoch,
+};
+
+const GROUP: Omit<PgInfo, "id"> = {
+  lastChangeEpoch: 0 as Epoch,
+  changeEpoch: 0 as Epoch,
+  creating: true,
+  replicas: [],
+  leader: 0 as ReplicaId,
+  leaderTerm: 0 as Term,
+  configuration: undefined,
+};
 
 function osd(id: number): OsdInfo {
   return {
@@ -141,6 +174,49 @@ test("G10: after a restart nothing is handed out twice; after a restore ids jump
   const third = await takeOffice(store, "mon.a");
   expect(third.catalogue.map.generation).toBe(5 as never);
   expect(third.catalogue.map.osds.size).toBe(1);
+});
+
+test("pools that were removed are known for good, and a restored catalogue knows what it did", async () => {
+  const store = new MemoryMetaStore(timers);
+  const first = await takeOffice(store, "mon.a");
+  const makePool = (office: Office): Promise<PoolId> =>
+    office.catalogue.change((change) => {
+      const id = change.allocate("pool") as PoolId;
+      const { generation } = office.catalogue.map;
+      const pool = { ...POOL, id, generation, name: `p${String(id)}` };
+      const group = pgIdOf(id, 0);
+      change.putPg({ id: group, nextReplicaId: 4 });
+      change.changeMap({ pools: [pool], pgs: [{ ...GROUP, id: group }] });
+      return id;
+    });
+  const remove = (office: Office, id: PoolId): Promise<void> =>
+    office.catalogue.change((change) => change.changeMap({ removedPools: [id] }));
+  for (let at = 0; at < 3; at++) await makePool(first);
+  await remove(first, 1 as PoolId);
+  const backup = store.copy(timers);
+  await remove(first, 2 as PoolId);
+  const rows = (await store.range("")).rows.map(({ key }) => key);
+  expect(rows.filter((key) => key.includes("p"))).toEqual([
+    "map",
+    `map/pg/${String(pgIdOf(3 as PoolId, 0))}`,
+    "map/pool/3",
+    "map/removed/1",
+    "map/removed/2",
+    `pg/${String(pgIdOf(3 as PoolId, 0))}`,
+  ]);
+  await first.leadership.resign();
+  const second = await takeOffice(store, "mon.a");
+  expect(second.catalogue.map.removedPools.rows).toMatchObject([
+    { first: 1, last: 2, generation: 1, changeEpoch: first.catalogue.map.epoch },
+  ]);
+  expect([...second.catalogue.pgs.keys()]).toEqual([pgIdOf(3 as PoolId, 0)]);
+  const restored = await takeOffice(backup, "mon.a");
+  await restored.catalogue.raiseGeneration(0);
+  expect(restored.deltas[0]!.removedPools).toMatchObject([{ first: 1, last: 1, generation: 1 }]);
+  const late = await makePool(restored);
+  await remove(restored, late);
+  expect(restored.catalogue.map.removedPools.covers(late, 3)).toBe(false);
+  expect(restored.catalogue.map.removedPools.covers(late, firstReplicaOf(2))).toBe(true);
 });
 
 test("G19: a store that fails ends the monitor: memory and store could differ", async () => {

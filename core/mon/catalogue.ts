@@ -1,8 +1,15 @@
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
-import type { ImageId, OsdId, PgId, PoolId, SessionId } from "../base/ids.ts";
+import {
+  poolOfPg,
+  type ImageId,
+  type OsdId,
+  type PgId,
+  type PoolId,
+  type SessionId,
+} from "../base/ids.ts";
 import { type MapChange, type MapDelta, ClusterMap } from "../cluster/cluster.ts";
-import type { OsdRow, PgRow, PoolRow, RecoveryRow } from "../cluster/cluster.ts";
+import type { OsdRow, PgRow, PoolRow, RecoveryRow, RemovedPoolsRow } from "../cluster/cluster.ts";
 import type { MetaCompare, MetaRow, MetaStore, MetaWrite } from "./meta-store.ts";
 import type {
   Allocators,
@@ -23,6 +30,7 @@ import type {
  * map/osd/ID         OsdRow                          osd/ID             OsdRecord
  * map/pool/ID        PoolRow
  * map/pg/ID          PgRow                           pg/ID              PgRecord
+ * map/removed/ID     RemovedPoolsRow of one pool: for good, ids never come twice
  * map/recovery       RecoveryRow, once it was touched
  * image/ID           ImageRecord                     session/ID         SessionRecord
  * operation/ID       OperationRecord
@@ -302,11 +310,17 @@ export class Change {
     const all = new Map(this.staged);
     if (this.hasIds) all.set("ids", JSON.stringify(this.ids));
     if (delta !== undefined) stageDelta(all, delta);
-    for (const id of delta?.removedPgs ?? []) {
-      all.set(`pg/${String(id)}`, undefined);
-      this.applies.push((catalogue) => catalogue.pgs.delete(id as PgId));
-    }
+    for (const { first: pool } of delta?.removedPools ?? []) this.removeGroups(all, pool);
     return [...all].map(([key, value]) => ({ key, value }));
+  }
+
+  private removeGroups(all: Map<string, string | undefined>, pool: number): void {
+    for (const id of this.catalogue.map.pgs.keys()) {
+      if (poolOfPg(id) !== pool) continue;
+      all.set(`map/pg/${String(id)}`, undefined);
+      all.set(`pg/${String(id)}`, undefined);
+      this.applies.push((catalogue) => catalogue.pgs.delete(id));
+    }
   }
 
   /** For the catalogue: let memory see the change. */
@@ -325,9 +339,10 @@ function stageDelta(all: Map<string, string | undefined>, delta: MapDelta): void
   for (const row of delta.osds) all.set(`map/osd/${String(row.id)}`, JSON.stringify(row));
   for (const row of delta.pools) all.set(`map/pool/${String(row.id)}`, JSON.stringify(row));
   for (const row of delta.pgs) all.set(`map/pg/${String(row.id)}`, JSON.stringify(row));
-  for (const id of delta.removedOsds) all.set(`map/osd/${String(id)}`, undefined);
-  for (const id of delta.removedPools) all.set(`map/pool/${String(id)}`, undefined);
-  for (const id of delta.removedPgs) all.set(`map/pg/${String(id)}`, undefined);
+  for (const row of delta.removedPools) {
+    all.set(`map/pool/${String(row.first)}`, undefined);
+    all.set(`map/removed/${String(row.first)}`, JSON.stringify(row));
+  }
 }
 
 function mapOf(
@@ -345,9 +360,7 @@ function mapOf(
     osds: of<OsdRow>("osd"),
     pools: of<PoolRow>("pool"),
     pgs: of<PgRow>("pg"),
-    removedOsds: [],
-    removedPools: [],
-    removedPgs: [],
+    removedPools: of<RemovedPoolsRow>("removed"),
     part: 0,
     more: false,
   };

@@ -42,8 +42,13 @@ export class MemoryMetaStore implements MetaStore {
   reopen(timers: Timers): MemoryMetaStore {
     void this.close(); // cannot fail
     this.isDead = true;
+    return this.copy(timers);
+  }
+
+  /** A backup: a store that has what is committed now, without what goes with a process. */
+  copy(timers: Timers): MemoryMetaStore {
     const next = new MemoryMetaStore(timers, this.changesMax);
-    for (const [key, row] of this.rows) next.rows.set(key, row);
+    for (const [key, row] of this.rows) if (row.lease === 0) next.rows.set(key, row);
     next.changes.push(...this.changes);
     next.revision = this.revision;
     next.floor = this.floor;

@@ -10,8 +10,9 @@ import {
   type ShardIndex,
   type Term,
 } from "../base/ids.ts";
-import { formatPgId, pgIdOf, poolOfPg } from "../base/ids.ts";
+import { formatPgId, pgIdOf, POOL_ID_MAX, poolOfPg } from "../base/ids.ts";
 import {
+  firstReplicaOf,
   isFailureDomain,
   isName,
   OBJECT_BLOCKS_DEFAULT,
@@ -30,12 +31,7 @@ import {
 import { BLOCK_SIZE } from "../base/units.ts";
 import { PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
-import {
-  firstReplicaId,
-  newReplica,
-  type ReplicaReports,
-  withReplacement,
-} from "./replica-change.ts";
+import { newReplica, type ReplicaReports, withReplacement } from "./replica-change.ts";
 
 /** What somebody asks a pool to be. Absent: the default. */
 export interface PoolSpec {
@@ -84,7 +80,8 @@ export class PoolService {
       }
       const id = change.allocate("pool");
       if (id > POOL_ID_MAX) throw new FastblockError("FB1001", "creating a pool: ids are used up");
-      const pool: PoolInfo = { ...shape, id: id as PoolId, changeEpoch: 0 as Epoch };
+      const { generation } = this.catalogue.map;
+      const pool: PoolInfo = { ...shape, id: id as PoolId, generation, changeEpoch: 0 as Epoch };
       const ids = Array.from({ length: pool.pgCount }, (_, at) => pgIdOf(pool.id, at));
       const placement = this.placed(pool, ids);
       if (!placement.ok) throw tooSmall(pool, placement);
@@ -232,7 +229,7 @@ export class PoolService {
     return seat;
   }
 
-  private checked(spec: PoolSpec): Omit<PoolInfo, "id" | "changeEpoch"> {
+  private checked(spec: PoolSpec): Omit<PoolInfo, "id" | "generation" | "changeEpoch"> {
     if (!isName(spec.name))
       throw new FastblockError("FB1002", `pool name ${spec.name} is malformed`);
     const pgCount = spec.pgCount ?? PG_COUNT_DEFAULT;
@@ -335,7 +332,7 @@ export class PoolService {
   }
 
   private newPg(change: Change, id: PgId, row: PlacementResult["rows"][number]): PgInfo {
-    const first = firstReplicaId(this.catalogue);
+    const first = firstReplicaOf(this.catalogue.map.generation);
     const replicas = row.map((seat, at): ReplicaInfo => {
       const { osd, shard, witness } = seat;
       const { storeUuid } = this.catalogue.map.osds.get(osd)!;
@@ -359,7 +356,6 @@ export class PoolService {
 const NAMES_SHOWN_MAX = 8;
 /** Each costs some kilobytes of memory and its share of every report and map. */
 const SHARD_REPLICAS_MAX = 8192;
-const POOL_ID_MAX = 65_535;
 
 function tooSmall(pool: PoolInfo, placement: PlacementResult): FastblockError {
   const domain = pool.failureDomain === "osd" ? "osds" : "hosts";

@@ -1,19 +1,11 @@
 import { formatPgId, type OsdId, type PgId, type ReplicaId, type ShardIndex } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
-import type { PgInfo, ReplicaInfo } from "../cluster/cluster.ts";
+import { firstReplicaOf, type PgInfo, type ReplicaInfo } from "../cluster/cluster.ts";
 import { PgRole, type PgReport } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
 
 /** The newest report of each replica of a group, by replica id. */
 export type ReplicaReports = ReadonlyMap<ReplicaId, PgReport>;
-
-/** Ids jump with the generation: a restored monitor must not hand one out twice. */
-const REPLICA_JUMP = 65_536;
-
-/** The first replica id of a new group. */
-export function firstReplicaId(catalogue: Catalogue): number {
-  return (catalogue.map.generation - 1) * REPLICA_JUMP + 1;
-}
 
 /** A new member of an existing group, under an id that none of its members ever had. */
 export function newReplica(
@@ -24,7 +16,7 @@ export function newReplica(
   witness: boolean,
 ): ReplicaInfo {
   const next = catalogue.pgs.get(id)?.nextReplicaId ?? 1;
-  const replicaId = Math.max(next, firstReplicaId(catalogue)) as ReplicaId;
+  const replicaId = Math.max(next, firstReplicaOf(catalogue.map.generation)) as ReplicaId;
   change.putPg({ ...catalogue.pgs.get(id), id, nextReplicaId: replicaId + 1 });
   const storeUuid = catalogue.map.osds.get(seat.osd)!.storeUuid;
   return { replicaId, osd: seat.osd, storeUuid, shard: seat.shard, leaving: false, witness };

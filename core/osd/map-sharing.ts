@@ -29,8 +29,7 @@ export interface MapSharingHost {
  * and an osd that can not ask the monitor asks its peers.
  *
  * What is told is built from the map itself, whose rows know the epoch of their last change: nothing
- * is kept for it. Keeping the monitor's deltas takes memory in every shard, and tells no more: they
- * end with the process, as the knowledge of what was removed does.
+ * is kept for it. Keeping the monitor's deltas takes memory in every shard, and tells no more.
  */
 export class MapSharing {
   private readonly world: World;

@@ -10,7 +10,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
-import type { PgId } from "../base/ids.ts";
+import { type PgId, poolOfPg } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import { uuidBytes } from "../base/uuid.ts";
 import { ApplyResult, ClusterMap, TOLD_BYTES_MAX } from "../cluster/cluster.ts";
@@ -318,15 +318,10 @@ export class OsdShard implements PgHost {
   /** Follow a map (an encoded MapUpdate). Answers false when deltas are missing in between. Cold. */
   onMap(encoded: Uint8Array): boolean {
     if (this.stopping) return true;
-    const update = fromBinary(MapUpdateSchema, encoded);
-    // A full map that lacks a group may come of a monitor that was restored: only removals count.
-    const known = update.full ? [] : this.groupsInMap();
-    const result = this.map.apply(update);
+    const result = this.map.apply(fromBinary(MapUpdateSchema, encoded));
     if (result === ApplyResult.Gap) return false;
     if (result !== ApplyResult.Applied) return true;
-    for (const pg of known) {
-      if (!this.map.pgs.has(pg)) this.pg.remove(this.pg.groups.get(pg)!);
-    }
+    this.removeGone();
     this.mapIdentity.generation = this.map.generation;
     this.mapIdentity.epoch = this.map.epoch;
     this.pg.onMap(this.map);
@@ -342,9 +337,16 @@ export class OsdShard implements PgHost {
     this.maps.ask(connections.filter((one) => one !== null && one.isOpen) as Connection[]);
   }
 
-  private groupsInMap(): PgId[] {
-    const pgs = Array.from(this.pg.groups.rowsOf().keys(), (pg) => pg as PgId);
-    return pgs.filter((pg) => this.map.pgs.has(pg));
+  /** Replicas of pools that were removed; what a map merely lacks stays (`RemovedPools` has the why). */
+  private removeGone(): void {
+    const { groups } = this.pg;
+    const { pgs, removedPools } = this.map;
+    const unnamed = Array.from(groups.rowsOf().keys(), (pg) => pg as PgId);
+    for (const pg of unnamed) {
+      if (pgs.has(pg) || !removedPools.covers(poolOfPg(pg), groups.look(pg)!.replica)) continue;
+      this.logger.info("removing a replica of a pool that was removed", { pg });
+      this.pg.remove(groups.get(pg)!);
+    }
   }
 
   /** Groups that changed since the last report (or all), and figures. Cold. */

@@ -89,6 +89,11 @@ const replyOf = (epoch: number): { update: MapUpdate } => ({
   update: create(MapUpdateSchema, { epoch }),
 });
 
+/** One that takes so many bytes and a few more. */
+function largeUpdate(epoch: number, bytes: number): MapUpdate {
+  return create(MapUpdateSchema, { epoch, osds: [{ host: "x".repeat(bytes) }] });
+}
+
 async function failureOf(promise: Promise<unknown>): Promise<FastblockError> {
   try {
     await promise;
@@ -170,17 +175,14 @@ describe("control calls", () => {
     const control = new Control();
     const seen: number[] = [];
     control.monService.take(Method.MapUpdate, MapUpdateSchema, (update) =>
-      seen.push(update.removedPgs.length),
+      seen.push(update.osds[0]!.host.length),
     );
-    const large = create(MapUpdateSchema, { removedPgs: new Array<number>(1_000_000).fill(1) });
     const push = (update: MapUpdate): boolean =>
       control.service.push(control.connection, Method.MapUpdate, MapUpdateSchema, update);
-    expect(push(large)).toBe(true);
+    expect(push(largeUpdate(1, 1_000_000))).toBe(true);
     control.pair.settle();
     expect(seen).toEqual([1_000_000]);
-    large.removedPgs.length = 1_000_000;
-    large.removedPgs.push(...new Array<number>(100_000).fill(1));
-    expect(push(large)).toBe(false);
+    expect(push(largeUpdate(1, 1_100_000))).toBe(false);
     expect(control.connection.isOpen).toBe(true);
   });
 });
@@ -190,9 +192,8 @@ describe("pushes", () => {
     const control = new Control({ sendBytes: 1_100_000 });
     const seen: number[] = [];
     control.service.take(Method.MapUpdate, MapUpdateSchema, (update) => seen.push(update.epoch));
-    const body = new Array<number>(100_000).fill(1);
     for (let epoch = 1; epoch <= 50; epoch++) {
-      const update = create(MapUpdateSchema, { epoch, removedPgs: body });
+      const update = largeUpdate(epoch, 100_000);
       const connection = control.subscribers[0]!;
       expect(control.monService.push(connection, Method.MapUpdate, MapUpdateSchema, update)).toBe(
         true,
@@ -205,7 +206,6 @@ describe("pushes", () => {
   test("a subscriber that does not read is closed, not fed without end", () => {
     const control = new Control({ sendBytes: 1_100_000 });
     for (const stream of control.pair.streams) if (stream.isDialler) stream.frozen = true;
-    const body = new Array<number>(100_000).fill(1);
     const connection = control.subscribers[0]!;
     let pushed = 0;
     while (
@@ -213,7 +213,7 @@ describe("pushes", () => {
         connection,
         Method.MapUpdate,
         MapUpdateSchema,
-        create(MapUpdateSchema, { epoch: pushed + 1, removedPgs: body }),
+        largeUpdate(pushed + 1, 100_000),
       )
     ) {
       pushed += 1;

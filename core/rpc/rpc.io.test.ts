@@ -163,15 +163,15 @@ describe.each(harnesses)("%s", (_name, harness) => {
     const seen: number[] = [];
     const service = new ControlService(world);
     service.take(Method.MapUpdate, MapUpdateSchema, (update) =>
-      seen.push(update.removedPgs.length),
+      seen.push(update.osds[0]!.host.length),
     );
     const osd = new RpcEndpoint(world, OSD, KEY, { control: true });
     const client = new RpcEndpoint(world, CLIENT, KEY, { control: true });
     const listener = osd.listen({ kind: "tcp", host: "127.0.0.1", port: 0 }, () => service);
     const connection = client.dial(listener.address, TO_OSD, service);
     await harness.until(() => connection.isOpen, "the connection");
-    const removedPgs = new Array<number>(1_000_000).fill(1);
-    const update = create(MapUpdateSchema, { removedPgs });
+    const osds = [{ host: "x".repeat(1_000_000) }];
+    const update = create(MapUpdateSchema, { osds });
     for (let count = 0; count < 5; count++) {
       expect(service.push(connection, Method.MapUpdate, MapUpdateSchema, update)).toBe(true);
     }

@@ -277,8 +277,14 @@ function mapTarget(frames: readonly RecordedFrame[]): FuzzTarget {
     osds: [...base.osds.values()],
     recovery: base.recovery,
   });
-  const part = { ...next, more: true, removedPgs: [1, 65_537], removedOsds: [2] };
-  const seeds = [kept, ...[next, part].map((one) => encodeDelta(one)), ...updates];
+  const removed = { generation: 1, changeEpoch: next.epoch };
+  const removedPools = [
+    { ...removed, first: 3, last: 9 },
+    { ...removed, first: 2, last: 2 },
+  ];
+  const removing = { ...next, removedPools };
+  const part = { ...removing, more: true };
+  const seeds = [kept, ...[next, removing, part].map((one) => encodeDelta(one)), ...updates];
   return {
     name: "map",
     seeds,

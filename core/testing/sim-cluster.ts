@@ -121,7 +121,7 @@ export class SimCluster {
   private readonly options: SimClusterOptions;
   private readonly key = new Uint8Array(32).fill(7);
   private catalogueStore: MemoryMetaStore;
-  private monitor: Monitor;
+  monitor: Monitor;
   monWorld: SimWorld;
   /** Who asked the monitor for something: told when it dies. */
   private readonly askers = new Set<(error: Error) => void>();
@@ -173,7 +173,7 @@ export class SimCluster {
     return world;
   }
 
-  private newMonitor(): Monitor {
+  private newMonitor(restored = false): Monitor {
     const { monWorld } = this;
     return new Monitor({
       world: monWorld,
@@ -187,7 +187,7 @@ export class SimCluster {
       mons: [],
       version: "sim",
       control: { kind: "tcp", host: MON_ADDRESS, port: CONTROL_PORT },
-      restored: false,
+      restored,
       formatTime: String,
       onFatal: (error) => {
         throw error;
@@ -195,11 +195,17 @@ export class SimCluster {
     });
   }
 
-  /** Stop the monitor; another one takes its place, with what is in the catalogue. */
-  restartMonitor(): void {
+  /** Stop the monitor; another one takes its place, with what is in the catalogue, or in a backup. */
+  restartMonitor(backup?: MemoryMetaStore): void {
     this.await("monitor stop", this.monitor.stop());
-    this.monitor = this.newMonitor();
+    if (backup !== undefined) this.catalogueStore = backup;
+    this.monitor = this.newMonitor(backup !== undefined);
     this.await("monitor start", this.monitor.start());
+  }
+
+  /** The catalogue as it is now, for `restartMonitor`. */
+  backUpCatalogue(): MemoryMetaStore {
+    return this.catalogueStore.copy(this.monWorld.timers);
   }
 
   /** The monitor's process dies; `startMonitor` starts another one. What it knew can be asked until then. */

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCLbAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEhQKDHJlbW92ZWRfb3NkcxgIIAMoDRIVCg1yZW1vdmVkX3Bvb2xzGAkgAygNEhMKC3JlbW92ZWRfcGdzGAogAygNEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCBIwCghyZWNvdmVyeRgNIAEoCzIeLmZhc3RibG9jay5jb250cm9sLk1hcFJlY292ZXJ5ImQKC01hcFJlY292ZXJ5Ei8KBXNwZWVkGAEgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTcGVlZBIOCgZwYXVzZWQYAiABKAgSFAoMY2hhbmdlX2Vwb2NoGAMgASgNIqgBCgZNYXBPc2QSCgoCaWQYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEgoKAnVwGAQgASgIEgoKAmluGAUgASgIEg4KBndlaWdodBgGIAEoDRIyCglhZGRyZXNzZXMYByADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSFAoMY2hhbmdlX2Vwb2NoGAggASgNIioKDFNoYXJkQWRkcmVzcxIMCgRob3N0GAEgASgJEgwKBHBvcnQYAiABKA0iiAEKB01hcFBvb2wSCgoCaWQYASABKA0SDAoEbmFtZRgCIAEoCRIMCgRzaXplGAMgASgNEhAKCHBnX2NvdW50GAQgASgNEhUKDW9iamVjdF9ibG9ja3MYBSABKA0SFgoOZmFpbHVyZV9kb21haW4YBiABKAkSFAoMY2hhbmdlX2Vwb2NoGAcgASgNIugBCgVNYXBQZxIKCgJpZBgBIAEoDRIZChFsYXN0X2NoYW5nZV9lcG9jaBgCIAEoDRIUCgxjaGFuZ2VfZXBvY2gYAyABKA0SEAoIY3JlYXRpbmcYBCABKAgSLwoIcmVwbGljYXMYBSADKAsyHS5mYXN0YmxvY2suY29udHJvbC5NYXBSZXBsaWNhEg4KBmxlYWRlchgGIAEoDRITCgtsZWFkZXJfdGVybRgHIAEoARI6Cg1jb25maWd1cmF0aW9uGAggASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbiJyCgpNYXBSZXBsaWNhEhIKCnJlcGxpY2FfaWQYASABKA0SCwoDb3NkGAIgASgNEhIKCnN0b3JlX3V1aWQYAyABKAkSDQoFc2hhcmQYBCABKA0SDwoHbGVhdmluZxgFIAEoCBIPCgd3aXRuZXNzGAYgASgIIlUKEE1hcENvbmZpZ3VyYXRpb24SDQoFaW5kZXgYASABKAESDgoGdm90ZXJzGAIgAygNEhAKCG91dGdvaW5nGAMgAygNEhAKCGxlYXJuZXJzGAQgAygNIkkKE01hcFN1YnNjcmliZVJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDRIPCgdiYWNrZW5kGAMgASgJIkEKEU1hcFN1YnNjcmliZVJlcGx5EiwKBnVwZGF0ZRgBIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZSIyCg1NYXBHZXRSZXF1ZXN0EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0iOwoLTWFwR2V0UmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIpwCChJPc2RSZWdpc3RlclJlcXVlc3QSCwoDb3NkGAEgASgNEhIKCnN0b3JlX3V1aWQYAiABKAkSDAoEaG9zdBgDIAEoCRIyCglhZGRyZXNzZXMYBCADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSEwoLaW5jYXJuYXRpb24YBSABKAQSFgoOY2FwYWNpdHlfYnl0ZXMYBiABKAQSDAoEYm9vdBgHIAEoBBIPCgd2ZXJzaW9uGAggASgJEg8KB2JhY2tlbmQYCSABKAkSEgoKZ2VuZXJhdGlvbhgKIAEoDRINCgVlcG9jaBgLIAEoDRIOCgZzdGFydHMYDCABKAwSEwoLc3RhcnRzX29ubHkYDSABKAgiYgoQT3NkUmVnaXN0ZXJSZXBseRIsCgZ1cGRhdGUYAiABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUSGgoScmVwb3J0X2ludGVydmFsX21zGAMgASgNSgQIARACIv0CChBPc2RSZXBvcnRSZXF1ZXN0EgsKA29zZBgBIAEoDRIMCgRib290GAIgASgEEhIKCmdlbmVyYXRpb24YAyABKA0SDQoFZXBvY2gYBCABKA0SKAoDcGdzGAUgAygLMhsuZmFzdGJsb2NrLmNvbnRyb2wuUGdSZXBvcnQSEwoLdW5yZWFjaGFibGUYBiADKA0SKgoFdXNhZ2UYByABKAsyGy5mYXN0YmxvY2suY29udHJvbC5Pc2RVc2FnZRIsCghjb3VudGVycxgIIAMoCzIaLmZhc3RibG9jay5jb250cm9sLkNvdW50ZXISEAoIc3RvcHBpbmcYCSABKAgSEAoIY29tcGxldGUYCiABKAgSMAoHcmVmdXNlZBgLIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlJlZnVzZWRCbG9jaxItCgZsYXllcnMYDCADKAsyHS5mYXN0YmxvY2suY29udHJvbC5MYXllclVzYWdlEg0KBWFza2VkGA0gASgEIj4KCkxheWVyVXNhZ2USDQoFc2hhcmQYASABKA0SDQoFbGF5ZXIYAiABKAQSEgoKdXNlZF9ieXRlcxgDIAEoBCJGCgxSZWZ1c2VkQmxvY2sSCgoCcGcYASABKA0SDQoFbGF5ZXIYAiABKAQSDQoFYmxvY2sYAyABKAQSDAoEbG9zdBgEIAEoCCJFCg5Pc2RSZXBvcnRSZXBseRISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEhAKCHJlZ2lzdGVyGAMgASgIIuQCCghQZ1JlcG9ydBIKCgJwZxgBIAEoDRIPCgdyZXBsaWNhGAIgASgNEicKBHJvbGUYAyABKA4yGS5mYXN0YmxvY2suY29udHJvbC5QZ1JvbGUSDAoEdGVybRgEIAEoBBIOCgZsZWFkZXIYBSABKA0SFAoMY29tbWl0X2luZGV4GAYgASgEEhUKDWFwcGxpZWRfaW5kZXgYByABKAQSEwoLZXN0YWJsaXNoZWQYCCABKAgSOgoNY29uZmlndXJhdGlvbhgJIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24SEgoKdXNlZF9ieXRlcxgKIAEoBBItCgVzY3J1YhgLIAEoCzIeLmZhc3RibG9jay5jb250cm9sLlNjcnViUmVwb3J0EjMKCHJlY292ZXJ5GAwgAygLMiEuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlSZXBvcnQi4AEKDlJlY292ZXJ5UmVwb3J0Eg8KB3JlcGxpY2EYASABKA0SLwoFc3RhZ2UYAiABKA4yIC5mYXN0YmxvY2suY29udHJvbC5SZWNvdmVyeVN0YWdlEhQKDGVudHJpZXNfbGVmdBgDIAEoBBIMCgRwYXNzGAQgASgNEhIKCnVuaXRzX2RvbmUYBSABKA0SEgoKdW5pdHNfbGVmdBgGIAEoDRIPCgdwYXNzX21zGAcgASgNEhgKEGJsb2Nrc19kaWZmZXJpbmcYCCABKAQSFQoNYmxvY2tzX2NvcGllZBgJIAEoBCKXAQoLU2NydWJSZXBvcnQSDQoFb3JkZXIYASABKAQSDAoEZGVlcBgCIAEoCBIMCgRkb25lGAMgASgIEg0KBWZvdW5kGAQgASgNEg4KBmhlYWxlZBgFIAEoDRIMCgRsZWZ0GAYgASgNEjAKBmJsb2NrcxgHIAMoCzIgLmZhc3RibG9jay5jb250cm9sLlNjcnViYmVkQmxvY2siQAoNU2NydWJiZWRCbG9jaxINCgVsYXllchgBIAEoBBINCgVibG9jaxgCIAEoBBIRCgl1bmRlY2lkZWQYAyABKAginAEKCE9zZFVzYWdlEhYKDmNhcGFjaXR5X2J5dGVzGAEgASgEEhIKCnVzZWRfYnl0ZXMYAiABKAQSGgoSbG9nX2NhcGFjaXR5X2J5dGVzGAMgASgEEhYKDmxvZ191c2VkX2J5dGVzGAQgASgEEjAKB2JlbmVhdGgYBSABKAsyHy5mYXN0YmxvY2suY29udHJvbC5TcGFjZUJlbmVhdGgiYAoMU3BhY2VCZW5lYXRoEi4KBXN0YXRlGAEgASgOMh8uZmFzdGJsb2NrLmNvbnRyb2wuQmVuZWF0aFN0YXRlEhIKCmZyZWVfYnl0ZXMYAiABKAQSDAoEcGF0aBgDIAEoCSI2CgdDb3VudGVyEgwKBG5hbWUYASABKAkSDgoGbGFiZWxzGAIgAygJEg0KBXZhbHVlGAMgASgBIrkBCgpPc2RDb21tYW5kEjwKD3RyYW5zZmVyX2xlYWRlchgBIAEoCzIhLmZhc3RibG9jay5jb250cm9sLlRyYW5zZmVyTGVhZGVySAASLgoFc2NydWIYAiABKAsyHS5mYXN0YmxvY2suY29udHJvbC5TY3J1Ykdyb3VwSAASMgoKcmVwb3J0X25vdxgDIAEoCzIcLmZhc3RibG9jay5jb250cm9sLlJlcG9ydE5vd0gAQgkKB2NvbW1hbmQiGgoJUmVwb3J0Tm93Eg0KBW9yZGVyGAEgASgEIjUKClNjcnViR3JvdXASCgoCcGcYASABKA0SDQoFb3JkZXIYAiABKAQSDAoEZGVlcBgDIAEoCCIwCg5UcmFuc2ZlckxlYWRlchIKCgJwZxgBIAEoDRISCgp0b19yZXBsaWNhGAIgASgNIqgBCgtJbWFnZUhlYWRlchINCgVpbWFnZRgBIAEoBBIMCgRuYW1lGAIgASgJEgwKBHBvb2wYAyABKA0SDgoGZmFtaWx5GAQgASgEEg0KBWxheWVyGAUgASgEEhIKCnNpemVfYnl0ZXMYBiABKAQSFQoNb2JqZWN0X2Jsb2NrcxgHIAEoDRIQCghzbmFwX3NlcRgIIAEoDRISCgpsb2NrX2Vwb2NoGAkgASgNIqUBCgxTZXNzaW9uR3JhbnQSDwoHc2Vzc2lvbhgBIAEoBBINCgVpbWFnZRgCIAEoBBINCgVsYXllchgDIAEoBBISCgpzaXplX2J5dGVzGAQgASgEEg4KBnJpZ2h0cxgFIAEoDRISCgpsb2NrX2Vwb2NoGAYgASgNEhAKCHNuYXBfc2VxGAcgASgNEgwKBHBvb2wYCCABKA0SDgoGc2VyaWFsGAkgASgNIoIBChBJbWFnZU9wZW5SZXF1ZXN0EgwKBHBvb2wYASABKAkSDQoFaW1hZ2UYAiABKAkSLgoEbW9kZRgDIAEoDjIgLmZhc3RibG9jay5jb250cm9sLkltYWdlT3Blbk1vZGUSDgoGY2xpZW50GAQgASgJEhEKCXRha2Vfb3ZlchgFIAEoCCJcCg5JbWFnZU9wZW5SZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJgoTSW1hZ2VSZWZyZXNoUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgEIl8KEUltYWdlUmVmcmVzaFJlcGx5Ei4KBmhlYWRlchgBIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyEg0KBWdyYW50GAIgASgMEgsKA21hYxgDIAEoDCIkChFJbWFnZUNsb3NlUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgEIhEKD0ltYWdlQ2xvc2VSZXBseSIgChBJbWFnZUxpc3RSZXF1ZXN0EgwKBHBvb2wYASABKAkiQgoOSW1hZ2VMaXN0UmVwbHkSMAoGaW1hZ2VzGAEgAygLMiAuZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VMaXN0SXRlbSJNCg1JbWFnZUxpc3RJdGVtEgwKBHBvb2wYASABKAkSLgoGaGVhZGVyGAIgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXIiMAoMSW1hZ2VDaGFuZ2VkEg8KB3Nlc3Npb24YASABKAQSDwoHcmVtb3ZlZBgCIAEoCCIyChRTZXNzaW9uQXR0YWNoUmVxdWVzdBINCgVncmFudBgBIAEoDBILCgNtYWMYAiABKAwiJAoSU2Vzc2lvbkF0dGFjaFJlcGx5Eg4KBnN0YXR1cxgBIAEoDSp7Cg1SZWNvdmVyeVNwZWVkEh4KGlJFQ09WRVJZX1NQRUVEX1VOU1BFQ0lGSUVEEAASFgoSUkVDT1ZFUllfU1BFRURfTE9XEAESGQoVUkVDT1ZFUllfU1BFRURfTUVESVVNEAISFwoTUkVDT1ZFUllfU1BFRURfSElHSBADKoIBCg1SZWNvdmVyeVN0YWdlEh4KGlJFQ09WRVJZX1NUQUdFX1VOU1BFQ0lGSUVEEAASFgoSUkVDT1ZFUllfU1RBR0VfTE9HEAESGgoWUkVDT1ZFUllfU1RBR0VfV0FJVElORxACEh0KGVJFQ09WRVJZX1NUQUdFX0RJRkZFUkVOQ0UQAyq5AQoGUGdSb2xlEhcKE1BHX1JPTEVfVU5TUEVDSUZJRUQQABIUChBQR19ST0xFX0ZPTExPV0VSEAESFQoRUEdfUk9MRV9DQU5ESURBVEUQAhISCg5QR19ST0xFX0xFQURFUhADEhMKD1BHX1JPTEVfTEVBUk5FUhAEEhMKD1BHX1JPTEVfRklMTElORxAFEhMKD1BHX1JPTEVfUkVNT1ZFRBAGEhYKElBHX1JPTEVfRElTVFJVU1RFRBAHKngKDEJlbmVhdGhTdGF0ZRIdChlCRU5FQVRIX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUQkVORUFUSF9TVEFURV9FTk9VR0gQARIWChJCRU5FQVRIX1NUQVRFX05FQVIQAhIXChNCRU5FQVRIX1NUQVRFX1NIT1JUEAMqigEKDUltYWdlT3Blbk1vZGUSHwobSU1BR0VfT1BFTl9NT0RFX1VOU1BFQ0lGSUVEEAASGgoWSU1BR0VfT1BFTl9NT0RFX1NIQVJFRBABEh0KGUlNQUdFX09QRU5fTU9ERV9SRUFEX09OTFkQAhIdChlJTUFHRV9PUEVOX01PREVfRVhDTFVTSVZFEANiBnByb3RvMw");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCLmAgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCBIwCghyZWNvdmVyeRgNIAEoCzIeLmZhc3RibG9jay5jb250cm9sLk1hcFJlY292ZXJ5EjkKDXJlbW92ZWRfcG9vbHMYDiADKAsyIi5mYXN0YmxvY2suY29udHJvbC5NYXBSZW1vdmVkUG9vbHNKBAgIEAlKBAgJEApKBAgKEAsiWAoPTWFwUmVtb3ZlZFBvb2xzEg0KBWZpcnN0GAEgASgNEgwKBGxhc3QYAiABKA0SEgoKZ2VuZXJhdGlvbhgDIAEoDRIUCgxjaGFuZ2VfZXBvY2gYBCABKA0iZAoLTWFwUmVjb3ZlcnkSLwoFc3BlZWQYASABKA4yIC5mYXN0YmxvY2suY29udHJvbC5SZWNvdmVyeVNwZWVkEg4KBnBhdXNlZBgCIAEoCBIUCgxjaGFuZ2VfZXBvY2gYAyABKA0iqAEKBk1hcE9zZBIKCgJpZBgBIAEoDRISCgpzdG9yZV91dWlkGAIgASgJEgwKBGhvc3QYAyABKAkSCgoCdXAYBCABKAgSCgoCaW4YBSABKAgSDgoGd2VpZ2h0GAYgASgNEjIKCWFkZHJlc3NlcxgHIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxIUCgxjaGFuZ2VfZXBvY2gYCCABKA0iKgoMU2hhcmRBZGRyZXNzEgwKBGhvc3QYASABKAkSDAoEcG9ydBgCIAEoDSKcAQoHTWFwUG9vbBIKCgJpZBgBIAEoDRIMCgRuYW1lGAIgASgJEgwKBHNpemUYAyABKA0SEAoIcGdfY291bnQYBCABKA0SFQoNb2JqZWN0X2Jsb2NrcxgFIAEoDRIWCg5mYWlsdXJlX2RvbWFpbhgGIAEoCRIUCgxjaGFuZ2VfZXBvY2gYByABKA0SEgoKZ2VuZXJhdGlvbhgIIAEoDSLoAQoFTWFwUGcSCgoCaWQYASABKA0SGQoRbGFzdF9jaGFuZ2VfZXBvY2gYAiABKA0SFAoMY2hhbmdlX2Vwb2NoGAMgASgNEhAKCGNyZWF0aW5nGAQgASgIEi8KCHJlcGxpY2FzGAUgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTWFwUmVwbGljYRIOCgZsZWFkZXIYBiABKA0SEwoLbGVhZGVyX3Rlcm0YByABKAESOgoNY29uZmlndXJhdGlvbhgIIAEoCzIjLmZhc3RibG9jay5jb250cm9sLk1hcENvbmZpZ3VyYXRpb24icgoKTWFwUmVwbGljYRISCgpyZXBsaWNhX2lkGAEgASgNEgsKA29zZBgCIAEoDRISCgpzdG9yZV91dWlkGAMgASgJEg0KBXNoYXJkGAQgASgNEg8KB2xlYXZpbmcYBSABKAgSDwoHd2l0bmVzcxgGIAEoCCJVChBNYXBDb25maWd1cmF0aW9uEg0KBWluZGV4GAEgASgBEg4KBnZvdGVycxgCIAMoDRIQCghvdXRnb2luZxgDIAMoDRIQCghsZWFybmVycxgEIAMoDSJJChNNYXBTdWJzY3JpYmVSZXF1ZXN0EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SDwoHYmFja2VuZBgDIAEoCSJBChFNYXBTdWJzY3JpYmVSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUiMgoNTWFwR2V0UmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNIjsKC01hcEdldFJlcGx5EiwKBnVwZGF0ZRgBIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZSKcAgoST3NkUmVnaXN0ZXJSZXF1ZXN0EgsKA29zZBgBIAEoDRISCgpzdG9yZV91dWlkGAIgASgJEgwKBGhvc3QYAyABKAkSMgoJYWRkcmVzc2VzGAQgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU2hhcmRBZGRyZXNzEhMKC2luY2FybmF0aW9uGAUgASgEEhYKDmNhcGFjaXR5X2J5dGVzGAYgASgEEgwKBGJvb3QYByABKAQSDwoHdmVyc2lvbhgIIAEoCRIPCgdiYWNrZW5kGAkgASgJEhIKCmdlbmVyYXRpb24YCiABKA0SDQoFZXBvY2gYCyABKA0SDgoGc3RhcnRzGAwgASgMEhMKC3N0YXJ0c19vbmx5GA0gASgIImIKEE9zZFJlZ2lzdGVyUmVwbHkSLAoGdXBkYXRlGAIgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlEhoKEnJlcG9ydF9pbnRlcnZhbF9tcxgDIAEoDUoECAEQAiL9AgoQT3NkUmVwb3J0UmVxdWVzdBILCgNvc2QYASABKA0SDAoEYm9vdBgCIAEoBBISCgpnZW5lcmF0aW9uGAMgASgNEg0KBWVwb2NoGAQgASgNEigKA3BncxgFIAMoCzIbLmZhc3RibG9jay5jb250cm9sLlBnUmVwb3J0EhMKC3VucmVhY2hhYmxlGAYgAygNEioKBXVzYWdlGAcgASgLMhsuZmFzdGJsb2NrLmNvbnRyb2wuT3NkVXNhZ2USLAoIY291bnRlcnMYCCADKAsyGi5mYXN0YmxvY2suY29udHJvbC5Db3VudGVyEhAKCHN0b3BwaW5nGAkgASgIEhAKCGNvbXBsZXRlGAogASgIEjAKB3JlZnVzZWQYCyADKAsyHy5mYXN0YmxvY2suY29udHJvbC5SZWZ1c2VkQmxvY2sSLQoGbGF5ZXJzGAwgAygLMh0uZmFzdGJsb2NrLmNvbnRyb2wuTGF5ZXJVc2FnZRINCgVhc2tlZBgNIAEoBCI+CgpMYXllclVzYWdlEg0KBXNoYXJkGAEgASgNEg0KBWxheWVyGAIgASgEEhIKCnVzZWRfYnl0ZXMYAyABKAQiRgoMUmVmdXNlZEJsb2NrEgoKAnBnGAEgASgNEg0KBWxheWVyGAIgASgEEg0KBWJsb2NrGAMgASgEEgwKBGxvc3QYBCABKAgiRQoOT3NkUmVwb3J0UmVwbHkSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDRIQCghyZWdpc3RlchgDIAEoCCLkAgoIUGdSZXBvcnQSCgoCcGcYASABKA0SDwoHcmVwbGljYRgCIAEoDRInCgRyb2xlGAMgASgOMhkuZmFzdGJsb2NrLmNvbnRyb2wuUGdSb2xlEgwKBHRlcm0YBCABKAQSDgoGbGVhZGVyGAUgASgNEhQKDGNvbW1pdF9pbmRleBgGIAEoBBIVCg1hcHBsaWVkX2luZGV4GAcgASgEEhMKC2VzdGFibGlzaGVkGAggASgIEjoKDWNvbmZpZ3VyYXRpb24YCSABKAsyIy5mYXN0YmxvY2suY29udHJvbC5NYXBDb25maWd1cmF0aW9uEhIKCnVzZWRfYnl0ZXMYCiABKAQSLQoFc2NydWIYCyABKAsyHi5mYXN0YmxvY2suY29udHJvbC5TY3J1YlJlcG9ydBIzCghyZWNvdmVyeRgMIAMoCzIhLmZhc3RibG9jay5jb250cm9sLlJlY292ZXJ5UmVwb3J0IuABCg5SZWNvdmVyeVJlcG9ydBIPCgdyZXBsaWNhGAEgASgNEi8KBXN0YWdlGAIgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTdGFnZRIUCgxlbnRyaWVzX2xlZnQYAyABKAQSDAoEcGFzcxgEIAEoDRISCgp1bml0c19kb25lGAUgASgNEhIKCnVuaXRzX2xlZnQYBiABKA0SDwoHcGFzc19tcxgHIAEoDRIYChBibG9ja3NfZGlmZmVyaW5nGAggASgEEhUKDWJsb2Nrc19jb3BpZWQYCSABKAQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIIpwBCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBBIwCgdiZW5lYXRoGAUgASgLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU3BhY2VCZW5lYXRoImAKDFNwYWNlQmVuZWF0aBIuCgVzdGF0ZRgBIAEoDjIfLmZhc3RibG9jay5jb250cm9sLkJlbmVhdGhTdGF0ZRISCgpmcmVlX2J5dGVzGAIgASgEEgwKBHBhdGgYAyABKAkiNgoHQ291bnRlchIMCgRuYW1lGAEgASgJEg4KBmxhYmVscxgCIAMoCRINCgV2YWx1ZRgDIAEoASK5AQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAEi4KBXNjcnViGAIgASgLMh0uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJHcm91cEgAEjIKCnJlcG9ydF9ub3cYAyABKAsyHC5mYXN0YmxvY2suY29udHJvbC5SZXBvcnROb3dIAEIJCgdjb21tYW5kIhoKCVJlcG9ydE5vdxINCgVvcmRlchgBIAEoBCI1CgpTY3J1Ykdyb3VwEgoKAnBnGAEgASgNEg0KBW9yZGVyGAIgASgEEgwKBGRlZXAYAyABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0qewoNUmVjb3ZlcnlTcGVlZBIeChpSRUNPVkVSWV9TUEVFRF9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NQRUVEX0xPVxABEhkKFVJFQ09WRVJZX1NQRUVEX01FRElVTRACEhcKE1JFQ09WRVJZX1NQRUVEX0hJR0gQAyqCAQoNUmVjb3ZlcnlTdGFnZRIeChpSRUNPVkVSWV9TVEFHRV9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NUQUdFX0xPRxABEhoKFlJFQ09WRVJZX1NUQUdFX1dBSVRJTkcQAhIdChlSRUNPVkVSWV9TVEFHRV9ESUZGRVJFTkNFEAMquQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByp4CgxCZW5lYXRoU3RhdGUSHQoZQkVORUFUSF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEJFTkVBVEhfU1RBVEVfRU5PVUdIEAESFgoSQkVORUFUSF9TVEFURV9ORUFSEAISFwoTQkVORUFUSF9TVEFURV9TSE9SVBADKooBCg1JbWFnZU9wZW5Nb2RlEh8KG0lNQUdFX09QRU5fTU9ERV9VTlNQRUNJRklFRBAAEhoKFklNQUdFX09QRU5fTU9ERV9TSEFSRUQQARIdChlJTUFHRV9PUEVOX01PREVfUkVBRF9PTkxZEAISHQoZSU1BR0VfT1BFTl9NT0RFX0VYQ0xVU0lWRRADYgZwcm90bzM");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 (one-way) when the mon pushes it, or an osd in
@@ -63,21 +63,6 @@ export type MapUpdate = Message<"fastblock.control.MapUpdate"> & {
   pgs: MapPg[];
 
   /**
-   * @generated from field: repeated uint32 removed_osds = 8;
-   */
-  removedOsds: number[];
-
-  /**
-   * @generated from field: repeated uint32 removed_pools = 9;
-   */
-  removedPools: number[];
-
-  /**
-   * @generated from field: repeated uint32 removed_pgs = 10;
-   */
-  removedPgs: number[];
-
-  /**
    * A large delta comes in parts, 0 first, which take effect together with the last one.
    *
    * @generated from field: uint32 part = 11;
@@ -95,6 +80,14 @@ export type MapUpdate = Message<"fastblock.control.MapUpdate"> & {
    * @generated from field: fastblock.control.MapRecovery recovery = 13;
    */
   recovery?: MapRecovery | undefined;
+
+  /**
+   * What was removed after from_epoch, groups included; with full: whatever was. What a full map merely
+   * lacks may be forgotten by a restored mon: replicas of that stay.
+   *
+   * @generated from field: repeated fastblock.control.MapRemovedPools removed_pools = 14;
+   */
+  removedPools: MapRemovedPools[];
 };
 
 /**
@@ -103,6 +96,44 @@ export type MapUpdate = Message<"fastblock.control.MapUpdate"> & {
  */
 export const MapUpdateSchema: GenMessage<MapUpdate> = /*@__PURE__*/
   messageDesc(file_control, 0);
+
+/**
+ * A run of pools that were created in one generation and do not exist any more.
+ *
+ * @generated from message fastblock.control.MapRemovedPools
+ */
+export type MapRemovedPools = Message<"fastblock.control.MapRemovedPools"> & {
+  /**
+   * Ids, both included.
+   *
+   * @generated from field: uint32 first = 1;
+   */
+  first: number;
+
+  /**
+   * @generated from field: uint32 last = 2;
+   */
+  last: number;
+
+  /**
+   * Replicas with ids of earlier generations are not of these pools.
+   *
+   * @generated from field: uint32 generation = 3;
+   */
+  generation: number;
+
+  /**
+   * @generated from field: uint32 change_epoch = 4;
+   */
+  changeEpoch: number;
+};
+
+/**
+ * Describes the message fastblock.control.MapRemovedPools.
+ * Use `create(MapRemovedPoolsSchema)` to create a new message.
+ */
+export const MapRemovedPoolsSchema: GenMessage<MapRemovedPools> = /*@__PURE__*/
+  messageDesc(file_control, 1);
 
 /**
  * How fast replicas are brought back while clients are at work.
@@ -133,7 +164,7 @@ export type MapRecovery = Message<"fastblock.control.MapRecovery"> & {
  * Use `create(MapRecoverySchema)` to create a new message.
  */
 export const MapRecoverySchema: GenMessage<MapRecovery> = /*@__PURE__*/
-  messageDesc(file_control, 1);
+  messageDesc(file_control, 2);
 
 /**
  * @generated from message fastblock.control.MapOsd
@@ -189,7 +220,7 @@ export type MapOsd = Message<"fastblock.control.MapOsd"> & {
  * Use `create(MapOsdSchema)` to create a new message.
  */
 export const MapOsdSchema: GenMessage<MapOsd> = /*@__PURE__*/
-  messageDesc(file_control, 2);
+  messageDesc(file_control, 3);
 
 /**
  * @generated from message fastblock.control.ShardAddress
@@ -211,7 +242,7 @@ export type ShardAddress = Message<"fastblock.control.ShardAddress"> & {
  * Use `create(ShardAddressSchema)` to create a new message.
  */
 export const ShardAddressSchema: GenMessage<ShardAddress> = /*@__PURE__*/
-  messageDesc(file_control, 3);
+  messageDesc(file_control, 4);
 
 /**
  * @generated from message fastblock.control.MapPool
@@ -251,6 +282,13 @@ export type MapPool = Message<"fastblock.control.MapPool"> & {
    * @generated from field: uint32 change_epoch = 7;
    */
   changeEpoch: number;
+
+  /**
+   * In which it was created. 0: the first one.
+   *
+   * @generated from field: uint32 generation = 8;
+   */
+  generation: number;
 };
 
 /**
@@ -258,7 +296,7 @@ export type MapPool = Message<"fastblock.control.MapPool"> & {
  * Use `create(MapPoolSchema)` to create a new message.
  */
 export const MapPoolSchema: GenMessage<MapPool> = /*@__PURE__*/
-  messageDesc(file_control, 4);
+  messageDesc(file_control, 5);
 
 /**
  * @generated from message fastblock.control.MapPg
@@ -316,7 +354,7 @@ export type MapPg = Message<"fastblock.control.MapPg"> & {
  * Use `create(MapPgSchema)` to create a new message.
  */
 export const MapPgSchema: GenMessage<MapPg> = /*@__PURE__*/
-  messageDesc(file_control, 5);
+  messageDesc(file_control, 6);
 
 /**
  * @generated from message fastblock.control.MapReplica
@@ -360,7 +398,7 @@ export type MapReplica = Message<"fastblock.control.MapReplica"> & {
  * Use `create(MapReplicaSchema)` to create a new message.
  */
 export const MapReplicaSchema: GenMessage<MapReplica> = /*@__PURE__*/
-  messageDesc(file_control, 6);
+  messageDesc(file_control, 7);
 
 /**
  * A configuration that a leader reported as applied and settled.
@@ -396,7 +434,7 @@ export type MapConfiguration = Message<"fastblock.control.MapConfiguration"> & {
  * Use `create(MapConfigurationSchema)` to create a new message.
  */
 export const MapConfigurationSchema: GenMessage<MapConfiguration> = /*@__PURE__*/
-  messageDesc(file_control, 7);
+  messageDesc(file_control, 8);
 
 /**
  * Method 66. From then on every change is pushed (67) on this connection, in order, without gaps.
@@ -429,7 +467,7 @@ export type MapSubscribeRequest = Message<"fastblock.control.MapSubscribeRequest
  * Use `create(MapSubscribeRequestSchema)` to create a new message.
  */
 export const MapSubscribeRequestSchema: GenMessage<MapSubscribeRequest> = /*@__PURE__*/
-  messageDesc(file_control, 8);
+  messageDesc(file_control, 9);
 
 /**
  * @generated from message fastblock.control.MapSubscribeReply
@@ -448,7 +486,7 @@ export type MapSubscribeReply = Message<"fastblock.control.MapSubscribeReply"> &
  * Use `create(MapSubscribeReplySchema)` to create a new message.
  */
 export const MapSubscribeReplySchema: GenMessage<MapSubscribeReply> = /*@__PURE__*/
-  messageDesc(file_control, 9);
+  messageDesc(file_control, 10);
 
 /**
  * Method 68: what is missing since an epoch, once. Of the mon, or, between osds, of a peer.
@@ -472,7 +510,7 @@ export type MapGetRequest = Message<"fastblock.control.MapGetRequest"> & {
  * Use `create(MapGetRequestSchema)` to create a new message.
  */
 export const MapGetRequestSchema: GenMessage<MapGetRequest> = /*@__PURE__*/
-  messageDesc(file_control, 10);
+  messageDesc(file_control, 11);
 
 /**
  * @generated from message fastblock.control.MapGetReply
@@ -492,7 +530,7 @@ export type MapGetReply = Message<"fastblock.control.MapGetReply"> & {
  * Use `create(MapGetReplySchema)` to create a new message.
  */
 export const MapGetReplySchema: GenMessage<MapGetReply> = /*@__PURE__*/
-  messageDesc(file_control, 11);
+  messageDesc(file_control, 12);
 
 /**
  * Method 64. An osd's first words on a connection: it is not up before. Subscribes to the map too.
@@ -587,7 +625,7 @@ export type OsdRegisterRequest = Message<"fastblock.control.OsdRegisterRequest">
  * Use `create(OsdRegisterRequestSchema)` to create a new message.
  */
 export const OsdRegisterRequestSchema: GenMessage<OsdRegisterRequest> = /*@__PURE__*/
-  messageDesc(file_control, 12);
+  messageDesc(file_control, 13);
 
 /**
  * @generated from message fastblock.control.OsdRegisterReply
@@ -613,7 +651,7 @@ export type OsdRegisterReply = Message<"fastblock.control.OsdRegisterReply"> & {
  * Use `create(OsdRegisterReplySchema)` to create a new message.
  */
 export const OsdRegisterReplySchema: GenMessage<OsdRegisterReply> = /*@__PURE__*/
-  messageDesc(file_control, 13);
+  messageDesc(file_control, 14);
 
 /**
  * Method 65: at least every report interval, or the osd counts as down 2.5 s after the last one.
@@ -711,7 +749,7 @@ export type OsdReportRequest = Message<"fastblock.control.OsdReportRequest"> & {
  * Use `create(OsdReportRequestSchema)` to create a new message.
  */
 export const OsdReportRequestSchema: GenMessage<OsdReportRequest> = /*@__PURE__*/
-  messageDesc(file_control, 14);
+  messageDesc(file_control, 15);
 
 /**
  * What one layer takes on one shard, for all replicas there.
@@ -742,7 +780,7 @@ export type LayerUsage = Message<"fastblock.control.LayerUsage"> & {
  * Use `create(LayerUsageSchema)` to create a new message.
  */
 export const LayerUsageSchema: GenMessage<LayerUsage> = /*@__PURE__*/
-  messageDesc(file_control, 15);
+  messageDesc(file_control, 16);
 
 /**
  * A block without a whole copy here. Not lost: some replica can not be asked for it now.
@@ -778,7 +816,7 @@ export type RefusedBlock = Message<"fastblock.control.RefusedBlock"> & {
  * Use `create(RefusedBlockSchema)` to create a new message.
  */
 export const RefusedBlockSchema: GenMessage<RefusedBlock> = /*@__PURE__*/
-  messageDesc(file_control, 16);
+  messageDesc(file_control, 17);
 
 /**
  * @generated from message fastblock.control.OsdReportReply
@@ -809,7 +847,7 @@ export type OsdReportReply = Message<"fastblock.control.OsdReportReply"> & {
  * Use `create(OsdReportReplySchema)` to create a new message.
  */
 export const OsdReportReplySchema: GenMessage<OsdReportReply> = /*@__PURE__*/
-  messageDesc(file_control, 17);
+  messageDesc(file_control, 18);
 
 /**
  * @generated from message fastblock.control.PgReport
@@ -893,7 +931,7 @@ export type PgReport = Message<"fastblock.control.PgReport"> & {
  * Use `create(PgReportSchema)` to create a new message.
  */
 export const PgReportSchema: GenMessage<PgReport> = /*@__PURE__*/
-  messageDesc(file_control, 18);
+  messageDesc(file_control, 19);
 
 /**
  * How far a replica is on its way back.
@@ -960,7 +998,7 @@ export type RecoveryReport = Message<"fastblock.control.RecoveryReport"> & {
  * Use `create(RecoveryReportSchema)` to create a new message.
  */
 export const RecoveryReportSchema: GenMessage<RecoveryReport> = /*@__PURE__*/
-  messageDesc(file_control, 19);
+  messageDesc(file_control, 20);
 
 /**
  * How a scrub of a group stands.
@@ -1016,7 +1054,7 @@ export type ScrubReport = Message<"fastblock.control.ScrubReport"> & {
  * Use `create(ScrubReportSchema)` to create a new message.
  */
 export const ScrubReportSchema: GenMessage<ScrubReport> = /*@__PURE__*/
-  messageDesc(file_control, 20);
+  messageDesc(file_control, 21);
 
 /**
  * A block that a scrub could not put right. Undecided: no version of it is that of a majority.
@@ -1045,7 +1083,7 @@ export type ScrubbedBlock = Message<"fastblock.control.ScrubbedBlock"> & {
  * Use `create(ScrubbedBlockSchema)` to create a new message.
  */
 export const ScrubbedBlockSchema: GenMessage<ScrubbedBlock> = /*@__PURE__*/
-  messageDesc(file_control, 21);
+  messageDesc(file_control, 22);
 
 /**
  * @generated from message fastblock.control.OsdUsage
@@ -1084,7 +1122,7 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
  * Use `create(OsdUsageSchema)` to create a new message.
  */
 export const OsdUsageSchema: GenMessage<OsdUsage> = /*@__PURE__*/
-  messageDesc(file_control, 22);
+  messageDesc(file_control, 23);
 
 /**
  * The file system beneath a sparse file has less than the file promises.
@@ -1117,7 +1155,7 @@ export type SpaceBeneath = Message<"fastblock.control.SpaceBeneath"> & {
  * Use `create(SpaceBeneathSchema)` to create a new message.
  */
 export const SpaceBeneathSchema: GenMessage<SpaceBeneath> = /*@__PURE__*/
-  messageDesc(file_control, 23);
+  messageDesc(file_control, 24);
 
 /**
  * One counter or gauge for /metrics: a name of interfaces (`fastblock_osd_ops_total`), labels.
@@ -1148,7 +1186,7 @@ export type Counter = Message<"fastblock.control.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_control, 24);
+  messageDesc(file_control, 25);
 
 /**
  * Method 73, one-way, mon to osd.
@@ -1185,7 +1223,7 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
  * Use `create(OsdCommandSchema)` to create a new message.
  */
 export const OsdCommandSchema: GenMessage<OsdCommand> = /*@__PURE__*/
-  messageDesc(file_control, 25);
+  messageDesc(file_control, 26);
 
 /**
  * Somebody wants to see what is true now: report at once, and name the order.
@@ -1206,7 +1244,7 @@ export type ReportNow = Message<"fastblock.control.ReportNow"> & {
  * Use `create(ReportNowSchema)` to create a new message.
  */
 export const ReportNowSchema: GenMessage<ReportNow> = /*@__PURE__*/
-  messageDesc(file_control, 26);
+  messageDesc(file_control, 27);
 
 /**
  * Compare the replicas of a group that the osd leads; deep: read all data against its checksums, too.
@@ -1238,7 +1276,7 @@ export type ScrubGroup = Message<"fastblock.control.ScrubGroup"> & {
  * Use `create(ScrubGroupSchema)` to create a new message.
  */
 export const ScrubGroupSchema: GenMessage<ScrubGroup> = /*@__PURE__*/
-  messageDesc(file_control, 27);
+  messageDesc(file_control, 28);
 
 /**
  * Give leadership of a group to another replica.
@@ -1262,7 +1300,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 28);
+  messageDesc(file_control, 29);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -1321,7 +1359,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 29);
+  messageDesc(file_control, 30);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -1387,7 +1425,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 31);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1430,7 +1468,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 32);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1459,7 +1497,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 33);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1479,7 +1517,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 34);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1506,7 +1544,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 34);
+  messageDesc(file_control, 35);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1525,7 +1563,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 35);
+  messageDesc(file_control, 36);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1538,7 +1576,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 36);
+  messageDesc(file_control, 37);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1557,7 +1595,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 37);
+  messageDesc(file_control, 38);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1574,7 +1612,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 38);
+  messageDesc(file_control, 39);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1596,7 +1634,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 39);
+  messageDesc(file_control, 40);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1620,7 +1658,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 40);
+  messageDesc(file_control, 41);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1645,7 +1683,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 41);
+  messageDesc(file_control, 42);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1664,7 +1702,7 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 42);
+  messageDesc(file_control, 43);
 
 /**
  * @generated from enum fastblock.control.RecoverySpeed
