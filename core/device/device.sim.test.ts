@@ -174,6 +174,36 @@ describe("device", () => {
     expect(device.slow).toBe(false);
   });
 
+  test("G9: a device whose operations all take long is slow after seconds, not for one", () => {
+    const { simulation, world, device, observer } = make(5);
+    const memory = world.arena.allocate(4096);
+    const { faults } = simulation.disk("disk");
+    const each = (us: number): void => {
+      const untilUs = simulation.nowUs + us;
+      while (simulation.nowUs < untilUs) {
+        const op = start(device, DiskVerb.WriteDurable, memory, 0, 4096);
+        expect(simulation.run(() => op.done === 1)).toBe(true);
+      }
+    };
+    const take = (us: number): void => {
+      faults.latencyUsMin = us;
+      faults.latencyUsMax = us;
+    };
+    for (let burst = 0; burst < 5; burst++) {
+      take(200_000);
+      each(2_000_000);
+      take(50_000);
+      each(500_000);
+    }
+    expect(observer.slow).toEqual([]);
+    take(200_000);
+    each(5_000_000);
+    expect([observer.slow.length, observer.recovered]).toEqual([1, 0]);
+    take(50_000);
+    each(500_000);
+    expect([observer.slow.length, observer.recovered]).toEqual([1, 1]);
+  });
+
   test("G13: a write that finds no space beneath a sparse file waits for it, others do not", () => {
     const { simulation, world, device, observer } = make(8, 2);
     const memory = world.arena.allocate(4096);

@@ -53,9 +53,12 @@ export interface DeviceObserver {
    * Called once for the life of the device, before the failed operation's `onComplete`.
    */
   onDeviceFailed(errno: number): void;
-  /** The oldest operation in flight, or the recent average, passed the watermark. */
+  /**
+   * The oldest operation in flight, or the recent average, passed the watermark; or the average was
+   * above the lower one for seconds.
+   */
   onDeviceSlow(latencyUs: number): void;
-  /** Latencies are below half the watermark again. */
+  /** Latencies are below half of both watermarks again. */
   onDeviceRecovered(): void;
   /**
    * A write into a hole of a sparse file found no space beneath: it is kept and tried again until
@@ -69,6 +72,8 @@ export interface DeviceOptions {
   readonly inFlightMax?: number;
   /** Watermark for `onDeviceSlow`. Default 1 s. */
   readonly slowUs?: number;
+  /** That of an average which lasts. Default 150 ms. */
+  readonly sluggishUs?: number;
 }
 
 /** Bytes and operations since the device was opened. */
@@ -90,6 +95,10 @@ export class DeviceCounters {
 
 const IN_FLIGHT_DEFAULT = 256;
 const SLOW_US_DEFAULT = 1_000_000;
+/** What no flash disk takes on average, however much it is given; what a failing one does. */
+const SLUGGISH_US_DEFAULT = 150_000;
+/** So long an average has to last: a burst of background work is over by then. */
+const SLUGGISH_FOR_US = 3_000_000;
 const WATCH_US = 100_000;
 /** How often writes that found no space are tried again. */
 const STARVED_RETRY_US = 250_000;
@@ -125,6 +134,7 @@ export class Device implements Drain {
   private readonly observer: DeviceObserver;
   private readonly inFlightMax: number;
   private readonly slowUs: number;
+  private readonly sluggishUs: number;
   private readonly watch: CallbackTimer;
   private issued = 0;
   private queueHead: DiskOp | null = null;
@@ -141,6 +151,8 @@ export class Device implements Drain {
   /** Completions and their latencies since the last look of the watch. */
   private recentCount = 0;
   private recentSumUs = 0;
+  /** Since when the averages are above the lower watermark, without a gap; -1: they are not. */
+  private sluggishSinceUs = -1;
 
   constructor(world: World, disk: Disk, observer: DeviceObserver, options: DeviceOptions = {}) {
     this.world = world;
@@ -148,6 +160,7 @@ export class Device implements Drain {
     this.observer = observer;
     this.inFlightMax = options.inFlightMax ?? IN_FLIGHT_DEFAULT;
     this.slowUs = options.slowUs ?? SLOW_US_DEFAULT;
+    this.sluggishUs = options.sluggishUs ?? SLUGGISH_US_DEFAULT;
     assert(this.inFlightMax >= 1, "Device: inFlightMax is below 1");
     this.watch = new CallbackTimer(() => this.look());
     this.retry = new CallbackTimer(() => this.feed());
@@ -260,23 +273,30 @@ export class Device implements Drain {
     op.onComplete();
   }
 
-  /** Called by the watch every 100 ms while operations are in flight. */
+  /** Called by the watch every 100 ms while operations are in flight, or were slow just now. */
   look(): void {
-    if (this.oldest === null && !this.slow) return;
     const nowUs = this.world.clock.turnUs;
     const age = this.oldest === null ? 0 : nowUs - this.oldest.submittedUs;
     const mean = this.recentCount === 0 ? 0 : this.recentSumUs / this.recentCount;
     const worst = age > mean ? age : mean;
+    const idle = this.oldest === null && this.recentCount === 0;
+    if (idle || (this.recentCount > 0 && mean * 2 < this.sluggishUs)) {
+      this.sluggishSinceUs = -1;
+    } else if (this.sluggishSinceUs < 0 && mean >= this.sluggishUs) {
+      this.sluggishSinceUs = nowUs;
+    }
     this.recentCount = 0;
     this.recentSumUs = 0;
-    if (!this.slow && worst >= this.slowUs) {
+    const lasts = this.sluggishSinceUs >= 0 && nowUs - this.sluggishSinceUs >= SLUGGISH_FOR_US;
+    if (!this.slow && (worst >= this.slowUs || lasts)) {
       this.slow = true;
       this.observer.onDeviceSlow(worst);
-    } else if (this.slow && worst * 2 < this.slowUs) {
+    } else if (this.slow && worst * 2 < this.slowUs && this.sluggishSinceUs < 0) {
       this.slow = false;
       this.observer.onDeviceRecovered();
     }
-    if (this.oldest !== null || this.slow) this.world.timers.arm(this.watch, WATCH_US);
+    const goesOn = this.oldest !== null || this.slow || this.sluggishSinceUs >= 0;
+    if (goesOn) this.world.timers.arm(this.watch, WATCH_US);
   }
 
   private issue(op: DeviceOp): void {

@@ -515,11 +515,6 @@ export class OsdShard implements PgHost {
     return { replica: group.replica, read: (cursor) => scrubReader.read(group, cursor) };
   }
 
-  onDeviceSlow(latencyUs: number): void {
-    this.logger.warn("the device is slow: leaders go elsewhere", { latencyUs });
-    this.pg.reconfigurer.transferAll();
-  }
-
   /** A leader whose own disk does not take an entry can not apply it, and reads would wait for that. */
   onDeviceStarved(): void {
     this.pg.reconfigurer.transferAll();

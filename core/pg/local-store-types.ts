@@ -64,7 +64,7 @@ export interface StoreOwner {
   onFillEnded(row: number): void;
   /** A write or flush failed: nothing is durable any more, every call answers DeviceFailed. Once. */
   onDeviceFailed(reason: string, errno: number): void;
-  /** The device's oldest operation or recent average passed a second; and is below half again. */
+  /** The device answers late (`DeviceObserver`), and in time again. */
   onDeviceSlow(latencyUs: number): void;
   onDeviceRecovered(): void;
   /** Writes wait for space beneath the device: what this shard leads can not be applied here. */

@@ -90,8 +90,6 @@ export interface PgHost {
   scrubPeers(group: Group): ScrubPeer[] | null;
   /** This replica, for reading all its data. */
   scrubSelf(group: Group): ScrubReader;
-  /** The device answers late: leaders should go elsewhere. */
-  onDeviceSlow(latencyUs: number): void;
   /** Writes wait for space beneath the device: leaders should go elsewhere. */
   onDeviceStarved(): void;
   /** So many groups fell quiet one after the other, and no more follow: their objects are gone. */
@@ -523,7 +521,9 @@ export class PgShard implements StoreOwner, RaftHost {
   }
 
   onDeviceSlow(latencyUs: number): void {
-    this.host.onDeviceSlow(latencyUs);
+    this.logger.warn("the device is slow: leaders go elsewhere", { latencyUs });
+    this.raft.reluctant = true;
+    this.reconfigurer.transferAll();
   }
 
   onDeviceStarved(): void {
@@ -531,6 +531,7 @@ export class PgShard implements StoreOwner, RaftHost {
   }
 
   onDeviceRecovered(): void {
+    this.raft.reluctant = false;
     this.logger.info("the device answers in time again");
   }
 

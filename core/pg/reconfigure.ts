@@ -19,7 +19,8 @@
  * Leaders also go home: to the replica that the map names first, once it has been reachable for a
  * while and lacks nothing; one per shard and second. Leadership that came by a transfer stays for a
  * minute: somebody had a reason, such as a slow device. A restart of the preferred osd ends that. A
- * shard that stops, or whose device is slow, hands over all that it leads (`transferAll`).
+ * shard that stops, or whose device is slow, hands over all that it leads (`transferAll`); while the
+ * device is slow it takes no leadership that is handed to it, and gives away what it is elected to.
  *
  * A configuration is told to the monitor once it is settled: a majority of its voters knows that it
  * is committed. Only then may a replica that it lacks be destroyed (`membership.ts`).
@@ -198,6 +199,7 @@ export class Reconfigurer {
     const { info } = group;
     if (group.gone || !group.serving || info === null) return false;
     const settled = this.tellSettled(group);
+    if (this.shard.raft.reluctant) return this.giveAway(group, now);
     const changing = this.change(group, info, now);
     if (changing) return true;
     return this.goHome(group, now) || !settled;
@@ -263,6 +265,15 @@ export class Reconfigurer {
 
   /* ------------------------------------------------------------- leadership */
 
+  /** It was elected here though the device is slow. Answers that it is still to be done. */
+  private giveAway(group: Group, now: number): boolean {
+    if (now >= group.transferAfterUs) {
+      group.transferAfterUs = now + TRANSFER_RETRY_US;
+      this.transfer(group, 0);
+    }
+    return true;
+  }
+
   /** Hand leadership to the preferred replica. Answers whether it is still to be done. */
   private goHome(group: Group, now: number): boolean {
     const { node, preferred } = group;
@@ -290,7 +301,10 @@ export class Reconfigurer {
 
   /** Begin to hand every leadership over that another replica can take. */
   transferAll(): void {
-    for (const group of this.ledGroups()) this.transfer(group, 0);
+    for (const group of this.ledGroups()) {
+      this.transfer(group, 0);
+      this.look(group);
+    }
   }
 
   /** Begin a transfer to `to`, or to the peer with data that is furthest (0). Answers whether it began. */

@@ -324,8 +324,9 @@ export function handleVoteReply(node: RaftState, message: RaftMessage): void {
 }
 
 /**
- * The leader wants this replica to lead, and gave its lease up for that. One that is filled, or lacks
- * payloads, says so at once: proposals wait for it. One that is no voter yet may become one.
+ * The leader wants this replica to lead, and gave its lease up for that. One that is filled, lacks
+ * payloads or has a slow device says so at once: proposals wait for it. One that is no voter yet may
+ * become one.
  */
 export function handleTimeoutNow(node: RaftState, message: RaftMessage): void {
   if ((message.flags & MessageFlag.Reject) !== 0) {
@@ -335,7 +336,7 @@ export function handleTimeoutNow(node: RaftState, message: RaftMessage): void {
   if (node.role === Role.Leader || (node.leader !== 0 && node.leader !== message.from)) return;
   const commit = Math.min(message.commit, node.matchedIndex);
   if (node.leader === message.from && commit > node.commitIndex) setCommit(node, commit);
-  if (node.filling || node.faulty || isWitness(node)) {
+  if (node.filling || node.faulty || node.shared.reluctant || isWitness(node)) {
     const refusal = send(node, message.from, MessageType.TimeoutNow, node.term);
     refusal.flags = MessageFlag.Reject;
     return;

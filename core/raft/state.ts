@@ -101,6 +101,8 @@ export class RaftShared {
   elections = 0;
   electionsWon = 0;
   malformed = 0;
+  /** Leadership that is handed to a replica here is refused: the device is slow. */
+  reluctant = false;
   /** Rounds of read probes begun by any group: an answer to one is never taken for that of another. */
   readRounds = 0;
 
