@@ -136,7 +136,8 @@ const OSD = {
   capacityBytes: "9007199254740993",
   logUsedBytes: 0,
   logCapacityBytes: 2 ** 20,
-  pgs: 7,
+  replicas: 7,
+  witnesses: 2,
   leaders: 3,
   reportAgeMs: null,
 } satisfies Partial<OsdView>;
@@ -176,7 +177,7 @@ test("health, pools, images, osds, groups and operations are shown as REST tells
   expect(page.text("summary")).toContain("1 of 2 osds up, 1 sessions, 1.0 MiB of 1.0 GiB used");
   expect(page.text("images")).toBe("p/<b>|1.0 GiB|1.0 MiB|3.0 MiB|nbd.0 (shared)");
   expect(page.text("pools")).toBe("p|3|31 of 32|1|1.0 GiB|3.0 MiB");
-  expect(page.text("osds")).toBe("osd.1|h|down, in|5 B of 8.0 PiB|0 B of 1.0 MiB|7|3|never");
+  expect(page.text("osds")).toBe("osd.1|h|down, in|5 B of 8.0 PiB|0 B of 1.0 MiB|7|2|3|never");
   expect(page.text("states")).toBe("1 active, 1 degraded");
   expect(page.nodes.get("pgs")!.children.map((one) => one.className)).toEqual([
     "degraded",

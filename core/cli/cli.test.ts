@@ -100,6 +100,20 @@ describe("commands", () => {
     expect(ports.outText).toBe("demo\n");
   });
 
+  test("osds are shown with their replicas and, beside them, their witnesses", async () => {
+    const osd = { host: "h", up: true, in: true };
+    const items = [
+      { ...osd, id: 0, pgs: 12, replicas: 8, witnesses: 4, leaders: 3 },
+      { ...osd, id: 1, pgs: 9, replicas: 9, witnesses: 0, leaders: 5 },
+    ];
+    const ports = new TestPorts({ "GET /osds": { body: { items } } });
+    expect(await run(ports, "osd ls --columns osd,replicas,witnesses,leaders")).toBe(0);
+    expect(ports.outText).toMatch(/^OSD +REPLICAS +WITNESSES +LEADERS\nosd.0 +8 +4 +3\nosd.1 +9/);
+    ports.outText = "";
+    expect(await run(ports, "osd tree --columns node,replicas,witnesses,leaders,pgs")).toBe(0);
+    expect(ports.outText).toMatch(/\nh +17 +4 +8 +21\n +osd.0 +8 +4 +3 +12\n/);
+  });
+
   test("a backend is one word when the command and all osds agree, else mixed", async () => {
     for (const [osds, told] of [
       ["uring", "uring"],

@@ -18,8 +18,10 @@ const OSD_COLUMNS: readonly Column[] = [
   { name: "log", path: "logUsedBytes", show: sizeText, right: true },
   { name: "beneath", path: "beneath", show: beneathText },
   { name: "log-size", path: "logCapacityBytes", show: sizeText, right: true, wide: true },
-  { name: "pgs", right: true },
+  { name: "replicas", right: true },
+  { name: "witnesses", right: true },
   { name: "leaders", right: true },
+  { name: "pgs", right: true, wide: true },
   { name: "backend" },
   { name: "addresses", path: "shards", show: addressesText, wide: true },
   { name: "age", path: "reportAgeMs", show: ageText, right: true, wide: true },
@@ -177,8 +179,10 @@ const TREE_COLUMNS: readonly Column[] = [
   { name: "in" },
   { name: "size", path: "capacityBytes", show: sizeText, right: true },
   { name: "used", path: "usedBytes", show: sizeText, right: true },
-  { name: "pgs", right: true },
+  { name: "replicas", right: true },
+  { name: "witnesses", right: true },
   { name: "leaders", right: true },
+  { name: "pgs", right: true, wide: true },
 ];
 
 /** Hosts with their osds below them, as rows. */
@@ -199,8 +203,10 @@ function treeOf(osds: readonly Row[]): Row[] {
       in: `${below.filter((osd) => osd["in"] === true).length}/${below.length}`,
       capacityBytes: sumOf(below, "capacityBytes"),
       usedBytes: sumOf(below, "usedBytes"),
-      pgs: sumOf(below, "pgs"),
+      replicas: sumOf(below, "replicas"),
+      witnesses: sumOf(below, "witnesses"),
       leaders: sumOf(below, "leaders"),
+      pgs: sumOf(below, "pgs"),
     });
     for (const osd of below) rows.push({ ...osd, node: `  osd.${String(osd["id"])}` });
   }

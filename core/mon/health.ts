@@ -90,9 +90,10 @@ function checkOut(catalogue: Catalogue): Check | undefined {
   const out = [...osds.values()].filter((osd) => !osd.in);
   if (out.length === 0) return undefined;
   const details = out.map(({ id, host }) => {
-    let held = 0;
-    for (const pg of pgs.values()) if (pg.replicas.some((one) => one.osd === id)) held++;
-    return `osd.${String(id)} on ${host}, which holds ${counted(held, "replica")}`;
+    const held = [...pgs.values()].flatMap((pg) => pg.replicas.filter((one) => one.osd === id));
+    const witnesses = held.filter((one) => one.witness).length;
+    const also = witnesses === 0 ? "" : ` and ${counted(witnesses, "witness", "witnesses")}`;
+    return `osd.${String(id)} on ${host}, which holds ${counted(held.length - witnesses, "replica")}${also}`;
   });
   const name = out.length === 1 ? String(out[0]!.id) : "OSD";
   return newCheck(

@@ -212,7 +212,9 @@ export const OsdSchema = z
     beneath: BeneathSchema.nullable().openapi({
       description: "of a sparse store whose file system has less than the store may take yet",
     }),
-    pgs: z.int().openapi({ description: "replicas by the map" }),
+    pgs: z.int().openapi({ description: "members of groups by the map: replicas and witnesses" }),
+    replicas: z.int().openapi({ description: "of pgs, those that hold data" }),
+    witnesses: z.int().openapi({ description: "of pgs, those that vote and hold no data" }),
     leaders: z.int(),
     epoch: z.int().openapi({ description: "of the map that it has" }),
     reportAgeMs: z.int().nullable().openapi({ description: "null: not heard since the mon runs" }),

@@ -224,11 +224,11 @@ export class Views {
 
   osds(): OsdView[] {
     const ids = [...this.from.catalogue.map.osds.keys()].sort((a, b) => a - b);
-    const counts = this.replicaCounts();
+    const counts = this.memberCounts();
     return ids.map((id) => this.osd(id, counts));
   }
 
-  osd(id: OsdId, counts: ReplicaCounts = this.replicaCounts()): OsdView {
+  osd(id: OsdId, counts: MemberCounts = this.memberCounts()): OsdView {
     const { catalogue, osds, nowUs } = this.from;
     const osd = osds.osdOf(id);
     const record = catalogue.osds.get(id);
@@ -250,8 +250,7 @@ export class Views {
       logCapacityBytes: bytesView(Number(usage?.logCapacityBytes ?? 0n)),
       logUsedBytes: bytesView(Number(usage?.logUsedBytes ?? 0n)),
       beneath: beneathView(usage?.beneath),
-      pgs: counts.replicas.get(id) ?? 0,
-      leaders: counts.leaders.get(id) ?? 0,
+      ...(counts.get(id) ?? newCount()),
       epoch: live?.epoch ?? 0,
       reportAgeMs: live === undefined ? null : Math.round((nowUs() - live.lastReportUs) / 1000),
     };
@@ -380,15 +379,18 @@ export class Views {
     return ages;
   }
 
-  private replicaCounts(): ReplicaCounts {
-    const counts: ReplicaCounts = { replicas: new Map(), leaders: new Map() };
-    for (const pg of this.from.catalogue.map.pgs.values()) {
-      for (const { osd } of pg.replicas) {
-        counts.replicas.set(osd, (counts.replicas.get(osd) ?? 0) + 1);
-      }
-      const leader = leaderOf(this.from.catalogue, pg);
-      if (leader !== undefined) {
-        counts.leaders.set(leader.osd, (counts.leaders.get(leader.osd) ?? 0) + 1);
+  private memberCounts(): MemberCounts {
+    const { catalogue } = this.from;
+    const counts: MemberCounts = new Map();
+    for (const pg of catalogue.map.pgs.values()) {
+      const leader = leaderOf(catalogue, pg);
+      for (const replica of pg.replicas) {
+        const count = counts.get(replica.osd) ?? newCount();
+        count.pgs++;
+        if (replica.witness) count.witnesses++;
+        else count.replicas++;
+        if (replica === leader) count.leaders++;
+        counts.set(replica.osd, count);
       }
     }
     return counts;
@@ -403,9 +405,12 @@ function isJoining(pg: PgInfo, replica: ReplicaInfo): boolean {
 
 type ReportAges = ReadonlyMap<PoolId, number | null>;
 
-interface ReplicaCounts {
-  readonly replicas: Map<OsdId, number>;
-  readonly leaders: Map<OsdId, number>;
+/** By osd: the members of groups that it holds by the map. pgs = replicas + witnesses. */
+type MemberCounts = Map<OsdId, MemberCount>;
+type MemberCount = Pick<OsdView, "pgs" | "replicas" | "witnesses" | "leaders">;
+
+function newCount(): MemberCount {
+  return { pgs: 0, replicas: 0, witnesses: 0, leaders: 0 };
 }
 
 /** How often each word stands there. */

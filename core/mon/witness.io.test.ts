@@ -11,6 +11,13 @@ interface PgView {
   readonly replicas: { osd: number; witness: boolean; replicaId: number }[];
 }
 
+interface Check {
+  readonly code: string;
+  readonly severity: string;
+  readonly summary: string;
+  readonly details: readonly string[];
+}
+
 let mon: MonHarness;
 beforeEach(async () => {
   mon = new MonHarness();
@@ -24,6 +31,12 @@ afterEach(async () => {
 
 async function group(): Promise<PgView> {
   return (await mon.get("/pgs/1.0")).body as PgView;
+}
+
+/** A check of `health`, if it fails. */
+async function checkOf(code: string): Promise<Check | undefined> {
+  const { checks } = (await mon.get("/health")).body as { checks: Check[] };
+  return checks.find((one) => one.code === code);
 }
 
 /** A pool of two with one group, on so many osds. Answers its notes, once the group is settled. */
@@ -42,6 +55,27 @@ test("with a third osd a pool of two has a witness, and no warning", async () =>
   expect(replicas.map((one) => one.witness)).toEqual([false, false, true]);
   const { body } = await mon.get("/pools/p:explain");
   expect(body.shares.map((one: { witnesses: number }) => one.witnesses)).toContain(1);
+});
+
+test("an osd's replicas and witnesses are told apart", async () => {
+  await makePool(3);
+  const { osds, witnesses } = await group();
+  const memberOf = async (osd: number): Promise<object> => {
+    const { pgs, replicas, witnesses: many, leaders } = (await mon.get(`/osds/${osd}`)).body;
+    return { pgs, replicas, witnesses: many, leaders };
+  };
+  expect(await memberOf(osds[0]!)).toEqual({ pgs: 1, replicas: 1, witnesses: 0, leaders: 1 });
+  expect(await memberOf(osds[1]!)).toEqual({ pgs: 1, replicas: 1, witnesses: 0, leaders: 0 });
+  expect(await memberOf(witnesses[0]!)).toEqual({ pgs: 1, replicas: 0, witnesses: 1, leaders: 0 });
+  await mon.post(`/osds/${osds[1]}:out`);
+  expect((await checkOf("OSD_OUT"))?.details).toEqual([
+    `osd.${osds[1]} on this-host, which holds 1 replica`,
+  ]);
+  await mon.post(`/osds/${osds[1]}:in`);
+  await mon.post(`/osds/${witnesses[0]}:out`);
+  expect((await checkOf("OSD_OUT"))?.details).toEqual([
+    `osd.${witnesses[0]} on this-host, which holds 0 replicas and 1 witness`,
+  ]);
 });
 
 test("a pool is older than its third osd: the group gets its witness", async () => {
