@@ -87,18 +87,18 @@ export enum PgState {
 /** Judge a group by the osds that hold its replicas. */
 export function pgStateOf(pg: PgInfo, osds: ReadonlyMap<OsdId, OsdInfo>): PgState {
   if (pg.creating && pg.leader === 0) return PgState.Creating;
-  let wanted = 0;
-  let wantedUp = 0;
-  for (const replica of pg.replicas) {
-    if (replica.leaving) continue;
-    wanted++;
-    if (isUp(replica, osds) && isVoter(pg, replica.replicaId)) wantedUp++;
-  }
   if (!hasMajority(pg, osds)) return PgState.Down;
   if (pg.leader === 0) return PgState.Leaderless;
   const leader = replicaOf(pg, pg.leader);
   if (leader === undefined || !isUp(leader, osds)) return PgState.Leaderless;
-  return wantedUp === wanted ? PgState.Active : PgState.Degraded;
+  return missingOf(pg, osds).length === 0 ? PgState.Active : PgState.Degraded;
+}
+
+/** Wanted replicas that do not count now: not up, of a store that was replaced, or no voters yet. */
+export function missingOf(pg: PgInfo, osds: ReadonlyMap<OsdId, OsdInfo>): readonly ReplicaInfo[] {
+  return pg.replicas.filter(
+    (one) => !one.leaving && !(isUp(one, osds) && isVoter(pg, one.replicaId)),
+  );
 }
 
 function isUp(replica: ReplicaInfo, osds: ReadonlyMap<OsdId, OsdInfo>): boolean {

@@ -1,6 +1,6 @@
-import { formatPgId, poolOfPg } from "../base/ids.ts";
+import { formatPgId, type OsdId, poolOfPg } from "../base/ids.ts";
 import { counted, formatSize } from "../base/size-text.ts";
-import { type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
+import { missingOf, type OsdInfo, type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
 import { BeneathState } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { collectRefused } from "./damage-health.ts";
@@ -105,10 +105,11 @@ function checkOut(catalogue: Catalogue): Check | undefined {
   );
 }
 
-const GROUP_CHECKS: readonly (readonly [PgState, string, Check["severity"], string, string])[] = [
-  [PgState.Down, "PG_DOWN", "error", "without a majority: writes wait", "start their osds"],
+type GroupCode = "PG_DOWN" | "PG_LEADERLESS" | "PG_DEGRADED" | "PG_WITNESS_MISSING" | "PG_CREATING";
+
+const GROUP_CHECKS: readonly (readonly [GroupCode, Check["severity"], string, string])[] = [
+  ["PG_DOWN", "error", "without a majority: writes wait", "start their osds"],
   [
-    PgState.Leaderless,
     "PG_LEADERLESS",
     "error",
     "without a leader: requests wait",
@@ -116,14 +117,18 @@ const GROUP_CHECKS: readonly (readonly [PgState, string, Check["severity"], stri
       "of them may have what no other has; and look into the osds' logs",
   ],
   [
-    PgState.Degraded,
     "PG_DEGRADED",
     "warn",
-    "with fewer replicas than wanted",
+    "with fewer copies of the data than wanted",
     "start the osds that are down, or replace their replicas",
   ],
   [
-    PgState.Creating,
+    "PG_WITNESS_MISSING",
+    "warn",
+    "with all copies of the data, and without the witness: one more failure stops writes",
+    "start the osds that are down; or take them out, where another failure domain can have the witness",
+  ],
+  [
     "PG_CREATING",
     "warn",
     "not established yet",
@@ -132,16 +137,17 @@ const GROUP_CHECKS: readonly (readonly [PgState, string, Check["severity"], stri
 ];
 
 function checkGroups(catalogue: Catalogue): Check[] {
-  const byState = new Map<PgState, PgInfo[]>();
+  const byCode = new Map<GroupCode, PgInfo[]>();
   for (const pg of catalogue.map.pgs.values()) {
-    const state = pgStateOf(pg, catalogue.map.osds);
-    const list = byState.get(state);
-    if (list === undefined) byState.set(state, [pg]);
+    const code = codeOf(pg, catalogue.map.osds);
+    if (code === undefined) continue;
+    const list = byCode.get(code);
+    if (list === undefined) byCode.set(code, [pg]);
     else list.push(pg);
   }
   const checks: Check[] = [];
-  for (const [state, code, severity, text, hint] of GROUP_CHECKS) {
-    const pgs = byState.get(state);
+  for (const [code, severity, text, hint] of GROUP_CHECKS) {
+    const pgs = byCode.get(code);
     if (pgs === undefined) continue;
     const summary = `${counted(pgs.length, "placement group")} ${text}`;
     const details = pgs.map((pg) => {
@@ -151,6 +157,24 @@ function checkGroups(catalogue: Catalogue): Check[] {
     checks.push(newCheck(code, severity, summary, details, hint));
   }
   return checks;
+}
+
+/** What is wrong with a group; undefined: nothing. */
+function codeOf(pg: PgInfo, osds: ReadonlyMap<OsdId, OsdInfo>): GroupCode | undefined {
+  switch (pgStateOf(pg, osds)) {
+    case PgState.Active:
+      return undefined;
+    case PgState.Creating:
+      return "PG_CREATING";
+    case PgState.Down:
+      return "PG_DOWN";
+    case PgState.Leaderless:
+      return "PG_LEADERLESS";
+    case PgState.Degraded: {
+      const isWhole = missingOf(pg, osds).every((one) => one.witness);
+      return isWhole ? "PG_WITNESS_MISSING" : "PG_DEGRADED";
+    }
+  }
 }
 
 function osdsOf(pg: PgInfo): string {

@@ -19,6 +19,7 @@ interface Check {
 }
 
 let mon: MonHarness;
+let made: FakeOsd[];
 beforeEach(async () => {
   mon = new MonHarness();
   await mon.start();
@@ -41,7 +42,7 @@ async function checkOf(code: string): Promise<Check | undefined> {
 
 /** A pool of two with one group, on so many osds. Answers its notes, once the group is settled. */
 async function makePool(osds: number): Promise<string> {
-  const made: FakeOsd[] = await mon.addOsds(osds);
+  made = await mon.addOsds(osds);
   expect(made.length).toBe(osds);
   const { body } = await mon.post("/pools", { name: "p", size: 2, pgCount: 1 });
   await until("the group is led", async () => (await group()).leaderOsd !== null);
@@ -76,6 +77,34 @@ test("an osd's replicas and witnesses are told apart", async () => {
   expect((await checkOf("OSD_OUT"))?.details).toEqual([
     `osd.${witnesses[0]} on this-host, which holds 0 replicas and 1 witness`,
   ]);
+});
+
+test("health tells a witness that is away from a copy of the data that is", async () => {
+  await makePool(3);
+  const { osds, witnesses } = await group();
+  const end = async (osd: number): Promise<void> => {
+    made[osd]!.isReporting = false;
+    await made[osd]!.report({ stopping: true });
+    await until("it is down", async () => (await mon.get(`/osds/${osd}`)).body.up === false);
+  };
+  const begin = async (osd: number): Promise<void> => {
+    made[osd]!.reconnect();
+    made[osd]!.isReporting = true;
+    await until("it is up", async () => (await mon.get(`/osds/${osd}`)).body.up === true);
+  };
+  await until("all are there", async () => (await mon.get("/health")).body.checks.length === 0);
+  const place = `1.0 of p on osd.${osds[0]}, osd.${osds[1]}, osd.${witnesses[0]} (witness)`;
+  await end(witnesses[0]!);
+  expect(await checkOf("PG_DEGRADED")).toBeUndefined();
+  expect(await checkOf("PG_WITNESS_MISSING")).toMatchObject({
+    severity: "warn",
+    summary: expect.stringContaining("1 placement group with all copies of the data"),
+    details: [place],
+  });
+  await begin(witnesses[0]!);
+  await end(osds[1]!);
+  expect(await checkOf("PG_WITNESS_MISSING")).toBeUndefined();
+  expect(await checkOf("PG_DEGRADED")).toMatchObject({ severity: "warn", details: [place] });
 });
 
 test("a pool is older than its third osd: the group gets its witness", async () => {
