@@ -114,6 +114,52 @@ describe("commands", () => {
     expect(ports.outText).toMatch(/\nh +17 +4 +8 +21\n +osd.0 +8 +4 +3 +12\n/);
   });
 
+  test("pg info says how old the word of each replica is, and that the leader's osd is down", async () => {
+    const replica = { shard: 0, leaving: false, witness: false, usedBytes: 0 };
+    const replicas = [
+      {
+        replicaId: 1,
+        osd: 4,
+        ...replica,
+        osdUp: false,
+        reportAgeMs: 75_040,
+        toldAgeMs: 90_000,
+        role: "leader",
+      },
+      {
+        replicaId: 2,
+        osd: 5,
+        ...replica,
+        osdUp: true,
+        reportAgeMs: 400,
+        toldAgeMs: 3400,
+        role: "follower",
+      },
+      {
+        replicaId: 3,
+        osd: 6,
+        ...replica,
+        osdUp: false,
+        reportAgeMs: null,
+        toldAgeMs: null,
+        role: "unknown",
+      },
+    ];
+    const group = { id: "1.0", leaderOsd: null as number | null, leaderReplica: 1, replicas };
+    const ports = new TestPorts({ "GET /pgs/1.0": { body: group } });
+    expect(await run(ports, "pg info 1.0")).toBe(0);
+    expect(ports.outText).toContain(
+      "leader         none: osd.4, which led last, is down (heard 75.0 s ago)\n",
+    );
+    expect(ports.outText).toMatch(/UP +HEARD +TOLD +ROLE\n.* no +75.0 s +90.0 s +was leader\n/);
+    expect(ports.outText).toMatch(/ yes +0.4 s +3.4 s +follower\n.* no +- +- +unknown\n/);
+    ports.outText = "";
+    group.leaderOsd = 5;
+    group.leaderReplica = 2;
+    expect(await run(ports, "pg info 1.0")).toBe(0);
+    expect(ports.outText).toContain("leader         osd.5\n");
+  });
+
   test("a backend is one word when the command and all osds agree, else mixed", async () => {
     for (const [osds, told] of [
       ["uring", "uring"],

@@ -2,7 +2,7 @@ import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import { recordOf, segment } from "./api.ts";
 import type { CliContext, Stage } from "./context.ts";
-import { sizeText } from "./commands-pool.ts";
+import { ageText, sizeText } from "./commands-pool.ts";
 import { type Column, isRow, plainText, type Row, valueAt } from "./output.ts";
 import { scrub } from "./scrub.ts";
 import { counted, parseOsdName, parseWhole } from "./units.ts";
@@ -26,11 +26,16 @@ const PG_COLUMNS: readonly Column[] = [
 
 /** `pg info` shows more. */
 const PG_FIELDS: readonly Column[] = [
+  { name: "leader", path: "leaderOsd", show: leaderText },
   ...PG_COLUMNS,
   { name: "replica", path: "replicas[].replicaId" },
   { name: "osd", path: "replicas[].osd", show: osdText },
   { name: "is-witness", path: "replicas[].witness" },
   { name: "store", path: "replicas[].storeUuid" },
+  { name: "up", path: "replicas[].osdUp" },
+  { name: "heard", path: "replicas[].reportAgeMs", show: ageText },
+  { name: "told", path: "replicas[].toldAgeMs", show: ageText },
+  { name: "role", path: "replicas[].role", show: roleText },
   { name: "commit", path: "replicas[].commitIndex" },
   { name: "applied", path: "replicas[].appliedIndex" },
   { name: "used", path: "replicas[].usedBytes", show: sizeText },
@@ -257,6 +262,25 @@ function idOf(row: Row): string {
 
 function osdText(value: unknown): string {
   return typeof value === "number" ? `osd.${value}` : typeof value === "string" ? value : "-";
+}
+
+/** Who leads; when nobody does because its osd is down, since when. */
+function leaderText(value: unknown, group: Row): string {
+  if (typeof value === "number") return osdText(value);
+  const last = listAt(group, "replicas")
+    .filter(isRow)
+    .find((one) => one["replicaId"] === group["leaderReplica"]);
+  if (last?.["osdUp"] !== false) return "-";
+  const age = last["reportAgeMs"];
+  const heard =
+    typeof age === "number" ? `heard ${ageText(age)} ago` : "not heard since the mon runs";
+  return `none: ${osdText(last["osd"])}, which led last, is down (${heard})`;
+}
+
+/** What a replica was, when nobody hears of it now. */
+function roleText(value: unknown, replica: Row): string {
+  const role = plainText(value);
+  return replica["osdUp"] === false && role !== "unknown" ? `was ${role}` : role;
 }
 
 /** The cluster on one page, for people. */

@@ -1,8 +1,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import { recordOf, segment } from "./api.ts";
-import { ageText } from "./commands-osd.ts";
-import { sizeText } from "./commands-pool.ts";
+import { ageText, sizeText } from "./commands-pool.ts";
 import { backendOf, type CliContext, SCRIPT_HELP } from "./context.ts";
 import { Exit } from "./failure.ts";
 import type { Column, Row } from "./output.ts";

@@ -3,7 +3,7 @@ import { FastblockError } from "../base/errors.ts";
 import { formatPgId, type PgId } from "../base/ids.ts";
 import { shellWord } from "../base/shell.ts";
 import { asRow } from "./commands-cluster.ts";
-import { sizeText } from "./commands-pool.ts";
+import { ageText, sizeText } from "./commands-pool.ts";
 import { backendOf, type CliContext } from "./context.ts";
 import { type Column, isRow, type Row } from "./output.ts";
 import { parseOsdName, parseSize, parseWhole } from "./units.ts";
@@ -235,9 +235,4 @@ function beneathText(value: unknown): string {
   if (!isRow(value)) return "-";
   const free = `${sizeText(value["freeBytes"])} left`;
   return value["state"] === "short" ? `${free}, no writes` : free;
-}
-
-/** How long ago something was reported. */
-export function ageText(value: unknown): string {
-  return typeof value === "number" ? `${(value / 1000).toFixed(1)} s` : "-";
 }

@@ -111,3 +111,8 @@ function notesOf(reply: Row): string[] {
   const notes = reply["notes"];
   return Array.isArray(notes) ? notes.map(String) : [];
 }
+
+/** How long ago something was reported. */
+export function ageText(value: unknown): string {
+  return typeof value === "number" ? `${(value / 1000).toFixed(1)} s` : "-";
+}

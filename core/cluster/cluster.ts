@@ -21,7 +21,15 @@ export type {
 export type { OsdAddress, OsdInfo } from "./osd-map.ts";
 export { osdWeightOf } from "./osd-map.ts";
 export type { PgConfiguration, PgInfo, ReplicaInfo } from "./pg-map.ts";
-export { holdersOf, missingOf, pgStateOf, PgState, replicaOf, replicaOnOsd } from "./pg-map.ts";
+export {
+  holdersOf,
+  isUp,
+  missingOf,
+  pgStateOf,
+  PgState,
+  replicaOf,
+  replicaOnOsd,
+} from "./pg-map.ts";
 export {
   isFailureDomain,
   isName,

@@ -101,7 +101,8 @@ export function missingOf(pg: PgInfo, osds: ReadonlyMap<OsdId, OsdInfo>): readon
   );
 }
 
-function isUp(replica: ReplicaInfo, osds: ReadonlyMap<OsdId, OsdInfo>): boolean {
+/** Whether the osd of a replica is up, with the store that the replica is made on. */
+export function isUp(replica: ReplicaInfo, osds: ReadonlyMap<OsdId, OsdInfo>): boolean {
   const osd = osds.get(replica.osd);
   return osd !== undefined && osd.up && osd.storeUuid === replica.storeUuid;
 }

@@ -55,6 +55,8 @@ export interface OsdLive {
   /** Blocks that it refuses to show. */
   refused: OsdReportRequest["refused"];
   readonly pgs: Map<PgId, PgReport>;
+  /** When it told each of them: one in which nothing is news is not told again. */
+  readonly toldUs: Map<PgId, number>;
   /** When each peer that can not reach it said so last. */
   readonly complaints: Map<OsdId, number>;
 }
@@ -137,6 +139,7 @@ export class OsdService {
       counters: [],
       refused: [],
       pgs: new Map(),
+      toldUs: new Map(),
       complaints: new Map(),
     });
     this.noteIdentity(request);
@@ -167,6 +170,7 @@ export class OsdService {
     if (request.complete) {
       for (const pg of live.pgs.keys()) this.dirtyPgs.add(pg);
       live.pgs.clear();
+      live.toldUs.clear();
       this.space.forget(id);
     }
     for (const { shard, layer, usedBytes } of request.layers) {
@@ -294,8 +298,13 @@ export class OsdService {
   private notePg(live: OsdLive, report: PgReport): void {
     const id = report.pg as PgId;
     // Another replica of the group may have come in its place before the word of its end.
-    if (report.role !== PgRole.REMOVED) live.pgs.set(id, report);
-    else if (live.pgs.get(id)?.replica === report.replica) live.pgs.delete(id);
+    if (report.role !== PgRole.REMOVED) {
+      live.pgs.set(id, report);
+      live.toldUs.set(id, live.lastReportUs);
+    } else if (live.pgs.get(id)?.replica === report.replica) {
+      live.pgs.delete(id);
+      live.toldUs.delete(id);
+    }
     this.dirtyPgs.add(id);
     if (report.scrub !== undefined) this.options.onScrub(id, report.scrub);
   }

@@ -245,6 +245,13 @@ const ReplicaSchema = z.object({
   storeUuid: z.string(),
   leaving: z.boolean(),
   witness: z.boolean().openapi({ description: "votes, and holds no data" }),
+  osdUp: z.boolean().openapi({ description: "its osd is up, with the store that it is made on" }),
+  reportAgeMs: z.int().nullable().openapi({
+    description: "how long ago its osd was heard; null: it has not told of it since the mon runs",
+  }),
+  toldAgeMs: z.int().nullable().openapi({
+    description: "how long ago it told what follows: indexes that move are told now and then",
+  }),
   role: z
     .enum(["unknown", "follower", "candidate", "leader", "learner", "filling", "distrusted"])
     .openapi({ description: "as last reported" }),

@@ -1,6 +1,7 @@
-import { formatPgId, type OsdId, type PoolId, poolOfPg } from "../base/ids.ts";
+import { formatPgId, type OsdId, type PgId, type PoolId, poolOfPg } from "../base/ids.ts";
 import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import {
+  isUp,
   type PgInfo,
   pgStateOf,
   PgState,
@@ -229,7 +230,7 @@ export class Views {
   }
 
   osd(id: OsdId, counts: MemberCounts = this.memberCounts()): OsdView {
-    const { catalogue, osds, nowUs } = this.from;
+    const { catalogue, osds } = this.from;
     const osd = osds.osdOf(id);
     const record = catalogue.osds.get(id);
     const live = osds.live.get(id);
@@ -252,7 +253,7 @@ export class Views {
       beneath: beneathView(usage?.beneath),
       ...(counts.get(id) ?? newCount()),
       epoch: live?.epoch ?? 0,
-      reportAgeMs: live === undefined ? null : Math.round((nowUs() - live.lastReportUs) / 1000),
+      reportAgeMs: this.reportAge(id),
     };
   }
 
@@ -284,6 +285,9 @@ export class Views {
           storeUuid: replica.storeUuid,
           leaving: replica.leaving,
           witness: replica.witness,
+          osdUp: isUp(replica, catalogue.map.osds),
+          reportAgeMs: report === undefined ? null : this.reportAge(replica.osd),
+          toldAgeMs: report === undefined ? null : this.toldAge(replica.osd, pg.id),
           role: ROLE_NAMES[report?.role ?? PgRole.UNSPECIFIED],
           term: Number(report?.term ?? 0n),
           commitIndex: Number(report?.commitIndex ?? 0n),
@@ -302,6 +306,20 @@ export class Views {
             },
       scrub: this.scrub(pg),
     };
+  }
+
+  /** How long ago an osd was heard, in milliseconds; null: never since the mon runs. */
+  private reportAge(id: OsdId): number | null {
+    return this.ageOf(this.from.osds.live.get(id)?.lastReportUs);
+  }
+
+  /** How long ago an osd told of its replica of a group, in milliseconds; null: never. */
+  private toldAge(id: OsdId, pg: PgId): number | null {
+    return this.ageOf(this.from.osds.live.get(id)?.toldUs.get(pg));
+  }
+
+  private ageOf(atUs: number | undefined): number | null {
+    return atUs === undefined ? null : Math.round((this.from.nowUs() - atUs) / 1000);
   }
 
   private scrub(pg: PgInfo): PgView["scrub"] {
@@ -364,16 +382,14 @@ export class Views {
 
   /** By pool: how old the oldest report of an osd is that holds a replica of it; null: unknown. */
   private reportAges(): ReportAges {
-    const { catalogue, osds, nowUs } = this.from;
-    const now = nowUs();
+    const { catalogue } = this.from;
     const ages = new Map<PoolId, number | null>();
     for (const pg of catalogue.map.pgs.values()) {
       const pool = poolOfPg(pg.id);
       for (const { osd } of pg.replicas) {
-        const heardUs = osds.live.get(osd)?.lastReportUs;
+        const age = this.reportAge(osd);
         const before = ages.get(pool);
-        if (heardUs === undefined || before === null) ages.set(pool, null);
-        else ages.set(pool, Math.max(before ?? 0, Math.round((now - heardUs) / 1000)));
+        ages.set(pool, age === null || before === null ? null : Math.max(before ?? 0, age));
       }
     }
     return ages;

@@ -103,6 +103,22 @@ test("health tells a witness that is away from a copy of the data that is", asyn
   });
   await begin(witnesses[0]!);
   await end(osds[1]!);
+  const away = (await mon.get("/pgs/1.0")).body.replicas[1];
+  expect(away).toMatchObject({ osd: osds[1], osdUp: false, role: "follower" });
+  expect(away.toldAgeMs).toBe(away.reportAgeMs);
+  // One that has no news of it tells of it no more, and is heard.
+  made[osds[0]!]!.isReporting = false;
+  await until("what it told ages", async () => {
+    await made[osds[0]!]!.report({ pgs: [], complete: false });
+    const [one] = (await mon.get("/pgs/1.0")).body.replicas;
+    return one.toldAgeMs > one.reportAgeMs;
+  });
+  made[osds[0]!]!.isReporting = true;
+  await until("its last word ages", async () => {
+    const { replicas } = (await mon.get("/pgs/1.0")).body;
+    expect([replicas[0].osdUp, replicas[0].reportAgeMs < 2500]).toEqual([true, true]);
+    return replicas[1].reportAgeMs > away.reportAgeMs;
+  });
   expect(await checkOf("PG_WITNESS_MISSING")).toBeUndefined();
   expect(await checkOf("PG_DEGRADED")).toMatchObject({ severity: "warn", details: [place] });
 });
