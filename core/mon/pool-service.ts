@@ -225,8 +225,14 @@ export class PoolService {
     const seat = result.rows[0]?.find(
       (one) => one.replicaId === 0 && one.osd === to && one.witness === old.witness,
     );
-    if (seat === undefined) throw misplaced(formatPgId(pg.id), to, pool, result);
-    return seat;
+    if (seat !== undefined) return seat;
+    const rule = result.rejected.find((one) => one.osd === to)?.rule;
+    const isHost = pool.failureDomain === "host";
+    const holder = seats.find(
+      (one) =>
+        one.osd === to || (isHost && this.catalogue.map.osds.get(one.osd)?.host === target.host),
+    );
+    throw misplaced(formatPgId(pg.id), to, rule, holder);
   }
 
   private checked(spec: PoolSpec): Omit<PoolInfo, "id" | "generation" | "changeEpoch"> {
@@ -377,19 +383,28 @@ function hintFor(domain: string, { domainsUsable, rejected }: PlacementResult): 
   return `add ${domain}, or create the pool with --size ${String(domainsUsable)}`;
 }
 
+/** `rule`: what keeps the osd from all replicas; `holder`: the member that has its failure domain. */
 function misplaced(
   text: string,
   to: OsdId,
-  pool: PoolInfo,
-  result: PlacementResult,
+  rule: string | undefined,
+  holder: ReplicaInfo | undefined,
 ): FastblockError {
-  const rule = result.rejected.find((one) => one.osd === to)?.rule;
-  return new FastblockError("FB2003", `group ${text} can not use osd ${String(to)}`, {
-    why:
-      rule === undefined
-        ? `it shares its ${pool.failureDomain} with another replica of the group`
-        : `osd ${String(to)} ${rule}`,
-    hint: "choose another osd: fastblock osd ls",
+  const osd = `osd ${String(to)}`;
+  const what = `moving a replica of group ${text} to ${osd}`;
+  const other = "choose another osd: fastblock osd ls";
+  if (rule !== undefined || holder === undefined) {
+    const why = rule === undefined ? "placement finds no seat for it there" : `${osd} ${rule}`;
+    return new FastblockError("FB2003", `${what}: it can not take replicas`, { why, hint: other });
+  }
+  const from = String(holder.osd);
+  const place = holder.osd === to ? "there" : `on the same host, on osd ${from}`;
+  const member = holder.witness ? "the witness of the group" : "a replica of the group";
+  return new FastblockError("FB2003", `${what}: ${member} is ${place}`, {
+    why: `no two members of a group share a failure domain${holder.witness ? "; a witness is a member, though it holds no data" : ""}`,
+    hint: holder.witness
+      ? `${other}; or move the witness away first: fastblock pg replace ${text} --from ${from} --to OSD`
+      : other,
   });
 }
 

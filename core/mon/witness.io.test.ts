@@ -165,6 +165,25 @@ test("nobody makes a witness lead, or puts data where it is; it can be moved", a
     const { body } = await replace(osds[1]!, witness!);
     return body.code === "FB2003";
   });
+  const onto = async (from: number, to: number): Promise<[string, string]> => {
+    const { body } = await replace(from, to);
+    return [body.detail, body.hint];
+  };
+  const other = "choose another osd: fastblock osd ls";
+  expect(await onto(osds[1]!, witness!)).toEqual([
+    `moving a replica of group 1.0 to osd ${witness}: the witness of the group is there`,
+    `${other}; or move the witness away first: fastblock pg replace 1.0 --from ${witness} --to OSD`,
+  ]);
+  expect(await onto(osds[1]!, osds[0]!)).toEqual([
+    `moving a replica of group 1.0 to osd ${osds[0]}: a replica of the group is there`,
+    other,
+  ]);
+  await mon.post(`/osds/${spare}:out`);
+  expect(await onto(osds[1]!, spare)).toEqual([
+    `moving a replica of group 1.0 to osd ${spare}: it can not take replicas`,
+    other,
+  ]);
+  await mon.post(`/osds/${spare}:in`);
   expect((await replace(witness!, spare)).status).toBe(202);
   await until("it is there", async () => {
     const now = await group();
@@ -174,4 +193,22 @@ test("nobody makes a witness lead, or puts data where it is; it can be moved", a
   expect((await replace(osds[1]!, witness!)).status).toBe(202);
   await until("data is where it was", async () => (await group()).osds[1] === witness);
   expect((await group()).witnesses).toEqual([spare]);
+});
+
+test("an osd beside a member of the group is refused with that member's name", async () => {
+  for (const [id, host] of ["a", "b", "c", "c"].entries()) await mon.addOsd(id, { host });
+  await mon.post("/pools", { name: "p", size: 2, pgCount: 1 });
+  await until("the group is led", async () => (await group()).leaderOsd !== null);
+  const { osds, witnesses } = await group();
+  const beside = [...osds, ...witnesses].find((osd) => osd >= 2)!;
+  const fromOsd = osds.find((osd) => osd !== beside)!;
+  const toOsd = 5 - beside;
+  await until("all are seen", async () => {
+    const { code, detail } = (await mon.post("/pgs/1.0:replaceReplica", { fromOsd, toOsd })).body;
+    const member = witnesses.includes(beside) ? "the witness" : "a replica";
+    const where = `${member} of the group is on the same host, on osd ${beside}`;
+    return (
+      code === "FB2003" && detail === `moving a replica of group 1.0 to osd ${toOsd}: ${where}`
+    );
+  });
 });
