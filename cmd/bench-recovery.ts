@@ -1,6 +1,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
+  type BenchOutside,
   type BenchProgress,
   checkShape,
   type ImageBenchOptions,
@@ -15,16 +16,13 @@ import {
   runRecovery,
   samplesOf,
 } from "../core/bench/bench.ts";
-import { BunMeter } from "../core/bench/bun-meter.ts";
 import { FastblockError } from "../core/base/errors.ts";
 import type { CliContext } from "../core/cli/cli.ts";
-import type { Image } from "../core/client/client.ts";
 import { runCommand } from "../core/dev/bun-demo.ts";
 import { lastLines, readPlan, runningPid } from "../core/dev/bun-processes.ts";
-import type { World } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
 import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
-import { readClusterFile } from "./daemon.ts";
+import { benchOutside, monUrl } from "./bench-outside.ts";
 
 /** `bench recovery`: a cluster of its own, one image, and an osd that is brought back under load. */
 const IMAGE = "bench/recovery";
@@ -55,7 +53,8 @@ export async function recoveryBench(
     const attach = { cluster: directory, paths: [IMAGE], readOnly: false, backend, timeoutMs };
     return await withImages(attach, async ([image], world) => {
       if (image === undefined) throw new Error("no image was opened");
-      const bench = new RecoveryBench(cli, program, directory, progress, world, image, options);
+      const outside = benchOutside(directory, world, image, progress);
+      const bench = new RecoveryBench(cli, program, directory, outside, options);
       await bench.prepare();
       const rows = await runRecovery(bench, options);
       return {
@@ -93,33 +92,24 @@ class RecoveryBench implements RecoveryOutside {
   private readonly cli: CliContext;
   private readonly program: readonly string[];
   private readonly directory: string;
-  private readonly progress: BenchProgress;
-  private readonly world: World;
-  private readonly image: Image;
+  private readonly outside: BenchOutside;
   private readonly options: RecoveryOptions;
   private readonly http: string;
-  private readonly meter: BunMeter;
   private readonly victim: ReturnType<typeof readPlan>["processes"][number];
 
   constructor(
     cli: CliContext,
     program: readonly string[],
     directory: string,
-    progress: BenchProgress,
-    world: World,
-    image: Image,
+    outside: BenchOutside,
     options: RecoveryOptions,
   ) {
     this.cli = cli;
     this.program = program;
     this.directory = directory;
-    this.progress = progress;
-    this.world = world;
-    this.image = image;
+    this.outside = outside;
     this.options = options;
-    const { http } = readClusterFile(directory).mons[0]!;
-    this.http = `http://${http.host}:${http.port}`;
-    this.meter = new BunMeter(directory, this.http);
+    this.http = monUrl(directory);
     this.victim = readPlan(directory).processes.find(({ name }) => name === VICTIM)!;
   }
 
@@ -213,20 +203,8 @@ class RecoveryBench implements RecoveryOutside {
     timeMs: number,
     other: Partial<ImageBenchOptions> = {},
   ): Promise<ImageBenchReport> {
-    const { world, image, meter, progress, options } = this;
-    const { backend } = world;
-    const copies = image.replicasAt(0).length;
-    const outside = {
-      world,
-      image,
-      imageId: image.id,
-      copies,
-      meter,
-      backend,
-      progress,
-      log: null,
-    };
-    return await runImageBench(outside, {
+    const { options } = this;
+    return await runImageBench(this.outside, {
       cluster: "",
       path: IMAGE,
       rw: options.rw,

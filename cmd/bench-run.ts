@@ -9,15 +9,14 @@ import {
   type ImageBenchReport,
   runImageBench,
 } from "../core/bench/bench.ts";
-import { BunMeter } from "../core/bench/bun-meter.ts";
 import { BunOpLog } from "../core/bench/bun-op-log.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { withImages } from "./attach.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
+import { benchOutside } from "./bench-outside.ts";
 import { recoveryBench } from "./bench-recovery.ts";
 import { unreadable } from "./input-file.ts";
 import { suiteBench } from "./bench-suite.ts";
-import { readClusterFile } from "./daemon.ts";
 
 /** The programs of `fastblock bench`, wired to this machine. */
 export function benchPrograms(cli: CliContext, program: readonly string[]): BenchPrograms {
@@ -34,11 +33,6 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
 
 async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<ImageBenchReport> {
   const directory = resolve(options.cluster);
-  const mon = readClusterFile(directory).mons[0];
-  const meter = new BunMeter(
-    directory,
-    mon === undefined ? "" : `http://${mon.http.host}:${mon.http.port}`,
-  );
   const attach = {
     cluster: directory,
     paths: [options.path],
@@ -61,10 +55,9 @@ async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<
     const backend = await cli.backendWith(world.backend);
     const log = options.historyPath === "" ? null : new BunOpLog(options.historyPath);
     const progress = new BarProgress(cli);
-    const copies = image.replicasAt(0).length;
-    const outside = { world, image, imageId: image.id, copies, meter, backend, progress, log };
+    const outside = benchOutside(directory, world, image, progress);
     try {
-      return await runImageBench(outside, options);
+      return await runImageBench({ ...outside, backend, log }, options);
     } finally {
       progress.end();
       log?.close();

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import {
+  type BenchOutside,
   type BenchProgress,
   type BenchRow,
   checkShape,
@@ -14,13 +15,10 @@ import {
   type SuiteRow,
 } from "../core/bench/bench.ts";
 import { runFioDisk } from "../core/bench/bun-fio.ts";
-import { BunMeter } from "../core/bench/bun-meter.ts";
 import type { CliContext } from "../core/cli/cli.ts";
-import type { Image } from "../core/client/client.ts";
-import type { World } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
 import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
-import { readClusterFile } from "./daemon.ts";
+import { benchOutside } from "./bench-outside.ts";
 
 /** `bench suite`: a cluster of its own, all rows on one image of it, and nothing left behind. */
 const IMAGE = "bench/suite";
@@ -56,7 +54,9 @@ async function measure(
   const attach = { cluster: directory, paths: [IMAGE], readOnly: false, backend, timeoutMs };
   return await withImages(attach, async ([image], world) => {
     if (image === undefined) throw new Error("no image was opened");
-    const bench = new SuiteBench(cli, directory, progress, world, image, options);
+    // The cluster was started with the same choice on the same machine: one back end.
+    const outside = benchOutside(directory, world, image, progress);
+    const bench = new SuiteBench(cli, join(directory, "raw.img"), outside, options);
     await bench.prepare();
     const rows = await runSuite(bench, options);
     return {
@@ -77,61 +77,33 @@ async function measure(
 /** One image, and a file beside the osds' for fio. */
 class SuiteBench implements SuiteOutside {
   private readonly cli: CliContext;
-  private readonly progress: BenchProgress;
-  private readonly world: World;
-  private readonly image_: Image;
-  private readonly options: SuiteOptions;
-  private readonly meter: BunMeter;
   private readonly rawPath: string;
+  private readonly outside: BenchOutside;
+  private readonly options: SuiteOptions;
   private rawDirect = true;
   private filled = false;
 
-  constructor(
-    cli: CliContext,
-    directory: string,
-    progress: BenchProgress,
-    world: World,
-    image: Image,
-    options: SuiteOptions,
-  ) {
+  constructor(cli: CliContext, rawPath: string, outside: BenchOutside, options: SuiteOptions) {
     this.cli = cli;
-    this.progress = progress;
-    this.world = world;
-    this.image_ = image;
+    this.rawPath = rawPath;
+    this.outside = outside;
     this.options = options;
-    const mon = readClusterFile(directory).mons[0];
-    const http = mon === undefined ? "" : `http://${mon.http.host}:${mon.http.port}`;
-    this.meter = new BunMeter(directory, http);
-    this.rawPath = join(directory, "raw.img");
   }
 
   /** Write fio's file in full: into holes a file system writes in another way. */
   async prepare(): Promise<void> {
     if (!this.options.fio || Bun.which("fio") === null) return;
-    const disk = this.world.disks.open(this.rawPath, { createBytes: this.options.imageBytes });
-    await fillDisk(this.world, disk);
+    const { world } = this.outside;
+    const disk = world.disks.open(this.rawPath, { createBytes: this.options.imageBytes });
+    await fillDisk(world, disk);
     this.rawDirect = disk.direct;
     disk.close();
   }
 
   async image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport> {
-    const { world, image_: image, meter, progress } = this;
     const fill = this.filled ? "never" : "always";
     this.filled = true;
-    // The cluster was started with the same choice on the same machine.
-    const { backend } = world;
-    const copies = image.replicasAt(0).length;
-    const outside = {
-      world,
-      image,
-      imageId: image.id,
-      copies,
-      meter,
-      backend,
-      progress,
-      log: null,
-    };
-    return await runImageBench(outside, { ...this.baseOptions(), ...row, timeMs, fill });
+    return await runImageBench(this.outside, { ...this.baseOptions(), ...row, timeMs, fill });
   }
 
   async raw(row: SuiteRow): Promise<BenchRow | undefined> {

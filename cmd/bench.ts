@@ -388,7 +388,7 @@ function messageBenches(bench: CommandUnknownOpts, show: Show): void {
 }
 
 /** A report of `bench image` for people. */
-function imageText(report: ImageBenchReport): string {
+export function imageText(report: ImageBenchReport): string {
   const { latencyUs } = report;
   const lines: [string, string][] = [
     [
@@ -412,6 +412,13 @@ function imageText(report: ImageBenchReport): string {
       `${report.deviceBytesPerClientByte} bytes to devices per client byte, drained in ${report.drainSeconds} s`,
     ]);
   }
+  const { filled } = report;
+  lines.push([
+    "filled",
+    filled === null
+      ? "nothing: the image was taken as it was"
+      : `${formatSize(filled.bytes)} before the run, in ${filled.seconds} s`,
+  ]);
   lines.push(["backend", report.backend], ["errors", String(report.errors)]);
   if (report.verifiedBlocks > 0) lines.push(["verified", `${report.verifiedBlocks} blocks`]);
   return lines.map(([key, value]) => `${key.padEnd(14)} ${value}\n`).join("");

@@ -14,7 +14,7 @@ export type { BenchRow, CpuClock } from "./bench-row.ts";
 export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { formatHistoryLine } from "./history.ts";
-export { type BenchProgress, runImageBench } from "./image-bench.ts";
+export { type BenchOutside, type BenchProgress, runImageBench } from "./image-bench.ts";
 export { loadError } from "./load-failures.ts";
 export { samplesOf } from "./metrics-text.ts";
 export {
@@ -82,6 +82,8 @@ export interface ImageBenchReport {
   readonly blockBytes: number;
   readonly depth: number;
   readonly jobs: number;
+  /** What was written before the run, and how long that took; null: nothing, it was as it was. */
+  readonly filled: { readonly bytes: number; readonly seconds: number } | null;
   readonly seconds: number;
   readonly ops: number;
   readonly iops: number;

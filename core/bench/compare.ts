@@ -59,9 +59,18 @@ const LOAD = ["kind", "rw", "blockBytes", "depth", "jobs", "replicas", "imageByt
 export function unlikeLoads(a: unknown, b: unknown): string[] {
   const left = wordsOf(a);
   const right = wordsOf(b);
-  return LOAD.filter(
+  const lines = LOAD.filter(
     (key) => left.has(key) && right.has(key) && left.get(key) !== right.get(key),
   ).map((key) => `${key} is ${String(left.get(key))} in A, ${String(right.get(key))} in B`);
+  const [first, second] = [filledOf(left), filledOf(right)];
+  if (first === undefined || second === undefined || first === second) return lines;
+  const [who, other] = first ? ["A", "B"] : ["B", "A"];
+  return [...lines, `${who} filled its image first, ${other} took it as it was`];
+}
+
+/** Undefined: the report does not tell. */
+function filledOf(words: ReadonlyMap<string, unknown>): boolean | undefined {
+  return words.has("filled") ? words.get("filled") !== null : undefined;
 }
 
 function wordsOf(report: unknown): Map<string, unknown> {

@@ -24,16 +24,19 @@ import { anyBlockIs } from "./survey.ts";
  */
 export interface BenchOutside {
   readonly world: World;
-  readonly image: ImageTarget;
-  /** The image's id. */
-  readonly imageId: number;
-  /** How many osds keep each of its bytes. */
-  readonly copies: number;
+  readonly image: BenchImage;
   readonly meter: ClusterMeter;
   /** Of this reactor and of all osds: one word when they agree, else `mixed`. */
   readonly backend: string;
   readonly progress: BenchProgress;
   readonly log: OpLog | null;
+}
+
+/** An image, and what a run wants to know of it. */
+export interface BenchImage extends ImageTarget {
+  readonly id: number;
+  /** Those that keep the byte at `offsetBytes`. */
+  replicasAt(offsetBytes: number): readonly unknown[];
 }
 
 /** Reads what the cluster spends. */
@@ -79,12 +82,9 @@ export async function runImageBench(
 ): Promise<ImageBenchReport> {
   const { world, meter } = outside;
   const common = baseOf(outside, options);
-  const fills = await isToFill(outside, options, common.rangeBytes);
-  if (fills && options.fill === "holes") await checkRoom(outside, common.rangeBytes);
-  if (fills) await fill(outside, common);
+  const filled = await prepare(outside, options, common);
   // Without the drain, what the logs still hold would be missing from the devices' bytes.
   const counts = options.drain && !onlyReads(options.rw);
-  if (fills && options.drain) await drain(outside);
   const load = new ImageLoad({
     ...common,
     rw: options.rw,
@@ -116,6 +116,7 @@ export async function runImageBench(
     blockBytes: options.blockBytes,
     depth: options.depth,
     jobs: options.jobs,
+    filled,
     ...window,
     cpuUsPerIo: cpuUsPerIoOf(processes),
     processes,
@@ -150,7 +151,7 @@ function baseOf(outside: BenchOutside, options: ImageBenchOptions): LoadBase {
     seed: options.seed,
     verify: options.verify,
     run: world.random.u32(),
-    imageTag: outside.imageId >>> 0,
+    imageTag: image.id >>> 0,
     book: stamped ? new StampBook(Math.ceil(rangeBytes / 4096)) : null,
     log,
   };
@@ -158,6 +159,22 @@ function baseOf(outside: BenchOutside, options: ImageBenchOptions): LoadBase {
 
 function onlyReads(rw: LoadShape): boolean {
   return rw === "read" || rw === "randread";
+}
+
+/** Fill the range where that is wanted, and let the logs drain of it. Null: it is as it was. */
+async function prepare(
+  outside: BenchOutside,
+  options: ImageBenchOptions,
+  common: LoadBase,
+): Promise<ImageBenchReport["filled"]> {
+  if (!(await isToFill(outside, options, common.rangeBytes))) return null;
+  if (options.fill === "holes") await checkRoom(outside, common.rangeBytes);
+  const { clock } = outside.world;
+  const startUs = clock.nowUs();
+  const bytes = await fill(outside, common);
+  const seconds = round((clock.nowUs() - startUs) / 1_000_000);
+  if (options.drain) await drain(outside);
+  return { bytes, seconds };
 }
 
 /**
@@ -178,7 +195,7 @@ async function isToFill(
 /** A fill that nobody asked for takes no more than most of what is free. Throws FB5002. */
 async function checkRoom(outside: BenchOutside, rangeBytes: number): Promise<void> {
   const free = await outside.meter.freeBytes();
-  const needed = rangeBytes * outside.copies;
+  const needed = rangeBytes * outside.image.replicasAt(0).length;
   if (free === null || needed <= free * FILL_SHARE_MAX) return;
   const seen = `${exactSize(needed)} on all osds together, ${exactSize(free)} are free`;
   throw new FastblockError("FB5002", `filling the image before the run: it takes ${seen}`, {
@@ -186,10 +203,10 @@ async function checkRoom(outside: BenchOutside, rangeBytes: number): Promise<voi
   });
 }
 
-/** Write the whole range once, with random or stamped content. */
-async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
+/** Write the whole range once, with random or stamped content. Answers the bytes of it. */
+async function fill(outside: BenchOutside, common: LoadBase): Promise<number> {
   const blockBytes = Math.min(FILL_BLOCK_BYTES, Math.floor(common.rangeBytes / 4096) * 4096);
-  if (blockBytes === 0) return;
+  if (blockBytes === 0) return 0;
   const load = new ImageLoad({
     ...common,
     rw: "write",
@@ -201,6 +218,7 @@ async function fill(outside: BenchOutside, common: LoadBase): Promise<void> {
   await walkThrough(outside, load, "fill", common.rangeBytes);
   const failure = load.failures.statusTexts[0];
   if (failure !== undefined) throw loadError("filling the image", failure, load.failures);
+  return load.writtenBytesTotal;
 }
 
 /**

@@ -3,16 +3,10 @@ import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
-import {
-  BlockState,
-  type ImageOp,
-  type ImageTarget,
-  OpKind,
-  STATE_BYTES,
-} from "../client/client.ts";
+import { BlockState, type ImageOp, OpKind, STATE_BYTES } from "../client/client.ts";
 import { Simulation, type SimWorld } from "../reactor/reactor.ts";
 import { type Drain, DrainOrder } from "../reactor/world.ts";
-import { runImageBench } from "./image-bench.ts";
+import { type BenchImage, runImageBench } from "./image-bench.ts";
 import type { ImageBenchOptions } from "./bench.ts";
 
 const IMAGE_BYTES = 1_048_576;
@@ -32,7 +26,8 @@ const STATUS_OF: Readonly<Record<Fault, Status>> = {
 };
 
 /** An image in memory that answers in any order, and cheats in one way. */
-class MemoryImage implements ImageTarget, Drain {
+class MemoryImage implements BenchImage, Drain {
+  readonly id = 5;
   readonly sizeBytes = IMAGE_BYTES;
   readonly readOnly = false;
   writtenBytes = 0;
@@ -51,6 +46,10 @@ class MemoryImage implements ImageTarget, Drain {
     this.world = world;
     this.fault = fault;
     world.turns.addDrain(DrainOrder.Apply, this);
+  }
+
+  replicasAt(): readonly unknown[] {
+    return [0, 1, 2];
   }
 
   submit(op: ImageOp): void {
@@ -148,8 +147,6 @@ async function bench(
     {
       world,
       image,
-      imageId: 5,
-      copies: 3,
       backend: "mixed",
       meter: {
         processes: () => [{ kind: "osd", userUs: (userUs += 10), systemUs: 0, switches: 0 }],
@@ -202,8 +199,15 @@ describe("a load on an honest image", () => {
   });
 
   test("a fill writes every block once before the load", async () => {
-    const { image } = await bench({ fill: "always", rw: "randread", timeMs: 10, rampMs: 1 });
+    const { image, report } = await bench({
+      fill: "always",
+      rw: "randread",
+      timeMs: 10,
+      rampMs: 1,
+    });
     expect(image.writtenBytes).toBe(IMAGE_BYTES);
+    expect(report.filled!.bytes).toBe(IMAGE_BYTES);
+    expect(report.filled!.seconds).toBeGreaterThan(0);
     expect(image.written.every((one) => one === 1)).toBe(true);
   });
 
@@ -215,10 +219,10 @@ describe("a load on an honest image", () => {
     ["a load that reads keeps what there is", "randread", [ALL - 1, ALL], 0],
   ] as const)("%s", async (_name, rw, written, filled) => {
     const options = { verify: false, timeMs: 1, rampMs: 0, drain: false };
-    const { image: without } = await bench({ ...options, rw, fill: "never" }, "none", written);
-    const { image } = await bench({ ...options, rw, fill: "holes" }, "none", written);
-    expect(image.fillBytes).toBe(filled);
-    expect(without.fillBytes).toBe(0);
+    const without = await bench({ ...options, rw, fill: "never" }, "none", written);
+    const { image, report } = await bench({ ...options, rw, fill: "holes" }, "none", written);
+    expect([image.fillBytes, report.filled?.bytes ?? 0]).toEqual([filled, filled]);
+    expect([without.image.fillBytes, without.report.filled]).toEqual([0, null]);
   });
 
   test("a fill that nobody asked for is refused where it takes most of what is free", async () => {

@@ -28,6 +28,16 @@ describe("comparison", () => {
     expect(unlikeLoads(load, null)).toEqual([]);
   });
 
+  test("an image that was filled and one that was taken as it was are unlike", () => {
+    const whole = { ...a, filled: null };
+    const fresh = { ...a, filled: { bytes: 4096, seconds: 1 } };
+    expect(unlikeLoads(fresh, { ...fresh, filled: { bytes: 4096, seconds: 2 } })).toEqual([]);
+    expect(unlikeLoads(whole, whole)).toEqual([]);
+    expect(unlikeLoads(a, fresh)).toEqual([]);
+    expect(unlikeLoads(fresh, whole)).toEqual(["A filled its image first, B took it as it was"]);
+    expect(unlikeLoads(whole, fresh)).toEqual(["B filled its image first, A took it as it was"]);
+  });
+
   test("a figure that one report lacks is left out, nothing in common is refused", () => {
     expect(compareReports(a, { iops: 500, cpuUsPerIo: null })).toHaveLength(1);
     for (const other of [{}, null, "x", [], { iops: "1" }]) {

@@ -1,0 +1,22 @@
+import type { BenchOutside, BenchProgress } from "../core/bench/bench.ts";
+import { BunMeter } from "../core/bench/bun-meter.ts";
+import type { Image } from "../core/client/client.ts";
+import type { World } from "../core/reactor/world.ts";
+import { readClusterFile } from "./daemon.ts";
+
+/** What loads on an image of the cluster in `directory` run in, all on one back end and unlogged. */
+export function benchOutside(
+  directory: string,
+  world: World,
+  image: Image,
+  progress: BenchProgress,
+): BenchOutside {
+  const meter = new BunMeter(directory, monUrl(directory));
+  return { world, image, meter, backend: world.backend, progress, log: null };
+}
+
+/** Where REST of the cluster's mon is; empty when the cluster file names none. */
+export function monUrl(directory: string): string {
+  const mon = readClusterFile(directory).mons[0];
+  return mon === undefined ? "" : `http://${mon.http.host}:${mon.http.port}`;
+}

@@ -1,0 +1,44 @@
+import { expect, test } from "bun:test";
+import type { ImageBenchReport } from "../core/bench/bench.ts";
+import { imageText } from "./bench.ts";
+
+const LATENCY = { mean: 1, p50: 1, p99: 1, p999: 1, max: 1 } as ImageBenchReport["latencyUs"];
+const REPORT: ImageBenchReport = {
+  kind: "image",
+  path: "p/a",
+  rw: "randwrite",
+  blockBytes: 4096,
+  depth: 32,
+  jobs: 1,
+  filled: null,
+  seconds: 1,
+  ops: 1,
+  iops: 1,
+  bytesPerSec: 4096,
+  latencyUs: LATENCY,
+  readLatencyUs: null,
+  writeLatencyUs: LATENCY,
+  pauseUsMax: 1,
+  cpuUsPerIo: null,
+  processes: [],
+  deviceBytesPerClientByte: null,
+  deviceWritesPerClientWrite: null,
+  flushesPerClientWrite: null,
+  drainSeconds: 0,
+  backend: "uring",
+  errors: 0,
+  errorTexts: [],
+  timeouts: 0,
+  refusedForSpace: 0,
+  verifiedBlocks: 0,
+  verifyErrors: [],
+  seed: 1,
+};
+
+test("a report says whether the image was filled before the run, and how long that took", () => {
+  expect(imageText(REPORT)).toContain("\nfilled         nothing: the image was taken as it was\n");
+  const filled = { bytes: 1_073_741_824, seconds: 3.25 };
+  expect(imageText({ ...REPORT, filled })).toContain(
+    "\nfilled         1 GiB before the run, in 3.25 s\n",
+  );
+});
