@@ -57,7 +57,7 @@ import {
   WriteReply,
   WriteRequest,
 } from "../../proto/gen/hot.ts";
-import { ClusterMap, deltaToTell, type OsdInfo, type PgInfo } from "../cluster/cluster.ts";
+import { ClusterMap, MapTeller, type OsdInfo, type PgInfo } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
 import type { Simulation, SimWorld } from "../reactor/reactor.ts";
 import { DrainOrder } from "../reactor/world.ts";
@@ -127,6 +127,7 @@ export class FakeGroup {
 export class FakeCluster {
   readonly simulation: Simulation;
   readonly map: ClusterMap = new ClusterMap();
+  readonly teller: MapTeller = new MapTeller(this.map);
   readonly groups: Map<PgId, FakeGroup> = new Map();
   readonly osds: FakeOsd[] = [];
   readonly mon: FakeMon;
@@ -457,10 +458,10 @@ export class FakeOsd implements ConnectionHandler {
     status: Status,
     request: { readonly generation: number; readonly epoch: number },
   ): void {
-    const { map, telling } = this.cluster;
+    const { teller, telling } = this.cluster;
     if (telling === "none") return;
     if (status !== Status.MapStale && status !== Status.WrongReceiver) return;
-    const delta = deltaToTell(map, request.generation, request.epoch);
+    const delta = teller.lackOf(request.generation, request.epoch);
     if (delta === undefined) return;
     const bytes = toBinary(MapUpdateSchema, create(MapUpdateSchema, delta));
     for (let at = 0; telling === "garbled" && at < bytes.length; at += 3) bytes[at]! ^= 0x55;

@@ -148,7 +148,7 @@ export class ClusterMap {
   }
 
   /** Rows that changed after it are told to a holder of (generation, epoch). -1: all of them. */
-  private fromOf(generation: number, epoch: number): number {
+  fromOf(generation: number, epoch: number): number {
     return generation !== this.generation || epoch === 0 ? -1 : epoch;
   }
 

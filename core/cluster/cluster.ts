@@ -9,7 +9,7 @@
 export { ApplyResult, ClusterMap, compareMapIdentity } from "./cluster-map.ts";
 export type { MapChange } from "./cluster-map.ts";
 export { splitDelta } from "./map-parts.ts";
-export { deltaToTell, TOLD_BYTES_MAX } from "./map-telling.ts";
+export { MapTeller, TOLD_BYTES_MAX } from "./map-telling.ts";
 export type {
   MapDelta,
   OsdRow,

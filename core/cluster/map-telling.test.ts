@@ -10,7 +10,14 @@ import {
   type Term,
 } from "../base/ids.ts";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
-import { ApplyResult, ClusterMap, deltaToTell, type PgInfo, TOLD_BYTES_MAX } from "./cluster.ts";
+import {
+  ApplyResult,
+  ClusterMap,
+  type MapDelta,
+  MapTeller,
+  type PgInfo,
+  TOLD_BYTES_MAX,
+} from "./cluster.ts";
 
 const POOL = 1 as PoolId;
 const UUID = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
@@ -42,6 +49,11 @@ function mapOf(pgCount: number): ClusterMap {
   map.apply({ ...nothing, generation: 3, full: true });
   map.apply(map.next({ pgs: Array.from({ length: pgCount }, (_, index) => pg(index)) }));
   return map;
+}
+
+/** Asked for the first time. */
+function deltaToTell(map: ClusterMap, generation: number, epoch: number): MapDelta | undefined {
+  return new MapTeller(map).lackOf(generation, epoch);
 }
 
 function copyOf(map: ClusterMap): ClusterMap {
@@ -100,6 +112,44 @@ test("more than one message holds is not told", () => {
   const map = mapOf(4096);
   map.apply(map.next({ pgs: [pg(9, 20)] }));
   expect(deltaToTell(map, 3, 2)?.pgs.length).toBe(1);
+});
+
+/** Counts how often its rows are looked at. */
+class CountedMap extends ClusterMap {
+  counted = 0;
+
+  override rowsFrom(generation: number, epoch: number): number {
+    this.counted++;
+    return super.rowsFrom(generation, epoch);
+  }
+}
+
+test("that something is too much is found out once for each map and place in its history", () => {
+  const map = new CountedMap();
+  map.apply(mapOf(5000).deltaFrom(0, 0)!);
+  const first = Array.from({ length: 4500 }, (_, index) => pg(index, 20));
+  map.apply(map.next({ pgs: first }));
+  const teller = new MapTeller(map);
+  const asked = (generation: number, epoch: number): boolean => {
+    return teller.lackOf(generation, epoch) !== undefined;
+  };
+  for (let times = 0; times < 5; times++) expect(asked(3, 2)).toBe(false);
+  expect(map.counted).toBe(1);
+  // All that want all of it are one.
+  for (const [generation, epoch] of [
+    [2, 7],
+    [1, 1],
+    [3, 0],
+  ] as const) {
+    expect(asked(generation, epoch)).toBe(false);
+  }
+  expect(map.counted).toBe(2);
+  // Another map is another answer, in both directions.
+  map.apply(map.next({ pgs: [pg(9, 30)] }));
+  expect([asked(3, 3), asked(3, 3), asked(3, 2)]).toEqual([true, true, false]);
+  const small = mapOf(4).deltaFrom(0, 0)!;
+  map.apply({ ...small, generation: 4 });
+  expect([asked(3, 2), asked(3, 4)]).toEqual([true, true]);
 });
 
 test("rows are counted as they are told", () => {

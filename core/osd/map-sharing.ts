@@ -1,7 +1,7 @@
 // cold path: once per connection and map, and while the monitor can not be asked.
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
-import { type ClusterMap, deltaToTell } from "../cluster/cluster.ts";
+import { type ClusterMap, MapTeller } from "../cluster/cluster.ts";
 import type { World } from "../reactor/world.ts";
 import { type Connection, type ControlService, Method } from "../rpc/rpc.ts";
 import {
@@ -35,6 +35,7 @@ export class MapSharing {
   private readonly world: World;
   private readonly logger: Logger;
   private readonly map: ClusterMap;
+  private readonly teller: MapTeller;
   private readonly calls: ControlService;
   private readonly host: MapSharingHost;
   private wantedUs = -WANT_US;
@@ -52,10 +53,11 @@ export class MapSharing {
     this.world = world;
     this.logger = logger;
     this.map = map;
+    this.teller = new MapTeller(map);
     this.calls = calls;
     this.host = host;
     calls.serve(Method.MapGet, MapGetRequestSchema, MapGetReplySchema, ({ generation, epoch }) => {
-      const delta = deltaToTell(map, generation, epoch);
+      const delta = this.teller.lackOf(generation, epoch);
       const update = delta === undefined ? undefined : create(MapUpdateSchema, delta);
       return create(MapGetReplySchema, update === undefined ? {} : { update });
     });
@@ -67,7 +69,7 @@ export class MapSharing {
     const context = connection.context;
     if (!(context instanceof ClientContext)) return;
     if (context.toldGeneration === map.generation && context.toldEpoch === map.epoch) return;
-    const delta = deltaToTell(map, generation, epoch);
+    const delta = this.teller.lackOf(generation, epoch);
     if (delta === undefined) return;
     context.toldGeneration = map.generation;
     context.toldEpoch = map.epoch;
