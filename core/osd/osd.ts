@@ -339,11 +339,13 @@ export class OsdShard implements PgHost {
 
   /** Replicas of pools that were removed; what a map merely lacks stays (`RemovedPools` has the why). */
   private removeGone(): void {
-    const { groups } = this.pg;
+    const { groups, parking } = this.pg;
     const { pgs, removedPools } = this.map;
-    const unnamed = Array.from(groups.rowsOf().keys(), (pg) => pg as PgId);
-    for (const pg of unnamed) {
-      if (pgs.has(pg) || !removedPools.covers(poolOfPg(pg), groups.look(pg)!.replica)) continue;
+    for (const [id, row] of [...groups.rowsOf()]) {
+      const pg = id as PgId;
+      if (pgs.has(pg)) continue;
+      const { replica } = groups.awakeAt(row) ?? parking.rows.get(row);
+      if (!removedPools.covers(poolOfPg(pg), replica)) continue;
       this.logger.info("removing a replica of a pool that was removed", { pg });
       this.pg.remove(groups.get(pg)!);
     }
@@ -354,11 +356,8 @@ export class OsdShard implements PgHost {
     const { groups } = this.pg;
     for (const pg of this.space.groupsOf(this.store, groups.rowsOf())) this.changed.add(pg);
     this.noteRecovering();
-    const pgs = Array.from(complete ? groups.rowsOf().keys() : this.changed, (pg) =>
-      groups.look(pg),
-    )
-      .filter((group) => group !== undefined && !group.creating)
-      .map((group) => reportOf(group!, this.store.bytesOf(group!.row)));
+    const told = complete ? groups.rowsOf().keys() : this.changed;
+    const pgs = Array.from(told, (pg) => reportOf(this.pg, pg)).filter((one) => one !== undefined);
     pgs.push(...this.gone);
     for (const [pg, replica] of this.pg.missing) pgs.push(reportOfMissing(pg, replica));
     this.changed.clear();

@@ -1,6 +1,14 @@
 // cold path: once a second per shard.
-import { type Group, isSettled, type LocalStore, type StoreUsage } from "../pg/pg.ts";
-import { Role } from "../raft/raft.ts";
+import {
+  type Group,
+  isSettled,
+  type LocalStore,
+  type Parked,
+  type PgShard,
+  type ScrubState,
+  type StoreUsage,
+} from "../pg/pg.ts";
+import { type Configuration, Role } from "../raft/raft.ts";
 import type { FaultyEntries } from "./faulty-entries.ts";
 import type { Healer } from "./healer.ts";
 
@@ -176,8 +184,36 @@ export class SpaceNews {
   }
 }
 
-/** Describe a group as it is now. */
-export function reportOf(group: Group, usedBytes: number): GroupReport {
+/** Describe a group as it is now; undefined: it is not here, or not made yet. */
+export function reportOf(shard: PgShard, pg: number): GroupReport | undefined {
+  const row = shard.groups.rowsOf().get(pg);
+  if (row === undefined) return undefined;
+  const group = shard.groups.awakeAt(row);
+  if (group === null) return reportOfParked(shard, row, shard.parking.rows.get(row));
+  return group.creating ? undefined : reportOfAwake(group, shard.store.bytesOf(row));
+}
+
+/** Nothing is under way in it: the whole of it follows from its row, and no object is made of it. */
+function reportOfParked(shard: PgShard, row: number, parked: Parked): GroupReport {
+  const { pg, replica, term, leader, conf, confIndex } = parked;
+  const leads = leader === replica;
+  const applied = shard.store.appliedIndex(row);
+  return {
+    pg,
+    replica,
+    role: leads ? ROLE_LEADER : roleIn(conf, 1 << conf.slotOf(replica)),
+    term,
+    leader,
+    commitIndex: applied,
+    appliedIndex: applied,
+    established: leads,
+    usedBytes: shard.store.bytesOf(row),
+    ...(leads ? { configuration: configurationOf(conf, confIndex) } : {}),
+    ...(leads ? scrubOf(shard.scrubs.of(parked)) : {}),
+  };
+}
+
+function reportOfAwake(group: Group, usedBytes: number): GroupReport {
   const node = group.node;
   return {
     pg: group.pg,
@@ -189,8 +225,8 @@ export function reportOf(group: Group, usedBytes: number): GroupReport {
     appliedIndex: group.appliedIndex,
     established: group.serving,
     usedBytes,
-    ...(isSettled(group) ? { configuration: configurationOf(group) } : {}),
-    ...scrubOf(group),
+    ...(isSettled(group) ? { configuration: configurationOf(node.conf, group.confIndex) } : {}),
+    ...(group.isLeader ? scrubOf(group.shard.scrubs.of(group)) : {}),
     ...recoveryOf(group),
   };
 }
@@ -210,23 +246,25 @@ function recoveryOf(group: Group): Pick<GroupReport, "recovery"> {
   }
   if (!group.isLeader) return {};
   const behind = group.shard.peers.behind(group);
+  if (behind.length === 0) return {};
   return { recovery: behind.map((one) => ({ ...one, stage: STAGE_LOG })) };
 }
 
-function scrubOf(group: Group): Pick<GroupReport, "scrub"> {
-  const scrub = group.shard.scrubs.of(group);
-  if (scrub === undefined || !group.isLeader) return {};
+function scrubOf(scrub: ScrubState | undefined): Pick<GroupReport, "scrub"> {
+  if (scrub === undefined) return {};
   const { order, deep, done, tally } = scrub;
   const { found, left, blocks } = tally;
   return { scrub: { order, deep, done, found, healed: found - left, left, blocks } };
 }
 
-function configurationOf(group: Group): NonNullable<GroupReport["configuration"]> {
-  const { conf } = group.node;
+function configurationOf(
+  conf: Configuration,
+  index: number,
+): NonNullable<GroupReport["configuration"]> {
   const pick = (mask: number): number[] =>
     conf.members.filter((_, slot) => (mask & (1 << slot)) !== 0).map((member) => member.id);
   return {
-    index: group.confIndex,
+    index,
     voters: pick(conf.voters),
     outgoing: pick(conf.outgoing),
     learners: pick(conf.learners),
@@ -283,6 +321,9 @@ function roleOf(group: Group): number {
   if (group.silent) return ROLE_DISTRUSTED;
   if (node.filling) return ROLE_FILLING;
   if (node.role !== Role.Follower) return ROLE_CANDIDATE;
-  const votes = ((node.conf.voters | node.conf.outgoing) & node.selfBit) !== 0;
-  return votes ? ROLE_FOLLOWER : ROLE_LEARNER;
+  return roleIn(node.conf, node.selfBit);
+}
+
+function roleIn(conf: Configuration, selfBit: number): number {
+  return ((conf.voters | conf.outgoing) & selfBit) !== 0 ? ROLE_FOLLOWER : ROLE_LEARNER;
 }

@@ -5,7 +5,6 @@ import type { Group } from "./group.ts";
 /** Makes objects of a parked group again, see `parking.ts`. */
 export interface GroupWaker {
   wake(row: number): Group;
-  glimpse(row: number): Group;
 }
 
 /**
@@ -55,13 +54,6 @@ export class Groups {
   /** The group that is in one of `rowsOf()`; one that is awake is as quiet as it was. */
   at(row: number): Group {
     return this.rows[row] ?? this.waker.wake(row);
-  }
-
-  // cold: for reports.
-  /** A group as it is, to be read at once and not kept: one that is parked stays so. */
-  look(pg: number): Group | undefined {
-    const row = this.rowOf.get(pg);
-    return row === undefined ? undefined : (this.rows[row] ?? this.waker.glimpse(row));
   }
 
   // cold: for what is rare.

@@ -21,7 +21,7 @@ import { Group } from "./group.ts";
 import type { GroupWaker } from "./groups.ts";
 import { GroupHealth, type GroupState } from "./local-store.ts";
 import { followInfo } from "./membership.ts";
-import { ParkedRows } from "./parked-rows.ts";
+import { type Parked, ParkedRows } from "./parked-rows.ts";
 import type { PgShard } from "./pg.ts";
 import { rebuild } from "./recover.ts";
 
@@ -130,7 +130,7 @@ export class Parking implements GroupWaker {
   /** Make objects of the group in a row again: it is what it was. */
   wake(row: number): Group {
     const { shard } = this;
-    const group = this.build(row);
+    const group = this.build(row, this.rows.get(row));
     const { info } = this.rows.take(row);
     shard.groups.put(group);
     for (const link of shard.peers.links.values()) link.groups.delete(row);
@@ -142,17 +142,9 @@ export class Parking implements GroupWaker {
     return group;
   }
 
-  /** What the group in a row is, to be read and dropped: it stays parked. */
-  glimpse(row: number): Group {
-    const group = this.build(row);
-    group.wake();
-    return group;
-  }
-
-  private build(row: number): Group {
+  private build(row: number, parked: Parked): Group {
     const { shard } = this;
     const { store } = shard;
-    const parked = this.rows.get(row);
     const state = this.stateOf(row);
     const group = new Group(shard, parked.pg, parked.replica, row);
     rebuild(group, state, {

@@ -57,6 +57,7 @@ export { LeaderLoad } from "./fill-source.ts";
 export { type FaultyEntry, Group, GroupPeer } from "./group.ts";
 export * from "./local-store.ts";
 export { HEARTBEAT_INTERVAL_US, PeerLink } from "./peer-link.ts";
+export type { Parked } from "./parked-rows.ts";
 export { isSettled } from "./reconfigure.ts";
 export type { ScrubState } from "./scrubs.ts";
 export { isWholeFollower, unitsAt, unitsOf } from "./scrub-hold.ts";

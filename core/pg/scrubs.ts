@@ -36,7 +36,7 @@ export class Scrubs {
   }
 
   /** How the scrub that was ordered last stands; undefined: none was, or it ended without a result. */
-  of(group: Group): ScrubState | undefined {
+  of(group: { readonly pg: number }): ScrubState | undefined {
     return this.newest.get(group.pg);
   }
 
