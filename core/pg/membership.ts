@@ -39,13 +39,19 @@ import type { PgShard } from "./pg.ts";
 /** Follow a map: make, renew and remove replicas, know where every peer lives. */
 export function followMap(shard: PgShard, map: ClusterMap): void {
   shard.missing.clear();
-  const moved = shard.parking.storesMoved(map);
   for (const pg of map.pgs.values()) {
-    if (moved || !shard.parking.isAsBefore(pg)) followPg(shard, map, pg);
+    if (!isAsParked(shard, map, pg)) followPg(shard, map, pg);
   }
   if (!shard.forgetful) return;
   shard.forgetful = false;
   shard.store.endForgetful();
+}
+
+/** Whether a group is parked, and the map wants of it what it wanted then, on the same stores. */
+function isAsParked(shard: PgShard, map: ClusterMap, pg: PgInfo): boolean {
+  if (shard.parking.infoOf(pg.id) !== pg) return false;
+  // None of its peers' stores was replaced then: it had the way to every member.
+  return !pg.replicas.some((one) => one.osd !== shard.osd && isReplaced(map, one));
 }
 
 function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {

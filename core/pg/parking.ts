@@ -12,7 +12,7 @@
  * follows from it. So there is no case of "parked" anywhere else: all that could happen to it has to
  * find it first. Leases and promises are of links, and go on.
  */
-import type { ClusterMap, PgInfo } from "../cluster/cluster.ts";
+import type { PgInfo } from "../cluster/cluster.ts";
 import { encodeConfiguration, mayPark, resume } from "../raft/raft.ts";
 import { CallbackTimer } from "../reactor/world.ts";
 import { decodeGroupState, encodeGroupState } from "../store/store.ts";
@@ -44,8 +44,6 @@ export class Parking implements GroupWaker {
   private readonly shard: PgShard;
   private readonly lookUs: number;
   private readonly timer: CallbackTimer;
-  /** The store of each osd, by the map that was followed last. */
-  private stores = new Map<number, string>();
   /** Groups parked since the last wave ended. */
   private parked = 0;
   private stopped = false;
@@ -179,24 +177,10 @@ export class Parking implements GroupWaker {
     };
   }
 
-  /* ----------------------------------------------------------------- maps */
-
-  /** Whether another store stands in the place of one that groups are parked with. */
-  storesMoved(map: ClusterMap): boolean {
-    const before = this.stores;
-    this.stores = new Map();
-    let moved = false;
-    for (const osd of map.osds.values()) {
-      this.stores.set(osd.id, osd.storeUuid);
-      if (before.get(osd.id) !== osd.storeUuid) moved = true;
-    }
-    return moved || this.stores.size !== before.size;
-  }
-
-  /** Whether a group is parked, and the map wants of it what it wanted then. */
-  isAsBefore(pg: PgInfo): boolean {
-    const row = this.shard.groups.parkedRowOf(pg.id);
-    return row >= 0 && this.rows.infoOf(row) === pg;
+  /** What the map wanted of a group when it was parked; null: it is awake, or not here. */
+  infoOf(pg: number): PgInfo | null {
+    const row = this.shard.groups.parkedRowOf(pg);
+    return row < 0 ? null : this.rows.infoOf(row);
   }
 }
 

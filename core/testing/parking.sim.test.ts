@@ -254,6 +254,27 @@ describe("quiet groups", () => {
     expect(seenOf(to, pg)!.leader).toBeGreaterThan(0);
   });
 
+  test("wake when a store that has one of their replicas is replaced, and no other does", () => {
+    const { cluster } = bench;
+    const victim = cluster.osds[0]!;
+    const named = cluster.pgs.filter((one) => one.replicas.some(({ osd }) => osd === victim.id));
+    expect(named.length).toBeLessThan(GROUPS);
+    const woken = new Set<number>();
+    const watched = (done: () => boolean): boolean => {
+      for (const osd of bench.osds) for (const one of bench.awake(osd)) woken.add(one);
+      return done();
+    };
+    victim.world!.crash();
+    bench.until("it is down", () => watched(() => !cluster.isUp(victim)));
+    cluster.replaceDisk(victim);
+    cluster.startOsd(victim);
+    bench.until("its replicas are back", () =>
+      watched(() => cluster.settled && bench.parked === GROUPS * REPLICAS),
+    );
+    const ids = named.map((one): number => one.id);
+    expect([...woken].toSorted((a, b) => a - b)).toEqual(ids.toSorted((a, b) => a - b));
+  });
+
   test("know after that which requests were applied, and who is fenced", () => {
     const leader = bench.leaderOf(pg);
     const first = bench.write(shardOf(leader).groups.get(pg)!, 1);
