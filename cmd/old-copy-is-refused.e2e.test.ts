@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { renameSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { spawn } from "bun";
 import {
@@ -37,14 +37,26 @@ async function refused(cluster: TestCluster, times: number, by: string): Promise
   }
 }
 
-/** Start the victim and kill it at some point of its start. */
-async function killStarting(cluster: TestCluster, afterMs: number): Promise<void> {
+/** How far a start is, by what it logs; `written`: its disk is not what it was. */
+const STAGES = ["starting", "reactor", "written", "ready", "registered"] as const;
+
+/** Start the victim, and kill it when its start is so far. */
+async function killStarting(cluster: TestCluster, stage: (typeof STAGES)[number]): Promise<void> {
+  const log = join(cluster.directory, `${VICTIM}.log`);
+  const disk = join(cluster.directory, `${VICTIM}.img`);
+  const loggedBytes = statSync(log).size;
+  const { mtimeMs } = statSync(disk);
   const child = spawn([join(cluster.directory, `${VICTIM}.start`)], {
     stdin: "ignore",
     stdout: "ignore",
     stderr: "ignore",
   });
-  await Bun.sleep(afterMs);
+  await waitFor(`${VICTIM} to be ${stage}`, () => {
+    if (child.exitCode !== null) throw new Error(`${VICTIM} ended with ${child.exitCode}`);
+    if (stage === "written") return statSync(disk).mtimeMs !== mtimeMs;
+    const logged = readFileSync(log).subarray(loggedBytes).toString();
+    return logged.includes(`"msg":"${stage}"`);
+  });
   child.kill("SIGKILL");
   await child.exited;
 }
@@ -73,7 +85,7 @@ test("an old copy of an osd's disk is refused, and the right disk is not", async
     await cluster.kill(VICTIM, "SIGKILL");
 
     // However a start ends, the disk knows what others remember of it.
-    for (const afterMs of [60, 120, 180, 240, 300, 400]) await killStarting(cluster, afterMs);
+    for (const stage of STAGES) await killStarting(cluster, stage);
     await cluster.restart(VICTIM);
     await write(cluster, 3);
     await cluster.kill(VICTIM, "SIGTERM");

@@ -47,6 +47,8 @@ test("G1, G14: fio verifies every block while osds are killed one by one and the
 /** Operations before a pause is looked for: the writer's own start is none. */
 const WRITES_BEFORE = 200;
 const ROUNDS = 3;
+/** G9: no group stalls for longer. */
+const PROMISED_MS = 5000;
 
 interface Pg {
   readonly state: string;
@@ -67,16 +69,15 @@ async function wholeGroup(cluster: TestCluster): Promise<Pg & { readonly leaderO
 }
 
 /** Longest time in ms between two answers of a history, without the first `WRITES_BEFORE`. */
-function longestPauseMs(history: string): { readonly ms: number; readonly writesAfter: number } {
+function longestPauseMs(history: string): number {
   const returns = history
     .trim()
     .split("\n")
     .map((line) => (JSON.parse(line) as { return: number }).return / 1e6)
     .slice(WRITES_BEFORE);
-  let longest = { ms: 0, writesAfter: 0 };
+  let longest = 0;
   for (let at = 1; at < returns.length; at++) {
-    const ms = returns[at]! - returns[at - 1]!;
-    if (ms > longest.ms) longest = { ms, writesAfter: returns.length - at };
+    longest = Math.max(longest, returns[at]! - returns[at - 1]!);
   }
   return longest;
 }
@@ -89,24 +90,25 @@ async function pauseOf(cluster: TestCluster, signal: "SIGKILL" | "SIGTERM"): Pro
   const history = cluster.path("history");
   const bench = cluster.json<BenchResult>(
     ...["bench", "image", "one/pause", "--rw", "randwrite", "--bs", "4KiB", "--depth", "1"],
-    ...["--time", "5s", "--ramp", "0s", "--no-fill", "--no-drain", "--history", history],
+    ...["--time", "6s", "--ramp", "0s", "--no-fill", "--no-drain", "--history", history],
   );
   await writes.more(WRITES_BEFORE * 2);
   // A leader may have gone home meanwhile, to an osd that is back for a while.
   const before = await wholeGroup(cluster);
   const name = `osd.${before.leaderOsd}`;
   await cluster.kill(name, signal);
+  // The writer goes on behind it.
+  await writes.more(WRITES_BEFORE);
   const result = await bench;
   expect(result.backend).toBe("uring");
-  const pause = longestPauseMs(readFileSync(history, "utf8"));
-  // It was a leader's, and the writer went on behind it: another osd leads, of a later term.
+  const pauseMs = longestPauseMs(readFileSync(history, "utf8"));
+  // It was a leader's: another osd leads, of a later term.
   const [after] = await cluster.json<Pg[]>("pg", "ls", "one");
   expect(after?.leaderOsd).not.toBe(before.leaderOsd);
   expect(after?.leaderOsd).not.toBeNull();
   expect(after?.term).toBeGreaterThan(before.term);
-  expect(pause.writesAfter).toBeGreaterThan(WRITES_BEFORE);
   await cluster.restart(name);
-  return pause.ms;
+  return pauseMs;
 }
 
 test("G9: the writer of a group goes on after its leader is killed, and after it is stopped", async () => {
@@ -114,19 +116,19 @@ test("G9: the writer of a group goes on after its leader is killed, and after it
     // One group only: whoever leads it leads every block of the image.
     await cluster.run("pool", "create", "one", "--size", "3", "--pgs", "1");
     await cluster.run("image", "create", "one/pause", "--size", "64MiB");
-    for (const [signal, what, limitMs] of [
-      ["SIGKILL", "kill -9", 5000],
-      // An election waits out the leader's lease of 396 ms, a leader that is stopped hands over.
-      ["SIGTERM", "a clean stop", 390],
-    ] as const) {
+    const medianOf = async (signal: "SIGKILL" | "SIGTERM", what: string): Promise<number> => {
       const pauses: number[] = [];
       for (let round = 0; round < ROUNDS; round++) pauses.push(await pauseOf(cluster, signal));
       const text = pauses.map((ms) => ms.toFixed(0)).join(", ");
       console.log(`pause of a depth-1 writer after ${what} of its leader: ${text} ms`);
       // One pause may be the machine's own.
-      const median = pauses.toSorted((a, b) => a - b)[Math.floor(ROUNDS / 2)];
-      expect(median).toBeLessThan(limitMs);
-    }
+      return pauses.toSorted((a, b) => a - b)[Math.floor(ROUNDS / 2)]!;
+    };
+    const killed = await medianOf("SIGKILL", "kill -9");
+    const stopped = await medianOf("SIGTERM", "a clean stop");
+    expect(killed).toBeLessThan(PROMISED_MS);
+    // An election waits out the lease of the leader that was killed; one that is stopped hands over.
+    expect(stopped).toBeLessThan(killed / 2);
     await cluster.run("image", "verify", "one/pause");
   });
 });
