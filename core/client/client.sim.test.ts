@@ -620,6 +620,50 @@ describe("client: what osds refuse", () => {
   });
 });
 
+describe("client: images that are removed or renamed while they are attached", () => {
+  test("a removed one refuses what comes from then on", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    bench.cluster.mon.remove("demo/disk");
+    expect(bench.simulation.run(() => bench.image.isOver)).toBe(true);
+    expect(bench.fails(bench.image.write(0, filled(4096, 2))).message).toContain("Fenced");
+    expect(bench.fails(bench.image.read(0, 4096)).message).toContain("Fenced");
+    expect(bench.fails(bench.image.flush()).message).toContain("Fenced");
+    bench.settle(bench.image.close());
+  });
+
+  test("one that was removed while the mon could not tell refuses when it can", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.cluster.mon.world.crash();
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    bench.cluster.mon.sessions.clear();
+    bench.cluster.mon.start();
+    expect(bench.simulation.run(() => bench.image.isOver)).toBe(true);
+    expect(bench.fails(bench.image.write(0, filled(4096, 2))).message).toContain("Fenced");
+  });
+
+  test("a renamed one keeps its writes when another one gets its name", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const { mon } = bench.cluster;
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    mon.rename("demo/disk", "old", true);
+    mon.createImage("disk", 64 * MIB);
+    expect(bench.simulation.run(() => bench.image.path === "demo/old")).toBe(true);
+    const { id, sessionId } = bench.image;
+    bench.cluster.group(0).expiredBelow = sessionId + 1;
+    bench.settle(bench.image.write(0, filled(4096, 2)));
+    expect(bench.image.sessionId).toBeGreaterThan(sessionId);
+    expect(bench.image.id).toBe(id);
+    // Its session is forgotten before it hears of its name.
+    mon.rename("demo/old", "older", false);
+    mon.createImage("old", 64 * MIB);
+    bench.cluster.group(0).expiredBelow = bench.image.sessionId + 1;
+    const failure = bench.fails(bench.image.write(0, filled(4096, 3)));
+    expect(failure.message).toContain("SessionExpired");
+    expect(bench.image.id).toBe(id);
+  });
+});
+
 describe("client: the monitor", () => {
   test("G10: images go on with the mon down, and are refreshed when it is back", () => {
     const bench = new Bench(1);

@@ -209,7 +209,7 @@ class ClientSide implements ClientServices, ImageKeeper {
     const session = sessionOf(reply);
     const pool = await this.poolOf(session.header.pool);
     const scratch = this.scratches.pop() ?? this.world.arena.allocate(BLOCK_SIZE);
-    const image = new Image(this.core, this, path, session, pool, scratch, options);
+    const image = new Image(this.core, this, session, pool, scratch, options);
     this.images.add(image);
     return image;
   }
@@ -248,13 +248,17 @@ class ClientSide implements ClientServices, ImageKeeper {
   async refresh(image: Image, timeoutMs: number): Promise<void> {
     const session = image.session;
     const request = create(ImageRefreshRequestSchema, { session: BigInt(session.id) });
-    const reply = await this.mon.call(
+    const call = this.mon.call(
       Method.ImageRefresh,
       ImageRefreshRequestSchema,
       request,
       ImageRefreshReplySchema,
       timeoutMs,
     );
+    const reply = await call.catch((error: unknown) => {
+      if (error instanceof FastblockError && error.code === "FB3007") this.endSession(image);
+      throw error;
+    });
     session.renew(headerOf(reply.header), reply.grant, reply.mac);
   }
 
@@ -306,7 +310,7 @@ class ClientSide implements ClientServices, ImageKeeper {
   private async renewing(image: Image, isExpired: boolean): Promise<ImageSession> {
     for (;;) {
       try {
-        if (isExpired) return sessionOf(await this.callOpen(image.path, image.options));
+        if (isExpired) return await this.reopen(image);
         await this.refresh(image, CALL_MS);
         return image.session;
       } catch (error) {
@@ -318,6 +322,15 @@ class ClientSide implements ClientServices, ImageKeeper {
     }
   }
 
+  /** Another session of the same image, whatever is called by the name that it had. */
+  private async reopen(image: Image): Promise<ImageSession> {
+    const session = sessionOf(await this.callOpen(image.path, image.options));
+    if (session.imageId === image.id) return session;
+    // When the mon does not take it, it ends with our connection.
+    void this.giveBack(session, true);
+    throw new FastblockError("FB3007", `opening ${image.path} again: it is another image now`);
+  }
+
   /** Sessions belong to connections: tell the new one of ours. */
   private refreshAll(): void {
     for (const image of this.images) this.refreshQuietly(image);
@@ -326,7 +339,7 @@ class ClientSide implements ClientServices, ImageKeeper {
   private onImageChanged(session: SessionId, removed: boolean): void {
     for (const image of this.images) {
       if (image.session.id !== session) continue;
-      if (removed) this.world.logger.warn("the session of an image is over", { image: image.path });
+      if (removed) this.endSession(image);
       else this.refreshQuietly(image);
     }
   }
@@ -335,6 +348,13 @@ class ClientSide implements ClientServices, ImageKeeper {
     this.refresh(image, CALL_MS).catch((error: unknown) =>
       this.warn("a session was not refreshed", error),
     );
+  }
+
+  /** What comes from now on is refused here: the groups of a removed image no longer know of it. */
+  private endSession(image: Image): void {
+    if (image.isOver) return;
+    image.isOver = true;
+    this.world.logger.warn("the session of an image is over", { image: image.path });
   }
 
   /* ------------------------------------------------------------- for links */

@@ -716,9 +716,34 @@ export class FakeMon {
   resize(path: string, sizeBytes: number): void {
     const image = this.images.get(path)!;
     image.header = { ...image.header, sizeBytes: BigInt(sizeBytes) };
+    this.notify(path, false);
+  }
+
+  /** Give an image another name; `told`: its holders learn of it. */
+  rename(path: string, name: string, told: boolean): void {
+    const image = this.images.get(path)!;
+    image.header = { ...image.header, name };
+    this.images.delete(path);
+    this.images.set(`demo/${name}`, image);
+    for (const session of this.sessions.values()) {
+      if (session.image === path) session.image = `demo/${name}`;
+    }
+    if (told) this.notify(`demo/${name}`, false);
+  }
+
+  /** Remove an image and end its sessions; the groups go on taking what comes under them. */
+  remove(path: string): void {
+    this.notify(path, true);
+    this.images.delete(path);
+    for (const [id, session] of this.sessions) {
+      if (session.image === path) this.sessions.delete(id);
+    }
+  }
+
+  private notify(path: string, removed: boolean): void {
     for (const [id, session] of this.sessions) {
       if (session.image !== path) continue;
-      const message = create(ImageChangedSchema, { session: BigInt(id), removed: false });
+      const message = create(ImageChangedSchema, { session: BigInt(id), removed });
       this.control.push(session.holder, Method.ImageChanged, ImageChangedSchema, message);
     }
     this.world.turns.again();

@@ -67,6 +67,8 @@ export class ImageCore implements ImageTarget, PartOwner {
   /** Merges that began again because somebody else had changed the block. */
   conflicts = 0;
   isClosed = false;
+  /** The mon has ended the session: the image is removed, or another holder has it alone. */
+  isOver = false;
   private isCancelled = false;
   private readonly host: ImageHost;
   private readonly world: World;
@@ -137,6 +139,7 @@ export class ImageCore implements ImageTarget, PartOwner {
 
   private judge(op: ImageOp): Status {
     if (this.isClosed) return Status.Cancelled;
+    if (this.isOver) return Status.Fenced;
     if (op.kind === OpKind.Flush) return Status.Ok;
     if (this.readOnly && isChange(op)) return Status.Denied;
     const isRange =

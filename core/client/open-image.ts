@@ -59,7 +59,6 @@ const CLOSE_STEP_MS = 5;
 
 /** An open image: `submit` for the data path, one promise a request for everybody else. */
 export class Image extends ImageCore {
-  readonly path: string;
   readonly options: OpenOptions;
   private readonly core: ClientCore;
   private readonly keeper: ImageKeeper;
@@ -68,7 +67,6 @@ export class Image extends ImageCore {
   constructor(
     core: ClientCore,
     keeper: ImageKeeper,
-    path: string,
     session: ImageSession,
     pool: PoolInfo,
     scratch: number,
@@ -78,8 +76,12 @@ export class Image extends ImageCore {
     super(core, session, pool, scratch, options.readOnly === true, timeoutUs);
     this.core = core;
     this.keeper = keeper;
-    this.path = path;
     this.options = options;
+  }
+
+  /** `POOL/IMAGE`, as the mon said last: images are renamed while they are attached. */
+  get path(): string {
+    return `${this.pool.name}/${this.session.header.name}`;
   }
 
   get id(): ImageId {

@@ -26,7 +26,8 @@ class Attachment {
  *
  * An image is attached when its first connection comes and given back when the last one is gone;
  * an exclusive one is kept until the gateway stops, so that its lock does not change hands between
- * two connections. Each new connection fetches the image's size anew, if a mon answers.
+ * two connections. Each new connection fetches the image's size and name anew, if a mon answers:
+ * it gets what is called so now, whatever the connections before it are attached to.
  */
 export class ImageExports implements ExportSource {
   private readonly options: ImageExportsOptions;
@@ -49,15 +50,21 @@ export class ImageExports implements ExportSource {
     const known = this.attached.get(name);
     const attachment = known ?? this.attach(name);
     attachment.users++;
+    let image: Image;
     try {
-      const image = await attachment.image;
+      image = await attachment.image;
       if (known !== undefined) await refresh(image);
-      return { target: image, release: () => this.release(name, attachment) };
     } catch (error) {
       this.drop(name, attachment);
       if (error instanceof FastblockError && MISSING.includes(error.code)) return null;
       throw error;
     }
+    const release = (): void => this.release(name, attachment);
+    if (!image.isOver && image.path === name) return { target: image, release };
+    // Renamed or removed: the name is another image's by now, or nobody's.
+    if (this.attached.get(name) === attachment) this.attached.delete(name);
+    release();
+    return this.open(name);
   }
 
   private attach(name: string): Attachment {
@@ -77,8 +84,9 @@ export class ImageExports implements ExportSource {
 
   private release(name: string, attachment: Attachment): void {
     attachment.users--;
-    if (attachment.users > 0 || this.options.exclusive) return;
-    if (this.attached.get(name) === attachment) this.attached.delete(name);
+    const isCurrent = this.attached.get(name) === attachment;
+    if (attachment.users > 0 || (this.options.exclusive && isCurrent)) return;
+    if (isCurrent) this.attached.delete(name);
     const closed = attachment.image
       .then((image) => image.close())
       .finally(() => {
@@ -93,11 +101,12 @@ const OPEN_MS = 4000;
 /** Errors that say: there is no such export. */
 const MISSING: readonly string[] = ["FB1001", "FB2001", "FB3001"];
 
-/** Learn of a new size. What is known goes on being served while no mon answers. */
+/** Learn of a new size or name. What is known goes on being served while no mon answers. */
 async function refresh(image: Image): Promise<void> {
   try {
     await image.refresh(REFRESH_MS);
   } catch (error) {
+    if (image.isOver) return;
     if (error instanceof FastblockError && PASSING.includes(error.code)) return;
     throw error;
   }
