@@ -11,6 +11,8 @@ import type {
 import {
   type BenchRow,
   type CpuClock,
+  checkDiskShape,
+  checkRpcShape,
   type DiskBenchCase,
   fillDisk,
   runDiskBench,
@@ -71,6 +73,7 @@ async function diskRows(
   let place = { sizeBytes: 0, direct: true };
   await inWorld(options.backend, async (world) => {
     const disk: Disk = world.disks.open(path, fresh ? { createBytes: options.sizeBytes } : {});
+    checkDiskShape(disk.sizeBytes, options.blockBytes, options.depth);
     if (fresh) await fillDisk(world, disk);
     for (const one of cases) {
       rows.push(microRow(await runDiskBench(world, disk, one, CPU), one.blockBytes, disk.backend));
@@ -127,6 +130,7 @@ export async function rpcBench(
   options: RpcBenchOptions,
   program: readonly string[],
 ): Promise<readonly MicroRow[]> {
+  checkRpcShape(options.blockBytes, options.depth);
   const psk = crypto.getRandomValues(new Uint8Array(32));
   const { blockBytes, timeMs } = options;
   const depths = options.depth === 1 ? [1] : [1, options.depth];

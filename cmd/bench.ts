@@ -338,7 +338,7 @@ function diskBench(bench: CommandUnknownOpts, show: Show): void {
           sizeBytes: sizeOf(options.size, "--size"),
           blockBytes: sizeOf(options.bs, "--bs"),
           depth: options.depth,
-          timeMs: durationMsOf(options.time, "--time"),
+          timeMs: measuredMs(options.time),
           rw: options.rw,
           fio: options.fio,
           force: options.force === true,
@@ -359,7 +359,7 @@ function messageBenches(bench: CommandUnknownOpts, show: Show): void {
     .action((options) =>
       show((programs) =>
         programs.reactor({
-          timeMs: durationMsOf(options.time, "--time"),
+          timeMs: measuredMs(options.time),
           fio: options.fio,
           backend: backendOf(options.backend),
         }),
@@ -380,7 +380,7 @@ function messageBenches(bench: CommandUnknownOpts, show: Show): void {
           fio: options.fio,
           blockBytes: sizeOf(options.bs, "--bs"),
           depth: options.depth,
-          timeMs: durationMsOf(options.time, "--time"),
+          timeMs: measuredMs(options.time),
           backend: backendOf(options.backend),
         }),
       ),

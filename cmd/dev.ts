@@ -3,6 +3,7 @@ import {
   type CliContext,
   type Column,
   counted,
+  parseDirectory,
   parseSize,
   parseWhole,
   type Row,
@@ -26,7 +27,7 @@ export function devCommands(
   dev
     .command("up")
     .description("start a mon, osds and an NBD gateway; serve until Ctrl-C")
-    .option("--dir <dir>", "cluster directory")
+    .option("--dir <dir>", "cluster directory", parseDirectory)
     .option("--osds <count>", "osds (default 3)", count("--osds"))
     .option("--shards <count>", "reactors of each osd (default 1)", count("--shards"))
     .option("--nbd <count>", "NBD gateways (default 1)", (text) => parseWhole(text, "--nbd", 0, 16))
@@ -55,7 +56,7 @@ export function devCommands(
   dev
     .command("down")
     .description("stop the cluster; its data stays")
-    .option("--dir <dir>", "cluster directory")
+    .option("--dir <dir>", "cluster directory", parseDirectory)
     .action(async (options) => {
       const directory = directoryOf(cli, options.dir);
       const stopped = await (await load()).down({ directory });
@@ -66,17 +67,19 @@ export function devCommands(
   dev
     .command("status")
     .description("show the processes of the cluster")
-    .option("--dir <dir>", "cluster directory")
+    .option("--dir <dir>", "cluster directory", parseDirectory)
     .action((options) => devStatus(cli, load, directoryOf(cli, options.dir)));
   dev
     .command("reset")
     .description("stop the cluster and remove it with its data")
-    .option("--dir <dir>", "cluster directory")
+    .option("--dir <dir>", "cluster directory", parseDirectory)
     .addHelpText("after", `\nAsks for the word reset. ${SCRIPT_HELP}`)
     .action(async (options) => {
       const directory = directoryOf(cli, options.dir);
+      const programs = await load();
+      programs.find({ directory });
       await cli.confirm(`removing the cluster in ${directory}`, "reset");
-      await (await load()).reset({ directory });
+      await programs.reset({ directory });
       cli.say(`the cluster in ${directory} is removed`);
     });
 }

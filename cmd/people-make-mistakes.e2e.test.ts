@@ -93,6 +93,11 @@ test("an osd that can not start says why on the terminal, and nothing is left ru
     const full = await refused(cluster, 1, "dev", "up", "--dir", other, "--detach", ...wide);
     expect(full).toMatchObject({ code: "FB4010" });
     expect(full.hint).toContain("--osd-size 1GiB");
+    // The hint can be followed: what could not be made was not planned for good.
+    await cluster.run("dev", "up", "--dir", other, "--detach", "--osds", "1", ...SMALL);
+    await cluster.run("dev", "reset", "--dir", other, "--yes");
+    expect((await refused(cluster, 3, "dev", "reset", "--dir", other)).code).toBe("FB1005");
+    expect((await refused(cluster, 2, "dev", "reset", "--dir", "", "--yes")).code).toBe("FB1001");
     const small = await cluster.attempt("dev", "up", "--dir", "/proc/none/dir", "--detach");
     expect(`${small.code} ${small.stderr}`).toStartWith("1 error FB1008: making the directory");
   });

@@ -28,7 +28,7 @@ export {
 } from "./recovery.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
-export { checkShape, type LoadShape } from "./shape.ts";
+export { checkDiskShape, checkRpcShape, checkShape, type LoadShape } from "./shape.ts";
 export {
   parseSuiteRows,
   runSuite,

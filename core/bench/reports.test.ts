@@ -3,7 +3,7 @@ import { parseStat } from "./bun-meter.ts";
 import { compareReports, unlikeLoads } from "./compare.ts";
 import { formatHistoryLine } from "./history.ts";
 import { CounterSum, samplesOf } from "./metrics-text.ts";
-import { checkShape, type ShapeLimits } from "./shape.ts";
+import { checkDiskShape, checkRpcShape, checkShape, type ShapeLimits } from "./shape.ts";
 
 describe("comparison", () => {
   const a = { iops: 1000, latencyUs: { p50: 100, p99: 0 }, cpuUsPerIo: 50, backend: "uring" };
@@ -138,5 +138,22 @@ describe("loads that are refused", () => {
     [{ rangeBytes: 2 ** 40 }, "at most 256 GiB"],
   ])("%p", (change, why) => {
     expect(() => checkShape({ ...good, ...change })).toThrow(why);
+  });
+
+  test.each([
+    [2 ** 28, 0, 32, "--bs is 0"],
+    [2 ** 28, 5000, 32, "--bs is 5000"],
+    [2 ** 28, 2 ** 30, 1, "--bs is 1073741824"],
+    [2 ** 28, 2 ** 20, 65_536, "--depth × --bs is 68719476736"],
+    [0, 4096, 32, "the disk is 0"],
+  ])("on a disk of %d: %d B, depth %d", (sizeBytes, blockBytes, depth, why) => {
+    expect(() => checkDiskShape(sizeBytes, blockBytes, depth)).toThrow(why);
+    expect(() => checkDiskShape(2 ** 28, 4096, 32)).not.toThrow();
+  });
+
+  test("frames hold so much, connections so many", () => {
+    expect(() => checkRpcShape(10 * 2 ** 20, 1)).toThrow("--bs is 10485760");
+    expect(() => checkRpcShape(4096, 65_536)).toThrow("--depth is 65536");
+    expect(() => checkRpcShape(0, 1024)).not.toThrow();
   });
 });

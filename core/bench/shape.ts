@@ -19,6 +19,11 @@ const SECTOR_SIZE = 512;
 const BLOCK_BYTES_MAX = 1024 * 1024;
 /** All operations of all jobs; each owns a buffer. */
 const DEPTH_MAX = 4096;
+/** Buffers of a load on a disk, within the arena of a command. */
+const DISK_MEMORY_BYTES_MAX = 256 * 1024 ** 2;
+/** Payload of a frame, and requests that may be open on a connection. */
+const FRAME_BYTES_MAX = 256 * 1024;
+const RPC_DEPTH_MAX = 1024;
 /** Off-heap rows of verify mode: 8 B a block, so 256 GiB of image cost 512 MiB. */
 const VERIFY_BYTES_MAX = 256 * 1024 ** 3;
 
@@ -41,6 +46,25 @@ export function checkShape(shape: ShapeLimits): void {
   if (stamped && shape.rangeBytes > VERIFY_BYTES_MAX) {
     throw refused("the image's range", shape.rangeBytes, "at most 256 GiB with --verify (--range)");
   }
+}
+
+/** The same for a disk without an image. Throws FB1001. */
+export function checkDiskShape(sizeBytes: number, blockBytes: number, depth: number): void {
+  if (blockBytes < BLOCK_SIZE || blockBytes > BLOCK_BYTES_MAX || blockBytes % BLOCK_SIZE !== 0) {
+    throw refused("--bs", blockBytes, "a multiple of 4 KiB between 4 KiB and 1 MiB");
+  }
+  if (depth * blockBytes > DISK_MEMORY_BYTES_MAX) {
+    throw refused("--depth × --bs", depth * blockBytes, `at most ${DISK_MEMORY_BYTES_MAX}`);
+  }
+  if (sizeBytes < blockBytes) throw refused("the disk", sizeBytes, `at least --bs ${blockBytes}`);
+}
+
+/** The same for frames. Throws FB1001. */
+export function checkRpcShape(blockBytes: number, depth: number): void {
+  if (blockBytes > FRAME_BYTES_MAX) {
+    throw refused("--bs", blockBytes, `at most ${FRAME_BYTES_MAX}, which a frame holds`);
+  }
+  if (depth > RPC_DEPTH_MAX) throw refused("--depth", depth, `1 to ${RPC_DEPTH_MAX}`);
 }
 
 function refused(what: string, seen: number, wanted: string): FastblockError {

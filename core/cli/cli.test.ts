@@ -444,6 +444,21 @@ describe("commands", () => {
     expect(ports.errText).toContain("renaming p/a: q/b, wanted a name in p");
   });
 
+  test("the mon that answers a status is its name", async () => {
+    const status = { mons: { total: 1, leader: "mon.a" }, map: {}, version: "1" };
+    const ports = new TestPorts({ "GET /status": { body: status } });
+    expect(await run(ports, "mon status -o name")).toBe(0);
+    expect(ports.outText).toBe("mon.a\n");
+  });
+
+  test("an address that is none is refused, not tried", async () => {
+    for (const api of ["foo", "ftp://a:1", "http://", "http://a:1/b"]) {
+      const ports = new TestPorts({});
+      expect(await run(ports, `status --api ${api}`)).toBe(2);
+      expect(ports.errText).toContain(`reading --api: ${api}, wanted`);
+    }
+  });
+
   test("roles that keep data are told where", async () => {
     for (const line of ["mon run", "osd run --name osd.1"]) {
       const ports = new TestPorts();

@@ -16,6 +16,7 @@ import { CliContext } from "./context.ts";
 import { Exit, exitOf, formatProblem, problemOf } from "./failure.ts";
 import { FORMATS } from "./output.ts";
 import type { CliPorts } from "./ports.ts";
+import { parseUrl } from "./units.ts";
 
 /**
  * The face of `core/cli`: `fastblock NOUN VERB …`.
@@ -49,6 +50,7 @@ export {
   formatSize,
   parseDurationMs,
   parseImagePath,
+  parseDirectory,
   parseSize,
   parseWhole,
   sizeOf,
@@ -98,7 +100,11 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
       new Option("-o, --output <format>", "output format").choices(FORMATS).default("table"),
     )
     .addOption(new Option("--cluster <dir>", "cluster directory").env("CLUSTER_DIR"))
-    .addOption(new Option("--api <url>", "the mon's address, instead of the directory's"))
+    .addOption(
+      new Option("--api <url>", "the mon's address, instead of the directory's").argParser(
+        parseUrl,
+      ),
+    )
     .option("--columns <names>", "columns to show, split by commas")
     .option("--sort <column>", "sort by a column; -column: downwards")
     .option("--filter <k=v>", "show only rows with this value; repeatable", collect)

@@ -7,7 +7,7 @@ import {
 import { FastblockError } from "../base/errors.ts";
 import type { Image } from "../client/client.ts";
 import { backendOf, type CliContext } from "./context.ts";
-import { type Column, isRow, plainText } from "./output.ts";
+import { type Column, isRow, plainText, type Row } from "./output.ts";
 import type { CopyProgress, CopyRange } from "./copy.ts";
 import type { LogLevel, Outcome, RoleFlags } from "./ports.ts";
 import {
@@ -95,7 +95,7 @@ export function roleCommands(
           const status = await cli.api().object("/status");
           return { mons: status["mons"], map: status["map"], version: status["version"] };
         },
-        () => "mons",
+        (one) => plainText((one["mons"] as Row)["leader"]),
       ),
     );
   roleFlags(osd.command("run").description("run an osd in the foreground"), "osd.0")

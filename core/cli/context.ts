@@ -96,7 +96,7 @@ export class CliContext {
   api(timeoutMs = this.globals.timeoutMs): Api {
     const { api, cluster } = this.globals;
     const options = { timeoutMs, dryRun: this.globals.dryRun };
-    if (api !== "") return new Api(this.ports, [api.replace(/\/+$/, "")], options);
+    if (api !== "") return new Api(this.ports, [api], options);
     const mons = this.ports.readMons(cluster);
     const bases = mons.map(({ host, port }) => `http://${hostText(host)}:${port}`);
     return new Api(this.ports, bases, options);

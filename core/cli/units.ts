@@ -27,6 +27,19 @@ export function parseSize(text: string): number {
   return sizeOf(text, "a size");
 }
 
+/** `http://127.0.0.1:7480`, without the slash behind it. Throws FB1001. */
+export function parseUrl(text: string): string {
+  const url = text.replace(/\/+$/, "");
+  if (/^https?:\/\/[^/?#\s]+$/.test(url)) return url;
+  throw new FastblockError("FB1001", `reading --api: ${text}, wanted a URL like http://HOST:PORT`);
+}
+
+/** A directory of the command line. Throws FB1001 for what an unset variable leaves. */
+export function parseDirectory(text: string): string {
+  if (text !== "") return text;
+  throw new FastblockError("FB1001", "reading --dir: it is empty, wanted a directory");
+}
+
 /**
  * Bytes of `4KiB`, `4k`, `1.5GiB`, `4096`; decimal units (`MB`) count in thousands. Throws FB1001
  * naming `what`.

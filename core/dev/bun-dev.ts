@@ -171,6 +171,10 @@ export class BunDev implements DevPrograms {
     };
   }
 
+  find(options: DevDirectory): void {
+    readPlan(resolve(options.directory));
+  }
+
   async reset(options: DevDirectory): Promise<void> {
     const directory = resolve(options.directory);
     const plan = readPlan(directory);
@@ -244,6 +248,8 @@ export class BunDev implements DevPrograms {
     const running = before?.processes.some((one) => runningPid(one, directory) !== 0);
     const plan =
       before === undefined ? makePlan(wanted, pick) : growPlan(before, wanted, pick, running);
+    // Before the plan is written: what can not be made now may be wanted smaller next.
+    checkSpace(plan, directory, freshOsds(plan, directory).length);
     if (!existsSync(join(directory, KEY_FILE))) {
       const key = crypto.getRandomValues(new Uint8Array(32)).toHex();
       writeWhole(join(directory, KEY_FILE), `${key}\n`, 0o600);
@@ -260,11 +266,7 @@ export class BunDev implements DevPrograms {
 
   /** Format the devices of new osds. A device gets its name when it is whole. */
   private async format(plan: DevPlan, directory: string): Promise<void> {
-    const fresh = plan.processes.filter(
-      (one) => one.role === "osd" && !existsSync(join(directory, one.data)),
-    );
-    if (fresh.length === 0) return;
-    checkSpace(plan, directory, fresh.length);
+    const fresh = freshOsds(plan, directory);
     for (const { name, data } of fresh) {
       // Who has a log has served: the mon knows it, and others hold what it held.
       if (!existsSync(join(directory, `${name}.log`))) continue;
@@ -466,8 +468,16 @@ function makeTemporaryHome(directory: string): void {
   checkTemporaryHome(directory);
 }
 
+/** The osds whose devices are to be made. */
+function freshOsds(plan: DevPlan, directory: string): readonly DevProcess[] {
+  return plan.processes.filter(
+    (one) => one.role === "osd" && !existsSync(join(directory, one.data)),
+  );
+}
+
 /** Logs and checkpoints are written in full at format, so their space must be there. */
 function checkSpace(plan: DevPlan, directory: string, osds: number): void {
+  if (osds === 0) return;
   const { bavail, bsize } = statfsSync(directory);
   const geometry = geometryOf(plan.osdBytes);
   const zones = shareZones(geometry, plan.shards);

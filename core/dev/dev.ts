@@ -71,6 +71,8 @@ export interface DevPrograms {
   /** Stop what runs, gateways first and the mon last. Answers how many processes it stopped. */
   down(options: DevDirectory): Promise<number>;
   status(options: DevDirectory): Promise<DevStatus>;
+  /** Throws FB1005 when the directory holds no dev cluster. */
+  find(options: DevDirectory): void;
   /** Stop everything and remove the cluster with its data. */
   reset(options: DevDirectory): Promise<void>;
 }

@@ -7,6 +7,7 @@ import {
   O_CREAT,
   O_DIRECT,
   O_EXCL,
+  O_NONBLOCK,
   O_RDONLY,
   O_RDWR,
   openFile,
@@ -134,7 +135,7 @@ function createFile(path: string, sizeBytes: number): void {
 }
 
 function isBlock(path: string): boolean {
-  const probe = openFile(path, O_RDONLY, 0);
+  const probe = openFile(path, O_RDONLY | O_NONBLOCK, 0);
   if (probe < 0) throw failed("opening", path, probe);
   try {
     const status = fstatSync(probe);

@@ -49,6 +49,13 @@ describe("the lock of a device", () => {
     expect(refusal(path, {})).toBe("");
   });
 
+  test("a pipe is refused at once, whoever is at its other end", () => {
+    const path = join(newDevice(), "..", "pipe");
+    expect(Bun.spawnSync(["mkfifo", path]).exitCode).toBe(0);
+    expect(refusal(path, {})).toBe("FB4009");
+    expect(refusal(path, { readOnly: true })).toBe("FB4009");
+  });
+
   test("readers share it", () => {
     const path = newDevice();
     const reader = openDiskFile(path, { readOnly: true }).fd;

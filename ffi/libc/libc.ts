@@ -246,7 +246,8 @@ export function listenSocket(fd: number, backlog: number): number {
 
 const F_GETFL = 3;
 const F_SETFL = 4;
-const O_NONBLOCK = 0o4000;
+/** Also: opening a pipe does not wait for its other end. */
+export const O_NONBLOCK = 0o4000;
 const SO_ERROR = 4;
 const POLLOUT = 4;
 
