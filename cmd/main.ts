@@ -19,6 +19,7 @@ import {
   type ByteSink,
   type CliContext,
   type CliPorts,
+  Exit,
   type HttpReply,
   type HttpRequest,
   type Programs,
@@ -109,12 +110,18 @@ function plainError(error: unknown): Error {
   return /refused/i.test(`${code} ${text}`) ? new Error("connection refused") : new Error(text);
 }
 
+/** Ctrl-D is the empty answer, Ctrl-C ends the command as it does anywhere. */
 function ask(question: string): Promise<string> {
   return new Promise((answered) => {
     const terminal = createInterface({ input: process.stdin, output: process.stderr });
+    terminal.on("SIGINT", () => {
+      process.stderr.write("\n");
+      process.exit(Exit.Interrupted);
+    });
+    terminal.on("close", () => answered(""));
     terminal.question(question, (answer) => {
-      terminal.close();
       answered(answer);
+      terminal.close();
     });
   });
 }

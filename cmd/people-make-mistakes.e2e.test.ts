@@ -34,6 +34,25 @@ async function refused(
   return (JSON.parse(result.stderr) as ProblemLine).error;
 }
 
+/** Type at the question of a command that runs at a terminal. Answers its exit code. */
+async function atTerminal(cluster: TestCluster, words: string, typed: string): Promise<number> {
+  const line = `'${EXECUTABLE}' --cluster '${cluster.directory}' ${words}`;
+  const command = spawn(["script", "--quiet", "--return", "--command", line, "/dev/null"], {
+    stdin: "pipe",
+    stdout: "pipe",
+    stderr: "ignore",
+  });
+  let seen = "";
+  for await (const bytes of command.stdout) {
+    const asked = seen.includes("to go on");
+    seen += new TextDecoder().decode(bytes);
+    if (asked || !seen.includes("to go on")) continue;
+    await command.stdin.write(typed);
+    await command.stdin.flush();
+  }
+  return await command.exited;
+}
+
 function leftOf(cluster: TestCluster, names: readonly string[] = NAMES): readonly string[] {
   return names.filter((name) => cluster.isRunning(name));
 }
@@ -252,6 +271,9 @@ test("what is refused names its reason, and space and holders are told as they a
       qemu.kill("SIGKILL");
       await qemu.exited;
     }
+    // At a terminal: Ctrl-D answers nothing, Ctrl-C ends the command.
+    expect(await atTerminal(cluster, "image rm p/a --force FB3005", "\x04")).toBe(8);
+    expect(await atTerminal(cluster, "image rm p/a --force FB3005", "\x03")).toBe(130);
     await cluster.run("image", "rm", "p/a", "--force", "FB3005", "--yes");
     expect((await refused(cluster, 8, "op", "cancel", "1")).code).toBe("FB6002");
     expect(await cluster.json("op", "show", "1")).toMatchObject({ id: 1, state: "done" });

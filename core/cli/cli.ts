@@ -42,6 +42,7 @@ export type {
   Programs,
 } from "./ports.ts";
 export { backendOf } from "./context.ts";
+export { Exit } from "./failure.ts";
 export {
   counted,
   durationMsOf,
