@@ -30,8 +30,29 @@ export function createWorld(options: CreateWorldOptions): RunnableWorld {
     if (!(error instanceof UringUnavailable) || options.prefer === "uring") throw error;
     options.logger.warn("io_uring is not available: using files and sockets, which is slower", {
       why: error.message,
-      hint: "set kernel.io_uring_disabled=0 and allow it in the sandbox",
+      hint: hintOf(error.errno),
     });
     return createBunWorld(options);
   }
 }
+
+/** What lets the kernel make a ring that it refused. */
+function hintOf(errno: number): string {
+  switch (errno) {
+    case 0:
+    case ENOSYS:
+      return "run Linux 6.1 or newer";
+    case ENOMEM:
+      return "raise the limit of locked memory (LimitMEMLOCK=infinity)";
+    case ENFILE:
+    case EMFILE:
+      return "raise the limit of open files (LimitNOFILE)";
+    default:
+      return "set kernel.io_uring_disabled=0 and allow it in the sandbox";
+  }
+}
+
+const ENOMEM = 12;
+const ENFILE = 23;
+const EMFILE = 24;
+const ENOSYS = 38;

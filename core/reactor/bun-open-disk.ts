@@ -36,6 +36,7 @@ const EEXIST = 17;
 const ENOTDIR = 20;
 const EISDIR = 21;
 const EINVAL = 22;
+const EFBIG = 27;
 
 /** What `stat` counts in. */
 const STAT_BLOCK_BYTES = 512;
@@ -118,6 +119,11 @@ function lockFor(fd: number, shard: number, readOnly: boolean): number {
 function createFile(path: string, sizeBytes: number): void {
   const fd = openFile(path, O_RDWR | O_CREAT | O_EXCL, 0o600);
   if (fd === -EEXIST) return;
+  if (fd === -ENOENT) {
+    throw new FastblockError("FB4009", `creating ${path}: no such directory`, {
+      hint: `make it first: mkdir -p ${shellWord(dirname(path))}`,
+    });
+  }
   if (fd < 0) throw failed("creating", path, fd);
   try {
     const result = truncateFile(fd, sizeBytes);
@@ -167,6 +173,8 @@ function hintOf(path: string, result: number): string | undefined {
     case EPERM:
     case EACCES:
       return "check the rights on it";
+    case EFBIG:
+      return "raise the limit of file sizes (ulimit -f), or take another file system";
     case EISDIR:
     case ENOTDIR:
       return "name a regular file or a block device";

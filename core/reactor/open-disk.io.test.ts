@@ -56,6 +56,13 @@ describe("the lock of a device", () => {
     expect(refusal(path, { readOnly: true })).toBe("FB4009");
   });
 
+  test("a directory that is not there is told, not the file that is to be made", () => {
+    const path = join(newDevice(), "..", "none", "device");
+    expect(() => openDiskFile(path, { createBytes: MIB })).toThrow(
+      /creating .*: no such directory/,
+    );
+  });
+
   test("readers share it", () => {
     const path = newDevice();
     const reader = openDiskFile(path, { readOnly: true }).fd;
