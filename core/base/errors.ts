@@ -152,6 +152,12 @@ export const ERRORS = {
     exit: 3,
     hint: "check its name",
   },
+  FB1015: {
+    title: "The mon's catalogue is an old copy",
+    http: 503,
+    exit: 5,
+    hint: "put the right catalogue back; if it is lost, start the mon once with --restored",
+  },
   FB2001: {
     title: "The pool does not exist",
     http: 404,

@@ -5,7 +5,7 @@
  * pooled `ImageOp`s; the promise methods of `Image` are for those who do a few requests.
  */
 import { create, fromBinary } from "@bufbuild/protobuf";
-import { FastblockError } from "../base/errors.ts";
+import { type ErrorCode, FastblockError } from "../base/errors.ts";
 import type { ImageId, LayerId, PoolId, SessionId } from "../base/ids.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
@@ -76,6 +76,8 @@ export interface ClientOptions {
 const CALL_MS = 10_000;
 /** How often a session that the mon could not take back is offered again. */
 const GIVE_BACK_US = 2_000_000;
+/** The monitor can not be asked, or may not answer yet. */
+const PASSING: readonly ErrorCode[] = ["FB1004", "FB1006", "FB1015"];
 /** Pause between two tries to renew a session while no monitor answers. */
 const RENEW_PAUSE_MS = 250;
 const ATTACH_MS = 5000;
@@ -314,8 +316,7 @@ class ClientSide implements ClientServices, ImageKeeper {
         await this.refresh(image, CALL_MS);
         return image.session;
       } catch (error) {
-        const isPassing =
-          error instanceof FastblockError && (error.code === "FB1004" || error.code === "FB1006");
+        const isPassing = error instanceof FastblockError && PASSING.includes(error.code);
         if (!isPassing || image.isClosed) throw error;
       }
       await sleep(this.world.timers, RENEW_PAUSE_MS * 1000);

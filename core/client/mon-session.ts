@@ -200,7 +200,8 @@ export class MonSession {
     this.refusals = 0;
     this.subscribe(connection).catch((error: unknown) => {
       this.warn("map subscription failed", error);
-      this.tryNext();
+      // With one monitor too: it may tell its map later.
+      this.armNext();
     });
   }
 
@@ -238,7 +239,11 @@ export class MonSession {
 
   /** With one monitor, the connection comes back by itself. */
   private tryNext(): void {
-    if (this.isStopped || this.options.mons.length < 2 || this.nextTimer.timerDueUs >= 0) return;
+    if (this.options.mons.length > 1) this.armNext();
+  }
+
+  private armNext(): void {
+    if (this.isStopped || this.nextTimer.timerDueUs >= 0) return;
     this.world.timers.arm(this.nextTimer, NEXT_MON_US);
   }
 

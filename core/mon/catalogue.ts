@@ -59,6 +59,9 @@ export class Catalogue {
   private ids: Allocators = { pool: 0, image: 0, layer: 0, session: 0, operation: 0 };
   private queue: Promise<void> = Promise.resolve();
   private failed: Error | undefined;
+  private cluster: ClusterRecord | undefined;
+  /** Why nothing may be changed, and no map told, for now (`old-copy.ts`); undefined: it may. */
+  held: FastblockError | undefined;
 
   /** `fence`: the compare on the leader's election key. `onMap`: called after each new epoch. */
   constructor(store: MetaStore, fence: () => MetaCompare, onMap: (delta: MapDelta) => void) {
@@ -77,6 +80,7 @@ export class Catalogue {
       return;
     }
     checkCluster(cluster, clusterId);
+    this.cluster = cluster;
     this.ids = parse<Allocators>(byKey.get("ids")) ?? this.ids;
     const recovery = parse<RecoveryRow>(byKey.get("map/recovery"));
     this.map.apply({
@@ -118,30 +122,53 @@ export class Catalogue {
   }
 
   /**
-   * After a restore from a backup: raise the generation, so that the maps of this monitor pass for
-   * newer than any that were handed out before, and jump every allocator.
+   * The lock epoch that ends whoever holds the image. They jump with the generation: a restored
+   * catalogue must not give one to a second holder.
+   */
+  nextLockEpoch(image: ImageRecord): number {
+    return Math.max(image.lockEpoch, (this.map.generation - 1) * LOCK_JUMP) + 1;
+  }
+
+  /** Whether the catalogue comes from a backup, and the generation was not raised yet. */
+  get isRestored(): boolean {
+    return this.cluster?.restored === true;
+  }
+
+  /** The catalogue comes from a backup: the generation is raised before anything is changed. */
+  async noteRestored(): Promise<void> {
+    await this.putCluster({ restored: true }, []);
+  }
+
+  /**
+   * After a restore from a backup: raise the generation above `seen`, so that the maps of this monitor
+   * pass for newer than any that were handed out before, and jump every allocator as often.
    */
   async raiseGeneration(seen: number): Promise<void> {
-    const generation = Math.max(this.map.generation, seen) + 1;
+    const before = this.map.generation;
+    const generation = (Math.max(before, seen) + 1) as ClusterRecord["generation"];
+    const jumps = generation - before;
     const ids: Allocators = {
-      pool: this.ids.pool + POOL_JUMP,
-      image: this.ids.image + ID_JUMP,
-      layer: this.ids.layer + ID_JUMP,
-      session: this.ids.session + SESSION_JUMP,
-      operation: this.ids.operation + ID_JUMP,
+      pool: this.ids.pool + jumps * POOL_JUMP,
+      image: this.ids.image + jumps * ID_JUMP,
+      layer: this.ids.layer + jumps * ID_JUMP,
+      session: this.ids.session + jumps * SESSION_JUMP,
+      operation: this.ids.operation + jumps * ID_JUMP,
     };
-    const cluster = parse<ClusterRecord>(await this.store.get("cluster"));
-    assert(cluster !== undefined, "raiseGeneration: no cluster record");
-    await this.commit([
-      { key: "cluster", value: JSON.stringify({ ...cluster, generation }) },
-      { key: "ids", value: JSON.stringify(ids) },
-    ]);
+    const write = { key: "ids", value: JSON.stringify(ids) };
+    await this.putCluster({ generation, restored: false }, [write]);
     this.ids = ids;
     const full = this.map.deltaFrom(0, 0);
     assert(full !== undefined, "raiseGeneration: no map");
     const delta = { ...full, generation };
     this.map.apply(delta);
     this.onMap(delta);
+  }
+
+  private async putCluster(over: Partial<ClusterRecord>, writes: MetaWrite[]): Promise<void> {
+    assert(this.cluster !== undefined, "Catalogue.putCluster: nothing is loaded");
+    const cluster = { ...this.cluster, ...over };
+    await this.commit([{ key: "cluster", value: JSON.stringify(cluster) }, ...writes]);
+    this.cluster = cluster;
   }
 
   private async create(clusterId: string): Promise<void> {
@@ -154,11 +181,13 @@ export class Catalogue {
       { key: "cluster", value: JSON.stringify(cluster) },
       { key: "map", value: JSON.stringify({ epoch: 1 }) },
     ]);
+    this.cluster = cluster;
     this.map.apply(mapOf([], 1, { epoch: 1 }));
   }
 
   private async changeNow<T>(build: (change: Change) => T, dryRun: boolean): Promise<T> {
     if (this.failed !== undefined) throw this.failed;
+    if (this.held !== undefined) throw this.held;
     const change = new Change(this, this.ids);
     const result = build(change);
     if (dryRun) return result;
@@ -184,7 +213,7 @@ export class Catalogue {
     try {
       ok = (await this.store.commit({ compares: [this.fence()], writes })).ok;
     } catch (error) {
-      if (isOutOfSpace(error)) throw error;
+      if (isPassing(error)) throw error;
       this.failed = new FastblockError("FB1003", "the catalogue failed", {
         why: error instanceof Error ? error.message : String(error),
       });
@@ -221,14 +250,15 @@ export class Catalogue {
   }
 }
 
-/** Whether a change failed for want of space alone: it may be tried again. */
-export function isOutOfSpace(error: unknown): boolean {
-  return error instanceof FastblockError && error.code === "FB4010";
+/** Whether a change was refused for now, and changed nothing: for want of space, or held. */
+export function isPassing(error: unknown): boolean {
+  return error instanceof FastblockError && (error.code === "FB4010" || error.code === "FB1015");
 }
 
 const FORMAT = 1;
 const POOL_JUMP = 64;
 const ID_JUMP = 1_048_576;
+const LOCK_JUMP = 65_536;
 /** Sessions are handed out fastest: one per attachment. */
 const SESSION_JUMP = 4_294_967_296;
 

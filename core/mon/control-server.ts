@@ -34,6 +34,7 @@ import type { World } from "../reactor/world.ts";
 import { type Connection, ControlService, Method, Role } from "../rpc/rpc.ts";
 import type { Catalogue } from "./catalogue.ts";
 import type { ImageService } from "./image-service.ts";
+import type { OldCopy, SeenMap } from "./old-copy.ts";
 import { type OsdService, REPORT_INTERVAL_MS } from "./osd-service.ts";
 import type { PoolService } from "./pool-service.ts";
 import type { SessionMode } from "./records.ts";
@@ -42,6 +43,7 @@ import { headerOf, type SessionHolder, type SessionService } from "./session-ser
 export interface ControlServerOptions {
   readonly world: World;
   readonly catalogue: Catalogue;
+  readonly copies: OldCopy;
   readonly osds: OsdService;
   readonly pools: PoolService;
   readonly images: ImageService;
@@ -143,6 +145,7 @@ export class ControlServer {
       MapSubscribeRequestSchema,
       MapSubscribeReplySchema,
       (request, connection) => {
+        this.checkTellable(request);
         const peer = this.peerOf(connection);
         peer.backend = request.backend;
         peer.subscribe(request.generation, request.epoch);
@@ -154,10 +157,18 @@ export class ControlServer {
       MapGetRequestSchema,
       MapGetReplySchema,
       (request, connection) => {
+        this.checkTellable(request);
         this.peerOf(connection).catchUp(request.generation, request.epoch);
         return create(MapGetReplySchema);
       },
     );
+  }
+
+  /** Throws FB1015 while the catalogue is held: its map may be one that nobody is to follow. */
+  private checkTellable(seen: SeenMap): void {
+    const { copies, catalogue } = this.options;
+    copies.note(seen);
+    if (catalogue.held !== undefined) throw catalogue.held;
   }
 
   private serveImages(): void {
@@ -252,7 +263,6 @@ class ControlPeer implements SessionHolder {
   /** Bring the peer from what it has to the present map, and keep it there. */
   subscribe(generation: number, epoch: number): void {
     this.catchUp(generation, epoch);
-    // A peer that is ahead (this monitor was restored) hears of what comes, and refuses it.
     this.sentGeneration = this.map.generation;
     this.sentEpoch = this.map.epoch;
     this.isSubscribed = true;

@@ -287,11 +287,14 @@ describe("osds", () => {
 
   test("G10: an osd with a newer map tells that the monitor is from a backup", async () => {
     const osd = await mon.addOsd(0);
+    await newPool(1, 1);
+    const image = (await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 })).body;
     await osd.report({ epoch: 999 });
     const { body } = await mon.get("/health");
     expect(body.checks[0]).toMatchObject({ code: "MAP_BEHIND", severity: "error" });
-    await newPool(1, 1);
-    const image = (await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 })).body;
+    const refused = await mon.post("/pools/p/images", { name: "b", sizeBytes: 4096 });
+    expect([refused.status, refused.body.code]).toEqual([503, "FB1015"]);
+    expect(mon.errors).toEqual([]);
     await mon.stopMonitor();
     await mon.start({ restored: true });
     await until("the osd follows the new generation", () => osd.map.generation === (2 as never));
@@ -426,7 +429,7 @@ describe("maps", () => {
     await until("the first is gone", async () => !JSON.stringify(await backends()).includes("ur"));
   });
 
-  test("one that has the map gets nothing, nor does one that is ahead", async () => {
+  test("one that has the map gets nothing; after one that is ahead nobody does", async () => {
     await mon.addOsds(1);
     const client = await mon.addClient().connected();
     const get = async (generation: number, epoch: number): Promise<readonly ApplyResult[]> => {
@@ -441,12 +444,17 @@ describe("maps", () => {
     };
     const { epoch } = mon.monitor.catalogue.map;
     expect(await get(1, epoch)).toEqual([]);
-    expect(await get(1, epoch + 5)).toEqual([]);
-    expect(await get(2, 1)).toEqual([]);
     // What was missing stands there when the answer is.
     expect(await get(0, 0)).toEqual([ApplyResult.Applied]);
     expect(client.map.epoch).toBe(epoch);
     expect(await get(1, epoch - 1)).toEqual([ApplyResult.Current]);
+    for (const [generation, number] of [
+      [2, 1],
+      [1, 0],
+    ] as const) {
+      const error = await get(generation, number).catch((reason: unknown) => reason);
+      expect(error).toMatchObject({ code: "FB1015" });
+    }
   });
 
   test("a map larger than a message arrives in parts", async () => {

@@ -4,6 +4,7 @@ import { missingOf, type OsdInfo, type PgInfo, pgStateOf, PgState } from "../clu
 import { BeneathState } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { collectRefused } from "./damage-health.ts";
+import type { OldCopy } from "./old-copy.ts";
 import type { OperationEngine } from "./operation-engine.ts";
 import type { OsdService } from "./osd-service.ts";
 import { collectPaused } from "./recovery-health.ts";
@@ -27,9 +28,11 @@ export function judgeHealth(
   osds: OsdService,
   operations: OperationEngine,
   recovery: RecoveryService,
+  copies: OldCopy,
 ): Health {
   const checks = [
-    checkAhead(catalogue, osds),
+    checkAhead(catalogue, copies),
+    checkRestored(copies),
     checkDown(catalogue),
     checkOut(catalogue),
     ...checkGroups(catalogue),
@@ -59,16 +62,27 @@ function newCheck(
   return { code, severity, summary, details: shown, hint };
 }
 
-function checkAhead(catalogue: Catalogue, osds: OsdService): Check | undefined {
-  if (osds.ahead === undefined) return undefined;
+function checkAhead(catalogue: Catalogue, copies: OldCopy): Check | undefined {
+  if (copies.ahead === undefined) return undefined;
   const own = `${String(catalogue.map.generation)}:${String(catalogue.map.epoch)}`;
-  const seen = `${String(osds.ahead.generation)}:${String(osds.ahead.epoch)}`;
+  const seen = `${String(copies.ahead.generation)}:${String(copies.ahead.epoch)}`;
   return newCheck(
     "MAP_BEHIND",
     "error",
-    `osds have a newer map (${seen}) than this mon (${own})`,
-    ["attached images go on; no change of the map takes effect"],
-    "the mon was restored from a backup: start it once with --restored",
+    `osds or clients have a newer map (${seen}) than this mon (${own})`,
+    ["attached images go on; nothing is changed, and no map told"],
+    "its catalogue is an old copy: put the right one back; if it is lost, start the mon once with --restored",
+  );
+}
+
+function checkRestored({ waitsFor }: OldCopy): Check | undefined {
+  if (waitsFor.length === 0) return undefined;
+  return newCheck(
+    "MON_RESTORED",
+    "warn",
+    "the catalogue was restored: osds are heard before anything is changed",
+    waitsFor.map((osd) => `osd.${String(osd)} was not heard yet`),
+    "wait: it goes on after 10 s without those that do not come",
   );
 }
 

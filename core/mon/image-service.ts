@@ -101,7 +101,7 @@ export class ImageService {
         if (sizeBytes > before.sizeBytes) change.putImage(image);
         return { image, operation: undefined };
       }
-      const image = { ...before, sizeBytes, lockEpoch: before.lockEpoch + 1 };
+      const image = { ...before, sizeBytes, lockEpoch: this.catalogue.nextLockEpoch(before) };
       change.putImage(image);
       const from = `from ${formatSize(before.sizeBytes)} to ${formatSize(sizeBytes)}`;
       const title = `shrink ${poolName}/${name} ${from}`;
@@ -134,7 +134,7 @@ export class ImageService {
       if (!force) this.checkUnused(image, `${poolName}/${name}`);
       ended = this.options.sessions.stageRemoval(change, image.id);
       change.removeImage(image.id);
-      const gone = { ...image, lockEpoch: image.lockEpoch + 1 };
+      const gone = { ...image, lockEpoch: this.catalogue.nextLockEpoch(image) };
       const title = `remove ${poolName}/${name}`;
       return this.stageOperation(change, "image.remove", title, gone, { firstBlock: 0, blocks: 0 });
     }, dryRun);

@@ -42,16 +42,18 @@ export class MemoryMetaStore implements MetaStore {
   reopen(timers: Timers): MemoryMetaStore {
     void this.close(); // cannot fail
     this.isDead = true;
-    return this.copy(timers);
+    const next = this.copy(timers);
+    next.changes.push(...this.changes);
+    next.floor = this.floor;
+    return next;
   }
 
-  /** A backup: a store that has what is committed now, without what goes with a process. */
+  /** What is in it now, as a backup has it: nothing under a lease, and no changes to be followed. */
   copy(timers: Timers): MemoryMetaStore {
     const next = new MemoryMetaStore(timers, this.changesMax);
     for (const [key, row] of this.rows) if (row.lease === 0) next.rows.set(key, row);
-    next.changes.push(...this.changes);
     next.revision = this.revision;
-    next.floor = this.floor;
+    next.floor = this.revision;
     return next;
   }
 

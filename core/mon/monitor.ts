@@ -5,7 +5,7 @@ import type { MapDelta } from "../cluster/cluster.ts";
 import { type Address, CallbackTimer, type Listener, sleep, type World } from "../reactor/world.ts";
 import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
 import type { OsdCommand } from "../../proto/gen/control_pb.ts";
-import { Catalogue, isOutOfSpace } from "./catalogue.ts";
+import { Catalogue, isPassing } from "./catalogue.ts";
 import { ControlServer } from "./control-server.ts";
 import { FreshReports } from "./fresh-reports.ts";
 import { type GroupWriter, RpcGroupWriter } from "./group-writer.ts";
@@ -13,6 +13,7 @@ import { ImageService } from "./image-service.ts";
 import { LeaderTransfer } from "./leader-transfer.ts";
 import { Leadership } from "./leadership.ts";
 import type { MetaStore } from "./meta-store.ts";
+import { OldCopy } from "./old-copy.ts";
 import { OperationEngine } from "./operation-engine.ts";
 import { OsdService } from "./osd-service.ts";
 import { PoolService } from "./pool-service.ts";
@@ -68,8 +69,8 @@ const TICK_US = 1_000_000;
 const FLUSH_US = 20_000;
 const CAMPAIGN_US = 500_000;
 const PRUNE_TICKS = 600;
-/** How often a full catalogue is told. */
-const FULL_TICKS = 10;
+/** How often it is told that the catalogue takes nothing. */
+const REFUSED_TICKS = 10;
 const OUT_AFTER_US = 600_000_000;
 
 /**
@@ -80,6 +81,7 @@ const OUT_AFTER_US = 600_000_000;
 export class Monitor {
   readonly options: MonitorOptions;
   readonly catalogue: Catalogue;
+  readonly copies: OldCopy;
   readonly osds: OsdService;
   readonly pools: PoolService;
   readonly images: ImageService;
@@ -124,8 +126,11 @@ export class Monitor {
       nowUs,
       wallMs,
     });
+    const onRaised = (): void => this.osds.believeMap();
+    this.copies = new OldCopy({ catalogue, logger, nowUs, onRaised });
     this.osds = new OsdService({
       catalogue,
+      copies: this.copies,
       logger,
       nowUs,
       wallMs,
@@ -155,6 +160,7 @@ export class Monitor {
     this.control = new ControlServer({
       world,
       catalogue,
+      copies: this.copies,
       osds: this.osds,
       pools: this.pools,
       images: this.images,
@@ -175,6 +181,7 @@ export class Monitor {
     const { world } = options;
     return new Views({
       catalogue: this.catalogue,
+      copies: this.copies,
       osds: this.osds,
       pools: this.pools,
       sessions: this.sessions,
@@ -198,7 +205,7 @@ export class Monitor {
       wallMs: () => clock.wallMs(),
       isScheduled: this.options.scrub ?? true,
       command: (osd, command) => this.control.command(osd, command),
-      onFailed: (error) => this.fail(error),
+      onFailed: (error) => this.failUnlessPassing(error),
     });
   }
 
@@ -210,10 +217,7 @@ export class Monitor {
       await sleep(world.timers, CAMPAIGN_US);
     }
     await this.catalogue.load(clusterId);
-    if (this.options.restored) {
-      await this.catalogue.raiseGeneration(0);
-      logger.warn("generation raised", { generation: this.catalogue.map.generation });
-    }
+    await this.copies.begin(this.options.restored);
     const identity = { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name };
     const { control } = this.options;
     this.endpoint = new RpcEndpoint(world, identity, clusterKey, {
@@ -287,7 +291,9 @@ export class Monitor {
     this.ticks++;
     this.flush();
     this.scrubs.tick();
-    this.witnesses.tick().catch((error: unknown) => this.failUnlessFull(error));
+    for (const one of [this.copies, this.witnesses]) {
+      one.tick().catch((error: unknown) => this.failUnlessPassing(error));
+    }
     this.leadership.keepAlive().then(
       (holds) => {
         if (!holds) this.fail(new FastblockError("FB1004", "this mon no longer leads"));
@@ -295,7 +301,7 @@ export class Monitor {
       (error: unknown) => this.fail(error),
     );
     if (this.ticks % PRUNE_TICKS !== 0) return;
-    this.sessions.prune().catch((error: unknown) => this.failUnlessFull(error));
+    this.sessions.prune().catch((error: unknown) => this.failUnlessPassing(error));
   }
 
   /** One flush at a time; what comes meanwhile is taken by the next tick at the latest. */
@@ -312,16 +318,16 @@ export class Monitor {
       },
       (error: unknown) => {
         this.isFlushing = false;
-        this.failUnlessFull(error);
+        this.failUnlessPassing(error);
       },
     );
   }
 
-  /** Without space in the catalogue nothing changes, and everything else goes on. */
-  private failUnlessFull(error: unknown): void {
-    if (!isOutOfSpace(error)) this.fail(error);
-    else if (this.ticks % FULL_TICKS === 0) {
-      this.options.logger.warn("the catalogue has no space", { reason: String(error) });
+  /** While the catalogue has no space, or is held, nothing changes, and everything else goes on. */
+  private failUnlessPassing(error: unknown): void {
+    if (!isPassing(error)) this.fail(error);
+    else if (this.ticks % REFUSED_TICKS === 0) {
+      this.options.logger.warn("the catalogue takes no change", { reason: String(error) });
     }
   }
 

@@ -5,7 +5,7 @@ import { Status, statusName } from "../base/status.ts";
 import { type PgInfo, type ReplicaInfo, replicaOf, replicaOnOsd } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
 import { sleep, Timer, type Timers } from "../reactor/world.ts";
-import { type Catalogue, isOutOfSpace } from "./catalogue.ts";
+import { type Catalogue, isPassing } from "./catalogue.ts";
 import type { GroupAnswer, GroupEntry, GroupWriter } from "./group-writer.ts";
 import type { PoolService } from "./pool-service.ts";
 import type { OperationRecord } from "./records.ts";
@@ -247,7 +247,7 @@ export class OperationEngine {
     if (this.running.size === 0) this.options.writer.rest();
   }
 
-  /** Write down how an operation ended; waits for space in the catalogue. */
+  /** Write down how an operation ended; waits while the catalogue takes nothing. */
   private async record(operation: OperationRecord): Promise<void> {
     for (;;) {
       try {
@@ -257,7 +257,7 @@ export class OperationEngine {
         });
         return;
       } catch (error) {
-        if (!isOutOfSpace(error) || this.isStopped) throw error;
+        if (!isPassing(error) || this.isStopped) throw error;
       }
       await sleep(this.options.timers, RETRY_US_MAX);
     }

@@ -21,6 +21,7 @@ import {
   type ScrubReport,
 } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
+import type { OldCopy } from "./old-copy.ts";
 import type { OsdRecord } from "./records.ts";
 import { rememberStart } from "./remembered-starts.ts";
 import { LayerSpace } from "./usage.ts";
@@ -63,6 +64,7 @@ export interface OsdLive {
 
 export interface OsdServiceOptions {
   readonly catalogue: Catalogue;
+  readonly copies: OldCopy;
   readonly logger: Logger;
   readonly nowUs: () => number;
   readonly wallMs: () => number;
@@ -89,15 +91,18 @@ export class OsdService {
   private readonly catalogue: Catalogue;
   private readonly dirtyPgs = new Set<PgId>();
   private readonly downSinceUs = new Map<OsdId, number>();
-  private readonly startedUs: number;
+  private startedUs: number;
   private checkedUs = 0;
-  /** The highest map identity that an osd showed beyond this monitor's: it was restored. */
-  ahead: { readonly generation: number; readonly epoch: number } | undefined;
 
   constructor(options: OsdServiceOptions) {
     this.options = options;
     this.catalogue = options.catalogue;
     this.startedUs = options.nowUs();
+  }
+
+  /** Osds are what the map says, until they had the time to register anew. */
+  believeMap(): void {
+    this.startedUs = this.options.nowUs();
   }
 
   /**
@@ -121,6 +126,7 @@ export class OsdService {
   async register(request: OsdRegisterRequest): Promise<void> {
     checkRegistration(request);
     const id = request.osd as OsdId;
+    await this.options.copies.hear(id, request);
     await this.catalogue.change((change) => this.stageOsd(change, request));
     const now = this.options.nowUs();
     const old = this.live.get(id);
@@ -142,7 +148,6 @@ export class OsdService {
       toldUs: new Map(),
       complaints: new Map(),
     });
-    this.noteIdentity(request);
     this.options.logger.info("osd registered", {
       osd: id,
       storeUuid: request.storeUuid,
@@ -178,7 +183,7 @@ export class OsdService {
     }
     for (const report of request.pgs) this.notePg(live, report);
     this.noteComplaints(live, request.unreachable);
-    this.noteIdentity(request);
+    this.options.copies.note(request);
     if (this.dirtyPgs.size > 0 || request.unreachable.length > 0 || request.stopping) {
       this.options.onDirty();
     } else if (now - this.checkedUs >= CHECK_US) {
@@ -329,18 +334,6 @@ export class OsdService {
         peer.complaints.delete(from.id);
       }
     }
-  }
-
-  private noteIdentity(seen: { readonly generation: number; readonly epoch: number }): void {
-    if (compareMapIdentity(seen, this.catalogue.map) <= 0) return;
-    if (this.ahead !== undefined && compareMapIdentity(seen, this.ahead) <= 0) return;
-    this.ahead = { generation: seen.generation, epoch: seen.epoch };
-    this.options.logger.error("an osd has a newer map than this mon: restored from a backup?", {
-      generation: seen.generation,
-      epoch: seen.epoch,
-      ownGeneration: this.catalogue.map.generation,
-      ownEpoch: this.catalogue.map.epoch,
-    });
   }
 
   /** Rows of osds whose condition differs from the map. Also starts and ends the out timers. */

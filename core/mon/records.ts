@@ -125,4 +125,6 @@ export interface ClusterRecord {
   readonly generation: Generation;
   /** Version of the catalogue's own layout. */
   readonly format: number;
+  /** It comes from a backup, and the generation was not raised yet. Absent: no. */
+  readonly restored?: boolean;
 }

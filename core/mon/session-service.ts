@@ -73,7 +73,8 @@ export class SessionService {
     const { image, session } = await this.catalogue.change((change) => {
       const found = of();
       this.checkExclusive(found, mode, takeOver);
-      const image = mode === "exclusive" ? { ...found, lockEpoch: found.lockEpoch + 1 } : found;
+      const image =
+        mode === "exclusive" ? { ...found, lockEpoch: this.catalogue.nextLockEpoch(found) } : found;
       for (const other of this.sessionsOf(image.id)) {
         if (mode !== "exclusive" && other.mode !== "exclusive") continue;
         change.removeSession(other.id);

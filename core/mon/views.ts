@@ -12,6 +12,7 @@ import {
 import { BeneathState, PgRole, type SpaceBeneath } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { judgeHealth } from "./health.ts";
+import type { OldCopy } from "./old-copy.ts";
 import type { OperationEngine } from "./operation-engine.ts";
 import { leaderOf, type OsdService } from "./osd-service.ts";
 import type { PoolService } from "./pool-service.ts";
@@ -32,6 +33,7 @@ import type { SessionService } from "./session-service.ts";
 
 export interface ViewSources {
   readonly catalogue: Catalogue;
+  readonly copies: OldCopy;
   readonly osds: OsdService;
   readonly pools: PoolService;
   readonly sessions: SessionService;
@@ -99,7 +101,7 @@ export class Views {
     const alive = [...catalogue.sessions.keys()].filter((id) => this.from.sessions.isAlive(id));
     return {
       cluster: { id: identity.clusterId, name: identity.clusterName },
-      health: judgeHealth(catalogue, osds, operations, this.from.recovery),
+      health: judgeHealth(catalogue, osds, operations, this.from.recovery, this.from.copies),
       version: identity.version,
       backend: this.backend(),
       backends: {

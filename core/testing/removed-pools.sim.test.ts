@@ -111,7 +111,7 @@ test("a pool that was removed goes from an osd that was cut off, by what its pee
   pass(cluster, SILENCE_US);
   removePool(cluster);
   // The peers have it in full themselves, and tell it so.
-  cluster.restartMonitor(cluster.backUpCatalogue());
+  cluster.restartMonitor(cluster.copyCatalogue());
   pass(cluster, SILENCE_US);
   expect(countOf(away, POOL)).toBeGreaterThan(0);
   cluster.simulation.heal();
@@ -122,7 +122,7 @@ test("a pool that was removed goes from an osd that was cut off, by what its pee
 
 test("G10: a catalogue that was restored removes nothing that it does not know", () => {
   const cluster = newCluster();
-  const backup = cluster.backUpCatalogue();
+  const backup = cluster.copyCatalogue();
   const late = createPool(cluster, "late", 4);
   const counts = (): number[] => cluster.osds.map((osd) => countOf(osd, late));
   const before = counts();
@@ -142,7 +142,7 @@ test("G10: a catalogue that was restored removes nothing that it does not know",
 
 test("G10: a pool that has the id of one from another history goes alone", () => {
   const cluster = newCluster();
-  const backup = cluster.backUpCatalogue();
+  const backup = cluster.copyCatalogue();
   // As many as a restored catalogue jumps over: the next one gets an id that it will give again.
   const skip = 64;
   cluster.await(

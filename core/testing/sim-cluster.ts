@@ -123,6 +123,8 @@ export class SimCluster {
   private catalogueStore: MemoryMetaStore;
   monitor: Monitor;
   monWorld: SimWorld;
+  /** What is in the catalogue comes from a backup; a monitor that starts is told so. */
+  private isRestored = false;
   /** Who asked the monitor for something: told when it dies. */
   private readonly askers = new Set<(error: Error) => void>();
   /**
@@ -173,7 +175,7 @@ export class SimCluster {
     return world;
   }
 
-  private newMonitor(restored = false): Monitor {
+  private newMonitor(): Monitor {
     const { monWorld } = this;
     return new Monitor({
       world: monWorld,
@@ -187,7 +189,7 @@ export class SimCluster {
       mons: [],
       version: "sim",
       control: { kind: "tcp", host: MON_ADDRESS, port: CONTROL_PORT },
-      restored,
+      restored: this.isRestored,
       formatTime: String,
       onFatal: (error) => {
         throw error;
@@ -199,13 +201,10 @@ export class SimCluster {
   restartMonitor(backup?: MemoryMetaStore): void {
     this.await("monitor stop", this.monitor.stop());
     if (backup !== undefined) this.catalogueStore = backup;
-    this.monitor = this.newMonitor(backup !== undefined);
+    this.isRestored = backup !== undefined;
+    this.monitor = this.newMonitor();
     this.await("monitor start", this.monitor.start());
-  }
-
-  /** The catalogue as it is now, for `restartMonitor`. */
-  backUpCatalogue(): MemoryMetaStore {
-    return this.catalogueStore.copy(this.monWorld.timers);
+    this.isRestored = false;
   }
 
   /** The monitor's process dies; `startMonitor` starts another one. What it knew can be asked until then. */
@@ -226,10 +225,27 @@ export class SimCluster {
     const { monWorld } = this;
     monitor.start().then(
       () => {
-        if (monWorld.alive) this.monitor = monitor;
+        if (!monWorld.alive) return;
+        this.monitor = monitor;
+        this.isRestored = false;
       },
       (error: unknown) => this.simulation.fail("mon.a", error),
     );
+  }
+
+  /** A backup of the catalogue as it is. */
+  copyCatalogue(): MemoryMetaStore {
+    return this.catalogueStore.copy(this.monWorld.timers);
+  }
+
+  /**
+   * The catalogue is lost, and the monitor with it: `startMonitor` starts one with the backup. False:
+   * nobody tells it so.
+   */
+  restoreMonitor(backup: MemoryMetaStore, isTold = true): void {
+    if (this.monWorld.alive) this.crashMonitor();
+    this.catalogueStore = backup.copy(this.monWorld.timers);
+    this.isRestored = isTold;
   }
 
   /** The recovery dial, as people have it. */

@@ -2,6 +2,7 @@
 import { FastblockError } from "../base/errors.ts";
 import { Prng } from "../base/prng.ts";
 import { type Group, GroupHealth } from "../pg/pg.ts";
+import { SimBackup } from "./sim-backup.ts";
 import type { SimWatch } from "./sim-check.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimDevices } from "./sim-devices.ts";
@@ -18,7 +19,7 @@ import { SimWeather } from "./sim-weather.ts";
  *   network     cuts of one or both directions, of everybody, flapping; resets, storms
  *   clocks      wall clocks step
  *   operator    replicas move, a lost disk is replaced, machines change their addresses
- *   monitor     away for a while; dies
+ *   monitor     away for a while; dies; its catalogue is put back from a backup (`sim-backup.ts`)
  *   devices     `sim-devices.ts`
  *
  * Whatever destroys data happens to the victim alone until all replicas were compared: the fault
@@ -45,6 +46,8 @@ export interface FaultPlan {
   readonly errors: boolean;
   /** The file systems beneath the devices have little space for a while, or none. */
   readonly beneath: boolean;
+  /** The monitor's catalogue is put back from an older copy. */
+  readonly restores: boolean;
   /** The monitor's process dies, and is started again. */
   readonly monitorDies: boolean;
   /** Longest time between two faults. */
@@ -111,6 +114,7 @@ export class SimFaults {
   private readonly locks: SimLocks | null;
   private readonly watch: SimWatch;
   private readonly weather: SimWeather;
+  private readonly backup: SimBackup;
   private readonly pace: Prng;
   private readonly kinds: readonly FaultKind[];
   private endUs = 0;
@@ -137,6 +141,7 @@ export class SimFaults {
     this.victim = cluster.osds[0]!;
     this.devices = new SimDevices(cluster, this);
     this.weather = new SimWeather(cluster, this);
+    this.backup = new SimBackup(cluster, this);
     this.kinds = [...this.processKinds(), ...this.weather.kinds, ...this.planKinds()];
     cluster.onFatal = (osd, error) => this.onFatal(osd, error);
   }
@@ -153,6 +158,7 @@ export class SimFaults {
     this.load.mayRefuse = rot || diskLoss || strays || lies || errors || beneath;
     this.hot.mayRefuse = this.load.mayRefuse;
     if (this.locks !== null) this.locks.mayRefuse = this.load.mayRefuse;
+    if (this.plan.restores) this.backup.begin();
     this.planNext();
   }
 
@@ -289,6 +295,12 @@ export class SimFaults {
     const total = this.kinds.reduce((sum, { weight }) => sum + weight, 0);
     let left = this.random.below(total);
     return this.kinds.find(({ weight }) => (left -= weight) < 0)!;
+  }
+
+  /** A fault happened that was drawn elsewhere. */
+  note(name: string): void {
+    this.counts[name] = (this.counts[name] ?? 0) + 1;
+    this.trace?.(this.cluster.simulation.nowUs, "operator", name);
   }
 
   /** Whether faults may still happen. */
@@ -445,7 +457,7 @@ export class SimFaults {
     return true;
   }
 
-  private startMonitor(): void {
+  startMonitor(): void {
     if (!this.cluster.monWorld.alive) this.cluster.startMonitor();
   }
 

@@ -77,6 +77,19 @@ const REPLICAS = 3;
  * everything else, and so that no seed is among them that once found something.
  */
 const WITNESSED_SEEDS = 5;
+/**
+ * In one of so many the monitor's catalogue is put back from an older copy. Drawn beside everything
+ * else too. Replicas do not move then: after a restore that is left to people.
+ */
+const RESTORED_SEEDS = 7;
+const RESTORED = {
+  restores: true,
+  moves: false,
+  diskLoss: false,
+  rot: false,
+  strays: false,
+  lies: false,
+} as const;
 /** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
 const MORTALS = 2;
@@ -144,6 +157,8 @@ function storeOf(random: Prng): Plan["store"] {
  */
 function planOf(seed: number, without: ReadonlySet<number>): Plan {
   const plan = fullPlanOf(seed, without);
+  const restores = new Prng(seed * 53 + 18).below(RESTORED_SEEDS) === 0;
+  if (restores) return { ...plan, ...RESTORED };
   const isWitnessed = new Prng(seed * 37 + 36).below(WITNESSED_SEEDS) === 0;
   if (!isWitnessed) return plan;
   return { ...plan, isWitnessed, replicas: REPLICAS - 1, rot: false, strays: false, lies: false };
@@ -182,6 +197,7 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     monitorDies: random.below(3) === 0,
     replicas: REPLICAS,
     isWitnessed: false,
+    restores: false,
   };
 }
 
