@@ -3,6 +3,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, ERRORS, FastblockError } from "../core/base/errors.ts";
+import { FORMATS } from "../core/base/formats.ts";
 import type { OsdRunOptions } from "../core/cli/cli.ts";
 import { ApplyResult, ClusterMap } from "../core/cluster/cluster.ts";
 import { Admission, MonSession, peersOf, type ShardReport, type Verdict } from "../core/osd/osd.ts";
@@ -94,6 +95,7 @@ class Osd {
       },
       map: this.map,
       store: credentials,
+      formats: { range: FORMATS, wanted: first.identity.formatVersion },
       host: {
         onMap: (update, map) => this.onMap(update, map),
         askPeer: () => this.askPeer(),

@@ -158,6 +158,12 @@ export const ERRORS = {
     exit: 5,
     hint: "put the right catalogue back; if it is lost, start the mon once with --restored",
   },
+  FB1016: {
+    title: "The program's formats are not those of the cluster",
+    http: 409,
+    exit: 8,
+    hint: "run the version that the rest of the cluster runs",
+  },
   FB2001: {
     title: "The pool does not exist",
     http: 404,

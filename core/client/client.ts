@@ -6,6 +6,7 @@
  */
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
+import { FORMATS, type FormatRange } from "../base/formats.ts";
 import type { ImageId, LayerId, PoolId, SessionId } from "../base/ids.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
@@ -71,6 +72,8 @@ export interface ClientOptions {
   /** Local address of outgoing connections. */
   readonly bind?: string;
   readonly cache?: MapCache;
+  /** Of this program. Default: what it knows. */
+  readonly formats?: FormatRange;
 }
 
 const CALL_MS = 10_000;
@@ -154,6 +157,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       id: options.world.random.below(0xffff_ffff),
       shard: SHARD_NONE,
       name: options.name,
+      formats: { range: options.formats ?? FORMATS, wanted: 0 },
     };
     this.endpoint = new RpcEndpoint(options.world, this.identity, options.psk, {
       headerBytes: TOLD_BYTES_MAX,
@@ -171,7 +175,10 @@ class ClientSide implements ClientServices, ImageKeeper {
       cache: options.cache,
       map: this.map,
       events: {
-        onMap: () => this.core.router.onMapChanged(),
+        onMap: () => {
+          this.endpoint.wantFormat(this.map.format);
+          this.core.router.onMapChanged();
+        },
         onMonReady: () => this.refreshAll(),
         onImageChanged: (session, removed) => this.onImageChanged(session, removed),
       },

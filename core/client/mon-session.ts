@@ -86,6 +86,8 @@ export class MonSession {
   /** Attempts in a row that a monitor refused, and what the last of them said. */
   private refusals = 0;
   private refusal = "";
+  /** Why the map is not told, or not followed, if somebody said that. */
+  private fault: FastblockError | null = null;
   private readonly waiters: Waiter[] = [];
   private readonly nextTimer: CallbackTimer;
   private readonly saveTimer: CallbackTimer;
@@ -172,6 +174,7 @@ export class MonSession {
   }
 
   private unreachable(): FastblockError {
+    if (this.fault !== null) return this.fault;
     const mons = this.options.mons.map((mon) => `${mon.host}:${mon.port}`).join(", ");
     if (this.refusals > 0) {
       const text = `connecting to the mon: ${mons} refused this client`;
@@ -200,6 +203,7 @@ export class MonSession {
     this.refusals = 0;
     this.subscribe(connection).catch((error: unknown) => {
       this.warn("map subscription failed", error);
+      if (isSpoken(error)) this.fault = error;
       // With one monitor too: it may tell its map later.
       this.armNext();
     });
@@ -221,6 +225,7 @@ export class MonSession {
     if (connection !== this.connection || this.isStopped) return;
     if (reply.update !== undefined) this.applyUpdate(reply.update);
     this.isReady = true;
+    this.fault = null;
     for (const waiter of this.waiters.splice(0)) waiter.end(this.world, true);
     this.options.events.onMonReady();
   }
@@ -252,6 +257,7 @@ export class MonSession {
    * lacks. Throws FB1001 when it is malformed: nothing has changed then.
    */
   applyUpdate(update: MapUpdate): void {
+    if (!this.knowsFormat(update.format)) return;
     switch (this.options.map.apply(update)) {
       case ApplyResult.Applied:
         if (this.options.cache !== undefined && this.saveTimer.timerDueUs < 0) {
@@ -275,6 +281,17 @@ export class MonSession {
       case ApplyResult.Partial:
         break;
     }
+  }
+
+  /** A map of a cluster that has gone on to what this program does not know is not followed. */
+  private knowsFormat(format: number): boolean {
+    const { max } = this.options.identity.formats!.range;
+    if (format <= max) return true;
+    const { name } = this.options.identity;
+    const text = `${name} knows formats up to ${String(max)}, the cluster has ${String(format)}`;
+    this.fault = new FastblockError("FB1016", text);
+    this.world.logger.warn("the map is not followed", { reason: text });
+    return false;
   }
 
   private loadCache(): void {
@@ -307,6 +324,11 @@ export class MonSession {
     const reason = error instanceof Error ? error.message : String(error);
     this.world.logger.warn(text, { reason });
   }
+}
+
+/** The monitor answered, and people have to do something. */
+function isSpoken(error: unknown): error is FastblockError {
+  return error instanceof FastblockError && (error.code === "FB1015" || error.code === "FB1016");
 }
 
 /** Waits for a monitor, with a time limit. */

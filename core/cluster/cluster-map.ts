@@ -11,6 +11,7 @@ import type {
 } from "../base/ids.ts";
 import { POOL_ID_MAX, poolOfPg } from "../base/ids.ts";
 import { FastblockError } from "../base/errors.ts";
+import { FORMAT_FIRST } from "../base/formats.ts";
 import type {
   ConfigurationRow,
   MapDelta,
@@ -50,6 +51,7 @@ export interface MapChange {
   /** With their groups. */
   readonly removedPools?: readonly PoolId[];
   readonly recovery?: RecoverySettings;
+  readonly format?: number;
 }
 
 /** Compare (generation, epoch) pairs: negative when `a` is lower, 0 when equal. */
@@ -78,6 +80,8 @@ export class ClusterMap {
   readonly pgs: Map<PgId, PgInfo> = new Map();
   removedPools: RemovedPools = new RemovedPools();
   recovery: RecoverySettings = RECOVERY_DEFAULT;
+  /** Of the cluster: never goes down, whatever a restored catalogue says. */
+  format: number = FORMAT_FIRST;
   /** Parts of a large delta so far. */
   private parts: MapDelta[] = [];
   private readonly shared = new SharedParts();
@@ -113,6 +117,7 @@ export class ClusterMap {
     for (const row of delta.pools) this.pools.set(row.id as PoolId, poolOf(row));
     for (const row of delta.pgs) this.pgs.set(row.id as PgId, this.pgOf(row));
     if (delta.recovery !== undefined) this.recovery = recoveryOf(delta.recovery);
+    this.format = Math.max(this.format, delta.format ?? 0);
     this.generation = delta.generation as Generation;
     this.epoch = delta.epoch as Epoch;
   }
@@ -133,6 +138,7 @@ export class ClusterMap {
       removedPools: this.removedPools.rows.filter((row) => row.changeEpoch > from),
       part: 0,
       more: false,
+      ...formatRow(this.format),
       ...recoveryRow(this.recovery.changeEpoch > Math.max(from, 0) ? this.recovery : undefined),
     };
   }
@@ -170,6 +176,7 @@ export class ClusterMap {
       removedPools: (change.removedPools ?? []).map((id) => this.removalOf(id, epoch)),
       part: 0,
       more: false,
+      ...formatRow(change.format ?? this.format),
       ...recoveryRow(
         change.recovery === undefined
           ? undefined
@@ -292,6 +299,11 @@ function recoveryOf(row: RecoveryRow): RecoverySettings {
 /** For a delta: the settings, if they are to be told. */
 function recoveryRow(settings: RecoverySettings | undefined): Pick<MapDelta, "recovery"> {
   return settings === undefined ? {} : { recovery: { ...settings } };
+}
+
+/** For a delta: the format, once it was raised. */
+function formatRow(format: number): Pick<MapDelta, "format"> {
+  return format === FORMAT_FIRST ? {} : { format };
 }
 
 function sameReplicas(a: readonly ReplicaInfo[], b: readonly ReplicaInfo[]): boolean {

@@ -25,6 +25,8 @@ export interface MapDelta {
   readonly more: boolean;
   /** Absent: as before; in a full map: as every cluster begins. */
   readonly recovery?: RecoveryRow | undefined;
+  /** The format of the cluster (core/base/formats.ts). Absent, 0: the first. */
+  readonly format?: number;
 }
 
 export interface RecoveryRow {

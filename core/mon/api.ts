@@ -182,7 +182,9 @@ function addCluster(app: OpenAPIHono, monitor: Monitor): void {
     }),
     (c) => {
       const { version, name } = monitor.options;
-      return c.json({ version, api: "v1" as const, name }, 200);
+      const { min: formatMin, max: formatMax } = monitor.formatRange;
+      const { format } = monitor.catalogue.map;
+      return c.json({ version, api: "v1" as const, name, format, formatMin, formatMax }, 200);
     },
   );
 }

@@ -1,5 +1,6 @@
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
+import { FORMAT_FIRST, FORMATS, type FormatRange } from "../base/formats.ts";
 import {
   poolOfPg,
   type ImageId,
@@ -26,7 +27,7 @@ import type {
  *
  * ```
  * cluster            ClusterRecord                   ids                Allocators
- * map                {epoch}
+ * map                MapRow
  * map/osd/ID         OsdRow                          osd/ID             OsdRecord
  * map/pool/ID        PoolRow
  * map/pg/ID          PgRow                           pg/ID              PgRecord
@@ -55,6 +56,7 @@ export class Catalogue {
   private readonly store: MetaStore;
   private readonly fence: () => MetaCompare;
   private readonly onMap: (delta: MapDelta) => void;
+  private readonly formats: FormatRange;
   private readonly imageNames = new Map<string, ImageId>();
   private ids: Allocators = { pool: 0, image: 0, layer: 0, session: 0, operation: 0 };
   private queue: Promise<void> = Promise.resolve();
@@ -63,8 +65,17 @@ export class Catalogue {
   /** Why nothing may be changed, and no map told, for now (`old-copy.ts`); undefined: it may. */
   held: FastblockError | undefined;
 
-  /** `fence`: the compare on the leader's election key. `onMap`: called after each new epoch. */
-  constructor(store: MetaStore, fence: () => MetaCompare, onMap: (delta: MapDelta) => void) {
+  /**
+   * `fence`: the compare on the leader's election key. `onMap`: called after each new epoch. `formats`:
+   * of this program.
+   */
+  constructor(
+    store: MetaStore,
+    fence: () => MetaCompare,
+    onMap: (delta: MapDelta) => void,
+    formats: FormatRange = FORMATS,
+  ) {
+    this.formats = formats;
     this.store = store;
     this.fence = fence;
     this.onMap = onMap;
@@ -79,12 +90,14 @@ export class Catalogue {
       await this.create(clusterId);
       return;
     }
+    const identity = parse<MapRow>(byKey.get("map"));
     checkCluster(cluster, clusterId);
+    this.checkFormat(identity?.format ?? FORMAT_FIRST);
     this.cluster = cluster;
     this.ids = parse<Allocators>(byKey.get("ids")) ?? this.ids;
     const recovery = parse<RecoveryRow>(byKey.get("map/recovery"));
     this.map.apply({
-      ...mapOf(rows, cluster.generation, parse<{ epoch: number }>(byKey.get("map"))),
+      ...mapOf(rows, cluster.generation, identity),
       ...(recovery === undefined ? {} : { recovery }),
     });
     for (const row of rows) this.loadRow(row);
@@ -162,6 +175,15 @@ export class Catalogue {
     const delta = { ...full, generation };
     this.map.apply(delta);
     this.onMap(delta);
+  }
+
+  private checkFormat(format: number): void {
+    const { max } = this.formats;
+    if (format <= max) return;
+    throw new FastblockError(
+      "FB4003",
+      `opening the catalogue: the cluster has format ${String(format)}, this program knows up to ${String(max)}`,
+    );
   }
 
   private async putCluster(over: Partial<ClusterRecord>, writes: MetaWrite[]): Promise<void> {
@@ -363,8 +385,16 @@ export class Change {
   }
 }
 
+/** Epoch of the map, and the format of the cluster once it was raised. */
+interface MapRow {
+  readonly epoch: number;
+  readonly format?: number;
+}
+
 function stageDelta(all: Map<string, string | undefined>, delta: MapDelta): void {
-  all.set("map", JSON.stringify({ epoch: delta.epoch }));
+  const { epoch, format } = delta;
+  const row: MapRow = format === undefined ? { epoch } : { epoch, format };
+  all.set("map", JSON.stringify(row));
   if (delta.recovery !== undefined) all.set("map/recovery", JSON.stringify(delta.recovery));
   for (const row of delta.osds) all.set(`map/osd/${String(row.id)}`, JSON.stringify(row));
   for (const row of delta.pools) all.set(`map/pool/${String(row.id)}`, JSON.stringify(row));
@@ -378,7 +408,7 @@ function stageDelta(all: Map<string, string | undefined>, delta: MapDelta): void
 function mapOf(
   rows: readonly MetaRow[],
   generation: number,
-  identity: { readonly epoch: number } | undefined,
+  identity: MapRow | undefined,
 ): MapDelta {
   const of = <T>(kind: string): T[] =>
     rows.filter((row) => row.key.startsWith(`map/${kind}/`)).map((row) => must<T>(row));
@@ -386,6 +416,7 @@ function mapOf(
     generation,
     fromEpoch: 0,
     epoch: identity?.epoch ?? 1,
+    ...(identity?.format === undefined ? {} : { format: identity.format }),
     full: true,
     osds: of<OsdRow>("osd"),
     pools: of<PoolRow>("pool"),

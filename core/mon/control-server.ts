@@ -33,6 +33,7 @@ import {
 import type { World } from "../reactor/world.ts";
 import { type Connection, ControlService, Method, Role } from "../rpc/rpc.ts";
 import type { Catalogue } from "./catalogue.ts";
+import type { FormatService } from "./format-service.ts";
 import type { ImageService } from "./image-service.ts";
 import type { OldCopy, SeenMap } from "./old-copy.ts";
 import { type OsdService, REPORT_INTERVAL_MS } from "./osd-service.ts";
@@ -44,6 +45,7 @@ export interface ControlServerOptions {
   readonly world: World;
   readonly catalogue: Catalogue;
   readonly copies: OldCopy;
+  readonly formats: FormatService;
   readonly osds: OsdService;
   readonly pools: PoolService;
   readonly images: ImageService;
@@ -97,6 +99,14 @@ export class ControlServer {
     return [...this.peers.values()].map((peer) => peer.backend).filter((one) => one !== "");
   }
 
+  /** Gateways and clients that follow the map, with the highest format that each knows. */
+  *clientFormats(): Iterable<readonly [string, number]> {
+    for (const { backend, connection } of this.peers.values()) {
+      const { peer } = connection;
+      if (backend !== "" && peer !== null) yield [peer.name, peer.formats.range.max];
+    }
+  }
+
   private serveOsds(): void {
     const { osds, catalogue } = this.options;
     this.service.serve(
@@ -105,11 +115,13 @@ export class ControlServer {
       OsdRegisterReplySchema,
       async (request, connection) => {
         checkOsd(connection, request.osd, request.storeUuid);
+        const formats = connection.peer!.formats;
+        this.options.formats.judge(`osd.${String(request.osd)}`, formats);
         if (request.startsOnly) {
           await osds.noteStarts(request);
           return create(OsdRegisterReplySchema);
         }
-        await osds.register(request);
+        await osds.register(request, formats);
         // A connection that died with the osd's host may still stand here.
         for (const other of this.peers.values()) {
           if (other.osd === (request.osd as OsdId)) other.osd = undefined;
@@ -146,6 +158,8 @@ export class ControlServer {
       MapSubscribeReplySchema,
       (request, connection) => {
         this.checkTellable(request);
+        const { name, formats } = connection.peer!;
+        this.options.formats.judge(name, formats);
         const peer = this.peerOf(connection);
         peer.backend = request.backend;
         peer.subscribe(request.generation, request.epoch);

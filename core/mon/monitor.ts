@@ -1,4 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
+import { FORMATS, type FormatRange } from "../base/formats.ts";
 import type { OsdId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import type { MapDelta } from "../cluster/cluster.ts";
@@ -7,6 +8,7 @@ import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
 import type { OsdCommand } from "../../proto/gen/control_pb.ts";
 import { Catalogue, isPassing } from "./catalogue.ts";
 import { ControlServer } from "./control-server.ts";
+import { FormatService } from "./format-service.ts";
 import { FreshReports } from "./fresh-reports.ts";
 import { type GroupWriter, RpcGroupWriter } from "./group-writer.ts";
 import { ImageService } from "./image-service.ts";
@@ -44,6 +46,8 @@ export interface MonitorOptions {
   /** All monitors of the cluster, by index. */
   readonly mons: readonly MonPlace[];
   readonly version: string;
+  /** Of this program. Default: what it knows. */
+  readonly formats?: FormatRange;
   /** Where control RPC listens; port 0: the system chooses. */
   readonly control: Extract<Address, { kind: "tcp" }>;
   /** Raise the generation: the catalogue comes from a backup. */
@@ -82,6 +86,7 @@ export class Monitor {
   readonly options: MonitorOptions;
   readonly catalogue: Catalogue;
   readonly copies: OldCopy;
+  readonly formats: FormatService;
   readonly osds: OsdService;
   readonly pools: PoolService;
   readonly images: ImageService;
@@ -116,6 +121,7 @@ export class Monitor {
       store,
       () => this.leadership.fence(),
       (delta) => this.onMap(delta),
+      this.formatRange,
     );
     const catalogue = this.catalogue;
     this.pools = new PoolService(catalogue, (pg) => this.osds.reportsOf(pg));
@@ -157,15 +163,8 @@ export class Monitor {
       wallMs,
       onOperation: (operation) => this.operations.start(operation),
     });
-    this.control = new ControlServer({
-      world,
-      catalogue,
-      copies: this.copies,
-      osds: this.osds,
-      pools: this.pools,
-      images: this.images,
-      sessions: this.sessions,
-    });
+    this.formats = this.newFormats();
+    this.control = this.newControl();
     const command = (osd: OsdId, words: OsdCommand["command"]): boolean =>
       this.control.command(osd, words);
     const { osds, pools } = this;
@@ -196,6 +195,22 @@ export class Monitor {
     });
   }
 
+  /** Formats that this program writes and knows. */
+  get formatRange(): FormatRange {
+    return this.options.formats ?? FORMATS;
+  }
+
+  private newFormats(): FormatService {
+    const { catalogue, formatRange: formats } = this;
+    return new FormatService({ catalogue, formats, clients: () => this.control.clientFormats() });
+  }
+
+  private newControl(): ControlServer {
+    const { catalogue, copies, formats, osds, pools, images, sessions } = this;
+    const { world } = this.options;
+    return new ControlServer({ world, catalogue, copies, formats, osds, pools, images, sessions });
+  }
+
   private newScrubs(): ScrubService {
     const { clock } = this.options.world;
     return new ScrubService({
@@ -218,7 +233,8 @@ export class Monitor {
     }
     await this.catalogue.load(clusterId);
     await this.copies.begin(this.options.restored);
-    const identity = { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name };
+    const formats = { range: this.formatRange, wanted: 0 };
+    const identity = { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name, formats };
     const { control } = this.options;
     this.endpoint = new RpcEndpoint(world, identity, clusterKey, {
       control: true,
@@ -264,7 +280,14 @@ export class Monitor {
     const { world, clusterId, clusterKey, name, index, control } = this.options;
     this.dataEndpoint ??= new RpcEndpoint(
       world,
-      { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name },
+      {
+        clusterId,
+        role: Role.Mon,
+        id: index,
+        shard: SHARD_NONE,
+        name,
+        formats: { range: this.formatRange, wanted: 0 },
+      },
       clusterKey,
       { bind: control.host },
     );

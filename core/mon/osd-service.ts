@@ -1,4 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
+import type { FormatState } from "../base/formats.ts";
 import type { Logger } from "../base/logger.ts";
 import { formatSize } from "../base/size-text.ts";
 import type { Epoch, LogIndex, OsdId, PgId, ReplicaId, Term } from "../base/ids.ts";
@@ -122,12 +123,12 @@ export class OsdService {
     });
   }
 
-  /** Take an osd in. Throws FB2103, FB4004, FB1001. */
-  async register(request: OsdRegisterRequest): Promise<void> {
+  /** Take an osd in, which announced `formats`. Throws FB2103, FB4004, FB1001. */
+  async register(request: OsdRegisterRequest, formats: Readonly<FormatState>): Promise<void> {
     checkRegistration(request);
     const id = request.osd as OsdId;
     await this.options.copies.hear(id, request);
-    await this.catalogue.change((change) => this.stageOsd(change, request));
+    await this.catalogue.change((change) => this.stageOsd(change, request, formats));
     const now = this.options.nowUs();
     const old = this.live.get(id);
     for (const pg of old?.pgs.keys() ?? []) this.dirtyPgs.add(pg);
@@ -250,7 +251,11 @@ export class OsdService {
     return reports;
   }
 
-  private stageOsd(change: Change, request: OsdRegisterRequest): void {
+  private stageOsd(
+    change: Change,
+    request: OsdRegisterRequest,
+    formats: Readonly<FormatState>,
+  ): void {
     const id = request.osd as OsdId;
     const known = this.catalogue.map.osds.get(id);
     const record = this.catalogue.osds.get(id);
@@ -264,6 +269,7 @@ export class OsdService {
       starts: rememberStart(record, request, this.options.logger),
       version: request.version,
       backend: request.backend,
+      formatMax: formats.range.max,
       autoOut: false,
       firstSeenMs: record?.firstSeenMs ?? this.options.wallMs(),
     };
@@ -281,7 +287,14 @@ export class OsdService {
       addresses: request.addresses.map(({ host, port }) => ({ host, port })),
       changeEpoch: 0 as Epoch,
     };
-    if (known === undefined || !sameOsd(known, row)) change.changeMap({ osds: [row] });
+    const isNew = known === undefined || !sameOsd(known, row);
+    // A restored catalogue learns of the cluster's format from the stores.
+    const isAhead = formats.wanted > this.catalogue.map.format;
+    if (!isNew && !isAhead) return;
+    change.changeMap({
+      osds: isNew ? [row] : [],
+      ...(isAhead ? { format: formats.wanted } : {}),
+    });
   }
 
   private checkIdentity(request: OsdRegisterRequest, known: OsdInfo | undefined): void {

@@ -45,6 +45,8 @@ export interface OsdRecord {
   readonly starts?: readonly RememberedStart[];
   readonly version: string;
   readonly backend: string;
+  /** The highest format that it knows. Absent: the first. */
+  readonly formatMax?: number;
   /** Taken out by the monitor after a long absence: comes in again by itself. */
   readonly autoOut: boolean;
   readonly firstSeenMs: number;

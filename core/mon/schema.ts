@@ -371,7 +371,15 @@ export const RecoverySetSchema = z
   .openapi("RecoverySet");
 
 export const VersionSchema = z
-  .object({ version: z.string(), api: z.literal("v1"), name: z.string() })
+  .object({
+    version: z.string(),
+    api: z.literal("v1"),
+    name: z.string(),
+    /** Of the cluster, and those that this mon writes and knows. */
+    format: z.int(),
+    formatMin: z.int(),
+    formatMax: z.int(),
+  })
   .openapi("Version");
 
 export const ImageResizedSchema = z

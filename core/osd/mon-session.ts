@@ -1,6 +1,7 @@
 // cold path: registration, maps and reports; a few messages a second.
 import { create, fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
+import { FORMATS, type FormatState } from "../base/formats.ts";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
 import { uuidBytes, uuidText } from "../base/uuid.ts";
 import { ApplyResult, ClusterMap, type MapDelta } from "../cluster/cluster.ts";
@@ -47,7 +48,7 @@ const SOON_US = 50_000;
 const REPORT_PGS_MAX = 4096;
 
 /** Answers of the monitor that no repetition changes. */
-const REFUSALS: readonly ErrorCode[] = ["FB1007", "FB2102", "FB2103", "FB4002", "FB4004"];
+const REFUSALS: readonly ErrorCode[] = ["FB1007", "FB1016", "FB2102", "FB2103", "FB4002", "FB4004"];
 
 /** One refused handshake may be a bit that flipped on its way: nothing of it is proved yet. */
 const REFUSALS_FINAL = 3;
@@ -96,6 +97,8 @@ export interface MonSessionOptions {
   readonly map: ClusterMap;
   /** What the store shows; while it asks, the session does not register. */
   readonly store: StoreCredentials;
+  /** Of the store, raised with the map. Default: of this program. */
+  readonly formats?: FormatState;
   readonly host: MonSessionHost;
 }
 
@@ -139,6 +142,7 @@ export class MonSession {
     this.logger = options.logger;
     this.map = options.map;
     const { osd, storeUuid } = options.identity;
+    const formats = options.formats ?? { range: FORMATS, wanted: 0 };
     this.endpoint = new RpcEndpoint(
       options.world,
       {
@@ -148,6 +152,7 @@ export class MonSession {
         shard: SHARD_NONE,
         name: `osd.${String(osd)}`,
         storeUuid,
+        formats,
       },
       options.clusterKey,
       { control: true, bind: options.bind },
@@ -297,8 +302,10 @@ export class MonSession {
   private onMapUpdate(update: MapUpdate): void {
     const delta: MapDelta = update;
     const result = this.map.apply(delta);
-    if (result === ApplyResult.Applied) this.options.host.onMap(update, this.map);
-    else if (result === ApplyResult.Partial) this.options.host.onMap(update, this.map);
+    if (result === ApplyResult.Applied) {
+      this.endpoint.wantFormat(this.map.format);
+      this.options.host.onMap(update, this.map);
+    } else if (result === ApplyResult.Partial) this.options.host.onMap(update, this.map);
     else if (result === ApplyResult.Gap) this.fetchMap();
     else if (result === ApplyResult.Older && update.generation < this.map.generation) {
       // Of our own generation it is what somebody else has told before.

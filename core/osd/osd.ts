@@ -10,6 +10,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
+import { FORMATS, type FormatRange, type FormatState } from "../base/formats.ts";
 import { type PgId, poolOfPg } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import { uuidBytes } from "../base/uuid.ts";
@@ -97,6 +98,8 @@ export interface OsdShardOptions {
   readonly port: number;
   /** Of shard 0, for the others. */
   readonly claim?: StoreClaim;
+  /** Of this program. Default: what it knows. */
+  readonly formats?: FormatRange;
   /** Limits of the store's background work other than the defaults: the simulator twists them. */
   readonly tuning?: Partial<StoreTuning>;
   /** How fast deep scrubs read, in bytes/s, all groups together. Default 32 MiB/s. */
@@ -110,6 +113,10 @@ export interface OsdShardOptions {
 
 const ENOSPC = 28;
 const HAND_OVER_US = 500_000;
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}
 
 /** The store takes no writes long before: somebody else has used up the rest. */
 function fullBeneath(path: string): FastblockError {
@@ -151,6 +158,8 @@ export class OsdShard implements PgHost {
   private vouching!: Vouching;
   /** What the store shows in handshakes. */
   private readonly credentials: StoreCredentials = { starts: new Uint8Array(0), asking: true };
+  /** The cluster's format, as the store and the map know it. */
+  private readonly formats: FormatState;
   /** Peers may join their groups; clients may come. Neither before `serve`: peers are asked. */
   private serving = false;
   private servesClients = false;
@@ -166,6 +175,7 @@ export class OsdShard implements PgHost {
   constructor(options: OsdShardOptions) {
     this.options = options;
     this.logger = options.logger;
+    this.formats = { range: options.formats ?? FORMATS, wanted: 0 };
     this.pg = new PgShard({
       world: options.world,
       host: this,
@@ -194,12 +204,14 @@ export class OsdShard implements PgHost {
       osd: options.osd,
       shard: options.shard,
       shardCount: options.shardCount,
+      formats: this.formats.range,
       owner: this.pg,
       logger: options.logger,
       ...(options.claim === undefined ? {} : { claim: options.claim }),
       ...(options.tuning === undefined ? {} : { tuning: options.tuning }),
     });
     this.credentials.starts = encodeStarts(this.store.identity.starts);
+    this.formats.wanted = this.store.identity.formatVersion;
     this.pg.start(this.store);
   }
 
@@ -217,6 +229,7 @@ export class OsdShard implements PgHost {
         name: `osd.${String(osd)}`,
         storeUuid,
         store: this.credentials,
+        formats: this.formats,
       },
       clusterKey,
       {
@@ -318,15 +331,38 @@ export class OsdShard implements PgHost {
   /** Follow a map (an encoded MapUpdate). Answers false when deltas are missing in between. Cold. */
   onMap(encoded: Uint8Array): boolean {
     if (this.stopping) return true;
-    const result = this.map.apply(fromBinary(MapUpdateSchema, encoded));
+    const update = fromBinary(MapUpdateSchema, encoded);
+    if (!this.knowsFormat(update.format)) return true;
+    const result = this.map.apply(update);
     if (result === ApplyResult.Gap) return false;
     if (result !== ApplyResult.Applied) return true;
     this.removeGone();
     this.mapIdentity.generation = this.map.generation;
     this.mapIdentity.epoch = this.map.epoch;
+    this.raiseFormat(this.map.format);
     this.pg.onMap(this.map);
     this.dialPeers();
     return true;
+  }
+
+  /** A map of a cluster that has gone on to what this program does not know: it must not go on. Cold. */
+  private knowsFormat(format: number): boolean {
+    const { max } = this.formats.range;
+    if (format <= max) return true;
+    const text = `osd.${String(this.options.osd)} knows formats up to ${String(max)}, the cluster has ${String(format)}`;
+    this.options.host.onFatal(new FastblockError("FB1016", text));
+    return false;
+  }
+
+  /** The cluster's format: peers that do not know it go, and no older program opens the store. Cold. */
+  private raiseFormat(format: number): void {
+    if (format <= this.formats.wanted) return;
+    this.endpoint.wantFormat(format);
+    if (this.options.claim !== undefined) return;
+    this.store.raiseFormat(format).then(
+      () => this.logger.info("the store's format is raised", { format }),
+      (error: unknown) => this.options.host.onFatal(asError(error)),
+    );
   }
 
   /** The monitor can not be asked for a newer map: ask a peer, another one each time. Cold. */
@@ -483,7 +519,7 @@ export class OsdShard implements PgHost {
   }
 
   onBroken(error: unknown): void {
-    this.options.host.onFatal(error instanceof Error ? error : new Error(String(error)));
+    this.options.host.onFatal(asError(error));
   }
 
   fillSource(group: Group): FillSource | null {

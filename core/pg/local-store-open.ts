@@ -1,5 +1,6 @@
 // cold path: once per start.
 import { FastblockError } from "../base/errors.ts";
+import { FORMATS, type FormatRange } from "../base/formats.ts";
 import { Device, DeviceRegion, runOnce } from "../device/device.ts";
 import {
   Entry,
@@ -17,7 +18,6 @@ import { DiskVerb } from "../reactor/world.ts";
 import {
   type CheckpointBody,
   Eras,
-  FORMAT_VERSION,
   GroupHealth,
   geometryOf,
   type IndexScanResult,
@@ -106,6 +106,7 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
     logger: options.logger,
     tuning: { ...TUNING_DEFAULT, ...options.tuning },
     identity: identityOf(superblock),
+    formats: formatsOf(options),
     claim: { incarnation: superblock.incarnation, generation: superblock.generation },
     claimed: options.claim === undefined,
     shard: options.shard,
@@ -232,7 +233,7 @@ async function claimSuperblock(
   device: Device,
   buffer: number,
 ): Promise<Superblock & { wasClean: boolean }> {
-  const found = await readSuperblock(options.world, device, buffer);
+  const found = await readSuperblock(options.world, device, buffer, options.formats);
   if (found === undefined) throw await noStore(options.world, device, buffer);
   judgeSuperblock(options, found);
   if (options.claim !== undefined) {
@@ -249,10 +250,14 @@ async function claimSuperblock(
     generation: found.generation + 1,
     incarnation: found.incarnation + 1,
     clean: false,
-    format: FORMAT_VERSION,
+    format: Math.max(found.format, formatsOf(options).min),
   };
   await writeSuperblock(options.world, device, claimed, buffer);
   return { ...claimed, wasClean: found.clean };
+}
+
+function formatsOf(options: StoreOptions): FormatRange {
+  return options.formats ?? FORMATS;
 }
 
 function judgeSuperblock(options: StoreOptions, found: Superblock): void {
@@ -292,7 +297,7 @@ function identityOf(superblock: Superblock & { wasClean: boolean }): StoreIdenti
 
 /** Write the clean flag; nothing is written behind it. */
 export async function markClean(parts: StoreParts): Promise<void> {
-  const found = await readSuperblock(parts.world, parts.device, parts.buffers);
+  const found = await readSuperblock(parts.world, parts.device, parts.buffers, parts.formats);
   if (found === undefined || found.incarnation !== parts.claim.incarnation) return;
   const clean: Superblock = { ...found, generation: found.generation + 1, clean: true };
   await writeSuperblock(parts.world, parts.device, clean, parts.buffers);

@@ -1,4 +1,5 @@
 // data path
+import type { FormatRange } from "../base/formats.ts";
 import type { StoreClaim, StoreIdentity, StoreOwner, StoreTuning } from "./local-store-types.ts";
 import type { Logger } from "../base/logger.ts";
 import { type Device, type DeviceObserver } from "../device/device.ts";
@@ -109,6 +110,8 @@ export interface StoreParts {
   readonly logger: Logger;
   readonly tuning: StoreTuning;
   readonly identity: StoreIdentity;
+  /** Of this program. */
+  readonly formats: FormatRange;
   readonly claim: StoreClaim;
   /** True when this shard claimed the device, and marks it clean at the end. */
   readonly claimed: boolean;

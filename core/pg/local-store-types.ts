@@ -1,4 +1,5 @@
 // data path
+import type { FormatRange } from "../base/formats.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Disk, World } from "../reactor/world.ts";
 import type { GroupHealth, GroupState, StoreStart } from "../store/store.ts";
@@ -85,6 +86,8 @@ export interface StoreOptions {
   readonly osd: number;
   readonly shard: number;
   readonly shardCount: number;
+  /** Of this program. Default: what it knows. */
+  readonly formats?: FormatRange;
   readonly owner: StoreOwner;
   readonly logger: Logger;
   /**

@@ -34,7 +34,7 @@ import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.
 import { Replicas } from "./local-store-replicas.ts";
 import { countersOf, layerBytesOf, usageOf } from "./local-store-report.ts";
 import { Space, type SpaceHost } from "./local-store-space.ts";
-import { recordStarts } from "./store-starts.ts";
+import { recordFacts, type StoreFacts } from "./store-starts.ts";
 import type {
   GroupState,
   RecoveredGroup,
@@ -84,9 +84,10 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
   private readonly replicas: Replicas;
   private readonly background: Background;
   private readonly space: Space;
-  /** The last `recordStarts`, and its block of the arena; -1: none yet. */
+  /** Writes of the superblock: the last one, how many are open, and their block of the arena; -1: none yet. */
   private recording: Promise<void> = Promise.resolve();
-  private startsBuffer = -1;
+  private recordings = 0;
+  private recordBuffer = -1;
 
   private constructor(opened: OpenedStore) {
     const parts = opened.parts;
@@ -123,9 +124,29 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
    * call at a time. Rejects when the device fails. Cold.
    */
   recordStarts(starts: readonly StoreStart[]): Promise<void> {
-    assert(this.parts.claimed, "recordStarts: not the shard that claimed the device");
-    if (this.startsBuffer < 0) this.startsBuffer = this.parts.world.arena.allocate(BLOCK_SIZE);
-    this.recording = recordStarts(this.parts, starts, this.startsBuffer);
+    return this.record({ starts });
+  }
+
+  // cold: when the cluster's format is raised.
+  /**
+   * From here on no program opens this store that does not know `format`. Only the shard that claimed
+   * the device. Rejects when the device fails. Cold.
+   */
+  raiseFormat(format: number): Promise<void> {
+    return this.record({ format });
+  }
+
+  // cold: as its callers.
+  /** One after the other: each reads what the one before has written. */
+  private record(facts: StoreFacts): Promise<void> {
+    assert(this.parts.claimed, "LocalStore.record: not the shard that claimed the device");
+    if (this.recordBuffer < 0) this.recordBuffer = this.parts.world.arena.allocate(BLOCK_SIZE);
+    const write = (): Promise<void> => recordFacts(this.parts, facts, this.recordBuffer);
+    const written = this.recordings === 0 ? write() : this.recording.then(write);
+    this.recordings += 1;
+    this.recording = written.finally(() => {
+      this.recordings -= 1;
+    });
     return this.recording;
   }
 

@@ -1,5 +1,6 @@
 // cold path: reading and writing the fixed structures of a device, at start, format and inspection.
 import { FastblockError } from "../base/errors.ts";
+import { FORMATS, type FormatRange } from "../base/formats.ts";
 import { exactSize } from "../base/size-text.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { type Device, DeviceRegion, readOnce, readSurely, writeOnce } from "../device/device.ts";
@@ -14,7 +15,6 @@ import {
   encodeBody,
   encodeCheckpointHeader,
   encodeSuperblock,
-  FORMAT_VERSION,
   type Geometry,
   isSuperblock,
   newestSuperblock,
@@ -92,17 +92,18 @@ export async function readSuperblocks(
 }
 
 /**
- * The valid superblock of the highest generation. Throws FB4003 when its format is newer than this
- * program's, FB4006 when its device is larger than this one, FB4007 when there is no room for any.
+ * The valid superblock of the highest generation. Throws FB4003 when its format is newer than
+ * `formats`, FB4006 when its device is larger than this one, FB4007 when there is no room for any.
  */
 export async function readSuperblock(
   world: World,
   device: Device,
   buffer: number,
+  formats: FormatRange = FORMATS,
 ): Promise<Superblock | undefined> {
   const { a, b } = await readSuperblocks(world, device, buffer);
   const newest = newestSuperblock(a, b);
-  if (newest !== undefined) refuseUnreadable(device, newest);
+  if (newest !== undefined) refuseUnreadable(device, newest, formats);
   return newest;
 }
 
@@ -110,11 +111,15 @@ export async function readSuperblock(
  * Refuse a store of which nothing but the superblock may be read: FB4003 when its format is newer,
  * FB4006 when it was made on a larger device than this one.
  */
-export function refuseUnreadable(device: Device, superblock: Superblock): void {
-  if (superblock.format > FORMAT_VERSION) {
+export function refuseUnreadable(
+  device: Device,
+  superblock: Superblock,
+  formats: FormatRange = FORMATS,
+): void {
+  if (superblock.format > formats.max) {
     throw new FastblockError(
       "FB4003",
-      `The store's format is newer: version ${String(superblock.format)}, at most ${String(FORMAT_VERSION)} wanted`,
+      `The store's format is newer: version ${String(superblock.format)}, at most ${String(formats.max)} wanted`,
     );
   }
   if (superblock.deviceBytes <= device.sizeBytes) return;

@@ -1,5 +1,6 @@
 // cold path: inspect and fsck run by hand on a stopped store.
 import { FastblockError, withDevice } from "../base/errors.ts";
+import { FORMATS, type FormatRange } from "../base/formats.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT, UNIT_SIZE } from "../base/units.ts";
 import { Device, DeviceRegion, readOnce } from "../device/device.ts";
 import { EntryType, LogSpace, RecordView, type ScanResult, scanLog } from "../log/log.ts";
@@ -92,8 +93,11 @@ class StoreReader {
   readonly device: Device;
   readonly buffer: number;
 
-  constructor(world: World, disk: Disk) {
+  private readonly formats: FormatRange;
+
+  constructor(world: World, disk: Disk, formats: FormatRange) {
     this.world = world;
+    this.formats = formats;
     this.device = new Device(world, disk, new DeviceEvents());
     this.buffer = world.arena.allocate(BUFFER_BYTES);
   }
@@ -123,7 +127,7 @@ class StoreReader {
     copies: SuperblockView["copies"],
   ): Promise<StoreView> {
     const { world, device, buffer } = this;
-    refuseUnreadable(device, superblock);
+    refuseUnreadable(device, superblock, this.formats);
     const seed = seedOf(superblock, world);
     const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
     const table = await readZoneTable(world, device, geometry, seed, buffer, BUFFER_BYTES);
@@ -358,8 +362,12 @@ class Checker {
  * Throws FB4001 when there is no store, FB4003 when it is of a newer format, FB4007 when there is no
  * room for one.
  */
-export async function fsckStore(world: World, disk: Disk): Promise<FsckReport> {
-  const reader = new StoreReader(world, disk);
+export async function fsckStore(
+  world: World,
+  disk: Disk,
+  formats: FormatRange = FORMATS,
+): Promise<FsckReport> {
+  const reader = new StoreReader(world, disk, formats);
   const checker = new Checker(reader);
   const { osd } = (await reader.superblock()).superblock;
   try {
@@ -393,8 +401,9 @@ export async function inspectStore(
   world: World,
   disk: Disk,
   section = "",
+  formats: FormatRange = FORMATS,
 ): Promise<Record<string, unknown>> {
-  const reader = new StoreReader(world, disk);
+  const reader = new StoreReader(world, disk, formats);
   if (section === "superblock") {
     return { superblock: inspectSuperblock(await reader.superblock()) };
   }

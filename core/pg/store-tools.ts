@@ -1,11 +1,11 @@
 // cold path: format, inspect and fsck run by hand, before or without a serving store.
 import { FastblockError } from "../base/errors.ts";
+import { FORMATS } from "../base/formats.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { Device, DeviceRegion, runOnce, writeOnce } from "../device/device.ts";
 import { type Disk, DiskVerb, type World } from "../reactor/world.ts";
 import {
   encodeZoneTable,
-  FORMAT_VERSION,
   type Geometry,
   geometryOf,
   type ShardZones,
@@ -106,7 +106,7 @@ function newSuperblock(options: FormatOptions, geometry: Geometry): Superblock {
     zoneCount: geometry.zoneCount,
     unitsPerZone: geometry.unitsPerZone,
     slotsPerZone: geometry.slotsPerZone,
-    format: FORMAT_VERSION,
+    format: FORMATS.min,
     incarnation: 0,
     clean: true,
     starts: [],

@@ -102,6 +102,22 @@ export class RpcEndpoint {
     return connection;
   }
 
+  /**
+   * The cluster's format, as far as it is known here, was raised (`identity.formats`): whoever does not
+   * know it is gone, and comes back only when he does.
+   */
+  wantFormat(format: number): void {
+    const { formats } = this.identity;
+    assert(formats !== undefined, "RpcEndpoint.wantFormat: formats are not announced");
+    if (format <= formats.wanted) return;
+    formats.wanted = format;
+    for (const connection of [...this.core.all]) {
+      const { peer } = connection;
+      if (peer !== null && peer.formats.range.max < format)
+        connection.renew("too old: the cluster's format was raised");
+    }
+  }
+
   /** Close all connections. Listeners are closed by their owners. */
   close(reason: string): void {
     for (const connection of [...this.core.all]) connection.close(reason);

@@ -11,6 +11,7 @@ import {
   ProofSchema,
 } from "../../proto/gen/rpc_pb.ts";
 import type { Checksum } from "../base/checksum.ts";
+import { FORMAT_FIRST, FORMATS, type FormatState, judgeFormats } from "../base/formats.ts";
 import type { Random } from "../base/prng.ts";
 import { UUID_SIZE, uuidBytes, uuidText } from "../base/uuid.ts";
 import { FRAME_VERSION, type FrameLimits, HEADER_SIZE_HANDSHAKE_MAX } from "./frame.ts";
@@ -50,6 +51,9 @@ const NONCE_SIZE = 32;
 const STARTS_BYTES_MAX = 512;
 const START_SIZE = 16;
 const encoder = /* @__PURE__ */ new TextEncoder();
+
+/** Of an endpoint that says nothing else. */
+const FORMATS_OPEN: FormatState = { range: FORMATS, wanted: 0 };
 
 /** Why a handshake ends: words for the log of both ends. */
 export class HandshakeRefusal extends Error {
@@ -310,6 +314,9 @@ export class Handshake {
     if (!/^[\x21-\x7e]{0,64}$/.test(sender.name)) {
       throw this.fail("malformed name: wanted up to 64 printable characters");
     }
+    const formats = formatsOf(sender);
+    const why = judgeFormats(this.ownFormats, formats);
+    if (why !== "") throw this.fail(`${sender.name} is ${why}`);
     return {
       role,
       id: sender.id,
@@ -319,7 +326,12 @@ export class Handshake {
       name: sender.name,
       starts: sender.starts,
       asking: sender.asking,
+      formats,
     };
+  }
+
+  private get ownFormats(): FormatState {
+    return this.config.identity.formats ?? FORMATS_OPEN;
   }
 
   /** What both ends take: we never send more than the peer's limits, nor than our own. */
@@ -337,6 +349,7 @@ export class Handshake {
 
   private ownEndpoint(): Endpoint {
     const own = this.config.identity;
+    const { range, wanted } = this.ownFormats;
     return create(EndpointSchema, {
       role: Number(own.role),
       id: own.id,
@@ -345,6 +358,9 @@ export class Handshake {
       boot: BigInt(this.config.boot),
       name: own.name,
       ...own.store,
+      formatMin: range.min,
+      formatMax: range.max,
+      formatWanted: wanted,
     });
   }
 
@@ -371,6 +387,12 @@ export class Handshake {
     this.stage = Stage.Failed;
     return new HandshakeRefusal(reason);
   }
+}
+
+/** Programs that announce nothing are the first ones. */
+function formatsOf({ formatMin, formatMax, formatWanted }: Endpoint): FormatState {
+  const range = { min: formatMin || FORMAT_FIRST, max: formatMax || FORMAT_FIRST };
+  return { range, wanted: formatWanted };
 }
 
 function describe(role: number, id: number, shard: number, store: string): string {

@@ -1,4 +1,6 @@
 // cold: identities, read once a connection
+import type { FormatState } from "../base/formats.ts";
+
 /** What a process is. Numbers are proto/rpc.proto, Role. */
 export enum Role {
   Mon = 1,
@@ -27,6 +29,8 @@ export interface RpcIdentity {
   readonly storeUuid?: string;
   /** What the osd's store has to show; read anew in each handshake. */
   readonly store?: StoreCredentials;
+  /** What it speaks, and wants others to know; read anew in each handshake. Default: as this program, of nobody. */
+  readonly formats?: FormatState;
 }
 
 /** What a store shows to those who may remember more of it than it knows. */
@@ -61,4 +65,5 @@ export interface RpcPeer {
   readonly starts: Uint8Array;
   /** Its store does not serve yet, and wants to hear whether it is an old copy. */
   readonly asking: boolean;
+  readonly formats: Readonly<FormatState>;
 }

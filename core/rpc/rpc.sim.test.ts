@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import type { FormatRange } from "../base/formats.ts";
 import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
 import { Simulation } from "../reactor/reactor.ts";
@@ -93,4 +94,66 @@ test("a process whose machine lost power is silent, and dropped", () => {
   osdWorld.powerCut();
   expect(simulation.run(() => client.events.length > 1, 25_000_000)).toBe(true);
   expect(client.events[1]).toContain("silent");
+});
+
+describe("G17: formats", () => {
+  const TARGET = { kind: "tcp", host: "10.0.0.1", port: PORT } as const;
+  const OLD = { min: 2, max: 2 };
+  const NEXT = { min: 2, max: 3 };
+
+  /** An osd of a cluster that is at `wanted`, as far as it knows, and a client. */
+  function meet(osd: FormatRange, wanted: number, client: FormatRange, clientWanted = 0) {
+    const simulation = new Simulation(5);
+    const osdWorld = simulation.createWorld("osd", "10.0.0.1");
+    const clientWorld = simulation.createWorld("client", "10.0.0.2");
+    const formats = { range: osd, wanted };
+    const server = new RpcEndpoint(osdWorld, { ...OSD, formats }, KEY);
+    server.listen(TARGET, () => new NotingHandler(osdWorld));
+    const own = { range: client, wanted: clientWanted };
+    const dialler = new RpcEndpoint(clientWorld, { ...CLIENT, formats: own }, KEY);
+    osdWorld.start();
+    clientWorld.start();
+    const connection = dialler.dial(TARGET, TO_OSD, new NotingHandler(clientWorld));
+    simulation.run(simulation.nowUs + 3_000_000);
+    return { simulation, server, connection };
+  }
+
+  test.each([
+    ["both know more than the cluster has", NEXT, 2, NEXT, 2, ""],
+    ["the client knows no more than the cluster has", NEXT, 2, OLD, 0, ""],
+    ["the osd knows no more than the cluster has", OLD, 2, NEXT, 2, ""],
+    [
+      "the client is too old",
+      NEXT,
+      3,
+      OLD,
+      0,
+      "too old: it knows formats up to 2, the cluster has 3",
+    ],
+    [
+      "the osd is too old",
+      OLD,
+      2,
+      NEXT,
+      3,
+      "too new: its cluster has format 3, this program knows 2",
+    ],
+    ["the client writes what the osd does not know", OLD, 2, { min: 3, max: 4 }, 0, "too new"],
+  ])("%s", (_what, osd, wanted, client, clientWanted, reason) => {
+    const { connection } = meet(osd, wanted, client, clientWanted);
+    expect(connection.isOpen).toBe(reason === "");
+    expect(connection.handshakeRefusal).toContain(reason);
+  });
+
+  test.each([
+    [OLD, false],
+    [NEXT, true],
+  ])("whoever does not know the next format is gone when it is wanted: %o", (client, stays) => {
+    const { simulation, server, connection } = meet(NEXT, 2, client);
+    expect(connection.isOpen).toBe(true);
+    server.wantFormat(3);
+    simulation.run(simulation.nowUs + 3_000_000);
+    expect(connection.isOpen).toBe(stays);
+    expect(connection.generation).toBe(1);
+  });
 });

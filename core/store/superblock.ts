@@ -30,6 +30,7 @@ export interface Superblock {
   readonly zoneCount: number;
   readonly unitsPerZone: number;
   readonly slotsPerZone: number;
+  /** Of all that lies on the device (core/base/formats.ts). */
   readonly format: number;
   /** Grows by one with every start; part of every batch and page stamp. */
   readonly incarnation: number;
@@ -39,8 +40,6 @@ export interface Superblock {
   readonly starts: readonly StoreStart[];
 }
 
-/** Version of all on-disk structures together. 2: the superblock holds the starts. */
-export const FORMAT_VERSION = 2;
 /** Where the starts lie in the superblock. */
 const STARTS_AT = 128;
 /** "FBSTORE" + 0x1a. */

@@ -13,6 +13,7 @@ import { formatConfiguration } from "../raft/raft.ts";
 import { awakeOf, groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimCommits } from "./sim-commits.ts";
 import type { SimProbes } from "./sim-probes.ts";
+import { FORMATS_NEXT } from "./sim-versions.ts";
 
 /** What must hold at any time, and what must be once all faults have ended. */
 
@@ -259,7 +260,7 @@ export async function checkStopped(
 ): Promise<void> {
   await cluster.stopOsd(osd);
   await cluster.withDevice(osd, async (world, disk) => {
-    const { groups } = (await inspectStore(world, disk, "groups")) as {
+    const { groups } = (await inspectStore(world, disk, "groups", FORMATS_NEXT)) as {
       readonly groups: readonly { readonly pg: number; readonly replica: number }[];
     };
     const seen = groups.map((one) => `${String(one.pg)}/${String(one.replica)}`);
@@ -273,7 +274,7 @@ export async function checkStopped(
       `osd.${String(osd.id)} holds ${seen.join(" ")}, wanted ${wanted.join(" ")}`,
     );
     if (rotten) return;
-    const { findings } = await fsckStore(world, disk);
+    const { findings } = await fsckStore(world, disk, FORMATS_NEXT);
     assert(
       findings.length === 0,
       `osd.${String(osd.id)}: ${findings.map((one) => `${one.region} ${one.text}`).join(", ")}`,

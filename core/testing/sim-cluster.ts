@@ -3,6 +3,7 @@ import { toBinary } from "@bufbuild/protobuf";
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
 import { FastblockError } from "../base/errors.ts";
+import { FORMATS, type FormatRange } from "../base/formats.ts";
 import { formatPgId, type OsdId, type PgId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Prng } from "../base/prng.ts";
@@ -74,6 +75,8 @@ export interface SimClusterOptions {
   readonly clockDriftShare?: number;
   /** Of a message that is logged as an error: whether a fault that was planted explains it. */
   readonly isExcused?: (message: string) => boolean;
+  /** Formats that a program knows, each time a process of it starts. Default: as this one. */
+  readonly formatsOf?: (who: "mon" | "osd" | "client") => FormatRange;
   /** Sees the world of each process before anything runs in it. */
   readonly onWorld?: (world: SimWorld) => void;
   /** Hears of an osd that ended because it was refused. Default: that fails the simulation. */
@@ -83,6 +86,8 @@ export interface SimClusterOptions {
 /** One osd of the simulated cluster. */
 export interface SimOsd {
   readonly id: number;
+  /** Of the program that it runs. */
+  formats: FormatRange;
   /** Of the machine that its disk is in. */
   address: string;
   /** Its device: another one once the disk was replaced. */
@@ -152,6 +157,7 @@ export class SimCluster {
       const address = `10.0.0.${String(id + 1)}`;
       this.osds.push({
         id,
+        formats: FORMATS,
         address,
         path: `/osd.${String(id)}`,
         world: null,
@@ -175,6 +181,10 @@ export class SimCluster {
     return world;
   }
 
+  private formatsOf(who: "mon" | "osd" | "client"): FormatRange {
+    return this.options.formatsOf?.(who) ?? FORMATS;
+  }
+
   private newMonitor(): Monitor {
     const { monWorld } = this;
     return new Monitor({
@@ -188,6 +198,7 @@ export class SimCluster {
       index: 0,
       mons: [],
       version: "sim",
+      formats: this.formatsOf("mon"),
       control: { kind: "tcp", host: MON_ADDRESS, port: CONTROL_PORT },
       restored: this.isRestored,
       formatTime: String,
@@ -265,6 +276,7 @@ export class SimCluster {
       psk: this.key,
       mons: [{ host: MON_ADDRESS, port: CONTROL_PORT }],
       bind: address,
+      formats: this.formatsOf("client"),
     });
     world.start();
     return { client, world };
@@ -370,6 +382,7 @@ export class SimCluster {
     const world = this.simulation.createWorld(`osd.${String(osd.id)}`, osd.address);
     this.options.onWorld?.(world);
     osd.world = world;
+    osd.formats = this.formatsOf("osd");
     const first = this.newShard(osd, world, 0);
     osd.shard = first;
     osd.shards = [first];
@@ -423,6 +436,7 @@ export class SimCluster {
       shardCount: this.shardCount,
       bind: osd.address,
       port: DATA_PORT + shard,
+      formats: osd.formats,
       ...(claim === undefined ? {} : { claim }),
       ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),
       ...(this.options.parkLookUs === undefined ? {} : { parkLookUs: this.options.parkLookUs }),
@@ -441,7 +455,7 @@ export class SimCluster {
 
   private serve(osd: SimOsd, world: SimWorld, ports: readonly number[]): void {
     const { shards } = osd;
-    const { storeUuid, incarnation, starts } = shards[0]!.identity;
+    const { storeUuid, incarnation, starts, formatVersion } = shards[0]!.identity;
     const map = new ClusterMap();
     const store = { starts: encodeStarts(starts), asking: true };
     let askTurn = 0;
@@ -464,6 +478,7 @@ export class SimCluster {
       },
       map,
       store,
+      formats: { range: osd.formats, wanted: formatVersion },
       host: {
         onMap: (update) => {
           const encoded = toBinary(MapUpdateSchema, update);
@@ -540,10 +555,23 @@ export class SimCluster {
   /** As `replaceReplica`, for whoever may not let time pass: rejects as the monitor refuses. */
   async moveReplica(pg: number, from: number, to: number): Promise<void> {
     const name = formatPgId(pg as PgId);
-    const asked = this.monitor.pools.replaceReplica(name, from as OsdId, to as OsdId, false);
+    await this.asked(this.monitor.pools.replaceReplica(name, from as OsdId, to as OsdId, false));
+  }
+
+  /** Raise the cluster's format: rejects as the monitor refuses. */
+  async raiseFormat(): Promise<void> {
+    await this.asked(this.monitor.formats.raise(false));
+  }
+
+  /** The cluster's format, as the monitor has it. */
+  get clusterFormat(): number {
+    return this.monitor.catalogue.map.format;
+  }
+
+  private async asked(answer: Promise<unknown>): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.askers.add(reject);
-      asked.then(() => resolve(), reject).finally(() => this.askers.delete(reject));
+      answer.then(() => resolve(), reject).finally(() => this.askers.delete(reject));
     });
   }
 

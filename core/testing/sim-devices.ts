@@ -4,6 +4,7 @@ import { inspectStore } from "../pg/pg.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import type { SimFaults } from "./sim-faults.ts";
 import { stampBlock } from "./sim-stamps.ts";
+import { FORMATS_NEXT } from "./sim-versions.ts";
 
 /**
  * What goes wrong with the devices of a simulated cluster.
@@ -296,7 +297,7 @@ export class SimDevices {
 
   private placesOf(osd: SimOsd): Promise<number[][]> {
     return this.cluster.withDevice(osd, (world, disk) =>
-      readPlaces((section) => inspectStore(world, disk, section)),
+      readPlaces((section) => inspectStore(world, disk, section, FORMATS_NEXT)),
     );
   }
 

@@ -10,6 +10,7 @@ import type { SimHot } from "./sim-hot.ts";
 import type { SimLoad } from "./sim-load.ts";
 import type { SimLocks } from "./sim-locks.ts";
 import type { TraceSink } from "./sim-trace.ts";
+import type { SimVersions } from "./sim-versions.ts";
 import { SimWeather } from "./sim-weather.ts";
 
 /**
@@ -20,6 +21,7 @@ import { SimWeather } from "./sim-weather.ts";
  *   clocks      wall clocks step
  *   operator    replicas move, a lost disk is replaced, machines change their addresses
  *   monitor     away for a while; dies; its catalogue is put back from a backup (`sim-backup.ts`)
+ *   programs    of this version and of the next one, mixed (`sim-versions.ts`)
  *   devices     `sim-devices.ts`
  *
  * Whatever destroys data happens to the victim alone until all replicas were compared: the fault
@@ -115,6 +117,7 @@ export class SimFaults {
   private readonly watch: SimWatch;
   private readonly weather: SimWeather;
   private readonly backup: SimBackup;
+  private readonly versions: SimVersions | null;
   private readonly pace: Prng;
   private readonly kinds: readonly FaultKind[];
   private endUs = 0;
@@ -129,7 +132,14 @@ export class SimFaults {
   private diskLost = false;
   private errands = 0;
 
-  constructor(cluster: SimCluster, loads: SimLoads, watch: SimWatch, plan: FaultPlan) {
+  constructor(
+    cluster: SimCluster,
+    loads: SimLoads,
+    watch: SimWatch,
+    plan: FaultPlan,
+    versions: SimVersions | null = null,
+  ) {
+    this.versions = versions;
     this.cluster = cluster;
     this.watch = watch;
     this.load = loads.load;
@@ -159,6 +169,7 @@ export class SimFaults {
     this.hot.mayRefuse = this.load.mayRefuse;
     if (this.locks !== null) this.locks.mayRefuse = this.load.mayRefuse;
     if (this.plan.restores) this.backup.begin();
+    this.versions?.begin(this.cluster, this);
     this.planNext();
   }
 
@@ -172,6 +183,7 @@ export class SimFaults {
     const { simulation, osds, clients } = this.cluster;
     this.round += 1;
     this.peaceUntilUs = 0;
+    this.versions?.end();
     simulation.heal();
     this.devices.end();
     this.weather.calm();
@@ -318,7 +330,7 @@ export class SimFaults {
 
   /* ------------------------------------------------------------- processes */
 
-  private crash(osd: SimOsd): boolean {
+  crash(osd: SimOsd): boolean {
     if (!this.kill(osd)) return false;
     this.startLater(osd);
     return true;
@@ -348,8 +360,10 @@ export class SimFaults {
   /** A process ends, which is no wonder: its device failed, or holds no store that may be opened. */
   private onFatal(osd: SimOsd, error: unknown): boolean {
     const { world } = osd;
-    const isDamaged = this.isDamage(osd, error);
-    if (!(isDamaged || this.devices.isFailing(osd)) || world === null) return false;
+    const isRefused = this.versions?.isRefusal(osd, error) === true;
+    const isDamaged = !isRefused && this.isDamage(osd, error);
+    if (!(isRefused || isDamaged || this.devices.isFailing(osd)) || world === null) return false;
+    if (isRefused) this.note("newer format refused");
     this.cluster.simulation.after(0, () => {
       if (!world.alive) return;
       this.count(osd);
@@ -450,7 +464,7 @@ export class SimFaults {
     return true;
   }
 
-  private killMonitor(): boolean {
+  killMonitor(): boolean {
     if (!this.cluster.monWorld.alive) return false;
     this.cluster.crashMonitor();
     this.later(this.random.below(2_000_000), () => this.startMonitor());

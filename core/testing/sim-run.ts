@@ -19,6 +19,7 @@ import { SimHot } from "./sim-hot.ts";
 import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { SimProbes } from "./sim-probes.ts";
+import { SimVersions } from "./sim-versions.ts";
 import { TraceLogger, type TraceSink } from "./sim-trace.ts";
 
 /**
@@ -90,6 +91,8 @@ const RESTORED = {
   strays: false,
   lies: false,
 } as const;
+/** In one of so many, programs of two versions run mixed. Drawn as the one before. */
+const MIXED_SEEDS = 6;
 /** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
 const MORTALS = 2;
@@ -157,7 +160,7 @@ function storeOf(random: Prng): Plan["store"] {
  */
 function planOf(seed: number, without: ReadonlySet<number>): Plan {
   const plan = fullPlanOf(seed, without);
-  const restores = new Prng(seed * 53 + 18).below(RESTORED_SEEDS) === 0;
+  const restores = new Prng(seed * 37 + 15).below(RESTORED_SEEDS) === 0;
   if (restores) return { ...plan, ...RESTORED };
   const isWitnessed = new Prng(seed * 37 + 36).below(WITNESSED_SEEDS) === 0;
   if (!isWitnessed) return plan;
@@ -233,11 +236,16 @@ class SimRun {
   private readonly probes: SimProbes;
   private readonly watch: SimWatch;
   private faults: SimFaults | null = null;
+  private readonly versions: SimVersions | null;
 
   constructor(options: SimRunOptions) {
     this.options = options;
     this.plan = planOf(options.seed, options.without ?? new Set());
     const { osds, shards, pgCount, store } = this.plan;
+    const { seed } = options;
+    const isMixed = new Prng(seed * 65 + 9).below(MIXED_SEEDS) === 0;
+    const versions = isMixed ? new SimVersions(seed) : null;
+    this.versions = versions;
     this.cluster = new SimCluster(options.seed, {
       osds,
       shards,
@@ -251,6 +259,7 @@ class SimRun {
       parkLookUs: PARK_LOOKS_US[options.seed % PARK_LOOKS_US.length]!,
       clockDriftShare: this.plan.clockDriftShare,
       ...(options.memory === undefined ? {} : { memory: options.memory }),
+      ...(versions === null ? {} : { formatsOf: (who) => versions.draw(who) }),
       onRefused: (osd, error) => this.cluster.simulation.fail(`osd.${String(osd.id)}`, error),
       isExcused: (message) =>
         (this.plan.errors && EXCUSED.has(message)) || (this.plan.beneath && message === FULL),
@@ -292,7 +301,7 @@ class SimRun {
     const locks = plan.locks ? new SimLocks(cluster, owners) : null;
     this.slowDown();
     const loads = { load, hot, locks };
-    const faults = new SimFaults(cluster, loads, this.watch, plan);
+    const faults = new SimFaults(cluster, loads, this.watch, plan, this.versions);
     this.faults = faults;
     faults.trace = this.options.trace ?? null;
     for (let round = 0; round < plan.rounds; round++) {
