@@ -2,7 +2,15 @@ import { FastblockError } from "../base/errors.ts";
 import type { FormatState } from "../base/formats.ts";
 import type { Logger } from "../base/logger.ts";
 import { formatSize } from "../base/size-text.ts";
-import type { Epoch, LogIndex, OsdId, PgId, ReplicaId, Term } from "../base/ids.ts";
+import {
+  poolOfPg,
+  type Epoch,
+  type LogIndex,
+  type OsdId,
+  type PgId,
+  type ReplicaId,
+  type Term,
+} from "../base/ids.ts";
 import {
   compareMapIdentity,
   osdWeightOf,
@@ -21,12 +29,13 @@ import {
   type PgReport,
   type ScrubReport,
 } from "../../proto/gen/control_pb.ts";
+import { type SeenReplica, withAdopted } from "./adopted-replicas.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
 import type { OldCopy } from "./old-copy.ts";
 import type { OsdRecord } from "./records.ts";
 import { rememberStart } from "./remembered-starts.ts";
 import { LayerSpace } from "./usage.ts";
-import { withRenewals } from "./replica-change.ts";
+import { firstReplicaId, type ReplicaReports, withRenewals } from "./replica-change.ts";
 
 /** How long after its last report an osd counts as down. */
 const OSD_LEASE_US = 2_500_000;
@@ -108,11 +117,13 @@ export class OsdService {
 
   /**
    * Look at the starts of a store. Of an osd that is registered they are remembered; of one that is
-   * not, nothing is: it may be refused by others yet. Throws FB2103, FB4004, FB1001.
+   * not, nothing is: it may be refused by others yet. Throws FB2103, FB4004, FB1001, FB1015.
    */
   async noteStarts(request: OsdRegisterRequest): Promise<void> {
     checkRegistration(request);
     const id = request.osd as OsdId;
+    await this.options.copies.hear(id, request);
+    if (this.catalogue.held !== undefined) throw this.catalogue.held;
     this.checkIdentity(request, this.catalogue.map.osds.get(id));
     const record = this.catalogue.osds.get(id);
     rememberStart(record, request, this.options.logger);
@@ -249,6 +260,17 @@ export class OsdService {
       }
     }
     return reports;
+  }
+
+  /** Every replica of a group that an osd has, known to the map or not. */
+  private seenOf(id: PgId): SeenReplica[] {
+    const seen: SeenReplica[] = [];
+    for (const live of this.live.values()) {
+      const report = live.pgs.get(id);
+      const osd = this.catalogue.map.osds.get(live.id);
+      if (report !== undefined && osd !== undefined) seen.push({ osd, report });
+    }
+    return seen;
   }
 
   private stageOsd(
@@ -416,15 +438,33 @@ export class OsdService {
 
   /** The row of a group after its leader's newest report; undefined when nothing changes. */
   private pgChange(change: Change, id: PgId): PgInfo | undefined {
-    const pg = this.catalogue.map.pgs.get(id);
-    if (pg === undefined) return undefined;
+    const known = this.catalogue.map.pgs.get(id);
+    if (known === undefined) return undefined;
+    const adopted = this.adopted(known);
+    const next = this.ledOf(adopted ?? known);
+    const { logger } = this.options;
+    const renewed =
+      adopted !== undefined && next.mayRenew
+        ? withRenewals(next.pg, next.reports, this.catalogue, change, logger)
+        : next.pg;
+    return samePg(known, renewed) ? undefined : renewed;
+  }
+
+  /** The row with what its leader told last; without one nothing is renewed. */
+  private ledOf(pg: PgInfo): {
+    readonly pg: PgInfo;
+    readonly reports: ReplicaReports;
+    readonly mayRenew: boolean;
+  } {
     let best: PgReport | undefined;
     const reports = this.reportsOf(pg);
     for (const report of reports.values()) {
       if (report.role !== PgRole.LEADER || !report.established) continue;
       if (best === undefined || report.term > best.term) best = report;
     }
-    if (best === undefined || Number(best.term) < pg.leaderTerm) return undefined;
+    if (best === undefined || Number(best.term) < pg.leaderTerm) {
+      return { pg, reports, mayRenew: false };
+    }
     const configuration = newerConfiguration(pg, best);
     // An osd that died before its replica was durable makes it when it is back: the group is
     // created when every replica was seen, not when a majority of them serves.
@@ -437,8 +477,22 @@ export class OsdService {
       configuration,
       replicas: withoutLeft(pg, configuration),
     };
-    const renewed = withRenewals(next, reports, this.catalogue, change, this.options.logger);
-    return samePg(pg, renewed) ? undefined : renewed;
+    // Behind a restore the map may name who left: the leader has to say who is there.
+    const mayRenew = firstReplicaId(this.catalogue) === 1 || best.configuration !== undefined;
+    return { pg: next, reports, mayRenew };
+  }
+
+  /** The row as its members are, where a restored catalogue has forgotten it; undefined: not known yet. */
+  private adopted(pg: PgInfo): PgInfo | undefined {
+    const firstId = firstReplicaId(this.catalogue);
+    if (firstId === 1) return pg;
+    const size = this.catalogue.map.pools.get(poolOfPg(pg.id))?.size ?? 0;
+    return withAdopted(pg, {
+      seen: this.seenOf(pg.id),
+      firstId,
+      size,
+      logger: this.options.logger,
+    });
   }
 }
 

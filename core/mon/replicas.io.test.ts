@@ -164,6 +164,8 @@ test("the word of a replica's end does not hide the one that came in its place",
         established: false,
         usedBytes: 0n,
         recovery: [],
+        shard: 0,
+        witness: false,
       },
     ],
   });

@@ -53,8 +53,11 @@ const REFUSALS: readonly ErrorCode[] = ["FB1007", "FB1016", "FB2102", "FB2103", 
 /** One refused handshake may be a bit that flipped on its way: nothing of it is proved yet. */
 const REFUSALS_FINAL = 3;
 
-/** Another store under our id counts as up for a lease after it died: ask again for twice as long. */
-const TWIN_US = 5_000_000;
+/**
+ * Another store under our id counts as up for a lease after it died, and for two when the monitor has
+ * just started: ask again for three.
+ */
+const TWIN_US = 8_000_000;
 const TWIN_RETRY_US = 250_000;
 
 /** What the osd tells of itself. */
@@ -422,6 +425,7 @@ export class MonSession {
       pgs: reports.flatMap((shard) =>
         shard.pgs.map(({ configuration, scrub, recovery, ...pg }) => ({
           ...pg,
+          shard: shard.shard,
           term: BigInt(pg.term),
           commitIndex: BigInt(pg.commitIndex),
           appliedIndex: BigInt(pg.appliedIndex),

@@ -23,6 +23,7 @@ export interface GroupReport {
   readonly commitIndex: number;
   readonly appliedIndex: number;
   readonly established: boolean;
+  readonly witness: boolean;
   readonly usedBytes: number;
   /** Leaders only: the scrub that was ordered last. ScrubReport of `proto/control.proto`. */
   readonly scrub?: {
@@ -36,7 +37,7 @@ export interface GroupReport {
   };
   /** Replicas on their way back: this one, or those that this leader sends old entries. */
   readonly recovery?: readonly ReplicaRecovery[];
-  /** Leaders only, once it is settled. */
+  /** Of leaders once it is settled; and of whoever knows no leader, as it has applied it. */
   readonly configuration?: {
     readonly index: number;
     readonly voters: number[];
@@ -208,6 +209,7 @@ function reportOfParked(shard: PgShard, row: number, parked: Parked): GroupRepor
     appliedIndex: applied,
     established: leads,
     usedBytes: shard.store.bytesOf(row),
+    witness: (conf.witnesses & (1 << conf.slotOf(replica))) !== 0,
     ...(leads ? { configuration: configurationOf(conf, confIndex) } : {}),
     ...(leads ? scrubOf(shard.scrubs.of(parked)) : {}),
   };
@@ -225,10 +227,18 @@ function reportOfAwake(group: Group, usedBytes: number): GroupReport {
     appliedIndex: group.appliedIndex,
     established: group.serving,
     usedBytes,
-    ...(isSettled(group) ? { configuration: configurationOf(node.conf, group.confIndex) } : {}),
+    witness: group.witness,
+    ...(isSettled(group) || isLost(group)
+      ? { configuration: configurationOf(node.conf, group.confIndex) }
+      : {}),
     ...(group.isLeader ? scrubOf(group.shard.scrubs.of(group)) : {}),
     ...recoveryOf(group),
   };
+}
+
+/** It knows of no leader: whoever the map has forgotten may be missing for one. */
+function isLost({ node }: Group): boolean {
+  return node.leader === 0 && node.conf.members.length > 0;
 }
 
 /** Whether a replica of the group is on its way back, as far as is known here. */
@@ -290,6 +300,7 @@ function reportOfAbsent(pg: number, replica: number, role: number): GroupReport 
     leader: 0,
     commitIndex: 0,
     appliedIndex: 0,
+    witness: false,
     established: false,
     usedBytes: 0,
   };

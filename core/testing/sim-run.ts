@@ -79,18 +79,10 @@ const REPLICAS = 3;
  */
 const WITNESSED_SEEDS = 5;
 /**
- * In one of so many the monitor's catalogue is put back from an older copy. Drawn beside everything
- * else too. Replicas do not move then: after a restore that is left to people.
+ * In one of so many the monitor's catalogue is put back from an older copy. Drawn as the one before. No
+ * disk is replaced then: a replica that came since the copy, and whose disk is lost too, is for people.
  */
 const RESTORED_SEEDS = 7;
-const RESTORED = {
-  restores: true,
-  moves: false,
-  diskLoss: false,
-  rot: false,
-  strays: false,
-  lies: false,
-} as const;
 /** In one of so many, programs of two versions run mixed. Drawn as the one before. */
 const MIXED_SEEDS = 6;
 /** Clients that live as long as the run, and those that may die. */
@@ -159,12 +151,13 @@ function storeOf(random: Prng): Plan["store"] {
  * destroyed then but a whole disk, at a moment when the other one has everything.
  */
 function planOf(seed: number, without: ReadonlySet<number>): Plan {
-  const plan = fullPlanOf(seed, without);
+  const full = fullPlanOf(seed, without);
   const restores = new Prng(seed * 37 + 15).below(RESTORED_SEEDS) === 0;
-  if (restores) return { ...plan, ...RESTORED };
+  const plan = restores ? { ...full, diskLoss: false, strays: false, lies: false } : full;
   const isWitnessed = new Prng(seed * 37 + 36).below(WITNESSED_SEEDS) === 0;
-  if (!isWitnessed) return plan;
-  return { ...plan, isWitnessed, replicas: REPLICAS - 1, rot: false, strays: false, lies: false };
+  if (!isWitnessed) return { ...plan, restores };
+  const spared = { rot: false, strays: false, lies: false };
+  return { ...plan, ...spared, restores, isWitnessed, replicas: REPLICAS - 1 };
 }
 
 function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
