@@ -13,6 +13,7 @@ import {
 } from "../base/ids.ts";
 import {
   compareMapIdentity,
+  firstReplicaOf,
   osdWeightOf,
   replicaOf,
   type MapChange,
@@ -35,7 +36,7 @@ import type { OldCopy } from "./old-copy.ts";
 import type { OsdRecord } from "./records.ts";
 import { rememberStart } from "./remembered-starts.ts";
 import { LayerSpace } from "./usage.ts";
-import { firstReplicaId, type ReplicaReports, withRenewals } from "./replica-change.ts";
+import { type ReplicaReports, withRenewals } from "./replica-change.ts";
 
 /** How long after its last report an osd counts as down. */
 const OSD_LEASE_US = 2_500_000;
@@ -478,13 +479,14 @@ export class OsdService {
       replicas: withoutLeft(pg, configuration),
     };
     // Behind a restore the map may name who left: the leader has to say who is there.
-    const mayRenew = firstReplicaId(this.catalogue) === 1 || best.configuration !== undefined;
+    const mayRenew =
+      firstReplicaOf(this.catalogue.map.generation) === 1 || best.configuration !== undefined;
     return { pg: next, reports, mayRenew };
   }
 
   /** The row as its members are, where a restored catalogue has forgotten it; undefined: not known yet. */
   private adopted(pg: PgInfo): PgInfo | undefined {
-    const firstId = firstReplicaId(this.catalogue);
+    const firstId = firstReplicaOf(this.catalogue.map.generation);
     if (firstId === 1) return pg;
     const size = this.catalogue.map.pools.get(poolOfPg(pg.id))?.size ?? 0;
     return withAdopted(pg, {
