@@ -4,6 +4,7 @@ import { FastblockError } from "../base/errors.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { DiskBase } from "./disk-base.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
+import { keptPage, type SimMemory, type SimPage } from "./sim-pages.ts";
 import {
   type Arena,
   type Disk,
@@ -20,7 +21,7 @@ import {
  * flushed. A read sees the newest. A flush makes stable what was *completed before the flush was
  * submitted*; a durable write its own range. When the power fails, each 512-byte sector keeps any
  * one of the contents it had since it was last stable, chosen by chance: so unflushed writes are
- * lost, torn and reordered. Contents are never changed in place, so they can be shared.
+ * lost, torn and reordered.
  */
 
 const SECTOR_SIZE = 512;
@@ -30,8 +31,8 @@ const VERSIONS_MAX = 6;
 const HEAD_BYTES = 64;
 const EIO = 5;
 const ENOSPC = 28;
-const ZERO_BLOCK = new Uint8Array(BLOCK_SIZE);
-const RUBBISH_BLOCK = new Uint8Array(BLOCK_SIZE).fill(0xa5);
+const ZERO_BLOCK = keptPage(new Uint8Array(BLOCK_SIZE));
+const RUBBISH_BLOCK = keptPage(new Uint8Array(BLOCK_SIZE).fill(0xa5));
 
 /** What goes wrong with a simulated device; change it at any time. Shares are 0 to 1. */
 export interface DiskFaults {
@@ -66,7 +67,7 @@ export interface DiskWatcher {
 }
 
 interface Version {
-  readonly content: Uint8Array;
+  readonly content: SimPage;
   /** Count of completions at its own. */
   readonly seq: number;
 }
@@ -102,15 +103,17 @@ export class SimDiskFile {
   /** See `Disk.direct`, of what is opened from now on. */
   direct = true;
   private readonly engine: SimEngine;
-  private readonly stable = new Map<number, Uint8Array>();
+  private readonly memory: SimMemory;
+  private readonly stable = new Map<number, SimPage>();
   private readonly pending = new Map<number, Version[]>();
   /** Blocks that can not be read before they are written again. */
   private readonly unreadable = new Set<number>();
   private completions = 0;
 
-  constructor(engine: SimEngine, path: string, sizeBytes: number) {
+  constructor(engine: SimEngine, memory: SimMemory, path: string, sizeBytes: number) {
     assert(sizeBytes % BLOCK_SIZE === 0, "SimDiskFile: size is not a multiple of 4 KiB");
     this.engine = engine;
+    this.memory = memory;
     this.path = path;
     this.sizeBytes = sizeBytes;
     this.endBytes = sizeBytes;
@@ -151,7 +154,7 @@ export class SimDiskFile {
   find(content: Uint8Array): number[] {
     const blocks = new Set([...this.stable.keys(), ...this.pending.keys()]);
     return [...blocks]
-      .filter((block) => this.newest(block).every((byte, at) => byte === content[at]))
+      .filter((block) => isEqual(this.newest(block).bytes, content))
       .map((block) => block * BLOCK_SIZE)
       .sort((a, b) => a - b);
   }
@@ -171,26 +174,38 @@ export class SimDiskFile {
     const first = Math.floor(offsetBytes / BLOCK_SIZE);
     const last = Math.floor((offsetBytes + bytes.length - 1) / BLOCK_SIZE);
     for (let block = first; block <= last; block++) {
-      const content = this.newest(block).slice();
+      const content = this.memory.takePage(this.newest(block).bytes);
       const start = block * BLOCK_SIZE;
       const from = Math.max(start, offsetBytes);
       const to = Math.min(start + BLOCK_SIZE, offsetBytes + bytes.length);
-      content.set(bytes.subarray(from - offsetBytes, to - offsetBytes), from - start);
+      content.bytes.set(bytes.subarray(from - offsetBytes, to - offsetBytes), from - start);
       this.settle(block, content);
     }
   }
 
   /** All that is stable: content by block; blocks that are not in it are zero (a copy). */
   image(): Map<number, Uint8Array> {
-    return new Map(this.stable);
+    const image = new Map<number, Uint8Array>();
+    for (const [block, content] of this.stable) {
+      content.holders = Number.POSITIVE_INFINITY;
+      image.set(block, content.bytes);
+    }
+    return image;
   }
 
   /** Hold this image instead, all of it stable. */
   restore(image: ReadonlyMap<number, Uint8Array>): void {
+    this.clear();
+    for (const [block, content] of image) this.stable.set(block, keptPage(content));
+  }
+
+  /** Hold nothing. */
+  clear(): void {
+    for (const content of this.stable.values()) this.memory.release(content);
+    for (const versions of this.pending.values()) this.releaseAll(versions);
     this.stable.clear();
     this.pending.clear();
     this.unreadable.clear();
-    for (const [block, content] of image) this.stable.set(block, content);
   }
 
   /** Blocks with content that a power cut may take. */
@@ -205,25 +220,26 @@ export class SimDiskFile {
     return this.completions;
   }
 
-  read(block: number): Uint8Array {
+  read(block: number): SimPage {
     return this.newest(block);
   }
 
   /** A write completed. */
-  put(block: number, content: Uint8Array): void {
+  put(block: number, content: SimPage): void {
     this.unreadable.delete(block);
     const versions = this.pending.get(block);
     const version = { content, seq: this.completions };
+    content.holders += 1;
     if (versions === undefined) this.pending.set(block, [version]);
     else {
       versions.push(version);
-      if (versions.length > VERSIONS_MAX) versions.shift();
+      if (versions.length > VERSIONS_MAX) this.memory.release(versions.shift()!.content);
     }
     this.bytesWritten += BLOCK_SIZE;
   }
 
   /** A durable write completed. */
-  putDurable(block: number, content: Uint8Array): void {
+  putDurable(block: number, content: SimPage): void {
     this.bytesWritten += BLOCK_SIZE;
     this.settle(block, content);
   }
@@ -236,64 +252,74 @@ export class SimDiskFile {
   flush(mark: number): void {
     this.flushes += 1;
     for (const [block, versions] of this.pending) {
-      let covered = -1;
-      versions.forEach((version, index) => {
-        if (version.seq <= mark) covered = index;
-      });
+      let covered = versions.length - 1;
+      while (covered >= 0 && versions[covered]!.seq > mark) covered -= 1;
       if (covered < 0) continue;
       this.store(block, versions[covered]!.content);
       if (covered === versions.length - 1) this.pending.delete(block);
-      else this.pending.set(block, versions.slice(covered + 1));
+      this.releaseAll(versions.splice(0, covered + 1));
     }
   }
 
   /** The power failed; `flying` are the writes that were not completed. */
-  losePower(flying: readonly { readonly block: number; readonly content: Uint8Array }[]): void {
+  losePower(flying: readonly { readonly block: number; readonly content: SimPage }[]): void {
     for (const { block, content } of flying) this.put(block, content);
     for (const [block, versions] of this.pending) {
       const before = this.stable.get(block) ?? ZERO_BLOCK;
       const contents = [before, ...versions.map((version) => version.content)];
       this.store(block, this.survivorOf(contents));
+      this.releaseAll(versions);
     }
     this.pending.clear();
     this.owner = null;
   }
 
-  private survivorOf(contents: readonly Uint8Array[]): Uint8Array {
+  private survivorOf(contents: readonly SimPage[]): SimPage {
     const { random } = this.engine;
     const fate = random.below(4);
     if (fate === 0) return contents[0]!;
     if (fate === 1) return contents[contents.length - 1]!;
-    const mixed = new Uint8Array(BLOCK_SIZE);
+    const mixed = this.memory.takePage(contents[0]!.bytes);
     for (let sector = 0; sector < SECTORS_PER_BLOCK; sector++) {
       const from = contents[random.below(contents.length)]!;
       const at = sector * SECTOR_SIZE;
-      mixed.set(from.subarray(at, at + SECTOR_SIZE), at);
+      mixed.bytes.set(from.bytes.subarray(at, at + SECTOR_SIZE), at);
     }
     return mixed;
   }
 
-  private newest(block: number): Uint8Array {
+  private newest(block: number): SimPage {
     const versions = this.pending.get(block);
     if (versions !== undefined) return versions[versions.length - 1]!.content;
     return this.stable.get(block) ?? ZERO_BLOCK;
   }
 
-  private settle(block: number, content: Uint8Array): void {
+  private settle(block: number, content: SimPage): void {
     this.unreadable.delete(block);
-    this.pending.delete(block);
     this.store(block, content);
+    const versions = this.pending.get(block);
+    if (versions === undefined) return;
+    this.pending.delete(block);
+    this.releaseAll(versions);
   }
 
-  private store(block: number, content: Uint8Array): void {
+  private store(block: number, content: SimPage): void {
+    const before = this.stable.get(block);
+    if (before === content) return;
+    content.holders += 1;
     if (content === ZERO_BLOCK) this.stable.delete(block);
     else this.stable.set(block, content);
+    if (before !== undefined) this.memory.release(before);
+  }
+
+  private releaseAll(versions: readonly Version[]): void {
+    for (const { content } of versions) this.memory.release(content);
   }
 
   private gather(
     offsetBytes: number,
     lengthBytes: number,
-    from: (block: number) => Uint8Array,
+    from: (block: number) => SimPage,
   ): Uint8Array {
     const out = new Uint8Array(lengthBytes);
     let at = 0;
@@ -302,7 +328,7 @@ export class SimDiskFile {
       const block = Math.floor(place / BLOCK_SIZE);
       const within = place - block * BLOCK_SIZE;
       const length = Math.min(BLOCK_SIZE - within, lengthBytes - at);
-      out.set(from(block).subarray(within, within + length), at);
+      out.set(from(block).bytes.subarray(within, within + length), at);
       at += length;
     }
     return out;
@@ -313,8 +339,8 @@ export class SimDiskFile {
 interface Flight {
   readonly op: DiskOp;
   readonly disk: SimDisk;
-  /** What each block becomes, as of the submission. */
-  readonly contents: readonly Uint8Array[];
+  /** What each block becomes, as of the submission; held. */
+  readonly contents: readonly SimPage[];
   /** What a flush covers. */
   readonly mark: number;
   /** Waits for a stall to end. */
@@ -325,6 +351,7 @@ interface Flight {
 export class SimDisks implements Disks {
   readonly arena: Arena;
   readonly host: SimHost;
+  private readonly memory: SimMemory;
   private readonly find: (path: string, createBytes: number | undefined) => SimDiskFile | undefined;
   private readonly flights = new Set<Flight>();
   private readonly opened = new Set<SimDisk>();
@@ -333,10 +360,12 @@ export class SimDisks implements Disks {
   constructor(
     arena: Arena,
     host: SimHost,
+    memory: SimMemory,
     find: (path: string, createBytes: number | undefined) => SimDiskFile | undefined,
   ) {
     this.arena = arena;
     this.host = host;
+    this.memory = memory;
     this.find = find;
   }
 
@@ -366,7 +395,7 @@ export class SimDisks implements Disks {
       held: false,
     };
     this.flights.add(flight);
-    disk.file.watcher?.onSubmit(op, flight.contents);
+    if (disk.file.watcher !== null) this.show(disk.file.watcher, flight);
     engine.trace(TraceKind.DiskSubmit, this.host.id * 8 + op.verb, op.offsetBytes);
     engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), () => this.land(flight));
   }
@@ -380,6 +409,7 @@ export class SimDisks implements Disks {
       const result = this.carryOut(flight);
       const { op, disk } = flight;
       this.flights.delete(flight);
+      this.releaseAll(flight);
       this.host.engine.trace(TraceKind.DiskDone, this.host.id, result);
       disk.complete(op, result);
     }
@@ -394,7 +424,7 @@ export class SimDisks implements Disks {
     // What is on its way is torn to pieces; or each write is there as a whole or not at all.
     const isTorn = random.below(2) === 0;
     for (const file of files) {
-      const flying: { block: number; content: Uint8Array }[] = [];
+      const flying: { block: number; content: SimPage }[] = [];
       for (const { op, disk, contents } of this.flights) {
         if (disk.file !== file) continue;
         const first = op.offsetBytes / BLOCK_SIZE;
@@ -406,6 +436,7 @@ export class SimDisks implements Disks {
       }
       file.losePower(flying);
     }
+    for (const flight of this.flights) this.releaseAll(flight);
     this.flights.clear();
     this.opened.clear();
     this.landed = [];
@@ -413,9 +444,11 @@ export class SimDisks implements Disks {
 
   /** The process ended in order: writes on their way arrive. */
   closeAll(): void {
-    for (const { op, disk, contents } of this.flights) {
+    for (const flight of this.flights) {
+      const { op, disk, contents } = flight;
       const first = op.offsetBytes / BLOCK_SIZE;
       contents.forEach((content, index) => disk.file.put(first + index, content));
+      this.releaseAll(flight);
     }
     this.flights.clear();
     this.landed = [];
@@ -440,26 +473,39 @@ export class SimDisks implements Disks {
     this.host.requestTurn();
   }
 
-  private contentsOf(op: DiskOp): Uint8Array[] {
+  private contentsOf(op: DiskOp): SimPage[] {
     if (op.verb === DiskVerb.Discard) return this.discarded(op.lengthBytes / BLOCK_SIZE);
-    const contents: Uint8Array[] = [];
+    const contents: SimPage[] = [];
     if (!isWrite(op.verb)) return contents;
     for (let at = 0; at < op.lengthBytes; at += BLOCK_SIZE) {
       const start = op.arenaOffset + at;
-      contents.push(
-        isZero(this.arena.words, start >>> 2)
-          ? ZERO_BLOCK
-          : this.arena.bytes.slice(start, start + BLOCK_SIZE),
-      );
+      const content = isZero(this.arena.words, start >>> 2)
+        ? ZERO_BLOCK
+        : this.memory.takePage(this.arena.block(start));
+      content.holders += 1;
+      contents.push(content);
     }
     return contents;
   }
 
+  private releaseAll({ contents }: Flight): void {
+    for (const content of contents) this.memory.release(content);
+  }
+
+  /** A watcher may keep what it sees. */
+  private show(watcher: DiskWatcher, { op, contents }: Flight): void {
+    for (const content of contents) content.holders = Number.POSITIVE_INFINITY;
+    watcher.onSubmit(
+      op,
+      contents.map(({ bytes }) => bytes),
+    );
+  }
+
   /** Reads of a discarded block may see its old content, zeros or rubbish. */
-  private discarded(blocks: number): Uint8Array[] {
+  private discarded(blocks: number): SimPage[] {
     const fate = this.host.engine.random.below(3);
     if (fate === 0) return [];
-    return new Array<Uint8Array>(blocks).fill(fate === 1 ? ZERO_BLOCK : RUBBISH_BLOCK);
+    return new Array<SimPage>(blocks).fill(fate === 1 ? ZERO_BLOCK : RUBBISH_BLOCK);
   }
 
   /** Apply a landed operation; answers like the kernel. */
@@ -506,7 +552,7 @@ export class SimDisks implements Disks {
       // A device is mostly empty: zeros in one go.
       if (zeros > 0) bytes.fill(0, at - zeros * BLOCK_SIZE, at);
       zeros = 0;
-      if (content !== null) bytes.set(content, at);
+      if (content !== null) bytes.set(content.bytes, at);
     }
     return Math.max(0, Math.min(op.lengthBytes, file.endBytes - op.offsetBytes));
   }
@@ -534,9 +580,9 @@ export class SimDisks implements Disks {
    * The memory belongs to the disk until `onDone`: whoever wrote into it has a bug. Looked at are the
    * first bytes of a block, where headers differ, and some of the rest.
    */
-  private checkUnchanged(op: DiskOp, contents: readonly Uint8Array[]): void {
+  private checkUnchanged(op: DiskOp, contents: readonly SimPage[]): void {
     for (let index = 0; index < contents.length; index++) {
-      const content = contents[index]!;
+      const content = contents[index]!.bytes;
       const start = op.arenaOffset + index * BLOCK_SIZE;
       for (let at = 0; at < BLOCK_SIZE; at += at < HEAD_BYTES ? 1 : 61) {
         assert(
@@ -589,4 +635,9 @@ function isZero(words: Int32Array, at: number): boolean {
     if (words[at + index] !== 0) return false;
   }
   return true;
+}
+
+function isEqual(left: Uint8Array, right: Uint8Array): boolean {
+  for (let at = 0; at < left.length; at++) if (left[at] !== right[at]) return false;
+  return left.length === right.length;
 }

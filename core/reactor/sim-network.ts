@@ -2,6 +2,7 @@
 import { FastblockError } from "../base/errors.ts";
 import type { ReactorBase } from "./reactor-base.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
+import type { SimMemory } from "./sim-pages.ts";
 import { type SimConnection, SimStream, type SimStreamHost } from "./sim-stream.ts";
 import { NO_HANDLER, StreamNetwork } from "./stream-base.ts";
 import { NO_BUFFERS } from "./stream-buffers.ts";
@@ -52,13 +53,15 @@ export class SimFabric {
     corruptShare: 0,
   };
   readonly engine: SimEngine;
+  readonly memory: SimMemory;
   private readonly listeners = new Map<string, SimListener>();
   private readonly connections = new Set<SimConnection>();
   private readonly cuts = new Set<string>();
   private nextPort = FIRST_PORT;
 
-  constructor(engine: SimEngine) {
+  constructor(engine: SimEngine, memory: SimMemory) {
     this.engine = engine;
+    this.memory = memory;
   }
 
   /** Cut one direction; `*` stands for every address. */

@@ -1,5 +1,6 @@
 // cold: the simulator
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
+import type { SimMemory } from "./sim-pages.ts";
 import { BufferedStream, type StreamHost, StreamStage } from "./stream-base.ts";
 import type { StreamBuffers } from "./stream-buffers.ts";
 import type { StreamHandler } from "./world.ts";
@@ -13,6 +14,7 @@ export interface SimStreamHost extends StreamHost {
 /** The wires, as a stream sees them. */
 export interface SimWires {
   readonly engine: SimEngine;
+  readonly memory: SimMemory;
   readonly faults: {
     readonly latencyUsMin: number;
     readonly latencyUsMax: number;
@@ -32,8 +34,16 @@ const PIPE_BYTES_MAX = 262_144;
 const SEGMENT_BYTES_MAX = 65_536;
 
 /** A piece of a stream on the wire; without bytes it is the end of the direction. */
-interface Segment {
-  readonly bytes: Uint8Array | null;
+class Segment {
+  readonly buffer: Uint8Array | null;
+  /** What is left of it. */
+  from = 0;
+  readonly end: number;
+
+  constructor(buffer: Uint8Array | null, end: number) {
+    this.buffer = buffer;
+    this.end = end;
+  }
 }
 
 /** One direction: in order, delayed, held while cut. */
@@ -56,8 +66,18 @@ class Pipe {
 
   /** Send one segment. */
   put(segment: Segment): void {
-    this.bytes += segment.bytes === null ? 0 : segment.bytes.length;
+    this.bytes += segment.end;
     this.travel(segment);
+  }
+
+  /** The receiver took `count` bytes of the first segment that arrived. */
+  take(segment: Segment, count: number): void {
+    segment.from += count;
+    if (segment.from === segment.end) {
+      this.arrived.shift();
+      this.wires.memory.giveBuffer(segment.buffer!);
+    }
+    this.took(count);
   }
 
   /** The cut may be over: what was held travels on. */
@@ -67,7 +87,7 @@ class Pipe {
   }
 
   /** The receiver took `count` bytes: the sender hears of it. */
-  took(count: number): void {
+  private took(count: number): void {
     this.bytes -= count;
     this.acknowledge();
   }
@@ -102,10 +122,10 @@ class Pipe {
       this.from.connection?.reset("connection reset");
       return;
     }
-    const bytes = segment.bytes;
-    engine.trace(TraceKind.Segment, this.to.hostId, bytes === null ? 0 : fingerprint(bytes));
+    const { buffer: bytes, end } = segment;
+    engine.trace(TraceKind.Segment, this.to.hostId, bytes === null ? 0 : fingerprint(bytes, end));
     if (bytes !== null && engine.chance(faults.corruptShare)) {
-      const at = engine.random.below(bytes.length);
+      const at = engine.random.below(end);
       bytes[at] = bytes[at]! ^ (1 << engine.random.below(8));
     }
     this.arrived.push(segment);
@@ -287,14 +307,16 @@ export class SimStream extends BufferedStream {
     while (this.send.tail > this.send.head && pipe.bytes < PIPE_BYTES_MAX) {
       const room = Math.min(PIPE_BYTES_MAX - pipe.bytes, SEGMENT_BYTES_MAX);
       const count = Math.min(this.send.tail - this.send.head, room);
-      pipe.put({ bytes: bytes.slice(this.send.head, this.send.head + count) });
+      const buffer = this.wires.memory.takeBuffer(count);
+      buffer.set(bytes.subarray(this.send.head, this.send.head + count));
+      pipe.put(new Segment(buffer, count));
       this.send.sent(count);
     }
     if (this.takeSpace()) {
       this.writablePending = true;
       this.host.defer(this);
     }
-    if (this.beginLingering()) pipe.put({ bytes: null });
+    if (this.beginLingering()) pipe.put(new Segment(null, 0));
     // Our end is on the wire and everything before it was taken: nothing is left to wait for.
     if (this.stage === StreamStage.Lingering && pipe.bytes === 0) this.end();
   }
@@ -315,21 +337,20 @@ export class SimStream extends BufferedStream {
     const { engine, faults } = this.wires;
     while (pipe.arrived.length > 0) {
       const segment = pipe.arrived[0]!;
-      if (segment.bytes === null) {
+      if (segment.buffer === null) {
         this.ended = true;
         pipe.arrived.shift();
         return;
       }
-      let room = Math.min(this.receive.makeRoom(), segment.bytes.length);
+      const { buffer, from } = segment;
+      let room = Math.min(this.receive.makeRoom(), segment.end - from);
       if (room === 0) return;
       const short = engine.chance(faults.shortReadShare);
       if (short) room = 1 + engine.random.below(room);
-      this.host.world.arena.bytes.set(segment.bytes.subarray(0, room), this.receive.tail);
+      this.host.world.arena.bytes.set(buffer.subarray(from, from + room), this.receive.tail);
       this.receive.grow(room);
       this.fresh = true;
-      if (room === segment.bytes.length) pipe.arrived.shift();
-      else pipe.arrived[0] = { bytes: segment.bytes.subarray(room) };
-      pipe.took(room);
+      pipe.take(segment, room);
       if (short) return;
     }
   }
@@ -357,10 +378,10 @@ export class SimStream extends BufferedStream {
 }
 
 /** A number that depends on the bytes, cheaply. */
-function fingerprint(bytes: Uint8Array): number {
-  let hash = bytes.length;
-  const step = bytes.length > 256 ? 37 : 1;
-  for (let at = 0; at < bytes.length; at += step) hash = Math.imul(hash ^ bytes[at]!, 0x0100_0193);
+function fingerprint(bytes: Uint8Array, count: number): number {
+  let hash = count;
+  const step = count > 256 ? 37 : 1;
+  for (let at = 0; at < count; at += step) hash = Math.imul(hash ^ bytes[at]!, 0x0100_0193);
   return hash >>> 0;
 }
 

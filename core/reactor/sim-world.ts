@@ -9,6 +9,7 @@ import { PlainChecksum } from "./sim-checksum.ts";
 import { SimDiskFile, SimDisks } from "./sim-disk.ts";
 import { SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
 import { type NetworkFaults, SimFabric, SimNetwork } from "./sim-network.ts";
+import { SimMemory } from "./sim-pages.ts";
 import type { Backend } from "./world.ts";
 
 /**
@@ -42,23 +43,6 @@ export interface SimulationOptions {
   readonly clockDriftShare?: number;
   /** Where worlds get their memory, and leave it. */
   readonly memory?: SimMemory;
-}
-
-/**
- * Memory of worlds that are gone, for later ones: making new pages for each takes a quarter of the time
- * of short runs. What is in it is rubbish, which nobody may rely on anyway.
- */
-export class SimMemory {
-  private readonly free: ArrayBuffer[] = [];
-
-  take(sizeBytes: number): ArrayBuffer {
-    const at = this.free.findIndex((one) => one.byteLength === sizeBytes);
-    return at < 0 ? new ArrayBuffer(sizeBytes) : this.free.splice(at, 1)[0]!;
-  }
-
-  give(memory: ArrayBuffer): void {
-    this.free.push(memory);
-  }
 }
 
 export interface SimWorldOptions {
@@ -139,6 +123,7 @@ export class Simulation {
   readonly seed: number;
   readonly engine: SimEngine;
   private readonly options: SimulationOptions;
+  private readonly memory: SimMemory;
   private readonly fabric: SimFabric;
   private readonly checksum: Checksum;
   private readonly files = new Map<string, SimDiskFile>();
@@ -151,7 +136,8 @@ export class Simulation {
     this.seed = seed;
     this.options = options;
     this.engine = new SimEngine(seed);
-    this.fabric = new SimFabric(this.engine);
+    this.memory = options.memory ?? new SimMemory();
+    this.fabric = new SimFabric(this.engine, this.memory);
     this.checksum = options.checksum ?? new PlainChecksum();
   }
 
@@ -185,7 +171,8 @@ export class Simulation {
     const world = new SimProcess(this, machine, this.worldCount, name, address, {
       arenaBytes,
       slotsBytes: options.slotsBytes,
-      memory: options.memory ?? this.options.memory?.take(arenaBytes),
+      memory: options.memory ?? this.memory.takeArena(arenaBytes),
+      simMemory: this.memory,
       checksum: this.checksum,
       logger: this.loggerFor(name),
       drainMicrotasks: this.options.drainMicrotasks ?? nothing,
@@ -202,11 +189,12 @@ export class Simulation {
       this.recycle(world);
     }
     this.worlds.clear();
+    for (const file of this.files.values()) file.clear();
   }
 
   private recycle(world: SimProcess): void {
     const { buffer } = world.arena.bytes;
-    if (buffer instanceof ArrayBuffer) this.options.memory?.give(buffer);
+    if (buffer instanceof ArrayBuffer) this.memory.giveArena(buffer);
   }
 
   /** The persistent device at a path; made with `sizeBytes` when it is not there yet. */
@@ -275,7 +263,7 @@ export class Simulation {
   fileAt(path: string, createBytes: number | undefined): SimDiskFile | undefined {
     let file = this.files.get(path);
     if (file === undefined && createBytes !== undefined) {
-      file = new SimDiskFile(this.engine, path, createBytes);
+      file = new SimDiskFile(this.engine, this.memory, path, createBytes);
       this.files.set(path, file);
     }
     return file;
@@ -334,7 +322,8 @@ export class Simulation {
 interface ProcessParts {
   readonly arenaBytes: number;
   readonly slotsBytes: number | undefined;
-  readonly memory: ArrayBuffer | undefined;
+  readonly memory: ArrayBuffer;
+  readonly simMemory: SimMemory;
   readonly checksum: Checksum;
   readonly logger: Logger;
   readonly drainMicrotasks: () => void;
@@ -374,7 +363,7 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     super({
       options:
         slotsBytes === undefined ? { arenaBytes, logger } : { arenaBytes, logger, slotsBytes },
-      memory: parts.memory ?? new ArrayBuffer(arenaBytes),
+      memory: parts.memory,
       clock: new SimClock(simulation.engine, machine),
       random: simulation.newRandom(id * 1_000_003),
       checksum,
@@ -386,7 +375,9 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     this.name = name;
     this.address = address;
     this.drainMicrotasks = parts.drainMicrotasks;
-    this.disks = new SimDisks(this.arena, this, (path, size) => simulation.fileAt(path, size));
+    this.disks = new SimDisks(this.arena, this, parts.simMemory, (path, size) =>
+      simulation.fileAt(path, size),
+    );
     const isDark = (host: string): boolean => simulation.isDark(host);
     this.network = new SimNetwork(this, this, parts.fabric, isDark);
     this.clock.wake = (): void => this.planTimers();
