@@ -57,6 +57,8 @@ export class SimFabric {
   private readonly listeners = new Map<string, SimListener>();
   private readonly connections = new Set<SimConnection>();
   private readonly cuts = new Set<string>();
+  /** Grows with each cut and each end of one. */
+  cutChanges = 0;
   private nextPort = FIRST_PORT;
 
   constructor(engine: SimEngine, memory: SimMemory) {
@@ -67,12 +69,14 @@ export class SimFabric {
   /** Cut one direction; `*` stands for every address. */
   cut(from: string, to: string): void {
     this.cuts.add(`${from}>${to}`);
+    this.cutChanges += 1;
     this.engine.trace(TraceKind.Fault, from.length, to.length);
   }
 
   heal(from: string | undefined, to: string | undefined): void {
     if (from === undefined || to === undefined) this.cuts.clear();
     else this.cuts.delete(`${from}>${to}`);
+    this.cutChanges += 1;
     for (const connection of this.connections) connection.kick();
   }
 

@@ -24,6 +24,7 @@ export interface SimWires {
     readonly shortReadShare: number;
     readonly corruptShare: number;
   };
+  readonly cutChanges: number;
   isCut(from: string, to: string): boolean;
   add(connection: SimConnection): void;
   remove(connection: SimConnection): void;
@@ -57,11 +58,23 @@ class Pipe {
   private readonly from: SimStream;
   private readonly to: SimStream;
   dead = false;
+  /** Whether it is cut, as of so many changes of cuts. */
+  private cut = false;
+  private cutChanges = -1;
 
   constructor(wires: SimWires, from: SimStream, to: SimStream) {
     this.wires = wires;
     this.from = from;
     this.to = to;
+  }
+
+  get isCut(): boolean {
+    const { wires } = this;
+    if (this.cutChanges !== wires.cutChanges) {
+      this.cutChanges = wires.cutChanges;
+      this.cut = wires.isCut(this.from.hostAddress, this.to.hostAddress);
+    }
+    return this.cut;
   }
 
   /** Send one segment. */
@@ -92,10 +105,12 @@ class Pipe {
     this.acknowledge();
   }
 
+  /** Who begins to send later finds the room that there is by then. */
   private acknowledge(): void {
+    if (!this.from.waitsForSpace) return;
     const { engine, faults } = this.wires;
     engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), () => {
-      if (!this.dead && !this.wires.isCut(this.to.hostAddress, this.from.hostAddress)) {
+      if (!this.dead && this.from.connection?.incoming(this.from).isCut === false) {
         this.from.onSpace();
       }
     });
@@ -113,8 +128,7 @@ class Pipe {
   private arrive(segment: Segment): void {
     if (this.dead) return;
     const { engine, faults } = this.wires;
-    const cut = this.wires.isCut(this.from.hostAddress, this.to.hostAddress);
-    if (cut || this.held.length > 0) {
+    if (this.isCut || this.held.length > 0) {
       this.held.push(segment);
       return;
     }
@@ -255,8 +269,12 @@ export class SimStream extends BufferedStream {
 
   /** Kernel side: the pipe has room again. */
   onSpace(): void {
-    if (this.stage >= StreamStage.Ending) return;
-    if (this.send.unsentBytes > 0 || this.isClosing) this.host.mark(this);
+    if (this.waitsForSpace) this.host.mark(this);
+  }
+
+  /** Whether something is left to send, or the end to be said. */
+  get waitsForSpace(): boolean {
+    return this.stage < StreamStage.Ending && (this.send.unsentBytes > 0 || this.isClosing);
   }
 
   /** Kernel side: the connection broke. */

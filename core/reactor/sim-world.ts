@@ -348,8 +348,17 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
   private paused = false;
   private wanted = false;
   private plannedUs = Number.POSITIVE_INFINITY;
-  private plan = 0;
+  /** When the event happens that looks for timers that are due. */
+  private timersUs = Number.POSITIVE_INFINITY;
   private busyUntilUs = 0;
+  private readonly onPlanned = (): void => {
+    if (this.plannedUs === this.engine.nowUs) this.takeTurn();
+  };
+  private readonly onTimers = (): void => {
+    if (this.timersUs !== this.engine.nowUs) return;
+    this.timersUs = Number.POSITIVE_INFINITY;
+    this.planTimers();
+  };
 
   constructor(
     simulation: Simulation,
@@ -457,16 +466,21 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     const when = Math.max(atUs, this.busyUntilUs, this.engine.nowUs);
     if (when >= this.plannedUs) return;
     this.plannedUs = when;
-    this.plan += 1;
-    const { plan } = this;
-    this.engine.after(when - this.engine.nowUs, () => {
-      if (plan === this.plan) this.takeTurn();
-    });
+    this.engine.after(when - this.engine.nowUs, this.onPlanned);
   }
 
+  /** Most turns are taken for something else before a timer is due: one event looks after all. */
   private planTimers(): void {
+    if (!this.started || !this.alive) return;
     const dueUs = this.timers.nextDueUs();
-    if (dueUs !== Number.POSITIVE_INFINITY) this.planAt(this.machine.whenUs(dueUs));
+    if (dueUs === Number.POSITIVE_INFINITY) return;
+    const { nowUs } = this.engine;
+    const when = Math.max(this.machine.whenUs(dueUs), nowUs);
+    if (when === nowUs) this.planAt(when);
+    else if (when < this.timersUs) {
+      this.timersUs = when;
+      this.engine.after(when - nowUs, this.onTimers);
+    }
   }
 
   private takeTurn(): void {

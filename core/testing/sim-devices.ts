@@ -266,8 +266,10 @@ export class SimDevices {
       });
       await faults.sleep(upUs);
       await this.whileStopped(victim, () => {
-        const isOld = ({ at, content }: { at: number; content: Uint8Array }): boolean =>
-          content.some((byte, index) => byte !== file.peek(at, BLOCK_SIZE)[index]);
+        const isOld = ({ at, content }: { at: number; content: Uint8Array }): boolean => {
+          const present = file.peek(at, BLOCK_SIZE);
+          return content.some((byte, index) => byte !== present[index]);
+        };
         const old = before?.filter(isOld) ?? [];
         const page = old[random.below(Math.max(1, old.length))];
         if (page === undefined) return Promise.resolve();
