@@ -31,6 +31,8 @@ export interface NetworkFaults {
   resetShare: number;
   /** This share of receives takes only a part of what is there. */
   shortReadShare: number;
+  /** This share of sends takes only a part of what there is. */
+  shortWriteShare: number;
   /** A bit of this share of segments is flipped. */
   corruptShare: number;
 }
@@ -50,6 +52,7 @@ export class SimFabric {
     spikeUsMax: 5_000,
     resetShare: 0,
     shortReadShare: 0.05,
+    shortWriteShare: 0.02,
     corruptShare: 0,
   };
   readonly engine: SimEngine;
@@ -60,10 +63,13 @@ export class SimFabric {
   /** Grows with each cut and each end of one. */
   cutChanges = 0;
   private nextPort = FIRST_PORT;
+  /** True when the machine is off: connections to it find nobody. */
+  readonly isDark: (address: string) => boolean;
 
-  constructor(engine: SimEngine, memory: SimMemory) {
+  constructor(engine: SimEngine, memory: SimMemory, isDark: (address: string) => boolean) {
     this.engine = engine;
     this.memory = memory;
+    this.isDark = isDark;
   }
 
   /** Cut one direction; `*` stands for every address. */
@@ -128,8 +134,6 @@ export class SimFabric {
 export class SimNetwork extends StreamNetwork implements Network, SimStreamHost {
   readonly host: SimHost;
   readonly fabric: SimFabric;
-  /** True when the machine is off: connections to it find nobody. */
-  isDark: (address: string) => boolean;
   private readonly streams = new Set<SimStream>();
   private readonly listeners = new Set<SimListener>();
   private accepted: { readonly stream: SimStream; readonly acceptor: Acceptor }[] = [];
@@ -138,12 +142,10 @@ export class SimNetwork extends StreamNetwork implements Network, SimStreamHost 
     world: ReactorBase,
     host: SimHost,
     fabric: SimFabric,
-    isDark: (address: string) => boolean,
   ) {
     super(world);
     this.host = host;
     this.fabric = fabric;
-    this.isDark = isDark;
   }
 
   listen(address: Address, acceptor: Acceptor, options: StreamOptions = {}): Listener {
@@ -230,7 +232,7 @@ export class SimNetwork extends StreamNetwork implements Network, SimStreamHost 
       const unheard =
         this.fabric.isCut(this.host.address, hostOf) ||
         this.fabric.isCut(hostOf, this.host.address) ||
-        this.isDark(hostOf);
+        this.fabric.isDark(hostOf);
       if (unheard) {
         if (tries + 1 >= SYN_TRIES_MAX) stream.fail("connection timed out");
         else engine.after(SYN_RETRY_US, () => this.knock(stream, target, key, tries + 1));

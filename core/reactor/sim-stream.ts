@@ -22,10 +22,13 @@ export interface SimWires {
     readonly spikeUsMax: number;
     readonly resetShare: number;
     readonly shortReadShare: number;
+    readonly shortWriteShare: number;
     readonly corruptShare: number;
   };
   readonly cutChanges: number;
   isCut(from: string, to: string): boolean;
+  /** Whether the machine at this address has no power. */
+  isDark(address: string): boolean;
   add(connection: SimConnection): void;
   remove(connection: SimConnection): void;
 }
@@ -33,6 +36,9 @@ export interface SimWires {
 /** Bytes that a direction carries at once: what socket buffers hold. */
 const PIPE_BYTES_MAX = 262_144;
 const SEGMENT_BYTES_MAX = 65_536;
+/** What nobody acknowledges is sent again after this long, then after twice as long. */
+const RETRANSMIT_US = 200_000;
+const RETRANSMIT_US_MAX = 1_600_000;
 
 /** A piece of a stream on the wire; without bytes it is the end of the direction. */
 class Segment {
@@ -154,6 +160,9 @@ export class SimConnection {
   private readonly wires: SimWires;
   private readonly client: SimStream;
   private readonly server: SimStream;
+  /** The end whose machine lost its power. */
+  private forgottenBy: SimStream | null = null;
+  private sendsAgain = false;
 
   constructor(wires: SimWires, client: SimStream, server: SimStream) {
     this.wires = wires;
@@ -202,6 +211,37 @@ export class SimConnection {
     engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), tell);
   }
 
+  /**
+   * The machine of one end lost its power. Once it is back it knows nothing of the connection: what the
+   * other end sends, or had sent before, is answered with a reset.
+   */
+  forget(by: SimStream): void {
+    this.forth.dead = true;
+    this.back.dead = true;
+    this.forgottenBy = by;
+    if (this.incoming(by).bytes > 0) this.sendAgain(RETRANSMIT_US);
+  }
+
+  /** The end that is left has sent something. */
+  sent(): void {
+    if (this.forgottenBy !== null && !this.sendsAgain) this.sendAgain(0);
+  }
+
+  private sendAgain(delayUs: number): void {
+    const { engine, faults } = this.wires;
+    const by = this.forgottenBy!;
+    const other = by === this.client ? this.server : this.client;
+    this.sendsAgain = true;
+    const wireUs = engine.between(2 * faults.latencyUsMin, 2 * faults.latencyUsMax);
+    engine.after(delayUs + wireUs, () => {
+      const [from, to] = [other.hostAddress, by.hostAddress];
+      if (other.isOver) return;
+      if (this.wires.isDark(to) || this.wires.isCut(from, to) || this.wires.isCut(to, from)) {
+        this.sendAgain(Math.min(Math.max(2 * delayUs, RETRANSMIT_US), RETRANSMIT_US_MAX));
+      } else this.reset("connection reset");
+    });
+  }
+
   /** Nothing arrives any more. */
   end(): void {
     this.forth.dead = true;
@@ -228,6 +268,11 @@ export class SimStream extends BufferedStream {
 
   get hostAddress(): string {
     return this.process.address;
+  }
+
+  /** It has ended, or begun to. */
+  get isOver(): boolean {
+    return this.stage >= StreamStage.Ending;
   }
 
   get hostId(): number {
@@ -287,7 +332,7 @@ export class SimStream extends BufferedStream {
   /** The process is gone. */
   die(silent: boolean): void {
     if (this.connection !== null && this.stage < StreamStage.Ending) {
-      if (silent) this.connection.end();
+      if (silent) this.connection.forget(this);
       else this.connection.breakOff(this, "connection reset");
     }
     this.stage = StreamStage.Closed;
@@ -324,10 +369,13 @@ export class SimStream extends BufferedStream {
     const bytes = this.host.world.arena.bytes;
     while (this.send.tail > this.send.head && pipe.bytes < PIPE_BYTES_MAX) {
       const room = Math.min(PIPE_BYTES_MAX - pipe.bytes, SEGMENT_BYTES_MAX);
-      const count = Math.min(this.send.tail - this.send.head, room);
+      const all = Math.min(this.send.tail - this.send.head, room);
+      const { engine, faults } = this.wires;
+      const count = engine.chance(faults.shortWriteShare) ? 1 + engine.random.below(all) : all;
       const buffer = this.wires.memory.takeBuffer(count);
       buffer.set(bytes.subarray(this.send.head, this.send.head + count));
       pipe.put(new Segment(buffer, count));
+      connection.sent();
       this.send.sent(count);
     }
     if (this.takeSpace()) {

@@ -59,7 +59,10 @@ export interface SimWorld extends RunnableWorld {
   readonly alive: boolean;
   /** The process dies and its device loses power; peers see resets. The machine's clock goes on. */
   crash(): void;
-  /** The machine loses power: like crash, but peers hear nothing, and its clock begins anew. */
+  /**
+   * The machine loses power: like crash, but peers hear nothing before it is back (the next world there),
+   * and its clock begins anew.
+   */
   powerCut(): void;
   /** SIGSTOP: no turns; connections stay, the clock goes on. */
   pause(): void;
@@ -137,7 +140,11 @@ export class Simulation {
     this.options = options;
     this.engine = new SimEngine(seed);
     this.memory = options.memory ?? new SimMemory();
-    this.fabric = new SimFabric(this.engine, this.memory);
+    this.fabric = new SimFabric(
+      this.engine,
+      this.memory,
+      (address) => this.machines.get(address)?.dark ?? true,
+    );
     this.checksum = options.checksum ?? new PlainChecksum();
   }
 
@@ -269,10 +276,6 @@ export class Simulation {
     return file;
   }
 
-  isDark(address: string): boolean {
-    return this.machines.get(address)?.dark ?? true;
-  }
-
   /** Give a turn to the process with this number. */
   wake(id: number): void {
     for (const world of this.worlds.values()) {
@@ -387,8 +390,7 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     this.disks = new SimDisks(this.arena, this, parts.simMemory, (path, size) =>
       simulation.fileAt(path, size),
     );
-    const isDark = (host: string): boolean => simulation.isDark(host);
-    this.network = new SimNetwork(this, this, parts.fabric, isDark);
+    this.network = new SimNetwork(this, this, parts.fabric);
     this.clock.wake = (): void => this.planTimers();
     this.turns.wake = (): void => this.requestTurn();
   }

@@ -40,6 +40,8 @@ const CLIENT_HOST = 200;
 const CONTROL_PORT = 7400;
 const DATA_PORT = 7500;
 const ARENA_BYTES = 192 * 1_048_576;
+/** Of an osd: connections of all its shards have their buffers there. */
+const SHARD_ARENA_BYTES = 96 * 1_048_576;
 const TOOL_ARENA_BYTES = 32 * 1_048_576;
 const DEVICE_BYTES = 512 * 1_048_576;
 const LOG_BYTES_DEFAULT = 96 * 1_048_576;
@@ -379,7 +381,9 @@ export class SimCluster {
   /** Start (again) the process of an osd; it serves some time later. */
   startOsd(osd: SimOsd): void {
     assert(osd.world === null || !osd.world.alive, "SimCluster.startOsd: it runs");
-    const world = this.simulation.createWorld(`osd.${String(osd.id)}`, osd.address);
+    const arenaBytes = Math.max(ARENA_BYTES, this.shardCount * SHARD_ARENA_BYTES);
+    const name = `osd.${String(osd.id)}`;
+    const world = this.simulation.createWorld(name, osd.address, { arenaBytes });
     this.options.onWorld?.(world);
     osd.world = world;
     osd.formats = this.formatsOf("osd");

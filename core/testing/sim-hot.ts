@@ -15,8 +15,8 @@ import { stampBlock, stampOf } from "./sim-stamps.ts";
  *
  * Nobody knows what a read must see; what all of them did and saw is kept, and at the end of a round
  * each block must have been a register (`linearizable.ts`): G2. A block that is a mix of two writes
- * is found at once: G3. Some blocks are written by halves too, each half a register of its own; some
- * get zeros. Clients give up after a while, or die with all that they have open: such a write may
+ * is found at once: G3. Some blocks are written by sectors too, within one or across two of them, each
+ * sector a register of its own; some get zeros. Clients give up after a while, or die with all that they have open: such a write may
  * take effect later or never. But what a client gave up takes effect before the next write of that
  * client to the block that is answered, or never: G4.
  */
@@ -28,7 +28,10 @@ const BLOCKS = 32;
 const DEPTH = 3;
 const BLOCKS_MAX = BLOCKS_PER_UNIT;
 const BLOCKS_PARTIAL_MAX = 6;
-const HALF = BLOCK_SIZE / 2;
+const SECTOR_BYTES = 512;
+const SECTORS = BLOCK_SIZE / SECTOR_BYTES;
+/** Of a write that is not of whole blocks. */
+const SECTORS_MAX = 6;
 const THINK_US_MAX = 5_000;
 /** Stamps of this load, apart from those of others. */
 const STAMPS_FIRST = 0x4000_0000;
@@ -51,11 +54,13 @@ export class SimHot {
   private round = 0;
   /** How long clients wait for an answer; 0: for ever. */
   private readonly timeoutMs: number;
+  private readonly thinkUsMax: number;
 
-  /** `images`: the same one, as each client of the cluster has opened it. */
-  constructor(cluster: SimCluster, images: readonly Image[], timeoutMs: number) {
+  /** `images`: the same one, as each client of the cluster has opened it; `thinkTimes`: see `SimLoad`. */
+  constructor(cluster: SimCluster, images: readonly Image[], timeoutMs: number, thinkTimes: number) {
     this.cluster = cluster;
     this.timeoutMs = timeoutMs;
+    this.thinkUsMax = thinkTimes * THINK_US_MAX;
     this.random = new Prng(cluster.simulation.seed * 37 + 3);
     cluster.clients.forEach((client, at) => {
       this.clients.push(new HotClient(this, at, client, images[at]!));
@@ -144,10 +149,10 @@ export class SimHot {
     op.blocks = size === 0 ? BLOCKS_MAX : size < 6 ? 1 + random.below(BLOCKS_PARTIAL_MAX) : 1;
     op.first = random.below(BLOCKS - op.blocks + 1);
     if (size === 0) op.first -= op.first % BLOCKS_MAX;
-    op.half = -1;
-    if (op.kind === OpKind.Write && op.blocks === 1) {
-      if (isSplit(op.first) && random.below(2) === 0) op.half = random.below(2);
-      if (isZeroed(op.first) && random.below(3) === 0) op.kind = OpKind.Zero;
+    op.cut(0, op.blocks * SECTORS);
+    if (op.blocks === 1 && isSplit(op.first) && random.below(4) > 0) this.drawSectors(op);
+    if (op.kind === OpKind.Write && op.blocks === 1 && isZeroed(op.first)) {
+      if (random.below(3) === 0) op.kind = OpKind.Zero;
     }
     op.place(FIRST_BLOCK);
     if (op.kind !== OpKind.Write) return;
@@ -156,8 +161,19 @@ export class SimHot {
       op.stamps[at] = this.stamps;
       const content = op.content(at);
       if (!isSplit(op.first + at)) stampBlock(content, this.stamps);
-      else for (const part of halvesOf(content)) stampBlock(part, this.stamps);
+      else for (const part of sectorsOf(content)) stampBlock(part, this.stamps);
     }
+  }
+
+  /** Some sectors of one block or of two, instead of a block. */
+  private drawSectors(op: HotOp): void {
+    const { random } = this;
+    const from = random.below(SECTORS);
+    const length = 1 + random.below(Math.min(SECTORS_MAX, 2 * SECTORS - from));
+    op.first -= op.first % 2;
+    op.blocks = Math.ceil((from + length) / SECTORS);
+    op.cut(from, from + length);
+    if (op.kind === OpKind.Write && random.below(8) === 0) op.kind = OpKind.Zero;
   }
 
   /** An operation was answered. */
@@ -179,7 +195,7 @@ export class SimHot {
       this.giveUp(op);
     }
     const { round } = this;
-    this.cluster.simulation.after(this.random.below(THINK_US_MAX), () => {
+    this.cluster.simulation.after(this.random.below(this.thinkUsMax), () => {
       if (this.round === round) this.next(op);
     });
   }
@@ -190,20 +206,21 @@ export class SimHot {
       const block = op.first + at;
       if (op.kind !== OpKind.Read) {
         const stamp = op.kind === OpKind.Zero ? 0 : op.stamps[at]!;
-        for (const key of keysOf(block, op.half)) {
+        for (const key of op.keysOf(at)) {
           this.recorder.wrote(key, owner, stamp, op.beganNs, this.nowNs);
         }
         if (!isSplit(block)) this.lastStamps[block] = stamp;
         continue;
       }
       const content = op.content(at);
-      const parts = isSplit(block) ? halvesOf(content) : [content];
-      parts.forEach((part, half) => {
+      for (const key of op.keysOf(at)) {
+        const from = (key % SECTORS) * SECTOR_BYTES;
+        const part = isSplit(block) ? content.subarray(from, from + SECTOR_BYTES) : content;
         const stamp = stampOf(part);
         const name = `block ${String(FIRST_BLOCK + block)} read by ${owner.client.world.name}`;
         assert(stamp >= 0, `${name} is no whole write: it begins with ${String(wordOf(part))}`);
-        this.recorder.saw(block * 2 + half, owner, stamp, op.beganNs, this.nowNs);
-      });
+        this.recorder.saw(key, owner, stamp, op.beganNs, this.nowNs);
+      }
     }
   }
 
@@ -213,7 +230,7 @@ export class SimHot {
     this.unanswered += 1;
     for (let at = 0; at < op.blocks; at++) {
       const stamp = op.kind === OpKind.Zero ? 0 : op.stamps[at]!;
-      for (const key of keysOf(op.first + at, op.half)) {
+      for (const key of op.keysOf(at)) {
         this.recorder.gaveUp(key, op.owner, stamp, op.beganNs, this.nowNs);
       }
     }
@@ -232,7 +249,7 @@ export class SimHot {
       for (op.first = 0; op.first < BLOCKS; op.first += BLOCKS_MAX) {
         this.readAll(op, replica);
         for (let at = 0; at < BLOCKS_MAX; at++) {
-          for (const part of halvesOf(op.content(at))) seen.at(-1)!.push(wordOf(part));
+          for (const part of sectorsOf(op.content(at))) seen.at(-1)!.push(wordOf(part));
         }
       }
       assert(
@@ -248,7 +265,7 @@ export class SimHot {
     const { simulation } = this.cluster;
     op.kind = OpKind.Read;
     op.blocks = BLOCKS_MAX;
-    op.half = -1;
+    op.cut(0, BLOCKS_MAX * SECTORS);
     op.place(FIRST_BLOCK);
     for (let tries = 0; ; tries++) {
       op.replica = replica;
@@ -263,23 +280,19 @@ export class SimHot {
   }
 }
 
-/** Blocks that are written by halves as well; and those that get zeros. */
+/** Blocks that are written by sectors as well, by twos; and those that get zeros. */
 function isSplit(block: number): boolean {
-  return block % 8 === 5;
+  return block % 8 === 4 || block % 8 === 5;
 }
 
 function isZeroed(block: number): boolean {
   return block % 8 === 2;
 }
 
-/** Registers of a block: one, or one a half. */
-function keysOf(block: number, half: number): number[] {
-  if (!isSplit(block)) return [block * 2];
-  return half >= 0 ? [block * 2 + half] : [block * 2, block * 2 + 1];
-}
-
-function halvesOf(content: Uint8Array): Uint8Array[] {
-  return [content.subarray(0, HALF), content.subarray(HALF)];
+function sectorsOf(content: Uint8Array): Uint8Array[] {
+  return Array.from({ length: SECTORS }, (_, at) =>
+    content.subarray(at * SECTOR_BYTES, (at + 1) * SECTOR_BYTES),
+  );
 }
 
 function wordOf(content: Uint8Array): number {
@@ -325,8 +338,9 @@ class HotClient {
 class HotOp extends ImageOp {
   first = 0;
   blocks = 0;
-  /** The half of the block that is written; -1: all of it. */
-  half = -1;
+  /** Sectors that it is of, counted from the first one of its first block. */
+  private from = 0;
+  private end = 0;
   beganNs = 0;
   number = 0;
   isOpen = false;
@@ -342,12 +356,30 @@ class HotOp extends ImageOp {
     this.memory = owner.client.world.arena.allocate(BLOCKS_MAX * BLOCK_SIZE);
   }
 
+  /** Let it be of these sectors of its blocks. */
+  cut(from: number, end: number): void {
+    this.from = from;
+    this.end = end;
+  }
+
+  /** Registers of one of its blocks: one, or one a sector. */
+  keysOf(at: number): number[] {
+    const block = this.first + at;
+    if (!isSplit(block)) return [block * SECTORS];
+    const keys: number[] = [];
+    for (let sector = 0; sector < SECTORS; sector++) {
+      const place = at * SECTORS + sector;
+      if (place >= this.from && place < this.end) keys.push(block * SECTORS + sector);
+    }
+    return keys;
+  }
+
   /** Set what the client reads. */
   place(firstBlock: number): void {
-    const skip = this.half === 1 ? HALF : 0;
+    const skip = this.from * SECTOR_BYTES;
     const isFlush = this.kind === OpKind.Flush;
     this.offsetBytes = isFlush ? 0 : (firstBlock + this.first) * BLOCK_SIZE + skip;
-    this.lengthBytes = isFlush ? 0 : this.half >= 0 ? HALF : this.blocks * BLOCK_SIZE;
+    this.lengthBytes = isFlush ? 0 : (this.end - this.from) * SECTOR_BYTES;
     this.arenaOffset = this.memory + skip;
   }
 

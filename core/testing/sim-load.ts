@@ -44,6 +44,7 @@ export class SimLoad {
   private readonly cluster: SimCluster;
   private readonly random: Prng;
   private readonly wholes: number;
+  private readonly thinkUsMax: number;
   /** Stamp of the content that each block must have; 0: zeros. */
   private readonly wanted = new Float64Array(BLOCK_SPAN);
   private readonly busy = new Uint8Array(BLOCK_SPAN);
@@ -57,11 +58,12 @@ export class SimLoad {
 
   /**
    * `images`: the same one, as each of the first clients has opened it. `wholes`: of 16 operations so
-   * many are of a whole unit.
+   * many are of a whole unit. `thinkTimes`: clients think so many times as long as usual.
    */
-  constructor(cluster: SimCluster, images: readonly Image[], wholes: number) {
+  constructor(cluster: SimCluster, images: readonly Image[], wholes: number, thinkTimes: number) {
     this.cluster = cluster;
     this.wholes = wholes;
+    this.thinkUsMax = thinkTimes * THINK_US_MAX;
     this.random = new Prng(cluster.simulation.seed * 31 + 5);
     for (let at = 0; at < DEPTH; at++) {
       const which = at % images.length;
@@ -164,7 +166,7 @@ export class SimLoad {
       else if (!isRefused) this.check(block, op.content(at), `read by ${op.client.world.name}`);
       this.busy[block] = 0;
     }
-    this.nextAfter(op, this.random.below(THINK_US_MAX));
+    this.nextAfter(op, this.random.below(this.thinkUsMax));
   }
 
   /**

@@ -41,7 +41,7 @@ export interface SimRunOptions {
   readonly memory?: SimMemory;
   /** Hears of everything that is logged, and of faults. */
   readonly trace?: TraceSink;
-  /** Simulated time with faults, of each round. Default 4 s, in some seeds more. */
+  /** Simulated time with faults, of each round. Default: as the seed draws it. */
   readonly faultUs?: number;
   /** Faults that are left out, by their number. */
   readonly without?: ReadonlySet<number>;
@@ -88,12 +88,22 @@ const MIXED_SEEDS = 6;
 /** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
 const MORTALS = 2;
-/** Simulated time with faults of most rounds, and of those with pauses of many seconds. */
-const FAULT_US = 4_000_000;
-const LONG_FAULT_US = 60_000_000;
+/**
+ * Simulated time with faults of a round: many short runs are more clusters than few long ones, and
+ * some things take their time.
+ */
+const FAULT_US: readonly number[] = [1_000_000, 1_500_000, 2_000_000];
+const FAULT_US_MORE: readonly number[] = [4_000_000, 4_000_000, 4_000_000, 4_000_000, 10_000_000];
+const MORE_SEEDS = 5;
+/** Longest time between two faults. */
+const PACE_US: readonly number[] = [500_000, 500_000, 200_000];
+const PACE_US_MORE: readonly number[] = [900_000, 900_000, 250_000];
 const PAUSE_US_MAX = 2_000_000;
+/** Of runs with pauses of many seconds: there clients take their time, too. */
+const LONG_FAULT_US = 60_000_000;
 const LONG_PACE_US = 4_000_000;
 const LONG_PAUSE_US_MAX = 80_000_000;
+const LONG_THINK_TIMES = 8;
 /** Leases allow for 1 % between two clocks. */
 const DRIFT_SHARE = 0.0045;
 const FINISH_LIMIT_US = 60_000_000;
@@ -107,6 +117,8 @@ const FULL = "no space beneath the store: what the log holds waits there";
 /** What the seed makes of a run. */
 interface Plan extends FaultPlan {
   readonly faultUs: number;
+  /** Clients think so many times as long as usual between two operations. */
+  readonly thinkTimes: number;
   readonly clockDriftShare: number;
   readonly osds: number;
   readonly shards: number;
@@ -164,15 +176,19 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
   const random = new Prng(seed * 13 + 7);
   const osds = [3, 3, 4, 5][random.below(4)]!;
   const isLong = random.below(60) === 0;
+  const isMore = random.below(MORE_SEEDS) === 0;
+  const faultUs = isMore ? pick(random, FAULT_US_MORE) : pick(random, FAULT_US);
+  const paceUs = pick(random, isMore ? PACE_US_MORE : PACE_US);
   return {
     without,
-    faultUs: isLong ? LONG_FAULT_US : FAULT_US,
+    faultUs: isLong ? LONG_FAULT_US : faultUs,
+    thinkTimes: isLong ? LONG_THINK_TIMES : 1,
     pauseUsMax: isLong ? LONG_PAUSE_US_MAX : PAUSE_US_MAX,
     clockDriftShare: random.below(2) === 0 ? 0 : DRIFT_SHARE,
     errors: random.below(3) === 0,
     strays: random.below(6) === 0,
     lies: random.below(8) === 0,
-    shards: random.below(5) === 0 ? 2 : 1,
+    shards: pick(random, [1, 1, 2, 2, 3]),
     rounds: random.below(4) === 0 ? 2 : 1,
     store: storeOf(random),
     wireUsMax: [120, 120, 1500, 6000][random.below(4)]!,
@@ -183,10 +199,9 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     diskLoss: random.below(3) === 0,
     mortalsFirst: CLIENTS,
     timeoutMs: [0, 300, 1500][random.below(3)]!,
-    paceUs: isLong ? LONG_PACE_US : [900_000, 900_000, 250_000][random.below(3)]!,
+    paceUs: isLong ? LONG_PACE_US : paceUs,
     locks: random.below(4) === 0,
     wholes: [1, 1, 8][random.below(3)]!,
-    // Drawn last: seeds that draw what there was before are what they were.
     pgCount: [4, 4, 4, 2, 8, 16][random.below(6)]!,
     osds: osds + [0, 0, 0, 0, 1, 2][random.below(6)]!,
     beneath: random.below(4) === 0,
@@ -195,6 +210,10 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     isWitnessed: false,
     restores: false,
   };
+}
+
+function pick<Value>(random: Prng, values: readonly Value[]): Value {
+  return values[random.below(values.length)]!;
 }
 
 /** A promise was broken; the message begins with the seed. */
@@ -287,9 +306,10 @@ class SimRun {
       cluster,
       owners.map((client) => open(client, 0)),
       plan.wholes,
+      plan.thinkTimes,
     );
     const shared = cluster.clients.map((client) => open(client, plan.timeoutMs));
-    const hot = new SimHot(cluster, shared, plan.timeoutMs);
+    const hot = new SimHot(cluster, shared, plan.timeoutMs, plan.thinkTimes);
     if (plan.locks) cluster.createImage(LOCKED_IMAGE);
     const locks = plan.locks ? new SimLocks(cluster, owners) : null;
     this.slowDown();
