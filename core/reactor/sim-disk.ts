@@ -56,6 +56,8 @@ export interface DiskFaults {
   lostWriteShare: number;
   /** A write lands elsewhere (another 4 KiB block) with this share. */
   misdirectedWriteShare: number;
+  /** A read answers Ok with what lies elsewhere with this share. */
+  misdirectedReadShare: number;
 }
 
 /** Sees every call of a device in the order of the device, and may fail it. */
@@ -89,6 +91,7 @@ export class SimDiskFile {
     lyingFlush: false,
     lostWriteShare: 0,
     misdirectedWriteShare: 0,
+    misdirectedReadShare: 0,
   };
   /** Bytes written and made stable since the beginning. */
   bytesWritten = 0;
@@ -537,8 +540,11 @@ export class SimDisks implements Disks {
   }
 
   private carryOutRead(op: DiskOp, file: SimDiskFile): number {
-    const first = op.offsetBytes / BLOCK_SIZE;
+    let first = op.offsetBytes / BLOCK_SIZE;
     const count = op.lengthBytes / BLOCK_SIZE;
+    if (this.host.engine.chance(file.faults.misdirectedReadShare)) {
+      first = this.host.engine.random.below(file.sizeBytes / BLOCK_SIZE - count + 1);
+    }
     if (file.isUnreadable(first, count)) return -EIO;
     const { bytes } = this.arena;
     let zeros = 0;

@@ -138,11 +138,7 @@ export class SimNetwork extends StreamNetwork implements Network, SimStreamHost 
   private readonly listeners = new Set<SimListener>();
   private accepted: { readonly stream: SimStream; readonly acceptor: Acceptor }[] = [];
 
-  constructor(
-    world: ReactorBase,
-    host: SimHost,
-    fabric: SimFabric,
-  ) {
+  constructor(world: ReactorBase, host: SimHost, fabric: SimFabric) {
     super(world);
     this.host = host;
     this.fabric = fabric;

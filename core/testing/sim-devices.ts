@@ -12,8 +12,9 @@ import { FORMATS_NEXT } from "./sim-versions.ts";
  *   reads fail, device slow, stalled     any osd: nothing is lost
  *   write fails, flush fails             any osd: it must end; it is started again
  *   no space in the file system          any osd, or all: writes are refused, or wait
- *   rot, unreadable sectors              the victim's device
- *   misdirected writes, lost writes      the victim's device, while it serves
+ *   rot, unreadable sectors              the victim's device: data, index, log, a copy of the superblock
+ *   misdirected and lost writes,
+ *   misdirected reads                    the victim's device, while it serves
  *   lying flush, then the power is cut   the victim, with everybody else in peace
  *
  * Damage to the last batches before a crash, which nobody vouched for, is not told from a torn end:
@@ -76,6 +77,7 @@ export class SimDevices {
       lyingFlush: false,
       lostWriteShare: 0,
       misdirectedWriteShare: 0,
+      misdirectedReadShare: 0,
     });
   }
 
@@ -159,8 +161,8 @@ export class SimDevices {
 
   /* ---------------------------------------- writes that do not get where they should */
 
-  /** Some writes of the victim land elsewhere, or nowhere. */
-  stray(kind: "misdirectedWriteShare" | "lostWriteShare"): boolean {
+  /** Some writes of the victim land elsewhere, or nowhere; or its reads come from elsewhere. */
+  stray(kind: StrayKind): boolean {
     const { victim, random } = this.faults;
     if (!this.isWell(victim)) return false;
     const { faults } = this.cluster.simulation.disk(victim.path);
@@ -234,7 +236,7 @@ export class SimDevices {
     this.faults.steady(osd, VOUCH_US);
   }
 
-  /** Anything that the store can know for damaged: data, index pages, batches of the log. */
+  /** Anything that the store can know for damaged: data, index pages, batches of the log, a superblock. */
   private rotStopped(osd: SimOsd): void {
     const { faults } = this;
     if (osd.world?.alive === true && !faults.kill(osd)) return;
@@ -298,9 +300,22 @@ export class SimDevices {
   }
 
   private placesOf(osd: SimOsd): Promise<number[][]> {
-    return this.cluster.withDevice(osd, (world, disk) =>
-      readPlaces((section) => inspectStore(world, disk, section, FORMATS_NEXT)),
-    );
+    return this.cluster.withDevice(osd, async (world, disk) => {
+      const read = (section: string): Promise<Record<string, unknown>> =>
+        inspectStore(world, disk, section, FORMATS_NEXT);
+      return [...(await readPlaces(read)), await this.superblockPlaces(read)];
+    });
+  }
+
+  /** One of the two copies, while the other one is good. */
+  private async superblockPlaces(
+    read: (section: string) => Promise<Record<string, unknown>>,
+  ): Promise<number[]> {
+    const { superblock } = (await read("superblock")) as {
+      readonly superblock: { deviceBytes: number; copyA: boolean; copyB: boolean };
+    };
+    if (!superblock.copyA || !superblock.copyB) return [];
+    return [this.faults.random.below(2) === 0 ? 0 : superblock.deviceBytes - BLOCK_SIZE];
   }
 
   private damage(osd: SimOsd, place: number, isLatent: boolean): void {
@@ -310,6 +325,9 @@ export class SimDevices {
     else file.rot(place, BLOCK_SIZE);
   }
 }
+
+/** What strays. */
+type StrayKind = "misdirectedWriteShare" | "misdirectedReadShare" | "lostWriteShare";
 
 /** Whether it runs and has told the monitor so. */
 function isServing(osd: SimOsd): boolean {

@@ -228,6 +228,7 @@ export class SimFaults {
       },
       { name: "power cuts in a row", weight: 3, run: (osd) => this.devices.cutBusy(osd) },
       { name: "pause", weight: 2, run: (osd) => this.pause(osd) },
+      { name: "starvation", weight: 1, run: (osd) => this.starve(osd) },
       { name: "pause of a client", weight: 1, run: () => this.pauseClient() },
       {
         name: "death of a client",
@@ -257,6 +258,10 @@ export class SimFaults {
           weight: 3,
           run: () => devices.stray("misdirectedWriteShare"),
         },
+      ],
+      [
+        plan.strays,
+        { name: "misdirected reads", weight: 2, run: () => devices.stray("misdirectedReadShare") },
       ],
       [plan.strays, { name: "lost writes", weight: 3, run: () => devices.stray("lostWriteShare") }],
       [
@@ -437,6 +442,24 @@ export class SimFaults {
     this.later(50_000 + this.random.below(this.plan.pauseUsMax), () => {
       if (world.alive) world.resume();
     });
+    return true;
+  }
+
+  /** Others have the processor: it runs for a few ms now and then. */
+  private starve(osd: SimOsd): boolean {
+    const { world } = osd;
+    if (world?.alive !== true || this.isSteady(osd)) return false;
+    const untilUs = this.cluster.simulation.nowUs + 100_000 + this.random.below(900_000);
+    const { random } = this;
+    const stand = (): void => {
+      if (!world.alive || this.isSteady(osd) || this.cluster.simulation.nowUs > untilUs) return;
+      world.pause();
+      this.later(5_000 + random.below(60_000), () => {
+        world.resume();
+        this.later(500 + random.below(5_000), stand);
+      });
+    };
+    stand();
     return true;
   }
 

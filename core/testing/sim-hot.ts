@@ -57,7 +57,12 @@ export class SimHot {
   private readonly thinkUsMax: number;
 
   /** `images`: the same one, as each client of the cluster has opened it; `thinkTimes`: see `SimLoad`. */
-  constructor(cluster: SimCluster, images: readonly Image[], timeoutMs: number, thinkTimes: number) {
+  constructor(
+    cluster: SimCluster,
+    images: readonly Image[],
+    timeoutMs: number,
+    thinkTimes: number,
+  ) {
     this.cluster = cluster;
     this.timeoutMs = timeoutMs;
     this.thinkUsMax = thinkTimes * THINK_US_MAX;

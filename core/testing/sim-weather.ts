@@ -1,5 +1,5 @@
 // cold: the simulator
-import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { groupsOf, MON_ADDRESS, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import type { FaultKind, SimFaults } from "./sim-faults.ts";
 
 /** What happens to the wires of a simulated cluster. */
@@ -17,6 +17,7 @@ export class SimWeather {
     return [
       { name: "cut", weight: 4, run: (osd) => this.cut(osd) },
       { name: "isolation", weight: 1, run: (osd) => this.isolate(osd) },
+      { name: "sides", weight: 2, run: () => this.takeSides() },
       { name: "cut from peers", weight: 2, run: (osd) => this.cutFromPeers(osd) },
       { name: "restart beside a cut", weight: 4, run: () => this.restartBesideCut() },
       { name: "flapping", weight: 1, run: (osd) => this.flap(osd) },
@@ -59,6 +60,23 @@ export class SimWeather {
       simulation.heal("*", address);
     });
     return true;
+  }
+
+  /** Everybody is on one of two sides, the monitor and the clients too; they do not hear each other. */
+  private takeSides(): boolean {
+    const { osds, clients, simulation } = this.cluster;
+    const { random } = this.faults;
+    const all = [...osds.map((osd) => osd.address), MON_ADDRESS];
+    for (const { world } of clients) all.push(world.address);
+    const sides = all.map(() => random.below(2));
+    const pairs = all.flatMap((from, at) =>
+      all.filter((_, other) => sides[at] !== sides[other]).map((to) => [from, to] as const),
+    );
+    for (const [from, to] of pairs) simulation.cut(from, to);
+    this.faults.later(100_000 + random.below(2_000_000), () => {
+      for (const [from, to] of pairs) simulation.heal(from, to);
+    });
+    return pairs.length > 0;
   }
 
   /** No other osd is reached, all clients are: who leads there does not hear of a successor. */
