@@ -24,6 +24,8 @@ export function mayPark(node: RaftState): boolean {
 
 function followerMayPark(node: RaftState): boolean {
   if (node.role !== Role.Follower || !leaderActive(node) || node.ackDue) return false;
+  // Its leader waits to hear that there is space again; who wakes does not know that.
+  if (node.full) return false;
   if (node.promisee !== node.leader || node.promiseTerm !== node.term) return false;
   return node.matchedIndex === node.log.lastIndex && node.ackedIndex === node.log.lastIndex;
 }
