@@ -2,8 +2,9 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
+import type { FastblockError } from "../base/errors.ts";
 import { Status } from "../base/status.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import type { Image } from "../client/client.ts";
 import type { PgInfo } from "../cluster/cluster.ts";
 import { EntryType } from "../log/log.ts";
@@ -17,6 +18,8 @@ const REPLICAS = 3;
 const LOOK_US = 100_000;
 const NEVER_US = 1e12;
 const LIMIT_US = 120_000_000;
+/** Longer than between two looks at the space of a file system. */
+const SPACE_LOOK_US = 1_000_000;
 /** A layer, a session and a fence that no client of the cluster has. */
 const LAYER = 77;
 const SESSION = 1_000_000;
@@ -321,6 +324,31 @@ describe("quiet groups", () => {
     shard.world.turns.again();
     bench.pass(1_000_000);
     expect(seenOf(follower!, pg)!.term).toBe(term);
+    bench.park();
+  });
+
+  test("are served again after their osds had no space, quiet as they were", () => {
+    const { cluster } = bench;
+    const leave = (bytes: number): void => {
+      for (const osd of bench.osds) cluster.simulation.disk(osd.path).bytesBeneath = bytes;
+    };
+    const content = new Uint8Array(BLOCK_SIZE).fill(9);
+    const write = (unit: number): string => {
+      const written = bench.image.write(unit * UNIT_SIZE, content).then(
+        () => "Ok",
+        (error: unknown) => (error as FastblockError).code,
+      );
+      bench.pass(SPACE_LOOK_US);
+      return cluster.await("write", written);
+    };
+    expect(write(0)).toBe("Ok");
+    leave(BLOCK_SIZE);
+    bench.until("nobody has space", () => write(0) === "FB5002");
+    bench.pass(100 * LOOK_US);
+    leave(Number.POSITIVE_INFINITY);
+    bench.pass(100 * LOOK_US);
+    // What needs a unit more needs space everywhere.
+    expect(write(1)).toBe("Ok");
     bench.park();
   });
 
