@@ -27,8 +27,9 @@ import {
 const SECTOR_SIZE = 512;
 const SECTORS_PER_BLOCK = 8;
 const VERSIONS_MAX = 6;
-/** Of a block of memory: where its header is. */
-const HEAD_BYTES = 64;
+/** Words of a block of memory where its header is; between those that are looked at behind it. */
+const HEAD_WORDS = 16;
+const WORDS_STEP = 61;
 const EIO = 5;
 const ENOSPC = 28;
 const ZERO_BLOCK = keptPage(new Uint8Array(BLOCK_SIZE));
@@ -584,19 +585,19 @@ export class SimDisks implements Disks {
 
   /**
    * The memory belongs to the disk until `onDone`: whoever wrote into it has a bug. Looked at are the
-   * first bytes of a block, where headers differ, and some of the rest.
+   * first words of a block, where headers differ, and some of the rest.
    */
   private checkUnchanged(op: DiskOp, contents: readonly SimPage[]): void {
+    const { words } = this.arena;
+    let isSame = true;
     for (let index = 0; index < contents.length; index++) {
-      const content = contents[index]!.bytes;
-      const start = op.arenaOffset + index * BLOCK_SIZE;
-      for (let at = 0; at < BLOCK_SIZE; at += at < HEAD_BYTES ? 1 : 61) {
-        assert(
-          this.arena.bytes[start + at] === content[at],
-          "SimDisk: the memory of a write in flight was changed",
-        );
+      const content = contents[index]!.words;
+      const start = (op.arenaOffset + index * BLOCK_SIZE) >>> 2;
+      for (let at = 0; at < content.length; at += at < HEAD_WORDS ? 1 : WORDS_STEP) {
+        if (words[start + at] !== content[at]) isSame = false;
       }
     }
+    assert(isSame, "SimDisk: the memory of a write in flight was changed");
   }
 
   private carryOutDiscard({ op, disk, contents }: Flight): number {

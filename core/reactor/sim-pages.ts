@@ -8,11 +8,14 @@ import { BLOCK_SIZE } from "../base/units.ts";
  */
 export class SimPage {
   readonly bytes: Uint8Array;
+  /** The same memory. */
+  readonly words: Int32Array;
   /** Infinity: it is never free again. */
   holders = 0;
 
   constructor(bytes: Uint8Array) {
     this.bytes = bytes;
+    this.words = new Int32Array(bytes.buffer, bytes.byteOffset, BLOCK_SIZE / 4);
   }
 }
 
@@ -39,7 +42,8 @@ export class SimMemory {
   private readonly buffers: Uint8Array[][] = [];
 
   takeArena(sizeBytes: number): ArrayBuffer {
-    const at = this.arenas.findIndex((one) => one.byteLength === sizeBytes);
+    // What was used last has its pages.
+    const at = this.arenas.findLastIndex((one) => one.byteLength === sizeBytes);
     return at < 0 ? new ArrayBuffer(sizeBytes) : this.arenas.splice(at, 1)[0]!;
   }
 

@@ -19,7 +19,8 @@ export function runSeed(seed: number): SimVerdict {
   // Arenas are large and stay; beside them what a seed leaves, 150 MB, makes the collector come late.
   if (seed % SEEDS_COLLECTED < 2) Bun.gc(true);
   else edenGC();
-  return runSimulation({ seed, memory, checksum: new SystemChecksum(), drainMicrotasks });
+  const collect = (): void => void edenGC();
+  return runSimulation({ seed, memory, checksum: new SystemChecksum(), drainMicrotasks, collect });
 }
 
 /** Every second seed, from the first one or the next. */

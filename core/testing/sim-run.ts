@@ -39,6 +39,8 @@ export interface SimRunOptions {
   readonly drainMicrotasks: () => void;
   /** Kept from run to run. */
   readonly memory?: SimMemory;
+  /** Called every now and then: a chance to collect what processes of the run have left. */
+  readonly collect?: () => void;
   /** Hears of everything that is logged, and of faults. */
   readonly trace?: TraceSink;
   /** Simulated time with faults, of each round. Default: as the seed draws it. */
@@ -94,7 +96,7 @@ const MORTALS = 2;
  */
 const FAULT_US: readonly number[] = [1_000_000, 1_500_000, 2_000_000];
 const FAULT_US_MORE: readonly number[] = [4_000_000, 4_000_000, 4_000_000, 4_000_000, 10_000_000];
-const MORE_SEEDS = 5;
+const MORE_SEEDS = 6;
 /** Longest time between two faults. */
 const PACE_US: readonly number[] = [500_000, 500_000, 200_000];
 const PACE_US_MORE: readonly number[] = [900_000, 900_000, 250_000];
@@ -103,11 +105,13 @@ const PAUSE_US_MAX = 2_000_000;
 const LONG_FAULT_US = 60_000_000;
 const LONG_PACE_US = 4_000_000;
 const LONG_PAUSE_US_MAX = 80_000_000;
-const LONG_THINK_TIMES = 8;
+const LONG_THINK_TIMES = 16;
 /** Leases allow for 1 % between two clocks. */
 const DRIFT_SHARE = 0.0045;
 const FINISH_LIMIT_US = 60_000_000;
 const LOOK_US = 20_000;
+/** Between two chances to collect garbage. */
+const COLLECT_US = 1_000_000;
 
 /** Logged as errors by an osd whose device fails, before it ends. */
 const EXCUSED = new Set(["checkpoint failed", "fetching payloads failed", "healing failed"]);
@@ -323,9 +327,12 @@ class SimRun {
       locks?.start();
       const endUs = simulation.nowUs + (this.options.faultUs ?? plan.faultUs);
       faults.begin(endUs);
-      while (simulation.nowUs < endUs) {
+      for (let collectUs = simulation.nowUs + COLLECT_US; simulation.nowUs < endUs; ) {
         simulation.run(simulation.nowUs + LOOK_US);
         this.watch.look();
+        if (simulation.nowUs < collectUs) continue;
+        this.options.collect?.();
+        collectUs += COLLECT_US;
       }
       this.finish(loads, faults);
     }
