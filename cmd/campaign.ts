@@ -2,7 +2,7 @@ import { spawn } from "bun";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { drainMicrotasks } from "bun:jsc";
+import { drainMicrotasks, edenGC } from "bun:jsc";
 import { Command } from "@commander-js/extra-typings";
 import { SystemChecksum } from "../core/reactor/bun-system.ts";
 import {
@@ -10,6 +10,7 @@ import {
   parseHistory,
   RegisterHistory,
   runSimulation,
+  SimMemory,
 } from "../core/testing/testing.ts";
 import { formatKillReport, type KillOptions, runKillCampaign } from "./campaign-kill.ts";
 
@@ -104,10 +105,12 @@ function simTurn(seed: number): Outcome {
   const failures: string[] = [];
   const startMs = performance.now();
   let operations = 0;
+  const collect = (): void => void edenGC();
+  const checksum = new SystemChecksum();
+  const runtime = { memory: new SimMemory(), checksum, drainMicrotasks, collect };
   for (let at = seed; at < seed + SEEDS_PER_TURN; at++) {
     try {
-      const verdict = runSimulation({ seed: at, checksum: new SystemChecksum(), drainMicrotasks });
-      operations += verdict.operations;
+      operations += runSimulation({ ...runtime, seed: at }).operations;
     } catch (error) {
       failures.push(error instanceof Error ? error.message : String(error));
     }

@@ -1,4 +1,4 @@
-import { drainMicrotasks } from "bun:jsc";
+import { drainMicrotasks, edenGC } from "bun:jsc";
 import type { CliContext } from "../core/cli/cli.ts";
 import { SystemChecksum } from "../core/reactor/bun-system.ts";
 import {
@@ -52,6 +52,7 @@ function runAll(cli: CliContext, choice: SimChoice): SimVerdict[] {
       memory,
       checksum: new SystemChecksum(),
       drainMicrotasks,
+      collect: () => void edenGC(),
       without: new Set(choice.without),
     };
     const trace = (atUs: number, who: string, text: string): void =>

@@ -1,4 +1,4 @@
-import { drainMicrotasks } from "bun:jsc";
+import { drainMicrotasks, edenGC } from "bun:jsc";
 import { SystemChecksum } from "../core/reactor/bun-system.ts";
 import type { Hunt } from "../core/testing/bun-zoo-hunt.ts";
 import { runSimulation, SimFailure, SimMemory } from "../core/testing/testing.ts";
@@ -17,7 +17,9 @@ function* seedsOf(words: readonly string[]): Generator<number> {
 
 /** Run them; answers how many ran, and the one that failed. */
 function runSeeds(seeds: Iterable<number>): Hunt {
-  const options = { memory: new SimMemory(), checksum: new SystemChecksum(), drainMicrotasks };
+  const collect = (): void => void edenGC();
+  const checksum = new SystemChecksum();
+  const options = { memory: new SimMemory(), checksum, drainMicrotasks, collect };
   let runs = 0;
   for (const seed of seeds) {
     runs += 1;

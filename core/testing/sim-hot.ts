@@ -25,7 +25,7 @@ import { stampBlock, stampOf } from "./sim-stamps.ts";
 const FIRST_BLOCK = 400;
 const BLOCKS = 32;
 /** Operations that a client has open. */
-const DEPTH = 3;
+const DEPTH = 4;
 const BLOCKS_MAX = BLOCKS_PER_UNIT;
 const BLOCKS_PARTIAL_MAX = 6;
 const SECTOR_BYTES = 512;

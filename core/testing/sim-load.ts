@@ -20,7 +20,7 @@ import { stampBlock, stampOf } from "./sim-stamps.ts";
 /** Blocks that the workload touches: few, so that they are overwritten often. */
 const BLOCK_SPAN = 384;
 /** Operations in flight, all clients together. */
-const DEPTH = 12;
+const DEPTH = 16;
 /** Blocks of an operation, within a unit or across; some are whole units, on their own border. */
 const BLOCKS_MAX = 16;
 const BLOCKS_PARTIAL_MAX = 8;

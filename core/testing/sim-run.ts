@@ -94,8 +94,8 @@ const MORTALS = 2;
  * Simulated time with faults of a round: many short runs are more clusters than few long ones, and
  * some things take their time.
  */
-const FAULT_US: readonly number[] = [1_000_000, 1_500_000, 2_000_000];
-const FAULT_US_MORE: readonly number[] = [4_000_000, 4_000_000, 4_000_000, 4_000_000, 10_000_000];
+const FAULT_US: readonly number[] = [800_000, 1_200_000, 1_600_000];
+const FAULT_US_MORE: readonly number[] = [3_000_000, 3_000_000, 4_000_000, 4_000_000, 10_000_000];
 const MORE_SEEDS = 6;
 /** Longest time between two faults. */
 const PACE_US: readonly number[] = [500_000, 500_000, 200_000];
