@@ -180,6 +180,38 @@ describe("simulated device", () => {
     expect(hasPattern(file.peek(written[0]! * 4096, 4096), 0, 4096, 4)).toBe(true);
   });
 
+  test("a misdirected read answers with what is somewhere else", () => {
+    const simulation = new Simulation(7);
+    const world = begin(simulation, "osd.0", "10.0.0.1");
+    const disk = world.disks.open("disk", { createBytes: MIB });
+    writeBlock(simulation, world, disk, DiskVerb.WriteDurable, 5, 4);
+    const memory = world.slots.take(4096);
+    const reads = (): boolean => {
+      const op = submit(disk, DiskVerb.Read, memory, 5 * 4096, 4096);
+      simulation.run(() => op.done);
+      expect(op.errno).toBe(0);
+      return hasPattern(world.arena.bytes, memory, 4096, 4);
+    };
+    expect(reads()).toBe(true);
+    simulation.disk("disk").faults.misdirectedReadShare = 1;
+    expect(reads()).toBe(false);
+  });
+
+  test("what the device holds stays when its memory is used again", () => {
+    const simulation = new Simulation(7);
+    const world = begin(simulation, "osd.0", "10.0.0.1");
+    const disk = world.disks.open("disk", { createBytes: MIB });
+    const file = simulation.disk("disk");
+    writeBlock(simulation, world, disk, DiskVerb.WriteDurable, 0, 1);
+    for (let round = 2; round < 600; round++) {
+      writeBlock(simulation, world, disk, DiskVerb.Write, 1, round);
+      if (round % 7 === 0) flush(simulation, disk);
+    }
+    expect(hasPattern(file.peek(0, 4096), 0, 4096, 1)).toBe(true);
+    expect(hasPattern(file.peek(4096, 4096), 0, 4096, 599)).toBe(true);
+    expect(hasPattern(file.peekDurable(4096, 4096), 0, 4096, 595)).toBe(true);
+  });
+
   test("changing the memory of a write in flight is found", () => {
     const simulation = new Simulation(3);
     const world = begin(simulation, "osd.0", "10.0.0.1");
@@ -272,6 +304,30 @@ describe("simulated network", () => {
     send(second.client, second.stream, 64);
     expect(two.run(() => second.handler.closes.length === 1, 10_000_000)).toBe(false);
     expect(crashed.handler.closes).toEqual([]);
+  });
+
+  test("a machine whose power is back resets the connections that it forgot", () => {
+    const simulation = new Simulation(16);
+    const { server, client, handler, stream } = connected(simulation);
+    server.powerCut();
+    begin(simulation, "server", "10.0.0.1");
+    // It is asked nothing, and says nothing.
+    expect(simulation.run(() => handler.closes.length > 0, 10_000_000)).toBe(false);
+    send(client, stream, 64);
+    expect(simulation.run(() => handler.closes.length > 0, 1_000_000)).toBe(true);
+    expect(handler.closes).toEqual(["connection reset"]);
+  });
+
+  test("what was on its way to a machine without power is answered once it is back", () => {
+    const simulation = new Simulation(17);
+    const { server, client, handler, stream } = connected(simulation);
+    send(client, stream, 64);
+    simulation.run(simulation.nowUs + 1);
+    server.powerCut();
+    expect(simulation.run(() => handler.closes.length > 0, 10_000_000)).toBe(false);
+    begin(simulation, "server", "10.0.0.1");
+    expect(simulation.run(() => handler.closes.length > 0, 5_000_000)).toBe(true);
+    expect(handler.closes).toEqual(["connection reset"]);
   });
 
   test("a paused process takes no turns and goes on where it was", () => {

@@ -324,6 +324,19 @@ export const ZOO: readonly PlantedBug[] = [
     ],
     seed: 4,
   },
+  {
+    name: "quiet-while-full",
+    breaks: "G13",
+    what: "a replica is parked that told its leader of a full disk: it never takes that back",
+    edits: [
+      {
+        file: "core/raft/parking.ts",
+        find: "if (node.full) return false;",
+        replace: "",
+      },
+    ],
+    seed: 123,
+  },
 ];
 
 /** The source of `file` with the bug in it. Fails when an edit does not fit exactly once. */
