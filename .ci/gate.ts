@@ -219,7 +219,7 @@ function plan(seed: number): {
       }),
       tests("sim", seed, {
         timeoutMs: 800_000,
-        limitMs: 1_200_000,
+        limitMs: 1_800_000,
         parallel: 2,
         isOnRealTime: false,
       }),

@@ -3,4 +3,4 @@ import { runHalf } from "./cluster-harness.ts";
 
 test("G1, G2, G3, G5, G11: clusters lose nothing and serve nothing stale, whatever happens to them: second half", () => {
   runHalf(1);
-}, 900_000);
+}, 1_500_000);

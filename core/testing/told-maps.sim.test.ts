@@ -12,6 +12,8 @@ const CLIENT_ADDRESS = "10.0.0.200";
 const LIMIT_US = 90_000_000;
 /** A connection that carries nothing for so long is over. */
 const SILENCE_US = 20_000_000;
+/** By then a map has reached everybody. */
+const TOLD_US = 100_000;
 /** Far enough apart for every group to have some. */
 const BLOCKS = 64;
 const STRIDE_BYTES = 65_536;
@@ -71,6 +73,8 @@ test("G10: a client that the mon can not reach follows replicas by what osds tel
   const { client } = cluster;
   const { epoch } = client.map;
   for (const { id } of cluster.pgs) moveGroup(cluster, id);
+  // The last map is on its way to the osds.
+  pass(cluster, TOLD_US);
   separate(cluster, MON_ADDRESS, "*");
   expect(client.map.epoch).toBe(epoch);
   const { resends, mapsWanted } = client.counts;

@@ -43,7 +43,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (counts.newer < 0)",
       },
     ],
-    seed: 173,
+    seed: 30,
   },
   {
     name: "unit-given-away-too-early",
@@ -60,7 +60,7 @@ export const ZOO: readonly PlantedBug[] = [
     table.cursorIndex = this.table.indexOf(slot);`,
       },
     ],
-    seed: 3,
+    seed: 4,
   },
   {
     name: "empty-disk-that-voted",
@@ -83,7 +83,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "return false;",
       },
     ],
-    seed: 6,
+    seed: 2,
   },
   {
     name: "direct-payload-not-durable",
@@ -96,7 +96,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (entry === null) break;",
       },
     ],
-    seed: 359,
+    seed: 67,
   },
   {
     name: "location-replicated",
@@ -134,7 +134,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 25,
+    seed: 46,
   },
   {
     name: "read-of-a-resumed-leader",
@@ -148,7 +148,7 @@ export const ZOO: readonly PlantedBug[] = [
           "if (peer.link.leaseUntilUs > Math.min(nowUs, peer.link.heardUs)) granted |= 1 << slot;",
       },
     ],
-    seed: 1,
+    seed: 3,
   },
   {
     name: "commits-at-election",
@@ -161,7 +161,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "node.ownIndex = node.log.lastIndex + 1;\n  setCommit(node, node.log.lastIndex);",
       },
     ],
-    seed: 50,
+    seed: 46,
   },
   {
     name: "refusal-is-a-vote",
@@ -179,7 +179,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 4,
+    seed: 3,
   },
   {
     name: "counts-itself-before-durable",
@@ -192,7 +192,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (node.selfSlot >= 0) values[node.selfSlot] = node.log.lastIndex;",
       },
     ],
-    seed: 4,
+    seed: 1,
   },
   {
     name: "acknowledged-before-durable",
@@ -218,7 +218,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (state < 0) {",
       },
     ],
-    seed: 9,
+    seed: 7,
   },
   {
     name: "windows-forgotten-by-a-start",
@@ -231,7 +231,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "void one;",
       },
     ],
-    seed: 4,
+    seed: 1,
   },
   {
     name: "late-write-after-a-fence",
@@ -244,7 +244,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (lockEpoch < proposed) return Status.Ok;",
       },
     ],
-    seed: 2,
+    seed: 1,
   },
   {
     name: "log-cut-at-damage",
@@ -257,7 +257,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "const vouched = false;",
       },
     ],
-    seed: 37,
+    seed: 67,
   },
   {
     name: "checkpoint-without-flush",
@@ -270,7 +270,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 4,
+    seed: 2,
   },
   {
     name: "flush-answered-early",
@@ -296,7 +296,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (progress.match >= 0) return true;",
       },
     ],
-    seed: 69,
+    seed: 4,
   },
   {
     name: "filled-by-name",
@@ -309,7 +309,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (slot >= 0) return;",
       },
     ],
-    seed: 4,
+    seed: 3,
   },
   {
     name: "filled-without-looking-back",
@@ -322,7 +322,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 4,
+    seed: 12,
   },
   {
     name: "quiet-while-full",
@@ -335,7 +335,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 123,
+    seed: 216,
   },
 ];
 
