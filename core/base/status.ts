@@ -44,6 +44,8 @@ export enum Status {
   Denied = 17,
   /** The caller cancelled the request. */
   Cancelled = 18,
+  /** The image is removed, and its blocks with it. Give up. */
+  Removed = 19,
 }
 
 /** The status' name for people, e.g. `NotLeader`. */
@@ -68,4 +70,5 @@ const TEXTS: Partial<Record<Status, string>> = {
   [Status.TimedOut]: "no answer in time",
   [Status.Denied]: "the osds do not allow it to this client",
   [Status.Cancelled]: "it was cancelled",
+  [Status.Removed]: "the image is removed",
 };

@@ -632,6 +632,25 @@ describe("client: images that are removed or renamed while they are attached", (
     bench.settle(bench.image.close());
   });
 
+  test("one that the osds know of as removed refuses at once, with the mon away", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    bench.cluster.mon.world.crash();
+    const osd = bench.cluster.osds[0]!;
+    osd.answer = Status.Removed;
+    const { writes } = osd;
+    expect(bench.fails(bench.image.write(0, filled(4096, 2)))).toMatchObject({
+      code: "FB5001",
+      message: "Write of demo/disk, 4 KiB at 0: the image is removed (Removed)",
+    });
+    expect(osd.writes).toBe(writes + 1);
+    // Nobody is asked any more.
+    expect(bench.fails(bench.image.write(0, filled(4096, 3))).message).toContain("Removed");
+    expect(bench.fails(bench.image.read(0, 4096)).message).toContain("Removed");
+    expect(bench.fails(bench.image.flush()).message).toContain("Removed");
+    expect(osd.writes).toBe(writes + 1);
+  });
+
   test("one that was removed while the mon could not tell refuses when it can", () => {
     const bench = new Bench(1, { pgs: 1 });
     bench.cluster.mon.world.crash();

@@ -265,7 +265,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       timeoutMs,
     );
     const reply = await call.catch((error: unknown) => {
-      if (error instanceof FastblockError && error.code === "FB3007") this.endSession(image);
+      if (error instanceof FastblockError && error.code === "FB3007") image.refuse(Status.Fenced);
       throw error;
     });
     session.renew(headerOf(reply.header), reply.grant, reply.mac);
@@ -347,7 +347,7 @@ class ClientSide implements ClientServices, ImageKeeper {
   private onImageChanged(session: SessionId, removed: boolean): void {
     for (const image of this.images) {
       if (image.session.id !== session) continue;
-      if (removed) this.endSession(image);
+      if (removed) image.refuse(Status.Fenced);
       else this.refreshQuietly(image);
     }
   }
@@ -356,13 +356,6 @@ class ClientSide implements ClientServices, ImageKeeper {
     this.refresh(image, CALL_MS).catch((error: unknown) =>
       this.warn("a session was not refreshed", error),
     );
-  }
-
-  /** What comes from now on is refused here: the groups of a removed image no longer know of it. */
-  private endSession(image: Image): void {
-    if (image.isOver) return;
-    image.isOver = true;
-    this.world.logger.warn("the session of an image is over", { image: image.path });
   }
 
   /* ------------------------------------------------------------- for links */

@@ -50,8 +50,8 @@ export abstract class ImageOp {
   /** Read and States only: the n-th replica of each group answers out of its own store. */
   replica: number = LEADER;
   /**
-   * Valid in `onDone`: Ok, Invalid (out of range), Denied (read-only), NoSpace, Damaged, Fenced, SnapStale,
-   * SessionExpired (the outcome of a write is unknown), TimedOut, Cancelled (image closed).
+   * Valid in `onDone`: Ok, Invalid (out of range), Denied (read-only), NoSpace, Damaged, Fenced, Removed,
+   * SnapStale, SessionExpired (the outcome of a write is unknown), TimedOut, Cancelled (image closed).
    */
   status: Status = Status.Ok;
   /** Valid in `onDone` of a Read: no block of the range holds data, all bytes are zero. */

@@ -15,7 +15,7 @@
 // The lock only saves round trips: without it the parts of one client would conflict with each
 // other all the time. What keeps two gateways apart is the version.
 import { assert } from "../base/assert.ts";
-import { Status } from "../base/status.ts";
+import { Status, statusText } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { ReadReply } from "../../proto/gen/hot.ts";
 import { objectToPg, type PoolInfo } from "../cluster/cluster.ts";
@@ -67,8 +67,8 @@ export class ImageCore implements ImageTarget, PartOwner {
   /** Merges that began again because somebody else had changed the block. */
   conflicts = 0;
   isClosed = false;
-  /** The mon has ended the session: the image is removed, or another holder has it alone. */
-  isOver = false;
+  /** What everything is refused with from now on; Ok: nothing is. */
+  private over: Status = Status.Ok;
   private isCancelled = false;
   private readonly host: ImageHost;
   private readonly world: World;
@@ -118,6 +118,23 @@ export class ImageCore implements ImageTarget, PartOwner {
     return this.session.header.sizeBytes;
   }
 
+  /** The session has ended: the image is removed, or another holder has it alone. */
+  get isOver(): boolean {
+    return this.over !== Status.Ok;
+  }
+
+  // cold: once per image.
+  /** The mon or an osd says that it is over: what comes from now on is refused here. */
+  refuse(status: Status): void {
+    if (this.isOver) return;
+    this.over = status;
+    this.world.logger.warn("the session of an image is over", {
+      pool: this.pool.name,
+      image: this.session.header.name,
+      why: statusText(status),
+    });
+  }
+
   /* ---------------------------------------------------------------- operations */
 
   submit(op: ImageOp): void {
@@ -139,7 +156,7 @@ export class ImageCore implements ImageTarget, PartOwner {
 
   private judge(op: ImageOp): Status {
     if (this.isClosed) return Status.Cancelled;
-    if (this.isOver) return Status.Fenced;
+    if (this.isOver) return this.over;
     if (op.kind === OpKind.Flush) return Status.Ok;
     if (this.readOnly && isChange(op)) return Status.Denied;
     const isRange =
@@ -328,6 +345,8 @@ export class ImageCore implements ImageTarget, PartOwner {
   }
 
   onPartDone(part: Part, status: Status): void {
+    // The osds say so, which may know it long before the mon can tell this client.
+    if (status === Status.Removed) this.refuse(status);
     if (part.isPartial) {
       if (this.goesOn(part, status)) {
         part.sends = 0;

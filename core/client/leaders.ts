@@ -201,6 +201,7 @@ export class Leaders implements ProbeOwner {
       case Status.Fenced:
       case Status.SnapStale:
       case Status.Damaged:
+      case Status.Removed:
         // Also when another answer came first and we went back to the suspect.
         if (route.isProbing && this.isSilentOne(route, probe.replica)) {
           this.goBack(route, probe.replica);

@@ -621,6 +621,13 @@ describe("sessions", () => {
     expect((await mon.post("/pools/p/images/a:resize", { sizeBytes: 8192 })).status).toBe(200);
   });
 
+  test("there is nothing to zero in a group that has the image removed", async () => {
+    for (const osd of osds) osd.answer = () => ({ status: Status.Removed });
+    const { body } = await mon.post("/pools/p/images/a:resize", { sizeBytes: 4096 });
+    const done = await mon.get(`/operations/${String(body.operation.id)}?waitMs=5000`);
+    expect(done.body).toMatchObject({ state: "done", done: 4, total: 4 });
+  });
+
   test("a redirect is followed", async () => {
     osds[0]!.answer = () => ({ status: Status.NotLeader, leaderOsd: 1 });
     const { body } = await mon.post("/pools/p/images/a:resize", { sizeBytes: 4096 });

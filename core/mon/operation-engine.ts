@@ -169,7 +169,8 @@ export class OperationEngine {
       const pg = this.catalogue.map.pgs.get(id);
       if (pg === undefined) break; // The pool was removed, and with it everything in the group.
       const answer = await this.attempt(operation, pg, leaderOsd, attempt);
-      if (answer.status === Status.Ok) break;
+      // What would be zeroed is freed: the image was removed meanwhile.
+      if (answer.status === Status.Ok || answer.status === Status.Removed) break;
       run.waiting.set(id, statusName(answer.status));
       if (answer.status === Status.SessionExpired) {
         run.isExpired = true;

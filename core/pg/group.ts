@@ -294,7 +294,7 @@ export class Group {
         this.layers.apply(entry.layer, entry.lockEpoch, entry.snapSeq);
         break;
       case EntryType.LayerGone:
-        this.layers.forget(entry.layer);
+        this.layers.remove(entry.layer);
         break;
       case EntryType.Session:
         this.sessions.end(entry.session);

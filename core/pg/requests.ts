@@ -2,7 +2,7 @@
 /**
  * What clients ask of one group.
  *
- * In the life of a write: judges the request (window, fence, snapshot sequence, condition, space),
+ * In the life of a write: judges the request (removal, window, fence, snapshot sequence, condition, space),
  * proposes it, and answers it when a majority has it durable. Everything is refused before the
  * proposal; what is in the log is applied unconditionally, the same on every replica.
  *
@@ -12,6 +12,7 @@
 import { Status } from "../base/status.ts";
 import { type Entry, EntryType } from "../log/log.ts";
 import type { Group } from "./group.ts";
+import { LOCK_EPOCH_GONE } from "./layer-table.ts";
 import { SNAP_SEQ_HEAD } from "./local-store-types.ts";
 import type { ReadRequestOp, WriteRequestOp } from "./request.ts";
 import { NumberState } from "./session-window.ts";
@@ -48,8 +49,11 @@ export class Requests {
     const group = this.group;
     const entry = op.entry!;
     if (!group.serving) return Status.NotLeader;
-    const judged = this.judgeFence(entry.layer, entry.lockEpoch);
-    if (judged !== Status.Ok) return judged;
+    // A removal is for good: it needs no fence, and may come again.
+    if (entry.type !== EntryType.LayerGone) {
+      const judged = this.judgeFence(entry.layer, entry.lockEpoch);
+      if (judged !== Status.Ok) return judged;
+    }
     const layer = group.layers.find(entry.layer);
     if (layer !== undefined && entry.snapSeq < layer.snapSeqProposed) return Status.SnapStale;
     if (entry.session !== 0) {
@@ -80,7 +84,8 @@ export class Requests {
       store.unreserve(entry);
       return Status.Busy;
     }
-    if (entry.snapSeq > 0) group.layers.of(entry.layer).snapSeqProposed = entry.snapSeq;
+    if (entry.type === EntryType.LayerGone) group.layers.proposeRemoval(entry.layer);
+    else if (entry.snapSeq > 0) group.layers.of(entry.layer).snapSeqProposed = entry.snapSeq;
     group.keep(entry, index, group.node.term);
     op.group = group;
     op.writeNext = null;
@@ -286,13 +291,18 @@ export class Requests {
 
   /* ----------------------------------------------------------------- both */
 
-  /** A higher lock epoch goes into the log before anything that carries it; a lower one is out. */
+  /**
+   * A higher lock epoch goes into the log before anything that carries it; a lower one is out, and
+   * every one behind the layer's removal: nothing of the layer is in the log behind that.
+   */
   private judgeFence(layer: number, lockEpoch: number): Status {
     const group = this.group;
+    if (group.layers.isGone(layer)) return Status.Removed;
     const state = group.layers.find(layer);
     const proposed = state === undefined ? 0 : state.lockEpochProposed;
     if (lockEpoch === proposed) return Status.Ok;
     if (lockEpoch < proposed) return Status.Fenced;
+    if (lockEpoch >= LOCK_EPOCH_GONE) return Status.Invalid;
     const entry = group.shard.store.entries.take();
     entry.type = EntryType.Fence;
     entry.layer = layer;

@@ -537,6 +537,7 @@ describe("nbd transmission", () => {
       [Status.NoSpace, ENOSPC],
       [Status.Damaged, EIO],
       [Status.Fenced, EIO],
+      [Status.Removed, EIO],
       [Status.SessionExpired, EIO],
       [Status.Denied, 1],
       [Status.Cancelled, 108],
