@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { FastblockError } from "../core/base/errors.ts";
+import { formatSize } from "../core/base/size-text.ts";
 import {
   type BenchPrograms,
   type BenchProgress,
@@ -43,6 +44,10 @@ async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<
   return await withImages(attach, async ([image], world) => {
     if (image === undefined) throw new Error("no image was opened");
     const { rangeBytes } = options;
+    if (rangeBytes > image.sizeBytes) {
+      const sizes = `${formatSize(rangeBytes)}, wanted at most its ${formatSize(image.sizeBytes)}`;
+      throw new FastblockError("FB1001", `bench on ${options.path}: --range ${sizes}`);
+    }
     checkShape({
       rw: options.rw,
       blockBytes: options.blockBytes,
@@ -50,7 +55,7 @@ async function imageBench(cli: CliContext, options: ImageBenchOptions): Promise<
       jobs: options.jobs,
       verify: options.verify,
       history: options.historyPath !== "",
-      rangeBytes: rangeBytes === 0 ? image.sizeBytes : Math.min(rangeBytes, image.sizeBytes),
+      rangeBytes: rangeBytes === 0 ? image.sizeBytes : rangeBytes,
     });
     const backend = await cli.backendWith(world.backend);
     const log = options.historyPath === "" ? null : new BunOpLog(options.historyPath);

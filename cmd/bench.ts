@@ -145,6 +145,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .addHelpText("after", IMAGE_HELP)
     .action(async (path, options) => {
       parseImagePath(path);
+      cli.refuseListFlags();
       const report = await (await load()).image({
         cluster: cli.directory(),
         path,
@@ -197,6 +198,8 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText("after", SUITE_HELP)
     .action(async (options) => {
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (!people) cli.refuseListFlags();
       const { parseSuiteRows, SUITE_ROWS } = await import("../core/bench/bench.ts");
       const rows = parseSuiteRows(options.rows?.split(",") ?? SUITE_ROWS, (text) =>
         sizeOf(text, "--rows"),
@@ -212,7 +215,6 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         fio: options.fio,
         backend: backendOf(options.backend),
       });
-      const people = cli.globals.output === "table" || cli.globals.output === "wide";
       if (people) await cli.rows(() => Promise.resolve(report.rows), SUITE_COLUMNS, nameOf);
       else
         await cli.object(
@@ -248,6 +250,8 @@ function recoveryBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): 
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText("after", RECOVERY_HELP)
     .action(async (options) => {
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (!people) cli.refuseListFlags();
       const report = await (await load()).recovery({
         directory: options.dir ?? "",
         speeds: wordsOf("--speeds", options.speeds, ["low", "medium", "high"]),
@@ -262,7 +266,6 @@ function recoveryBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): 
         osdBytes: parseSize(options.osdSize),
         backend: backendOf(options.backend),
       });
-      const people = cli.globals.output === "table" || cli.globals.output === "wide";
       if (people) await cli.rows(() => Promise.resolve(report.rows), RECOVERY_COLUMNS, nameOf);
       else
         await cli.object(

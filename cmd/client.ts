@@ -6,6 +6,7 @@ import { Client, type MapCache } from "../core/client/client.ts";
 import { ImageExports, NbdServer } from "../core/gateway/nbd/nbd.ts";
 import { startCollector } from "./collector.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
+import { directoryAt } from "./data-path.ts";
 import { createWorld } from "./world.ts";
 
 const MIB = 1_048_576;
@@ -37,7 +38,7 @@ async function serveNbd(daemon: Daemon, options: NbdServeOptions): Promise<void>
     psk: daemon.key,
     mons: cluster.mons.map(({ control }) => control),
     bind: options.bind,
-    cache: fileCache(join(daemon.directory, `${options.name}.map`)),
+    cache: fileCache(join(keptAt(daemon, options), `${options.name}.map`)),
   });
   const exports = new ImageExports({
     client,
@@ -62,6 +63,11 @@ async function serveNbd(daemon: Daemon, options: NbdServeOptions): Promise<void>
   await checkExports(client, options, daemon);
   const port = bound.kind === "tcp" ? bound.port : options.port;
   daemon.ready({ nbd: port, ...(options.socket === "" ? {} : { unix: options.socket }) });
+}
+
+/** Where the gateway keeps its last map. Throws FB1008. */
+function keptAt({ directory }: Daemon, { data, name }: NbdServeOptions): string {
+  return data === "" ? directory : directoryAt(data, `starting ${name}`);
 }
 
 /** Without a mon and a kept map there is nothing to serve: wait for one, and say so. */
@@ -98,7 +104,7 @@ async function checkExports(
   throw new FastblockError("FB3001", `starting ${name}: no image is named ${missing.join(", ")}`);
 }
 
-/** The last map in the cluster directory: old or new, never a part. */
+/** The last map as a file: old or new, never a part. */
 function fileCache(path: string): MapCache {
   return {
     load() {

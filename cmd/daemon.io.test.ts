@@ -170,7 +170,7 @@ test("a directory without a cluster, or with a bad key, is refused", async () =>
   rmSync(join(folder, "cluster.json"));
   const none = start("");
   expect(await none.exited).toBe(1);
-  expect(await new Response(none.stderr).text()).toContain("opening the cluster directory");
+  expect(await new Response(none.stderr).text()).toContain("holds no cluster.json");
 });
 
 test.skipIf(Bun.which("python3") === null)("systemd is told about ready and stopping", async () => {

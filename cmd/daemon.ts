@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import pino from "pino";
 import { ERRORS, FastblockError, formatError, withDevice } from "../core/base/errors.ts";
 import type { LogFields, Logger } from "../core/base/logger.ts";
+import { readClusterText } from "../core/dev/bun-cluster-text.ts";
 import { FileLock } from "../core/dev/bun-lock.ts";
 import {
   CLUSTER_FILE,
@@ -33,7 +34,7 @@ export interface DaemonFlags {
   readonly name: string;
   /** Address to listen on and to connect from. */
   readonly bind: string;
-  /** Directory, regular file or block device; empty when the role keeps nothing. */
+  /** As `data-path.ts` has it; empty when the role has none of its own. */
   readonly data: string;
   /** Of an osd: its number. */
   readonly osd?: number | undefined;
@@ -123,25 +124,14 @@ function takeName(directory: string, { name, data }: DaemonFlags): void {
   }
 }
 
-/** Read DIR/cluster.json. Throws FB1005. */
+/** Read DIR/cluster.json. Throws FB1005, FB1008, FB1017. */
 export function readClusterFile(directory: string): ClusterFile {
-  const path = join(directory, CLUSTER_FILE);
-  return parseClusterFile(readText(path, directory), path);
+  return parseClusterFile(readClusterText(directory, CLUSTER_FILE), join(directory, CLUSTER_FILE));
 }
 
-/** Read DIR/cluster.key. Throws FB1005. */
+/** Read DIR/cluster.key. Throws FB1005, FB1008, FB1017. */
 export function readKeyFile(directory: string): Uint8Array {
-  const path = join(directory, KEY_FILE);
-  return parseKeyFile(readText(path, directory), path);
-}
-
-function readText(path: string, directory: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new FastblockError("FB1005", `opening the cluster directory ${directory}: ${why}`);
-  }
+  return parseKeyFile(readClusterText(directory, KEY_FILE), join(directory, KEY_FILE));
 }
 
 /**

@@ -20,6 +20,13 @@ test("a cluster directory names each process, and a process started again keeps 
       await cluster.restart(name);
       expect(readFileSync(join(cluster.directory, `${name}.ports`), "utf8")).toBe(ports);
     }
+    const more = ["dev", "up", "--dir", cluster.directory, "--osds", "4", "--nbd", "2", "--detach"];
+    const grown = await cluster.attempt(...more);
+    expect(grown.stderr).toMatch(/^serving after \d+\.\d s; started now: osd\.3, nbd\.1\n$/);
+    for (const name of ["nbd.0", "nbd.1"]) {
+      const uri = `nbd://127.0.0.1:${cluster.port(name, "nbd")}/POOL/IMAGE`;
+      expect(grown.stdout).toContain(`  ${uri}\n`);
+    }
     await cluster.image("rbd/a", "16MiB", 3);
     const http = `http://127.0.0.1:${cluster.port("mon.a", "http")}`;
     for (const path of ["/", "/openapi.json", "/metrics", "/healthz"]) {

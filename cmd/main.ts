@@ -1,12 +1,4 @@
-import {
-  accessSync,
-  closeSync,
-  constants,
-  createReadStream,
-  openSync,
-  readFileSync,
-  writeSync,
-} from "node:fs";
+import { accessSync, closeSync, constants, createReadStream, openSync, writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -25,7 +17,8 @@ import {
   type Programs,
   runCli,
 } from "../core/cli/cli.ts";
-import { checkTemporaryHome, temporaryHome } from "../core/dev/bun-places.ts";
+import { readClusterText } from "../core/dev/bun-cluster-text.ts";
+import { temporaryHome } from "../core/dev/bun-places.ts";
 import { CLUSTER_FILE, parseClusterFile } from "../core/dev/dev.ts";
 import { benchCommands } from "./bench.ts";
 import { devCommands } from "./dev.ts";
@@ -162,7 +155,8 @@ function writeBytes(path: string): Promise<ByteSink> {
 
 function unwritable(path: string, error: unknown): FastblockError {
   const why = error instanceof Error ? error.message : String(error);
-  return new FastblockError("FB1008", `writing ${path}: ${why}`);
+  const isFull = error instanceof Error && "code" in error && error.code === "ENOSPC";
+  return new FastblockError(isFull ? "FB4010" : "FB1008", `writing ${path}: ${why}`);
 }
 
 const programs: Programs = {
@@ -180,7 +174,13 @@ const programs: Programs = {
 const colours = process.stderr.isTTY === true && !process.argv.includes("--no-color");
 
 const ports: CliPorts = {
-  out: (text) => writeText(1, text),
+  out(text) {
+    try {
+      writeText(1, text);
+    } catch (error) {
+      throw unwritable("standard output", error);
+    }
+  },
   err: (text) => writeText(2, text),
   outIsTty: process.stdout.isTTY === true,
   errIsTty: process.stderr.isTTY === true,
@@ -194,7 +194,7 @@ const ports: CliPorts = {
   },
   readMons: (directory) => readMons(directory),
   http,
-  yaml: (value) => Bun.YAML.stringify(value, undefined, 2),
+  yaml: (value) => quotedTimes(Bun.YAML.stringify(value, undefined, 2)),
   style: (kind, text) => (colours && !process.env["NO_COLOR"] ? styleText(kind, text) : text),
   ask,
   sleep: (ms) => Bun.sleep(ms),
@@ -202,16 +202,14 @@ const ports: CliPorts = {
   programs,
 };
 
+/** Readers of YAML 1.1 make a date of a time that is not quoted. No text of several lines is bare. */
+function quotedTimes(text: string): string {
+  return text.replace(/^( *(?:- )*(?:[^\s:"]+: )?)(\d{4}-\d\d-\d\d(?:T\S+)?)$/gm, '$1"$2"');
+}
+
 function readMons(directory: string): { host: string; port: number }[] {
-  checkTemporaryHome(directory);
-  const path = join(directory, CLUSTER_FILE);
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch {
-    throw new FastblockError("FB1005", `looking for a cluster: ${directory} holds none`);
-  }
-  return parseClusterFile(text, path).mons.map(({ http: at }) => at);
+  const text = readClusterText(directory, CLUSTER_FILE);
+  return parseClusterFile(text, join(directory, CLUSTER_FILE)).mons.map(({ http: at }) => at);
 }
 
 /** How a person would call this program again, wherever he is. */

@@ -7,15 +7,19 @@ import { createApi, Monitor } from "../core/mon/mon.ts";
 import page from "../web/status.html" with { type: "text" };
 import { startCollector } from "./collector.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
+import { directoryAt } from "./data-path.ts";
 import { createWorld } from "./world.ts";
 
 const MIB = 1_048_576;
 /** Address space only: what connections do not touch costs nothing. */
 const ARENA_BYTES = 1024 * MIB;
 const SLOTS_BYTES = 4 * MIB;
-/** Requests are small; a waiting `operations/{id}?waitMs=` must not be cut off. */
-/** Past what REST takes, so that the refusal is REST's own; beyond this the server cuts off. */
-const HTTP_BODY_BYTES_MAX = 16_777_216;
+/**
+ * No bound: what REST takes is bounded there, before it is read, and the refusal is REST's own. The
+ * server's would have no body.
+ */
+const HTTP_BODY_BYTES_MAX = Number.MAX_SAFE_INTEGER;
+/** A waiting `operations/{id}?waitMs=` must not be cut off. */
 const HTTP_IDLE_S = 60;
 
 /** Run a mon: control RPC, REST, and the catalogue below `--data`. */
@@ -25,6 +29,7 @@ export function monRun(options: MonRunOptions): Promise<"serving"> {
 
 async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
   const { cluster, logger, key } = daemon;
+  const data = directoryAt(options.data, `starting ${options.name}`);
   const index = cluster.mons.findIndex((mon) => mon.name === options.name);
   if (index < 0) {
     const names = cluster.mons.map((mon) => mon.name).join(", ");
@@ -40,7 +45,7 @@ async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
   });
   world.start();
   startCollector(world);
-  const store = openBunSqlite(join(options.data, "catalogue.db"));
+  const store = openBunSqlite(join(data, "catalogue.db"));
   const monitor = new Monitor({
     world,
     logger,

@@ -15,6 +15,7 @@ import { type MapUpdate, MapUpdateSchema } from "../proto/gen/control_pb.ts";
 import { startCollector } from "./collector.ts";
 import { allowedCores, coreOf } from "./cores.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
+import { storeAt } from "./data-path.ts";
 import { replaceFile } from "./kept-file.ts";
 import { KeptStarts } from "./kept-starts.ts";
 import type { ShardCommand, ShardEvent } from "./shard.ts";
@@ -27,7 +28,8 @@ const COLLECT_MS = 1500;
 
 /** Run an osd: one Worker per shard, and the session with the mon on this thread. */
 export function osdRun(options: OsdRunOptions): Promise<"serving"> {
-  return serveAs(options, (daemon) => new Osd(daemon, options).start());
+  const placed = { ...options, data: storeAt(options.data) };
+  return serveAs(placed, (daemon) => new Osd(daemon, placed).start());
 }
 
 class Osd {

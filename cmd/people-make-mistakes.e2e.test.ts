@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import {
+  chmodSync,
   closeSync,
   existsSync,
   openSync,
@@ -12,7 +13,14 @@ import {
 import { join } from "node:path";
 import { spawn } from "bun";
 import { infoRequest, RawClient } from "../core/gateway/nbd/bun-raw-client.ts";
-import { EXECUTABLE, randomBytes, type TestCluster, waitFor, withCluster } from "./e2e-harness.ts";
+import {
+  command,
+  EXECUTABLE,
+  randomBytes,
+  type TestCluster,
+  waitFor,
+  withCluster,
+} from "./e2e-harness.ts";
 
 /** Small osds: made in a moment. */
 const SMALL = ["--osd-size", "300MiB"];
@@ -32,6 +40,24 @@ async function refused(
   const seen = `${words.join(" ")}: ${result.code} ${result.stdout}`;
   expect(seen).toBe(`${words.join(" ")}: ${code} `);
   return (JSON.parse(result.stderr) as ProblemLine).error;
+}
+
+/** Run a command as a user who may not enter the cluster directory. Answers its exit code and words. */
+async function asStranger(cluster: TestCluster, ...words: readonly string[]): Promise<string> {
+  const { directory } = cluster;
+  chmodSync(directory, 0o000);
+  const isRoot = process.getuid?.() === 0;
+  const stranger = isRoot
+    ? ["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all"]
+    : [];
+  // In a place that a stranger may enter: the one of the test belongs to its owner.
+  if (isRoot) chmodSync(cluster.folder, 0o755);
+  try {
+    const result = await command([...stranger, EXECUTABLE, ...words], { CLUSTER_DIR: directory });
+    return `${result.code} ${result.stderr}`;
+  } finally {
+    chmodSync(directory, 0o755);
+  }
 }
 
 /** Type at the question of a command that runs at a terminal. Answers its exit code. */
@@ -165,8 +191,12 @@ test("a cluster serves with what starts, and tells what did not", async () => {
     for (const what of ["inspect", "fsck"]) {
       expect((await refused(cluster, 3, "osd", what, "--data", nowhere)).code).toBe("FB4011");
     }
-    const folder = await refused(cluster, 1, "osd", "fsck", "--data", directory);
-    expect(folder).toMatchObject({ code: "FB4009", hint: "name a regular file or a block device" });
+    const odd = await refused(cluster, 1, "osd", "fsck", "--data", "/dev/null");
+    expect(odd).toMatchObject({ code: "FB4009", hint: "name a regular file or a block device" });
+    for (const words of [["status"], ["dev", "status"], ["osd", "run", "--data", lost]]) {
+      const denied = await asStranger(cluster, ...words);
+      expect(denied).toStartWith(`6 error FB1017: opening the cluster directory ${directory}: `);
+    }
     const key = join(directory, "cluster.key");
     writeFileSync(key, "short");
     expect((await refused(cluster, 3, "osd", "run", "--data", lost)).hint).toContain("its copy");
@@ -227,6 +257,12 @@ test("what is refused names its reason, and space and holders are told as they a
     ]) {
       expect((await refused(cluster, 1, ...words)).code).toBe("FB1008");
     }
+    for (const words of ["pool ls", "status -o json", "client read p/a", "help image"]) {
+      const line = `'${EXECUTABLE}' ${words} >/dev/full`;
+      const full = await command(["sh", "-c", line], { CLUSTER_DIR: cluster.directory });
+      expect([full.code, full.stderr]).toEqual([1, expect.stringContaining("FB4010")]);
+      expect(full.stderr).toContain("make room there, or choose another place");
+    }
     const data = cluster.path("small.img");
     const format = ["osd", "format", "--id", "7", "--data", data];
     expect((await refused(cluster, 2, ...format, "--size", "10MiB")).code).toBe("FB4007");
@@ -261,9 +297,21 @@ test("what is refused names its reason, and space and holders are told as they a
       // At once: the osds are asked.
       const [space] = await cluster.json<readonly Image[]>("image", "du", "p/b");
       expect(space).toMatchObject({ allocatedBytes: 65_536, usedBytes: 65_536 });
+      const { stdout: yaml } = await cluster.attempt("image", "info", "p/b", "-o", "yaml");
+      expect(yaml).toMatch(/^created: "\d{4}-\d\d-\d\dT[\d:.]+Z"$/m);
       await cluster.run("image", "rm", "p/b", "--yes");
       const pool = await cluster.json<{ readonly usedBytes: number }>("pool", "info", "p");
       expect(pool.usedBytes).toBe(1_048_576);
+      const http = `http://127.0.0.1:${cluster.port("mon.a", "http")}/api/v1/pools`;
+      const headers = { "content-type": "application/json" };
+      const huge = { method: "POST", headers, body: " ".repeat(17 * 1_048_576) };
+      const reply = await fetch(http, huge);
+      const type = reply.headers.get("content-type");
+      expect([reply.status, type]).toEqual([413, "application/problem+json"]);
+      expect(await reply.json()).toMatchObject({ code: "FB1012", status: 413 });
+      const range = ["--range", "2GiB", "--no-fill"];
+      const wide = await refused(cluster, 2, "bench", "image", "p/a", ...range);
+      expect(wide.detail).toBe("bench on p/a: --range 2 GiB, wanted at most its 64 MiB");
       const held = await refused(cluster, 8, "image", "rm", "p/a", "--yes");
       expect(held).toMatchObject({ code: "FB3005" });
       expect(held.hint).toContain("fastblock image rm p/a --force FB3005");

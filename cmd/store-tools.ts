@@ -12,19 +12,21 @@ import type {
 import { formatStore, fsckStore, inspectStore } from "../core/pg/pg.ts";
 import type { Disk, World } from "../core/reactor/world.ts";
 import { readClusterFile } from "./daemon.ts";
+import { newStoreAt, storeAt } from "./data-path.ts";
 import { terminalLogger } from "./terminal-logger.ts";
 import { createWorld } from "./world.ts";
 
 /** `osd format | inspect | fsck`: the device itself, while its osd is stopped. */
 const ARENA_BYTES = 512 * 1_048_576;
 
-/** Make a store. Throws FB1005, FB4005, FB4007, FB4008, FB4009, FB4011. */
+/** Make a store. Throws FB1005, FB1008, FB4005, FB4007, FB4008, FB4009, FB4011. */
 export async function osdFormat(options: OsdFormatOptions): Promise<Record<string, unknown>> {
   const { clusterId } = readClusterFile(options.cluster);
   const { sizeBytes } = options;
+  const data = newStoreAt(options.data);
   const open = sizeBytes === 0 ? {} : { createBytes: sizeBytes };
-  const isNew = !existsSync(options.data);
-  if (!isNew) checkSize(options.data, sizeBytes);
+  const isNew = !existsSync(data);
+  if (!isNew) checkSize(data, sizeBytes);
   const format = async (world: World, disk: Disk): Promise<Record<string, unknown>> => {
     const made = await formatStore({
       world,
@@ -37,15 +39,15 @@ export async function osdFormat(options: OsdFormatOptions): Promise<Record<strin
     });
     return {
       osd: options.osd,
-      data: options.data,
+      data,
       sizeBytes: disk.sizeBytes,
       shards: options.shards,
       backend: world.backend,
       ...made,
     };
   };
-  const formatted = withDisk(options.data, options.backend, open, format, options.osd);
-  return removeOnFailure(options.data, isNew, formatted);
+  const formatted = withDisk(data, options.backend, open, format, options.osd);
+  return removeOnFailure(data, isNew, formatted);
 }
 
 /** Leave no file behind that only this format made. */
@@ -71,7 +73,8 @@ function checkSize(path: string, sizeBytes: number): void {
 /** What a store says of itself, or one part of it. Throws FB1001, FB4001, FB4005, FB4011. */
 export async function osdInspect(options: OsdInspectOptions): Promise<Record<string, unknown>> {
   const open = { readOnly: true };
-  return await withDisk(options.data, options.backend, open, async (world, disk) =>
+  const data = storeAt(options.data);
+  return await withDisk(data, options.backend, open, async (world, disk) =>
     inspectStore(world, disk, options.what),
   );
 }
@@ -79,8 +82,9 @@ export async function osdInspect(options: OsdInspectOptions): Promise<Record<str
 /** Check a store read-only. Throws FB4001, FB4005, FB4011. */
 export async function osdFsck(options: OsdFsckOptions): Promise<FsckReport> {
   const open = { readOnly: true };
-  return await withDisk(options.data, options.backend, open, async (world, disk) => ({
-    data: options.data,
+  const data = storeAt(options.data);
+  return await withDisk(data, options.backend, open, async (world, disk) => ({
+    data,
     ...(await fsckStore(world, disk)),
   }));
 }

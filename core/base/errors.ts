@@ -164,6 +164,12 @@ export const ERRORS = {
     exit: 8,
     hint: "run the version that the rest of the cluster runs",
   },
+  FB1017: {
+    title: "This user may not use a file or directory",
+    http: 403,
+    exit: 6,
+    hint: "run it as the owner of the cluster, or ask him for the rights",
+  },
   FB2001: {
     title: "The pool does not exist",
     http: 404,

@@ -138,8 +138,7 @@ type LoadBase = Omit<LoadOptions, "rw" | "blockBytes" | "depth" | "jobs" | "once
 /** What the fill and the load itself share. */
 function baseOf(outside: BenchOutside, options: ImageBenchOptions): LoadBase {
   const { world, image, log } = outside;
-  const rangeBytes =
-    options.rangeBytes === 0 ? image.sizeBytes : Math.min(options.rangeBytes, image.sizeBytes);
+  const rangeBytes = options.rangeBytes === 0 ? image.sizeBytes : options.rangeBytes;
   const stamped = options.verify || log !== null;
   return {
     image,

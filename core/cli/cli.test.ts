@@ -37,7 +37,7 @@ class TestPorts implements CliPorts {
 
   readMons(directory: string): readonly { host: string; port: number }[] {
     if (directory === "/nowhere" || directory === "/c") return this.mons;
-    throw new FastblockError("FB1005", `looking for a cluster: ${directory} holds none`);
+    throw new FastblockError("FB1005", `looking for a cluster: ${directory} holds no cluster.json`);
   }
 
   http(request: HttpRequest) {
@@ -471,6 +471,7 @@ describe("commands", () => {
     for (const line of ["image rm p/a", "pool rm p", "image resize p/a --size 4KiB"]) {
       const ports = new TestPorts({
         "GET /pools/p/images/a": { body: { path: "p/a", sizeBytes: 8192 } },
+        "POST /pools/p/images/a:resize?dryRun=true": { body: {} },
       });
       expect(await run(ports, line)).toBe(8);
       expect(ports.errText).toContain("error FB1013");
@@ -478,14 +479,34 @@ describe("commands", () => {
       Object.assign(ports, { errIsTty: true, outIsTty: true, errText: "" });
       expect(await run(ports, line)).toBe(8);
       expect(ports.errText).toContain("not confirmed, wanted p");
-      expect(ports.asked.map(({ method }) => method)).not.toContain("DELETE");
-      expect(ports.asked.map(({ method }) => method)).not.toContain("POST");
+      const changes = ports.asked.filter(({ method }) => method !== "GET");
+      expect(changes.filter(({ url }) => !url.endsWith("?dryRun=true"))).toEqual([]);
     }
+  });
+
+  test("nobody is asked about a smaller size that would be refused", async () => {
+    const body = { code: "FB3003", detail: "resizing image p/a: 100 bytes, wanted a multiple" };
+    const ports = new TestPorts({
+      "GET /pools/p/images/a": { body: { path: "p/a", sizeBytes: 8192 } },
+      "POST /pools/p/images/a:resize?dryRun=true": { status: 400, body },
+    });
+    expect(await run(ports, "image resize p/a --size 100")).toBe(2);
+    expect(ports.errText).toStartWith("error FB3003: resizing image p/a: 100 bytes");
+  });
+
+  test("a refusal that can not be forced is told with those that can", async () => {
+    const ports = new TestPorts({});
+    expect(await run(ports, "image rm p/a --yes --force FB9")).toBe(2);
+    expect(ports.errText).toMatch(
+      /^error FB1001: .*'FB9' is invalid\. Allowed choices are FB3005\./,
+    );
+    expect(ports.asked).toEqual([]);
   });
 
   test("a smaller size is confirmed, a larger one is not", async () => {
     const ports = new TestPorts({
       "GET /pools/p/images/a": { body: { path: "p/a", sizeBytes: 8192 } },
+      "POST /pools/p/images/a:resize?dryRun=true": { body: {} },
       "POST /pools/p/images/a:resize": { body: { image: {}, operation: null } },
     });
     expect(await run(ports, "image resize p/a --size 4KiB --yes")).toBe(0);
@@ -552,6 +573,18 @@ describe("usage", () => {
     expect(ports.outText).toBe("");
   });
 
+  test.each([
+    ["status --columns name", "--columns"],
+    ["pg info 1.0 --sort id --filter a=b", "--sort, --filter"],
+    ["op wait 7 -o json --columns id", "--columns"],
+    ["image verify p/a --columns equal", "--columns"],
+  ])("%p: the flags of lists are refused before anything is asked", async (line, flags) => {
+    const ports = new TestPorts();
+    expect(await run(ports, line)).toBe(2);
+    expect(ports.errText).toContain(`${flags}, wanted none of the flags of lists`);
+    expect(ports.asked).toEqual([]);
+  });
+
   test("a near miss is guessed", async () => {
     const ports = new TestPorts();
     await run(ports, "poool ls");
@@ -582,6 +615,29 @@ describe("usage", () => {
     ports.outText = "";
     expect(await run(ports, "version")).toBe(0);
     expect(ports.outText).toBe("fastblock 1.2.3\n");
+  });
+
+  test("help goes down to the command that is named, by its alias as well", async () => {
+    for (const [words, usage] of [
+      ["image create", "image create [options] <POOL/IMAGE>"],
+      ["image list", "image ls|list [options] [POOL]"],
+      ["client nbd serve", "client nbd serve [options] [POOL/IMAGE...]"],
+      ["image", "image|volume [options] [command]"],
+      ["", "[options] [command]"],
+    ] as const) {
+      const ports = new TestPorts();
+      expect(await run(ports, `help ${words}`.trim())).toBe(0);
+      expect(ports.outText).toStartWith(`Usage: fastblock ${usage}\n`);
+    }
+    const ports = new TestPorts();
+    expect(await run(ports, "help image crate")).toBe(2);
+    expect(ports.errText).toContain("image has no command crate, wanted create, ls, ");
+  });
+
+  test("help names the words that an argument takes", async () => {
+    const ports = new TestPorts();
+    expect(await run(ports, "recovery speed --help")).toBe(0);
+    expect(ports.outText).toContain('(choices: "low", "medium", "high")');
   });
 
   test("every help points to what all commands share", async () => {

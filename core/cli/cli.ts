@@ -118,7 +118,7 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
     .option("-v, --verbose", "more words")
     .option("--no-color", "no colours")
     .commandsGroup("Self:")
-    .helpCommand("help [command]", "Show how a command is called")
+    .helpCommand(false)
     .addHelpText("after", EXIT_TEXT);
   more.first(root, cli);
   lookCommands(root, cli);

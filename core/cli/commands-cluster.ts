@@ -230,6 +230,7 @@ export function opCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .description("wait until an operation is done")
     .argument("<OPERATION>", "its number", parseOperation)
     .action(async (id) => {
+      cli.refuseListFlags();
       const done = await cli.waitOperation(String(id));
       await cli.object(() => Promise.resolve(done), idOf);
     });

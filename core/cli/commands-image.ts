@@ -1,4 +1,4 @@
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import { type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import { recordOf, segment } from "./api.ts";
 import { ageText, sizeText } from "./commands-pool.ts";
@@ -51,6 +51,7 @@ export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
     )
     .action(async (path, options) => {
       parseImagePath(path);
+      cli.refuseListFlags();
       const { verifyImage } = await import("./verify.ts");
       const bar = await cli.bar("verify");
       const attach = {
@@ -206,7 +207,12 @@ function changeAndRemove(image: CommandUnknownOpts, cli: CliContext): void {
     .command("rm")
     .description("remove images with their data")
     .argument("<POOL/IMAGE...>")
-    .option("--force <code>", "go on in spite of one named refusal: FB3005 (the image is in use)")
+    .addOption(
+      new Option(
+        "--force <code>",
+        "go on in spite of one named refusal: FB3005 (the image is in use)",
+      ).choices(["FB3005"] as const),
+    )
     .addHelpText("after", `\nAsks for the image's name. ${SCRIPT_HELP}`)
     .action((paths, options) => removeImages(cli, paths, options.force));
 }
@@ -249,6 +255,8 @@ async function confirmShrink(cli: CliContext, path: string, sizeBytes: number): 
   const image = await cli.api().object(urlOf(path));
   const now = Number(image["sizeBytes"]);
   if (sizeBytes >= now) return;
+  // Nobody is asked about what would be refused.
+  if (!cli.globals.dryRun) await cli.api().post(`${urlOf(path)}:resize?dryRun=true`, { sizeBytes });
   const sizes = `${formatSize(now)} to ${formatSize(sizeBytes)}`;
   await cli.confirm(`shrinking image ${path} from ${sizes}`, path);
 }

@@ -6,7 +6,7 @@ import { asRow } from "./commands-cluster.ts";
 import { ageText, sizeText } from "./commands-pool.ts";
 import { backendOf, type CliContext } from "./context.ts";
 import { type Column, isRow, type Row } from "./output.ts";
-import { parseOsdName, parseSize, parseWhole } from "./units.ts";
+import { counted, parseOsdName, parseSize, parseWhole } from "./units.ts";
 
 const OSD_COLUMNS: readonly Column[] = [
   { name: "osd", path: "id", show: (value) => `osd.${String(value)}` },
@@ -30,6 +30,10 @@ const OSD_COLUMNS: readonly Column[] = [
   { name: "epoch", right: true, wide: true },
   { name: "weight", right: true, wide: true },
 ];
+
+/** What `--data` of an osd is. */
+export const STORE_PLACE =
+  "regular file, block device, or directory (the store is the file `store` in it)";
 
 /** What `osd inspect` shows of groups is `1.17` for people. */
 const INSPECT_COLUMNS: readonly Column[] = ["groups", "units", "entries"].map((section) => ({
@@ -82,7 +86,7 @@ function deviceCommands(osd: CommandUnknownOpts, cli: CliContext): void {
   osd
     .command("format")
     .description("make a store on a file or block device (its osd must not run)")
-    .requiredOption("--data <path>", "regular file or block device")
+    .requiredOption("--data <path>", `${STORE_PLACE}; one that ends with / is made`)
     .requiredOption("--id <osd>", "the number of the osd", parseOsdName)
     .option("--size <size>", "make a regular file of this size", parseSize)
     .option(
@@ -127,7 +131,7 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
       "[SECTION]",
       "only this part: superblock, zones, checkpoint, log, groups, objects; or places on the device: units, batches, entries",
     )
-    .requiredOption("--data <path>", "regular file or block device")
+    .requiredOption("--data <path>", STORE_PLACE)
     .option("--backend <backend>", "auto, uring or file", "auto")
     .action((what, options) =>
       cli.object(
@@ -144,7 +148,7 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
   osd
     .command("fsck")
     .description("check every structure and every block of a stopped osd, read-only")
-    .requiredOption("--data <path>", "regular file or block device")
+    .requiredOption("--data <path>", STORE_PLACE)
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText(
       "after",
@@ -163,7 +167,7 @@ function offlineLooks(osd: CommandUnknownOpts, cli: CliContext): void {
       const data = shellWord(options.data);
       throw new FastblockError(
         "FB4006",
-        `checking ${options.data}: ${report.findings.length} findings, wanted none`,
+        `checking ${options.data}: ${counted(report.findings.length, "finding")}, wanted none`,
         {
           hint: report.startable
             ? "start the osd: it refills from its peers what it distrusts"

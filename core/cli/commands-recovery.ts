@@ -69,7 +69,9 @@ export function recoveryCommands(root: CommandUnknownOpts, cli: CliContext): voi
   recovery
     .command("speed")
     .description("how much clients leave to recovery")
-    .addArgument(new Argument("<SPEED>").choices(["low", "medium", "high"] as const))
+    .addArgument(
+      new Argument("<SPEED>", "the share of recovery").choices(["low", "medium", "high"] as const),
+    )
     .addHelpText("after", SPEED_HELP)
     .action((speed) => turn({ speed }, `recovery speed is ${speed}`));
 }

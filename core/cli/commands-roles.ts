@@ -6,6 +6,7 @@ import {
 } from "@commander-js/extra-typings";
 import { FastblockError } from "../base/errors.ts";
 import type { Image } from "../client/client.ts";
+import { STORE_PLACE } from "./commands-osd.ts";
 import { backendOf, type CliContext } from "./context.ts";
 import { type Column, isRow, plainText, type Row } from "./output.ts";
 import type { CopyProgress, CopyRange } from "./copy.ts";
@@ -57,7 +58,7 @@ export function roleCommands(
     .command("mon")
     .description("The mon: catalogue, maps, REST")
     .helpGroup("Cluster:");
-  roleFlags(mon.command("run").description("run a mon in the foreground"), "mon.a")
+  roleFlags(mon.command("run").description("run a mon in the foreground"), "mon.a", MON_PLACE)
     .option("--control-port <port>", "for osds and clients; 0: any", port("--control-port"), 0)
     .option("--http-port <port>", "for REST and pages; 0: any", port("--http-port"), 0)
     .option("--restored", "the catalogue comes from a backup: raise the generation, jump all ids")
@@ -98,13 +99,13 @@ export function roleCommands(
         (one) => plainText((one["mons"] as Row)["leader"]),
       ),
     );
-  roleFlags(osd.command("run").description("run an osd in the foreground"), "osd.0")
+  roleFlags(osd.command("run").description("run an osd in the foreground"), "osd.0", STORE_PLACE)
     .option("--id <osd>", "the number of the osd (default: that of --name)", parseOsdName)
     .option("--shards <count>", "reactors", (text) => parseWhole(text, "--shards", 1, 64), 1)
     .option("--data-ports <ports>", "one per shard, split by commas; 0: any", parsePortList)
     .option("--scrub-rate <size>", "how fast each shard reads for scrubs, a second", parseRate)
     .action(async (options) => {
-      const flags = keeping(flagsOf(options, cli), "the file or block device of its store");
+      const flags = keeping(flagsOf(options, cli), "the place of its store");
       await serve(
         cli,
         programs.osdRun({
@@ -134,7 +135,11 @@ export function clientCommands(root: CommandUnknownOpts, cli: CliContext): void 
     .description("Attach images, and move their data")
     .helpGroup("Attach:");
   const nbd = client.command("nbd").description("Images as NBD exports named POOL/IMAGE");
-  roleFlags(nbd.command("serve").description("run an NBD gateway in the foreground"), "nbd.0")
+  roleFlags(
+    nbd.command("serve").description("run an NBD gateway in the foreground"),
+    "nbd.0",
+    NBD_PLACE,
+  )
     .option("--port <port>", "TCP port; 0: any", port("--port"), 10_809)
     .option("--socket <path>", "serve on this unix socket too")
     .option("--exclusive", "take each image's lock: other clients are fenced")
@@ -229,11 +234,15 @@ function copyFlags(command: FreshCommand) {
     .option("--backend <backend>", "auto, uring or file", "auto");
 }
 
-function roleFlags(command: FreshCommand, name: string) {
+const MON_PLACE = "directory of the catalogue, made when it is missing";
+const NBD_PLACE = "directory of the last map, NAME.map (default: the cluster directory)";
+
+/** `place`: what --data is to the role. */
+function roleFlags(command: FreshCommand, name: string, place: string) {
   return command
     .option("--name <name>", "of this process, in the cluster directory", name)
     .option("--bind <address>", "listen here, and connect from here", "127.0.0.1")
-    .option("--data <path>", "directory, regular file or block device")
+    .option("--data <path>", place)
     .addOption(
       new Option("--log-level <level>", "least to log").choices(LOG_LEVELS).default("info"),
     )

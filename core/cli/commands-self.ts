@@ -1,5 +1,5 @@
 import { Argument, type CommandUnknownOpts } from "@commander-js/extra-typings";
-import { ERRORS } from "../base/errors.ts";
+import { ERRORS, FastblockError } from "../base/errors.ts";
 import { complete, COMPLETION_SHELLS, completionScript, formatCandidates } from "./completion.ts";
 import type { CliContext } from "./context.ts";
 import { explain } from "./failure.ts";
@@ -56,6 +56,12 @@ export function selfCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .addArgument(new Argument("<SHELL>").choices(COMPLETION_SHELLS))
     .action((shell) => cli.ports.out(completionScript(shell)));
   root
+    .command("help")
+    .description("Show how a command is called")
+    .helpGroup("Self:")
+    .argument("[COMMAND...]", "like image create")
+    .action((words) => commandAt(root, words).help());
+  root
     .command("__complete", { hidden: true })
     .argument("[words...]")
     .allowUnknownOption()
@@ -63,6 +69,24 @@ export function selfCommands(root: CommandUnknownOpts, cli: CliContext): void {
       const live = { names: (kind: string) => liveNames(cli, kind) };
       cli.ports.out(formatCandidates(await complete(root, words, live)));
     });
+}
+
+/** The command that words lead to, by names and aliases. Throws FB1001. */
+function commandAt(root: CommandUnknownOpts, words: readonly string[]): CommandUnknownOpts {
+  let command = root;
+  for (const word of words) {
+    const below = root.createHelp().visibleCommands(command);
+    const next = below.find((one) => one.name() === word || one.aliases().includes(word));
+    if (next === undefined) {
+      const names = below.map((one) => one.name()).join(", ");
+      const where = command === root ? "fastblock" : command.name();
+      const wanted = names === "" ? "no more words" : names;
+      const message = `showing help: ${where} has no command ${word}, wanted ${wanted}`;
+      throw new FastblockError("FB1001", message);
+    }
+    command = next;
+  }
+  return command;
 }
 
 /** Names of things in the cluster; none when the mon is silent: completion never complains. */

@@ -129,12 +129,26 @@ export class CliContext {
     );
   }
 
+  /** What shows one object has no columns and no rows to choose. Throws FB1001. */
+  refuseListFlags(): void {
+    const { columns, sort, filters } = this.globals;
+    const given = [
+      ...(columns === undefined ? [] : ["--columns"]),
+      ...(sort === undefined ? [] : ["--sort"]),
+      ...(filters.length === 0 ? [] : ["--filter"]),
+    ];
+    if (given.length === 0) return;
+    const message = `showing one object: ${given.join(", ")}, wanted none of the flags of lists`;
+    throw new FastblockError("FB1001", message, { hint: "leave it out, or take a list: ls" });
+  }
+
   /** Print one object; again and again with `--watch`. */
   async object(
     fetchObject: () => Promise<Row>,
     nameOf: (row: Row) => string,
     columns: readonly Column[] = [],
   ): Promise<void> {
+    this.refuseListFlags();
     await this.repeat(async () => {
       const object = await fetchObject();
       return renderObject(object, nameOf(object), this.shaping(), this.renderers, columns);
@@ -147,6 +161,7 @@ export class CliContext {
     text: (object: Row) => string,
     nameOf: (object: Row) => string,
   ): Promise<void> {
+    this.refuseListFlags();
     await this.repeat(async () => {
       const object = await fetchObject();
       const shaping = this.shaping();

@@ -66,11 +66,12 @@ export function summaryOf(
 ): string {
   const program = outside.programShown;
   const isFound = directory === resolve(outside.directoryDefault);
-  const nbd = nbdsOf(plan)[0];
+  const nbds = nbdsOf(plan);
+  const nbd = nbds[0];
   const lines = [
     "",
     `  web and REST  ${httpOf(plan)}`,
-    ...(nbd === undefined ? [] : [`  NBD           ${nbd}/POOL/IMAGE`]),
+    ...nbds.map((one, at) => `  ${at === 0 ? "NBD" : "   "}           ${one}/POOL/IMAGE`),
     `  directory     ${directory}`,
     "",
     "Try next:",

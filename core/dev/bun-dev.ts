@@ -383,14 +383,14 @@ function servingText(up: Up, seconds: number, detach: boolean): string {
   const { running, missing, faults } = up;
   const without = faults.map(({ name }) => name).join(", ");
   const partly = without === "" ? "" : ` without ${without}`;
-  if (running === undefined || (detach && missing.length > 0)) {
-    return `serving${partly} after ${seconds.toFixed(1)} s\n`;
-  }
+  const served = `serving${partly} after ${seconds.toFixed(1)} s`;
+  if (running === undefined) return `${served}\n`;
+  const started = missing.filter((name) => !faults.some((fault) => fault.name === name));
+  const more = started.length === 0 ? "" : `; started now: ${started.join(", ")}`;
+  if (detach && missing.length > 0) return `${served}${more}\n`;
   const by = running.isForeground
     ? `served by "dev up" in another terminal (process ${running.pid})`
     : `without a terminal (its mon is process ${running.pid})`;
-  const started = missing.filter((name) => !faults.some((fault) => fault.name === name));
-  const more = started.length === 0 ? "" : `; started now: ${started.join(", ")}`;
   return `it runs already, since ${timeText(running.sinceMs)}, ${by}${more}${partly}\n`;
 }
 

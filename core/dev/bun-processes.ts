@@ -2,7 +2,7 @@ import { chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from "
 import { join } from "node:path";
 import { FastblockError } from "../base/errors.ts";
 import { isHeld } from "./bun-lock.ts";
-import { checkTemporaryHome } from "./bun-places.ts";
+import { readClusterText } from "./bun-cluster-text.ts";
 import { type DevProcessStatus, type DevStatus, STARTED_BY } from "./dev.ts";
 import { DEV_FILE, type DevPlan, type DevProcess, parseDevPlan, parsePorts } from "./plan.ts";
 
@@ -14,12 +14,7 @@ const LOOK_MS = 50;
 const LOG_LINES_SHOWN = 5;
 
 export function readPlan(directory: string): DevPlan {
-  checkTemporaryHome(directory);
-  const path = join(directory, DEV_FILE);
-  if (!existsSync(path)) {
-    throw new FastblockError("FB1005", `looking for a dev cluster: ${directory} holds none`);
-  }
-  return parseDevPlan(readText(path), path);
+  return parseDevPlan(readClusterText(directory, DEV_FILE), join(directory, DEV_FILE));
 }
 
 /**

@@ -105,6 +105,7 @@ export function addAction<P extends z.ZodObject, B extends z.ZodType>(
       found[name] = name === last ? value.slice(0, -action.verb.length - 1) : value;
     }
     const params = parse(action.params, found);
+    if (!hasBody && method === "post") await refuseForm(c);
     const given = parse(action.body, hasBody ? await readJson(c) : undefined);
     const query = parse(method === "get" ? noQuery : dryRunQuery, c.req.query());
     const { status, value } = await action.run(params, given, isDry(query));
@@ -120,9 +121,19 @@ function parse<T extends z.ZodType>(schema: T, value: unknown): z.infer<T> {
   throw malformed(result.error);
 }
 
+/** A page of another origin can send forms and plain text unasked: a change takes JSON, or nothing. */
+async function refuseForm(c: Context): Promise<void> {
+  const type = c.req.header("content-type");
+  if (type === undefined ? (await c.req.text()) !== "" : !isJson(type)) throw otherType();
+}
+
+function isJson(type: string): boolean {
+  return /^application\/json\b/i.test(type);
+}
+
 async function readJson(c: Context): Promise<unknown> {
   const type = c.req.header("content-type");
-  if (type === undefined || !/^application\/json\b/i.test(type)) throw otherType();
+  if (type === undefined || !isJson(type)) throw otherType();
   try {
     return await c.req.json();
   } catch {

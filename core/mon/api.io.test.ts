@@ -44,6 +44,11 @@ describe("queries", () => {
     expect(body).toMatchObject({ code: "FB1001", hint: "see /openapi.json" });
     expect(body.detail).toStartWith(`${name} is malformed: `);
   });
+
+  test("a refusal that can not be forced is told with the one that can", async () => {
+    const { body } = await mon.ask("DELETE", "/api/v1/pools/p/images/a?force=FB9");
+    expect(body.detail).toBe("force is malformed: FB9, wanted FB3005");
+  });
 });
 
 describe("pools", () => {
@@ -300,7 +305,8 @@ describe("osds and groups", () => {
     await to.report();
     const { status, body } = await answer;
     expect([status, body.leaderOsd, body.term]).toEqual([200, to.options.id, 2]);
-    expect((await mon.post("/pgs/1.0:transferLeader", { osd: 9 })).body.code).toBe("FB1001");
+    const none = { code: "FB2101", detail: "osd 9 does not exist", why: "osds are: 0, 1, 2" };
+    expect((await mon.post("/pgs/1.0:transferLeader", { osd: 9 })).body).toMatchObject(none);
     expect(from.commands.length).toBe(1);
   });
 
@@ -362,6 +368,15 @@ describe("osds and groups", () => {
     const { body: pg } = await mon.get("/pgs/1.0");
     const spare = [0, 1, 2, 3].find((id) => !pg.osds.includes(id))!;
     const same = { fromOsd: pg.osds[2], toOsd: pg.osds[1] };
+    const none = { code: "FB2101", detail: "osd 9 does not exist", why: "osds are: 0, 1, 2, 3" };
+    for (const wish of [
+      { fromOsd: 9, toOsd: spare },
+      { fromOsd: pg.osds[2], toOsd: 9 },
+    ]) {
+      expect((await mon.post("/pgs/1.0:replaceReplica", wish)).body).toMatchObject(none);
+    }
+    const from = await mon.post("/pgs/1.0:replaceReplica", { fromOsd: spare, toOsd: pg.osds[1] });
+    expect([from.body.code, from.body.why]).toEqual(["FB1001", expect.stringContaining("osd 0")]);
     // Refused as not established until every founder was seen, then for what it is.
     await until("it is refused for its place", async () => {
       const { body } = await mon.post("/pgs/1.0:replaceReplica", same);
@@ -475,6 +490,20 @@ describe("the rest", () => {
       const { status, type, body } = await mon.ask("POST", `/api/v1${path}`, {}, form);
       expect([path, status, type, body.code]).toEqual([path, 415, PROBLEM, "FB1011"]);
     }
+    for (const [body, type, code] of [
+      [{}, "text/plain", 415],
+      [{}, "application/x-www-form-urlencoded", 415],
+      ["", "application/x-www-form-urlencoded", 415],
+      [{}, "application/json", 200],
+      ["", "application/json", 200],
+    ] as const) {
+      const headers = { "content-type": type };
+      const { status } = await mon.ask("POST", "/api/v1/osds/0:out", body, headers);
+      expect([type, body, status]).toEqual([type, body, code]);
+    }
+    const untyped = await mon.ask("POST", "/api/v1/osds/0:out", new Uint8Array(2));
+    expect([untyped.status, untyped.body.code]).toEqual([415, "FB1011"]);
+    expect((await mon.ask("POST", "/api/v1/osds/0:out")).status).toBe(200);
     const broken = await mon.ask("POST", "/api/v1/pools", "{");
     expect([broken.status, broken.type, broken.body.code]).toEqual([400, PROBLEM, "FB1001"]);
   });

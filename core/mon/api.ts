@@ -307,6 +307,14 @@ function addImages(app: OpenAPIHono, monitor: Monitor): void {
   addImage(app, monitor);
 }
 
+/** Of removing an image. */
+const removalQuery = dryRunQuery.extend({
+  force: z
+    .literal("FB3005", { error: ({ input }) => `${String(input)}, wanted FB3005` })
+    .optional()
+    .openapi({ description: "also while in use" }),
+});
+
 function addImage(app: OpenAPIHono, monitor: Monitor): void {
   const { images, views } = monitor;
   const path = `${V1}/pools/{pool}/images/{image}`;
@@ -346,9 +354,7 @@ function addImage(app: OpenAPIHono, monitor: Monitor): void {
       summary: "Remove an image; its space is given back by an operation",
       request: {
         params: imageParam,
-        query: dryRunQuery.extend({
-          force: z.literal("FB3005").optional().openapi({ description: "also while in use" }),
-        }),
+        query: removalQuery,
       },
       responses: { 202: json(OperationSchema, "the operation"), default: problem },
     }),

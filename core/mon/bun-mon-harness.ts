@@ -152,16 +152,22 @@ export class MonHarness {
     return client;
   }
 
+  /** `body`: text as it is, else as JSON; bytes go without a content type. */
   async ask(method: string, path: string, body?: unknown, headers = {}): Promise<Answer> {
     const reply = await fetch(`http://127.0.0.1:${String(this.server!.port)}${path}`, {
       method,
       headers: {
-        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...(body === undefined || body instanceof Uint8Array
+          ? {}
+          : { "content-type": "application/json" }),
         ...headers,
       },
       ...(body === undefined
         ? {}
-        : { body: typeof body === "string" ? body : JSON.stringify(body) }),
+        : {
+            body:
+              typeof body === "string" || body instanceof Uint8Array ? body : JSON.stringify(body),
+          }),
     });
     const type = reply.headers.get("content-type") ?? "";
     return {

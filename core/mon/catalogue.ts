@@ -9,7 +9,7 @@ import {
   type PoolId,
   type SessionId,
 } from "../base/ids.ts";
-import { type MapChange, type MapDelta, ClusterMap } from "../cluster/cluster.ts";
+import { type MapChange, type MapDelta, ClusterMap, type OsdInfo } from "../cluster/cluster.ts";
 import type { OsdRow, PgRow, PoolRow, RecoveryRow, RemovedPoolsRow } from "../cluster/cluster.ts";
 import type { MetaCompare, MetaRow, MetaStore, MetaWrite } from "./meta-store.ts";
 import type {
@@ -121,6 +121,16 @@ export class Catalogue {
   /** Why nothing can be changed any more: the monitor must start again. */
   get failure(): Error | undefined {
     return this.failed;
+  }
+
+  /** Find an osd. Throws FB2101. */
+  osdOf(id: OsdId): OsdInfo {
+    const osd = this.map.osds.get(id);
+    if (osd !== undefined) return osd;
+    const known = [...this.map.osds.keys()].sort((a, b) => a - b);
+    throw new FastblockError("FB2101", `osd ${String(id)} does not exist`, {
+      why: known.length === 0 ? "no osd has registered" : `osds are: ${known.join(", ")}`,
+    });
   }
 
   /** Wait until every change begun so far is done. */

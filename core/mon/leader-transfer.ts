@@ -6,6 +6,7 @@ import { type OsdCommand, PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { leaderOf, type OsdService } from "./osd-service.ts";
 import type { PoolService } from "./pool-service.ts";
+import { noReplica } from "./replica-change.ts";
 
 export interface LeaderTransferOptions {
   readonly timers: Timers;
@@ -37,15 +38,13 @@ export class LeaderTransfer {
 
   /**
    * Move the leadership of a group to its replica on an osd, where it is to stay, and wait for it.
-   * Throws FB1001, FB2201, FB2202, FB2203, and FB1006 with the reason when it takes too long.
+   * Throws FB1001, FB2101, FB2201, FB2202, FB2203, and FB1006 with the reason when it takes too long.
    */
   async move(text: string, { osd, waitMs, dryRun }: TransferWish): Promise<PgInfo> {
     const { pools, catalogue, timers } = this.options;
     const pg = pools.pgOf(text);
     const target = replicaOnOsd(pg, osd);
-    if (target === undefined) {
-      throw new FastblockError("FB1001", `group ${text} has no replica on osd ${String(osd)}`);
-    }
+    if (target === undefined) throw noReplica(catalogue, pg, osd);
     const leader = leaderOf(catalogue, pg);
     if (leader === undefined) throw new FastblockError("FB2202", `group ${text} has no leader`);
     this.checkMayLead(pg, target);

@@ -232,23 +232,13 @@ export class OsdService {
   /** People take an osd in or out. `out` stops new placement only. Throws FB2101. */
   async setIn(id: OsdId, isIn: boolean, dryRun: boolean): Promise<OsdInfo> {
     return this.catalogue.change((change) => {
-      const osd = this.osdOf(id);
+      const osd = this.catalogue.osdOf(id);
       const record = this.catalogue.osds.get(id);
       if (record !== undefined) change.putOsd({ ...record, autoOut: false });
       const next = { ...osd, in: isIn };
       if (osd.in !== isIn) change.changeMap({ osds: [next] });
       return next;
     }, dryRun);
-  }
-
-  /** Find an osd. Throws FB2101. */
-  osdOf(id: OsdId): OsdInfo {
-    const osd = this.catalogue.map.osds.get(id);
-    if (osd !== undefined) return osd;
-    const known = [...this.catalogue.map.osds.keys()].sort((a, b) => a - b);
-    throw new FastblockError("FB2101", `osd ${String(id)} does not exist`, {
-      why: known.length === 0 ? "no osd has registered" : `osds are: ${known.join(", ")}`,
-    });
   }
 
   /** The newest report of each replica of a group, by replica id. */

@@ -31,7 +31,7 @@ import {
 import { BLOCK_SIZE } from "../base/units.ts";
 import { PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
-import { newReplica, type ReplicaReports, withReplacement } from "./replica-change.ts";
+import { newReplica, noReplica, type ReplicaReports, withReplacement } from "./replica-change.ts";
 
 /** What somebody asks a pool to be. Absent: the default. */
 export interface PoolSpec {
@@ -150,11 +150,8 @@ export class PoolService {
       const pg = this.pgOf(text);
       const pool = this.catalogue.map.pools.get(poolOfPg(pg.id))!;
       const old = pg.replicas.find((one) => one.osd === from && !one.leaving);
-      if (old === undefined) {
-        throw new FastblockError("FB1001", `group ${text} has no replica on osd ${String(from)}`, {
-          why: `its replicas are on ${pg.replicas.map((one) => `osd ${String(one.osd)}`).join(", ")}`,
-        });
-      }
+      if (old === undefined) throw noReplica(this.catalogue, pg, from);
+      this.catalogue.osdOf(to);
       this.checkReplaceable(pg, old, to);
       const seat = this.seatFor(pg, pool, old, to);
       const added = newReplica(this.catalogue, change, pg.id, seat, old.witness);
@@ -185,10 +182,7 @@ export class PoolService {
         why: unseen === undefined ? "" : `osd ${String(unseen.osd)} has not made its replica`,
       });
     }
-    const target = this.catalogue.map.osds.get(to);
-    if (target === undefined) {
-      throw new FastblockError("FB2101", `osd ${String(to)} does not exist`);
-    }
+    const target = this.catalogue.osdOf(to);
     const held = pg.replicas.find((one) => one.osd === to && one.storeUuid === target.storeUuid);
     if (held === old && reports.get(old.replicaId)?.role !== PgRole.DISTRUSTED) {
       throw new FastblockError("FB2203", `${text} has this replica on osd ${String(to)} already`, {
@@ -364,13 +358,13 @@ const NAMES_SHOWN_MAX = 8;
 const SHARD_REPLICAS_MAX = 8192;
 
 function tooSmall(pool: PoolInfo, placement: PlacementResult): FastblockError {
-  const domain = pool.failureDomain === "osd" ? "osds" : "hosts";
+  const domain = pool.failureDomain === "osd" ? "osd" : "host";
   const rejected = placement.rejected.map((one) => `osd ${String(one.osd)} ${one.rule}`);
   return new FastblockError(
     "FB2003",
-    `creating pool ${pool.name}: ${String(placement.domainsUsable)} ${domain} can take replicas, wanted ${String(pool.size)}`,
+    `creating pool ${pool.name}: ${counted(placement.domainsUsable, domain)} can take replicas, wanted ${String(pool.size)}`,
     {
-      why: rejected.length === 0 ? `there are no more ${domain}` : rejected.join(", "),
+      why: rejected.length === 0 ? `there are no more ${domain}s` : rejected.join(", "),
       hint: hintFor(domain, placement),
     },
   );
@@ -380,7 +374,7 @@ function hintFor(domain: string, { domainsUsable, rejected }: PlacementResult): 
   const out = rejected.find((one) => one.rule === "is out");
   if (out !== undefined) return `take it in again: fastblock osd in ${String(out.osd)}`;
   if (domainsUsable === 0) return "start osds, then look: fastblock osd ls";
-  return `add ${domain}, or create the pool with --size ${String(domainsUsable)}`;
+  return `add ${domain}s, or create the pool with --size ${String(domainsUsable)}`;
 }
 
 /** `rule`: what keeps the osd from all replicas; `holder`: the member that has its failure domain. */

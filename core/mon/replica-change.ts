@@ -1,3 +1,4 @@
+import { FastblockError } from "../base/errors.ts";
 import { formatPgId, type OsdId, type PgId, type ReplicaId, type ShardIndex } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import { firstReplicaOf, type PgInfo, type ReplicaInfo } from "../cluster/cluster.ts";
@@ -6,6 +7,15 @@ import type { Catalogue, Change } from "./catalogue.ts";
 
 /** The newest report of each replica of a group, by replica id. */
 export type ReplicaReports = ReadonlyMap<ReplicaId, PgReport>;
+
+/** Why nothing can be done with the group's replica on an osd. Throws FB2101 when there is no such osd. */
+export function noReplica(catalogue: Catalogue, pg: PgInfo, osd: OsdId): FastblockError {
+  catalogue.osdOf(osd);
+  const text = `group ${formatPgId(pg.id)} has no replica on osd ${String(osd)}`;
+  return new FastblockError("FB1001", text, {
+    why: `its replicas are on ${pg.replicas.map((one) => `osd ${String(one.osd)}`).join(", ")}`,
+  });
+}
 
 /** A new member of an existing group, under an id that none of its members ever had. */
 export function newReplica(

@@ -233,7 +233,7 @@ export class Views {
 
   osd(id: OsdId, counts: MemberCounts = this.memberCounts()): OsdView {
     const { catalogue, osds } = this.from;
-    const osd = osds.osdOf(id);
+    const osd = catalogue.osdOf(id);
     const record = catalogue.osds.get(id);
     const live = osds.live.get(id);
     const usage = live?.usage;
