@@ -53,6 +53,12 @@ export class LinearArena implements Arena {
     return known === undefined ? this.makeBlock(offset, index) : known;
   }
 
+  /** Drop the views of a range that nobody uses. cold: when its memory is given back */
+  forgetBlocks(offset: number, sizeBytes: number): void {
+    const end = Math.min((offset + sizeBytes) / BLOCK_SIZE, this.blocks.length);
+    for (let index = offset / BLOCK_SIZE; index < end; index++) this.blocks[index] = undefined;
+  }
+
   /** cold: once per block of memory */
   private makeBlock(offset: number, index: number): Uint8Array {
     assert(offset >= 0, "Arena.block: offset is negative");

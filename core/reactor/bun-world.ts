@@ -60,7 +60,7 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
     for (const bell of this.bells.values()) bell.close();
     this.network.closeAll();
     await this.disks.closeAll();
-    releasePages(this.mapped);
+    releasePages(this.mapped.address, this.mapped.buffer.byteLength);
   }
 
   /** The runtime's loop is the host here: it always has its turns. */

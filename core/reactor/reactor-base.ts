@@ -7,17 +7,7 @@ import { LinearArena } from "./arena.ts";
 import type { ShardMail } from "./channel.ts";
 import { SLAB_SIZE, SlotPool } from "./slots.ts";
 import { TimerWheel } from "./timer-wheel.ts";
-import type {
-  Backend,
-  Clock,
-  Disks,
-  Drain,
-  DrainOrder,
-  Network,
-  Slots,
-  Turns,
-  World,
-} from "./world.ts";
+import type { Backend, Clock, Disks, Drain, DrainOrder, Network, Turns, World } from "./world.ts";
 
 /**
  * A world with its life: what `cmd/` and tests hold. Set up disks, listeners, drains; then start.
@@ -126,7 +116,7 @@ export abstract class TurnClock implements Clock {
 /** What the three worlds share: memory, timers and drains. */
 export abstract class ReactorBase implements World {
   readonly arena: LinearArena;
-  readonly slots: Slots;
+  readonly slots: SlotPool;
   readonly clock: TurnClock;
   readonly random: Random;
   readonly timers: TimerWheel;

@@ -67,4 +67,24 @@ describe("slots", () => {
     expect(() => pool.release(at)).toThrow("not taken");
     expect(() => pool.release(0)).toThrow("not in the slots");
   });
+
+  test("only what holds no slot is vacated, once after each use; it is there again", () => {
+    const { pool } = make(3);
+    const kept = pool.take(4096);
+    const gone = [pool.take(16_384), pool.take(1_048_576)];
+    expect(pool.vacate()).toBe(-1);
+    for (const at of gone) pool.release(at);
+    const vacated = [pool.vacate(), pool.vacate()];
+    expect(vacated.toSorted((left, right) => left - right)).toEqual(
+      gone.toSorted((left, right) => left - right),
+    );
+    expect(pool.vacate()).toBe(-1);
+    pool.release(pool.take(65_536));
+    expect(vacated).toContain(pool.vacate());
+    for (let count = 0; count < 2; count++) expect(vacated).toContain(pool.take(1_048_576));
+    expect(pool.take(1_048_576)).toBe(-1);
+    expect(pool.vacate()).toBe(-1);
+    pool.release(kept);
+    expect(pool.vacate()).toBe(kept);
+  });
 });

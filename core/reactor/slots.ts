@@ -22,6 +22,8 @@ const POISON = 0xdb;
  */
 export class SlotPool implements Slots {
   usedBytes = 0;
+  /** Slots taken since the start: whether the pool is in use. */
+  takes = 0;
   readonly sizeBytes: number;
   /** Arena offset of slab 0; slabs follow each other. */
   private readonly baseOffset: number;
@@ -34,6 +36,8 @@ export class SlotPool implements Slots {
   private readonly previous: Int32Array;
   /** First slab with room, per class; the last entry heads the common list. */
   private readonly heads: Int32Array;
+  /** 1: its memory may have been touched since it was vacated last. */
+  private readonly held: Uint8Array;
   private untouched = 0;
 
   /** Reserve `sizeBytes` (a multiple of 1 MiB) of the arena; memory is touched only when taken. */
@@ -50,6 +54,7 @@ export class SlotPool implements Slots {
     this.next = new Int32Array(this.slabCount).fill(NONE);
     this.previous = new Int32Array(this.slabCount).fill(NONE);
     this.heads = new Int32Array(CLASS_COUNT + 1).fill(NONE);
+    this.held = new Uint8Array(this.slabCount);
   }
 
   take(sizeBytes: number): number {
@@ -65,6 +70,7 @@ export class SlotPool implements Slots {
     if (free === 0) this.unlink(sizeClass, slab);
     const shift = CLASS_SHIFTS[sizeClass]!;
     this.usedBytes += 1 << shift;
+    this.takes += 1;
     return this.baseOffset + slab * SLAB_SIZE + slot * (1 << shift);
   }
 
@@ -91,6 +97,25 @@ export class SlotPool implements Slots {
       this.closeSlab(sizeClass, slab);
   }
 
+  /**
+   * The arena offset of a slab of `SLAB_SIZE` bytes none of whose slots is taken, and which was not
+   * vacated since it was used: its memory may be given back to the system before the next `take`.
+   * -1 when there is none. cold: when the pool is at rest
+   */
+  vacate(): number {
+    for (let slab = 0; slab < this.untouched; slab++) {
+      if (this.held[slab] === 0) continue;
+      const sizeClass = this.classOf[slab]!;
+      if (sizeClass !== NONE) {
+        if (this.freeCount[slab] !== SLAB_SIZE >> CLASS_SHIFTS[sizeClass]!) continue;
+        this.closeSlab(sizeClass, slab);
+      }
+      this.held[slab] = 0;
+      return this.baseOffset + slab * SLAB_SIZE;
+    }
+    return -1;
+  }
+
   private hasOther(sizeClass: number, slab: number): boolean {
     const head = this.heads[sizeClass]!;
     return head !== slab || this.next[slab] !== NONE;
@@ -109,6 +134,7 @@ export class SlotPool implements Slots {
       if (slab === NONE) return NONE;
     }
     const count = SLAB_SIZE >> CLASS_SHIFTS[sizeClass]!;
+    this.held[slab] = 1;
     this.classOf[slab] = sizeClass;
     this.freeCount[slab] = count;
     for (let word = 0; word < WORDS_PER_SLAB; word++) {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { Prng } from "../base/prng.ts";
-import { ReceiveBuffer, SendBuffer } from "./stream-buffers.ts";
+import { LinearArena } from "./arena.ts";
+import { BufferPool, ReceiveBuffer, SendBuffer } from "./stream-buffers.ts";
 
 /** Bytes that are not the low bytes of `first`, `first + 1` … */
 function countWrong(bytes: Uint8Array, first: number): number {
@@ -70,4 +71,19 @@ describe("receive buffer", () => {
     buffer.consume(8);
     expect(buffer.makeRoom()).toBe(4096);
   });
+});
+
+test("of a pool, the buffers that no connection has are given back", () => {
+  const pool = new BufferPool(new LinearArena(new ArrayBuffer(65_536)));
+  const kept = pool.take(8192);
+  const gone = [pool.take(8192), pool.take(4000)];
+  pool.release(gone[0]!, 8192);
+  pool.release(gone[1]!, 4000);
+  const given: number[][] = [];
+  pool.giveBack({ giveBack: (offset, sizeBytes) => void given.push([offset, sizeBytes]) });
+  expect(given).toEqual([
+    [gone[0]!, 8192],
+    [gone[1]!, 4096],
+  ]);
+  expect(kept).not.toBe(pool.take(8192));
 });

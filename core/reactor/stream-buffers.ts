@@ -71,6 +71,18 @@ export class BufferPool {
     }
     this.free[row]!.push(offset);
   }
+
+  /** Let go of the memory of all buffers that no connection has. cold: when at rest */
+  giveBack(memory: IdleMemory): void {
+    for (let row = 0; row < this.sizes.length; row++) {
+      for (const offset of this.free[row]!) memory.giveBack(offset, this.sizes[row]!);
+    }
+  }
+}
+
+/** Takes memory that nobody uses back for the system: it reads zeros afterwards. */
+export interface IdleMemory {
+  giveBack(arenaOffset: number, sizeBytes: number): void;
 }
 
 function roundUp(sizeBytes: number): number {

@@ -1,4 +1,5 @@
 // data path
+import { releasePages } from "../../ffi/libc/libc.ts";
 import type { Ring } from "../../ffi/uring/ring.ts";
 import type { Logger } from "../base/logger.ts";
 
@@ -42,7 +43,34 @@ export class UringMemory {
     return this.pinning && piece < this.pinned.length ? this.pin(piece) : -1;
   }
 
-  /** cold: once for each piece */
+  /**
+   * Give the memory of a range back to the system; it reads zeros afterwards. Nothing of it may be
+   * in use, by the kernel neither. A pinned piece is let go first: the ring would go on with the
+   * pages that it had. What is pinned and not wholly in the range stays. cold: when at rest
+   */
+  giveBack(arenaOffset: number, sizeBytes: number): void {
+    const end = arenaOffset + sizeBytes;
+    let at = arenaOffset;
+    while (at < end) {
+      const piece = at >>> PIECE_SHIFT;
+      const next = Math.min((piece + 1) * PIECE_SIZE, end);
+      const isWhole = next - at === PIECE_SIZE;
+      if (this.pinned[piece] !== 1 || (isWhole && this.unpin(piece))) {
+        releasePages(this.address + at, next - at);
+      }
+      at = next;
+    }
+  }
+
+  /** False: the ring still knows it. cold: once for each piece, when at rest */
+  private unpin(piece: number): boolean {
+    if (this.ring.updateBuffer(piece, 0, 0) !== 0) return false;
+    this.pinned[piece] = 0;
+    this.pinnedCount -= 1;
+    return true;
+  }
+
+  /** cold: at its first use, and the first after a rest */
   private pin(piece: number): number {
     const result = this.ring.updateBuffer(piece, this.address + piece * PIECE_SIZE, PIECE_SIZE);
     if (result === 0) {

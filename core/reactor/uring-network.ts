@@ -122,6 +122,12 @@ export class UringNetwork extends StreamNetwork implements Network, UringStreamH
     this.freeIds.push(stream.id);
   }
 
+  /** Give back the memory of buffers that hold nothing. cold: when at rest */
+  rest(): void {
+    this.buffers.giveBack(this.memory);
+    for (let id = 0; id < this.streams.length; id++) this.streams[id]?.rest();
+  }
+
   removeListener(listener: UringListener): void {
     this.listeners[listener.id] = null;
   }

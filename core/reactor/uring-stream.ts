@@ -149,6 +149,13 @@ export class UringStream extends BufferedStream {
     }
   }
 
+  /** The send buffer's memory, when nothing of it waits. cold: when at rest */
+  rest(): void {
+    // The receive that is in flight may have ended, unseen yet: its buffer stays.
+    if (this.send.capacity === 0 || this.send.unsentBytes > 0) return;
+    this.memory.giveBack(this.send.base, this.send.capacity);
+  }
+
   protected override stopTransfers(): void {
     if (this.fd >= 0) shutdownSocket(this.fd, true);
     if (this.connecting) prepareCancel(this.ring, this.id, UserKind.Connect);

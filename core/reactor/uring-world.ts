@@ -16,6 +16,7 @@ import { UringDisks } from "./uring-disk.ts";
 import { UserKind } from "./uring-kinds.ts";
 import { UringMemory } from "./uring-memory.ts";
 import { UringNetwork } from "./uring-network.ts";
+import { Rest } from "./uring-rest.ts";
 import type { Backend } from "./world.ts";
 
 /**
@@ -93,6 +94,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     const memory = new UringMemory(ring, mapped.address, options.arenaBytes, options.logger);
     this.disks = new UringDisks(ring, memory);
     this.network = new UringNetwork(ring, this, memory);
+    new Rest(this, memory, this.network).start();
     this.onFatal = options.onFatal ?? throwUncaught;
     this.spinUs = options.spinUs ?? 0;
     this.guestFd = findGuestEpoll();
@@ -119,7 +121,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     this.ring.close();
     // The pages that the kernel still holds for cancelled operations are its own until it drops
     // them; ours read as zeros from now on.
-    releasePages(this.mapped);
+    releasePages(this.mapped.address, this.mapped.buffer.byteLength);
   }
 
   holdGuest(): void {

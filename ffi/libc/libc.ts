@@ -103,9 +103,9 @@ function map(sizeBytes: number, flags: number, fd: number, offset: number): Mapp
   return { address, buffer: toArrayBuffer(address as Pointer, 0, sizeBytes) };
 }
 
-/** Give the pages back; the mapping stays and reads zeros. */
-export function releasePages(memory: MappedMemory): void {
-  libc.madvise(memory.address as Pointer, BigInt(memory.buffer.byteLength), MADV_DONTNEED);
+/** Give whole pages back; the mapping stays and reads zeros. 0, or -errno. */
+export function releasePages(address: number, sizeBytes: number): number {
+  return answer(libc.madvise(address as Pointer, BigInt(sizeBytes), MADV_DONTNEED));
 }
 
 /** End a mapping. The buffer must never be touched again. */

@@ -287,8 +287,9 @@ export class Ring {
   }
 
   /**
-   * Pin a range of memory as buffer `place`; 0, or -errno (-ENOMEM: the limit of locked memory).
-   * cold: once per slab
+   * Pin a range of memory as buffer `place`, instead of what was pinned there, or nothing (address
+   * and size 0); 0, or -errno (-ENOMEM: the limit of locked memory). Operations in flight keep what
+   * they began with. cold: once per slab
    */
   updateBuffer(place: number, address: number, sizeBytes: number): number {
     const vector = new Uint32Array(new ArrayBuffer(16));
