@@ -651,16 +651,6 @@ describe("client: images that are removed or renamed while they are attached", (
     expect(osd.writes).toBe(writes + 1);
   });
 
-  test("one that was removed while the mon could not tell refuses when it can", () => {
-    const bench = new Bench(1, { pgs: 1 });
-    bench.cluster.mon.world.crash();
-    bench.settle(bench.image.write(0, filled(4096, 1)));
-    bench.cluster.mon.sessions.clear();
-    bench.cluster.mon.start();
-    expect(bench.simulation.run(() => bench.image.isOver)).toBe(true);
-    expect(bench.fails(bench.image.write(0, filled(4096, 2))).message).toContain("Fenced");
-  });
-
   test("a renamed one keeps its writes when another one gets its name", () => {
     const bench = new Bench(1, { pgs: 1 });
     const { mon } = bench.cluster;

@@ -264,10 +264,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       ImageRefreshReplySchema,
       timeoutMs,
     );
-    const reply = await call.catch((error: unknown) => {
-      if (error instanceof FastblockError && error.code === "FB3007") image.refuse(Status.Fenced);
-      throw error;
-    });
+    const reply = await call;
     session.renew(headerOf(reply.header), reply.grant, reply.mac);
   }
 

@@ -156,6 +156,7 @@ test("G10: a pool that has the id of one from another history goes alone", () =>
   const before = counts();
   cluster.restartMonitor(backup);
   until(cluster, "all are up", () => cluster.osds.every((osd) => cluster.isUp(osd)));
+  until(cluster, "all are heard", () => cluster.monitor.catalogue.held === undefined);
   const spec = { name: "other", size: 3, pgCount: 4, failureDomain: "osd" };
   const { pools } = cluster.monitor;
   expect(cluster.await("create", pools.create(spec, false)).pool.id).toBe(late);

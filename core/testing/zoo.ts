@@ -244,7 +244,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (lockEpoch < proposed) return Status.Ok;",
       },
     ],
-    seed: 1,
+    seed: 42,
   },
   {
     name: "log-cut-at-damage",
