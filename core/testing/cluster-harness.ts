@@ -4,7 +4,7 @@ import { SystemChecksum } from "../reactor/bun-system.ts";
 import { runSimulation, SimMemory, SimTally, type SimVerdict } from "./testing.ts";
 
 /** Seeds of the gate, half of them in each of two files that run side by side; `SIM_SEEDS=2000` for more. */
-const SEEDS = Number(process.env["SIM_SEEDS"] ?? "1000");
+const SEEDS = Number(process.env["SIM_SEEDS"] ?? "400");
 const SEED_FIRST = Number(process.env["SIM_SEED_FIRST"] ?? "1");
 /** Fewer than these meet some kinds of faults by luck only. */
 const SEEDS_TELLING = 100;
