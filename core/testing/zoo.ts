@@ -96,7 +96,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (entry === null) break;",
       },
     ],
-    seed: 67,
+    seed: 71,
   },
   {
     name: "location-replicated",
@@ -335,7 +335,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 216,
+    seed: 247,
   },
 ];
 
