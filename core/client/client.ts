@@ -257,14 +257,13 @@ class ClientSide implements ClientServices, ImageKeeper {
   async refresh(image: Image, timeoutMs: number): Promise<void> {
     const session = image.session;
     const request = create(ImageRefreshRequestSchema, { session: BigInt(session.id) });
-    const call = this.mon.call(
+    const reply = await this.mon.call(
       Method.ImageRefresh,
       ImageRefreshRequestSchema,
       request,
       ImageRefreshReplySchema,
       timeoutMs,
     );
-    const reply = await call;
     session.renew(headerOf(reply.header), reply.grant, reply.mac);
   }
 

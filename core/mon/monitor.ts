@@ -4,7 +4,7 @@ import type { OsdId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
 import type { MapDelta } from "../cluster/cluster.ts";
 import { type Address, CallbackTimer, type Listener, sleep, type World } from "../reactor/world.ts";
-import { type Connection, Role, RpcEndpoint, SHARD_NONE } from "../rpc/rpc.ts";
+import { type Connection, Role, RpcEndpoint, type RpcIdentity, SHARD_NONE } from "../rpc/rpc.ts";
 import type { OsdCommand } from "../../proto/gen/control_pb.ts";
 import { Catalogue, isPassing } from "./catalogue.ts";
 import { ControlServer } from "./control-server.ts";
@@ -226,17 +226,15 @@ export class Monitor {
 
   /** Become the leader, load, listen. Throws FB4002, FB4003, FB4005, FB4006. Answers the control port. */
   async start(): Promise<number> {
-    const { world, logger, clusterId, clusterKey, name, index } = this.options;
+    const { world, logger, clusterId, clusterKey } = this.options;
     while (!(await this.leadership.campaign())) {
       logger.info("another mon leads", { leader: (await this.leadership.leader()) ?? "?" });
       await sleep(world.timers, CAMPAIGN_US);
     }
     await this.catalogue.load(clusterId);
     await this.copies.begin(this.options.restored);
-    const formats = { range: this.formatRange, wanted: 0 };
-    const identity = { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name, formats };
     const { control } = this.options;
-    this.endpoint = new RpcEndpoint(world, identity, clusterKey, {
+    this.endpoint = new RpcEndpoint(world, this.newIdentity(), clusterKey, {
       control: true,
       bind: control.host,
       receiveBytes: CONTROL_BUFFER_BYTES,
@@ -277,21 +275,18 @@ export class Monitor {
   }
 
   private dial(): RpcEndpoint {
-    const { world, clusterId, clusterKey, name, index, control } = this.options;
-    this.dataEndpoint ??= new RpcEndpoint(
-      world,
-      {
-        clusterId,
-        role: Role.Mon,
-        id: index,
-        shard: SHARD_NONE,
-        name,
-        formats: { range: this.formatRange, wanted: 0 },
-      },
-      clusterKey,
-      { bind: control.host },
-    );
+    const { world, clusterKey, control } = this.options;
+    this.dataEndpoint ??= new RpcEndpoint(world, this.newIdentity(), clusterKey, {
+      bind: control.host,
+    });
     return this.dataEndpoint;
+  }
+
+  /** Of one endpoint: what it wants of formats is its own. */
+  private newIdentity(): RpcIdentity {
+    const { clusterId, name, index } = this.options;
+    const formats = { range: this.formatRange, wanted: 0 };
+    return { clusterId, role: Role.Mon, id: index, shard: SHARD_NONE, name, formats };
   }
 
   private onMap(delta: MapDelta): void {
