@@ -22,14 +22,15 @@ import {
   writeFileSync,
 } from "node:fs";
 import { constants as osConstants } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const BOOTSTRAP = join(ROOT, "node_modules", ".bootstrap");
 const DIST = join(ROOT, "dist");
 const EXECUTABLE = join(DIST, "fastblock");
-const BUILD_STAMP = join(DIST, "fastblock.inputs");
+/** The same with the costly assertions on: what campaigns attack (core/base/assert.ts). */
+const VERIFYING = join(DIST, "fastblock-verify");
 const INSTALL_STAMP = join(BOOTSTRAP, "installed");
 const NODE_MAJOR_MIN = 20;
 /** What npm, Bun and the build may print before the child is killed. */
@@ -256,16 +257,18 @@ function buildHash() {
   return hash.digest("hex");
 }
 
-/** Build dist/fastblock unless it was built from exactly these sources. */
-function ensureExecutable(bun) {
+/** Build an executable unless it was built from exactly these sources. */
+function ensureExecutable(bun, target = EXECUTABLE) {
   const hash = buildHash();
-  if (existsSync(EXECUTABLE) && readIfThere(BUILD_STAMP) === hash) return;
-  say("building dist/fastblock");
+  const name = basename(target);
+  const stamp = join(DIST, `${name}.inputs`);
+  if (existsSync(target) && readIfThere(stamp) === hash) return;
+  say(`building dist/${name}`);
   mkdirSync(DIST, { recursive: true });
   // Built elsewhere and renamed: a running cluster keeps the file that it started from. The name
   // itself is the executable's idea of what it is called.
   const folder = join(DIST, `.build-${process.pid}`);
-  const fresh = join(folder, "fastblock");
+  const fresh = join(folder, name);
   const entries = ["main.ts", ...WORKER_ENTRIES].map((name) => join("cmd", name));
   // Every define is passed: the build would else take those of bunfig.toml, which are the tests'.
   const build = attempt(bun, [
@@ -281,7 +284,7 @@ function ensureExecutable(bun) {
     "--splitting",
     "--bytecode",
     "--define",
-    "VERIFY=false",
+    `VERIFY=${String(target === VERIFYING)}`,
     // A library's folder on the machine of the build: means nothing where the executable runs.
     "--define",
     '__dirname="/"',
@@ -290,7 +293,7 @@ function ensureExecutable(bun) {
     "--define",
     `FASTBLOCK_VERSION=${JSON.stringify(packageJson.version)}`,
     "--define",
-    `FASTBLOCK_BUILD=${JSON.stringify(hash.slice(0, 12))}`,
+    `FASTBLOCK_BUILD=${JSON.stringify(hash.slice(0, 12) + (target === VERIFYING ? "+verify" : ""))}`,
     ...entries,
     "--outfile",
     fresh,
@@ -298,14 +301,14 @@ function ensureExecutable(bun) {
   if (!build.ok || !existsSync(fresh)) {
     rmSync(folder, { recursive: true, force: true });
     throw new BootstrapError(
-      `dist/fastblock could not be built:\n${indent(build.output)}`,
+      `dist/${name} could not be built:\n${indent(build.output)}`,
       "mend the sources named above",
     );
   }
-  rmSync(BUILD_STAMP, { force: true });
-  renameSync(fresh, EXECUTABLE);
+  rmSync(stamp, { force: true });
+  renameSync(fresh, target);
   rmSync(folder, { recursive: true, force: true });
-  writeFileSync(BUILD_STAMP, hash);
+  writeFileSync(stamp, hash);
 }
 
 /* -------------------------------------------------------------------- verbs */
@@ -347,8 +350,18 @@ function prepared() {
   return bun;
 }
 
+/** `npm run build -- --verify` builds the other one. */
+function buildTarget(args) {
+  if (args.length === 0) return EXECUTABLE;
+  if (args.length === 1 && args[0] === "--verify") return VERIFYING;
+  throw new BootstrapError(
+    `arguments of build: ${args.join(" ")}, wanted none or --verify`,
+    "npm run build",
+  );
+}
+
 const VERBS = {
-  build: () => ensureExecutable(prepared()),
+  build: (args) => ensureExecutable(prepared(), buildTarget(args)),
   start: (args) => {
     ensureExecutable(prepared());
     // The cluster in the foreground ends with us, however we end (core/dev/dev.ts).
@@ -358,7 +371,7 @@ const VERBS = {
   test: (args) => become(prepared(), [join(ROOT, ".ci", "gate.ts"), ...args], childEnvironment()),
   campaign: (args) => {
     const bun = prepared();
-    ensureExecutable(bun);
+    ensureExecutable(bun, VERIFYING);
     become(bun, [join(ROOT, "cmd", "campaign.ts"), ...args], childEnvironment());
   },
   zoo: (args) => become(prepared(), [join(ROOT, "cmd", "zoo.ts"), ...args], childEnvironment()),

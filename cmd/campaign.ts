@@ -10,7 +10,11 @@ import {
   parseHistory,
   RegisterHistory,
   runSimulation,
+  SHRINK_MS,
+  SimFailure,
   SimMemory,
+  SimTally,
+  tellFailure,
 } from "../core/testing/testing.ts";
 import { formatKillReport, type KillOptions, runKillCampaign } from "./campaign-kill.ts";
 
@@ -25,10 +29,13 @@ import { formatKillReport, type KillOptions, runKillCampaign } from "./campaign-
  */
 
 const ROOT = join(import.meta.dir, "..");
-const PROGRAM = [join(ROOT, "dist", "fastblock")];
+/** Built with the costly assertions on. */
+const PROGRAM = [join(ROOT, "dist", "fastblock-verify")];
 const REPORT = join(ROOT, "dist", "campaign.json");
 const KILLS_PER_TURN = 12;
 const SEEDS_PER_TURN = 100;
+/** So many seeds meet every rare situation that is known. */
+const SEEDS_NIGHTLY = 400;
 const FUZZ_INPUTS_PER_TURN = 100_000;
 const FAILPOINTS = "./core/pg/store-failpoints.sim.test.ts";
 /** What a report keeps of a program's output. */
@@ -101,26 +108,39 @@ async function killTurn(seed: number): Promise<Outcome> {
   return { text: formatKillReport(report), failures, data: report };
 }
 
+/** Of all turns: rare situations are met by many seeds together. */
+const tally = new SimTally();
+
 function simTurn(seed: number): Outcome {
   const failures: string[] = [];
   const startMs = performance.now();
-  let operations = 0;
+  const before = tally.operations;
   const collect = (): void => void edenGC();
   const checksum = new SystemChecksum();
   const runtime = { memory: new SimMemory(), checksum, drainMicrotasks, collect };
   for (let at = seed; at < seed + SEEDS_PER_TURN; at++) {
+    const options = { ...runtime, seed: at };
     try {
-      operations += runSimulation({ ...runtime, seed: at }).operations;
+      tally.add(runSimulation(options));
     } catch (error) {
-      failures.push(error instanceof Error ? error.message : String(error));
+      if (!(error instanceof SimFailure)) throw error;
+      const endMs = performance.now() + SHRINK_MS;
+      failures.push(tellFailure(options, error, () => performance.now() >= endMs));
     }
   }
   const seconds = (performance.now() - startMs) / 1000;
+  const operations = tally.operations - before;
   return {
     text: `seeds ${seed} to ${seed + SEEDS_PER_TURN - 1}: ${operations} operations in ${seconds.toFixed(0)} s, ${failures.length} failed`,
     failures,
     data: { first: seed, seeds: SEEDS_PER_TURN, operations, seconds },
   };
+}
+
+/** What the seeds of all turns have never met, once they are so many that they should have. */
+function unmet(): string[] {
+  if (tally.seeds < SEEDS_NIGHTLY) return [];
+  return tally.missed.map((name) => `sim: never met in ${tally.seeds} seeds: ${name}`);
 }
 
 /** A part that is a program: its exit code is the verdict. */
@@ -167,9 +187,11 @@ async function allParts(minutes: number, names: string, seed: number, path: stri
       say(`${part.name}: ${outcome.text}`);
       turns.push({ part: part.name, failures: outcome.failures, data: outcome.data });
       failures.push(...outcome.failures.map((text) => `${part.name}: ${text}`));
-      writeReport(path, { seed, cores: availableParallelism(), failures, turns });
+      writeReport(path, { seed, cores: availableParallelism(), failures, sim: tally, turns });
     }
   }
+  failures.push(...unmet());
+  writeReport(path, { seed, cores: availableParallelism(), failures, sim: tally, turns });
   say(`${turns.length} turns, ${failures.length} failures; report in ${path}`);
   for (const text of failures) say(`FAILED  ${text}`);
   if (failures.length > 0) process.exitCode = 1;

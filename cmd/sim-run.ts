@@ -2,20 +2,16 @@ import { drainMicrotasks, edenGC } from "bun:jsc";
 import type { CliContext } from "../core/cli/cli.ts";
 import { SystemChecksum } from "../core/reactor/bun-system.ts";
 import {
-  formatFaults,
-  rerunOf,
   runSimulation,
-  shrinkFaults,
+  SHRINK_MS,
   SimFailure,
   SimMemory,
   type SimRunOptions,
   SimTally,
   type SimVerdict,
+  tellFailure,
 } from "../core/testing/testing.ts";
 import type { SimChoice } from "./sim.ts";
-
-/** How long a schedule is shrunk, for the first seed that fails. */
-const SHRINK_MS = 60_000;
 
 /**
  * Run the seeds; `program` is this executable, for further processes. Tells of every seed that fails,
@@ -61,33 +57,14 @@ function runAll(cli: CliContext, choice: SimChoice): SimVerdict[] {
       verdicts.push(runSimulation(choice.trace ? { ...options, trace } : options));
     } catch (error) {
       if (!(error instanceof SimFailure)) throw error;
-      cli.ports.err(tell(cli, options, error, !hasFailed));
+      const endMs = cli.ports.nowMs() + (hasFailed ? 0 : SHRINK_MS);
+      const isLate = (): boolean => cli.ports.nowMs() >= endMs;
+      cli.ports.err(`FAILED  ${tellFailure(options, error, isLate)}\n`);
       hasFailed = true;
       cli.exitCode = 1;
     }
   }
   return verdicts;
-}
-
-function tell(
-  cli: CliContext,
-  options: SimRunOptions,
-  failure: SimFailure,
-  shrinks: boolean,
-): string {
-  const endMs = cli.ports.nowMs() + (shrinks ? SHRINK_MS : 0);
-  const isLate = (): boolean => cli.ports.nowMs() >= endMs;
-  const { faults, without, message } = shrinkFaults(failure, rerunOf(options), isLate);
-  const leftOut = [...(options.without ?? []), ...without];
-  const left = leftOut.length === 0 ? "" : ` --without ${leftOut.join(",")}`;
-  return [
-    `FAILED  ${failure.message}`,
-    message === failure.message ? "" : `with fewer faults: ${message}`,
-    `faults:\n${formatFaults(faults)}`,
-    `repeat: fastblock sim --seed ${String(options.seed)}${left} --trace\n`,
-  ]
-    .filter((line) => line !== "")
-    .join("\n");
 }
 
 /** Every process takes the next seeds in line. */

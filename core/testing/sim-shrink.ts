@@ -1,6 +1,12 @@
 // cold: the simulator
+import { verifying } from "../base/assert.ts";
 import type { FaultNote } from "./sim-faults.ts";
 import { runSimulation, SimFailure, type SimRunOptions } from "./sim-run.ts";
+
+/** Costly assertions find what they find in a build with them: `npm run build -- --verify`. */
+const PROGRAM = verifying ? "dist/fastblock-verify" : "fastblock";
+/** How long a schedule is shrunk before a person has waited enough. */
+export const SHRINK_MS = 60_000;
 
 /** A failing run with as few faults as were found to be needed. */
 export interface Shrunk {
@@ -35,7 +41,7 @@ export function shrinkFaults(failure: SimFailure, rerun: Rerun, isLate: () => bo
 }
 
 /** Runs a seed again and again. */
-export function rerunOf(options: SimRunOptions): Rerun {
+function rerunOf(options: SimRunOptions): Rerun {
   return (without) => {
     try {
       runSimulation({ ...options, without: new Set([...(options.without ?? []), ...without]) });
@@ -54,5 +60,27 @@ export function formatFaults(faults: readonly FaultNote[]): string {
       ({ number, atUs, name, osd }) =>
         `  ${(atUs / 1000).toFixed(3)} ms: fault ${String(number)}, ${name} (osd.${String(osd)})`,
     )
+    .join("\n");
+}
+
+/**
+ * What a person is told of a seed that failed: why, with which faults (as few as were found to be
+ * needed before `isLate`), and how to repeat it.
+ */
+export function tellFailure(
+  options: SimRunOptions,
+  failure: SimFailure,
+  isLate: () => boolean,
+): string {
+  const { faults, without, message } = shrinkFaults(failure, rerunOf(options), isLate);
+  const leftOut = [...(options.without ?? []), ...without];
+  const left = leftOut.length === 0 ? "" : ` --without ${leftOut.join(",")}`;
+  return [
+    failure.message,
+    message === failure.message ? "" : `with fewer faults: ${message}`,
+    `faults:\n${formatFaults(faults)}`,
+    `repeat: ${PROGRAM} sim --seed ${String(options.seed)}${left} --trace`,
+  ]
+    .filter((line) => line !== "")
     .join("\n");
 }
