@@ -4,6 +4,8 @@ import { BLOCK_SIZE } from "../base/units.ts";
 import type { Arena } from "./world.ts";
 
 const ARENA_SIZE_MAX = 4_294_967_296;
+/** Views of so many neighbours are kept in one row. */
+const ROW_BLOCKS = 256;
 
 /**
  * An arena over one buffer, handed out from the front and never taken back.
@@ -17,8 +19,8 @@ export class LinearArena implements Arena {
   readonly words: Int32Array;
   readonly sizeBytes: number;
   private usedBytes = 0;
-  /** Views of blocks, made at first use; sparse by design: only checksummed blocks have one. */
-  private readonly blocks: (Uint8Array | undefined)[];
+  /** Views of blocks, made at first use, in rows of neighbours: only checksummed blocks have one. */
+  private readonly rows: (Uint8Array | undefined)[][] = [];
 
   constructor(buffer: ArrayBufferLike) {
     assert(buffer.byteLength % BLOCK_SIZE === 0, "LinearArena: size is not a multiple of 4 KiB");
@@ -27,7 +29,8 @@ export class LinearArena implements Arena {
     this.view = new DataView(buffer);
     this.words = new Int32Array(buffer);
     this.sizeBytes = buffer.byteLength;
-    this.blocks = [];
+    const rows = Math.ceil(this.sizeBytes / BLOCK_SIZE / ROW_BLOCKS);
+    for (let at = 0; at < rows; at++) this.rows.push([]);
   }
 
   allocate(sizeBytes: number): number {
@@ -49,14 +52,17 @@ export class LinearArena implements Arena {
   block(offset: number): Uint8Array {
     assert(offset % BLOCK_SIZE === 0, "Arena.block: offset is not aligned to 4 KiB");
     const index = offset / BLOCK_SIZE;
-    const known = this.blocks[index];
+    const known = this.rows[Math.floor(index / ROW_BLOCKS)]?.[index % ROW_BLOCKS];
     return known === undefined ? this.makeBlock(offset, index) : known;
   }
 
   /** Drop the views of a range that nobody uses. cold: when its memory is given back */
   forgetBlocks(offset: number, sizeBytes: number): void {
-    const end = Math.min((offset + sizeBytes) / BLOCK_SIZE, this.blocks.length);
-    for (let index = offset / BLOCK_SIZE; index < end; index++) this.blocks[index] = undefined;
+    const end = (offset + sizeBytes) / BLOCK_SIZE;
+    for (let index = offset / BLOCK_SIZE; index < end; index++) {
+      const row = this.rows[Math.floor(index / ROW_BLOCKS)];
+      if (row !== undefined && row.length > 0) row[index % ROW_BLOCKS] = undefined;
+    }
   }
 
   /** cold: once per block of memory */
@@ -64,7 +70,10 @@ export class LinearArena implements Arena {
     assert(offset >= 0, "Arena.block: offset is negative");
     assert(offset + BLOCK_SIZE <= this.sizeBytes, "Arena.block: offset past the end");
     const made = this.bytes.subarray(offset, offset + BLOCK_SIZE);
-    this.blocks[index] = made;
+    const row = this.rows[Math.floor(index / ROW_BLOCKS)]!;
+    // Holes would cost a search at each use.
+    if (row.length === 0) for (let at = 0; at < ROW_BLOCKS; at++) row.push(undefined);
+    row[index % ROW_BLOCKS] = made;
     return made;
   }
 }

@@ -260,8 +260,10 @@ export class SimDiskFile {
       while (covered >= 0 && versions[covered]!.seq > mark) covered -= 1;
       if (covered < 0) continue;
       this.store(block, versions[covered]!.content);
-      if (covered === versions.length - 1) this.pending.delete(block);
-      this.releaseAll(versions.splice(0, covered + 1));
+      if (covered === versions.length - 1) {
+        this.pending.delete(block);
+        this.releaseAll(versions);
+      } else this.releaseAll(versions.splice(0, covered + 1));
     }
   }
 
@@ -576,10 +578,10 @@ export class SimDisks implements Disks {
     if (engine.chance(file.faults.misdirectedWriteShare)) {
       first = engine.random.below(file.sizeBytes / BLOCK_SIZE - contents.length + 1);
     }
-    contents.forEach((content, index) => {
-      if (durable) file.putDurable(first + index, content);
-      else file.put(first + index, content);
-    });
+    for (let index = 0; index < contents.length; index++) {
+      if (durable) file.putDurable(first + index, contents[index]!);
+      else file.put(first + index, contents[index]!);
+    }
     return op.lengthBytes;
   }
 
@@ -589,15 +591,16 @@ export class SimDisks implements Disks {
    */
   private checkUnchanged(op: DiskOp, contents: readonly SimPage[]): void {
     const { words } = this.arena;
-    let isSame = true;
+    let differ = 0;
     for (let index = 0; index < contents.length; index++) {
       const content = contents[index]!.words;
       const start = (op.arenaOffset + index * BLOCK_SIZE) >>> 2;
-      for (let at = 0; at < content.length; at += at < HEAD_WORDS ? 1 : WORDS_STEP) {
-        if (words[start + at] !== content[at]) isSame = false;
+      for (let at = 0; at < HEAD_WORDS; at++) differ |= words[start + at]! ^ content[at]!;
+      for (let at = HEAD_WORDS; at < BLOCK_SIZE / 4; at += WORDS_STEP) {
+        differ |= words[start + at]! ^ content[at]!;
       }
     }
-    assert(isSame, "SimDisk: the memory of a write in flight was changed");
+    assert(differ === 0, "SimDisk: the memory of a write in flight was changed");
   }
 
   private carryOutDiscard({ op, disk, contents }: Flight): number {
@@ -638,8 +641,9 @@ function isWrite(verb: DiskVerb): boolean {
 }
 
 function isZero(words: Int32Array, at: number): boolean {
-  for (let index = 0; index < BLOCK_SIZE / 4; index++) {
-    if (words[at + index] !== 0) return false;
+  for (let next = at; next < at + BLOCK_SIZE / 4; next += 4) {
+    const any = words[next]! | words[next + 1]! | words[next + 2]! | words[next + 3]!;
+    if (any !== 0) return false;
   }
   return true;
 }

@@ -413,7 +413,10 @@ export class SimStream extends BufferedStream {
       if (room === 0) return;
       const short = engine.chance(faults.shortReadShare);
       if (short) room = 1 + engine.random.below(room);
-      this.host.world.arena.bytes.set(buffer.subarray(from, from + room), this.receive.tail);
+      // Most segments are short and taken at once: a view of each would cost more than its bytes.
+      const all =
+        from === 0 && room === buffer.length ? buffer : buffer.subarray(from, from + room);
+      this.host.world.arena.bytes.set(all, this.receive.tail);
       this.receive.grow(room);
       this.fresh = true;
       pipe.take(segment, room);

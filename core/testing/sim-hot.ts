@@ -222,11 +222,15 @@ export class SimHot {
         const from = (key % SECTORS) * SECTOR_BYTES;
         const part = isSplit(block) ? content.subarray(from, from + SECTOR_BYTES) : content;
         const stamp = stampOf(part);
-        const name = `block ${String(FIRST_BLOCK + block)} read by ${owner.client.world.name}`;
-        assert(stamp >= 0, `${name} is no whole write: it begins with ${String(wordOf(part))}`);
+        if (stamp < 0) this.failTorn(op, block, part);
         this.recorder.saw(key, owner, stamp, op.beganNs, this.nowNs);
       }
     }
+  }
+
+  private failTorn(op: HotOp, block: number, part: Uint8Array): void {
+    const name = `block ${String(FIRST_BLOCK + block)} read by ${op.owner.client.world.name}`;
+    assert(false, `${name} is no whole write: it begins with ${String(wordOf(part))}`);
   }
 
   /** A write that may take effect later, once, or never. */
