@@ -1,14 +1,14 @@
 import { drainMicrotasks } from "bun:jsc";
 import { FastblockError } from "../core/base/errors.ts";
 import { Prng } from "../core/base/prng.ts";
-import type { CliContext } from "../core/cli/cli.ts";
+import { type CliContext, loadCommands } from "../core/cli/cli.ts";
 import { SystemChecksum } from "../core/reactor/bun-system.ts";
 import { BunFuzzMeter } from "../core/testing/bun-fuzz-meter.ts";
 import { checkSeeds, type FuzzCounts, fuzzTargets, runFuzz } from "../core/testing/testing.ts";
 import type { FuzzChoice } from "./fuzz.ts";
 
 /** Run the targets one after the other; ends with the first input that breaks a promise. */
-export function fuzz(cli: CliContext, choice: FuzzChoice): Promise<FuzzCounts[]> {
+export async function fuzz(cli: CliContext, choice: FuzzChoice): Promise<FuzzCounts[]> {
   const { seed, first, inputs } = choice;
   const all = fuzzTargets({ checksum: new SystemChecksum(), drainMicrotasks });
   const targets = all.filter(({ name }) => choice.target === undefined || name === choice.target);
@@ -16,6 +16,7 @@ export function fuzz(cli: CliContext, choice: FuzzChoice): Promise<FuzzCounts[]>
     const names = all.map(({ name }) => name).join(", ");
     throw new FastblockError("FB1001", `reading --target: ${choice.target}, wanted ${names}`);
   }
+  await loadCommands();
   const meter = new BunFuzzMeter();
   const counts: FuzzCounts[] = [];
   try {
@@ -27,5 +28,5 @@ export function fuzz(cli: CliContext, choice: FuzzChoice): Promise<FuzzCounts[]>
   } finally {
     meter.close();
   }
-  return Promise.resolve(counts);
+  return counts;
 }

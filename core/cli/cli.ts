@@ -52,7 +52,9 @@ export {
   parseDurationMs,
   parseImagePath,
   parseDirectory,
+  parseOsdName,
   parseSize,
+  parseUrl,
   parseWhole,
   sizeOf,
 } from "./units.ts";
@@ -72,24 +74,57 @@ const NO_MORE: MoreCommands = { first() {}, last() {} };
  * Run one command. `words`: after the executable's name. Answers the exit code, or "serving" when
  * a role runs in this process from here on. `more`: commands of other folders.
  */
-export async function runCli(
+export function runCli(
   words: readonly string[],
   ports: CliPorts,
   more: MoreCommands = NO_MORE,
 ): Promise<number | "serving"> {
-  const root = new Command("fastblock");
-  const cli = new CliContext(ports, root);
-  buildTree(root, cli, more);
-  const complaint: Complaint = { text: "", command: root };
-  prepare(root, ports, complaint);
-  try {
-    await root.parseAsync([...words], { from: "user" });
-    return cli.serving ? "serving" : cli.exitCode;
-  } catch (error) {
-    if (error instanceof CommanderError) return endOfCommander(error, complaint, ports, words);
-    complain(error, ports, words);
-    return exitOf(error);
+  return new CommandLine(ports, more).run(words);
+}
+
+/** A command tree that runs one command after the other; what one was told, the next does not know. */
+export class CommandLine {
+  private readonly ports: CliPorts;
+  private readonly root: CommandUnknownOpts = new Command("fastblock");
+  private readonly cli: CliContext;
+  private readonly complaint: Complaint = { text: "", command: this.root };
+
+  constructor(ports: CliPorts, more: MoreCommands = NO_MORE) {
+    this.ports = ports;
+    this.cli = new CliContext(ports, this.root);
+    buildTree(this.root, this.cli, more);
+    prepare(this.root, ports, this.complaint);
   }
+
+  /** As `runCli`; the command before has ended. */
+  async run(words: readonly string[]): Promise<number | "serving"> {
+    const { ports, root, cli, complaint } = this;
+    cli.exitCode = 0;
+    cli.serving = false;
+    complaint.text = "";
+    complaint.command = root;
+    try {
+      await root.parseAsync([...words], { from: "user" });
+      return cli.serving ? "serving" : cli.exitCode;
+    } catch (error) {
+      if (error instanceof CommanderError) return endOfCommander(error, complaint, ports, words);
+      complain(error, ports, words);
+      return exitOf(error);
+    }
+  }
+}
+
+/**
+ * Load the code that commands load when they are called. Who runs them without turns of the event
+ * loop does this before: what is there comes in the same turn.
+ */
+export async function loadCommands(): Promise<void> {
+  await Promise.all([
+    import("./copy.ts"),
+    import("./progress.ts"),
+    import("./table.ts"),
+    import("./verify.ts"),
+  ]);
 }
 
 /** The command tree, for `runCli` and for tests that walk it. */

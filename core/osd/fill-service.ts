@@ -232,9 +232,12 @@ function putKey(view: DataView, at: number, key: UnitKey): void {
   view.setUint32(at + 12, key.snapSeq, true);
 }
 
+/** Throws FB1007 on a layer that no number can hold. */
 function getKey(view: DataView, at: number): UnitKey {
+  const layer = view.getUint32(at, true) + view.getUint32(at + 4, true) * TWO_32;
+  if (!Number.isSafeInteger(layer)) throw malformed("a unit's layer");
   return {
-    layer: view.getUint32(at, true) + view.getUint32(at + 4, true) * TWO_32,
+    layer,
     unit: view.getUint32(at + 8, true),
     snapSeq: view.getUint32(at + 12, true),
   };

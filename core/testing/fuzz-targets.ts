@@ -1,5 +1,6 @@
 // cold: fuzzing of decoders
 import type { FuzzTarget } from "./fuzz.ts";
+import { listTargets } from "./fuzz-lists.ts";
 import { messageTargets } from "./fuzz-messages.ts";
 import { monTargets } from "./fuzz-mon.ts";
 import { nbdTarget } from "./fuzz-nbd.ts";
@@ -14,6 +15,7 @@ export function fuzzTargets(ports: FuzzPorts): FuzzTarget[] {
   return [
     ...rpcTargets(ports, frames),
     ...messageTargets(frames),
+    ...listTargets(),
     ...storeTargets(ports, disk),
     nbdTarget(ports),
     ...textTargets(ports),

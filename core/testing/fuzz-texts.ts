@@ -6,14 +6,17 @@ import { uuidBytes, uuidText } from "../base/uuid.ts";
 import { compareReports } from "../bench/bench.ts";
 import {
   type CliPorts,
+  CommandLine,
+  parseDirectory,
   parseDurationMs,
   parseImagePath,
+  parseOsdName,
   parseSize,
+  parseUrl,
   parseWhole,
-  runCli,
 } from "../cli/cli.ts";
 import { isName } from "../cluster/cluster.ts";
-import { parseClusterFile, parseKeyFile } from "../dev/dev.ts";
+import { parseClusterFile, parseDevPlan, parseKeyFile, parsePorts } from "../dev/dev.ts";
 import type { FuzzTarget } from "./fuzz.ts";
 import type { FuzzPorts } from "./fuzz-traffic.ts";
 
@@ -25,7 +28,7 @@ const encoder = new TextEncoder();
 
 /** What people and files say: sizes, times, names, the files of a cluster, the command line. */
 export function textTargets(ports: FuzzPorts): FuzzTarget[] {
-  return [wordsTarget(), filesTarget(), new CommandLine(ports).target()];
+  return [wordsTarget(), filesTarget(), new CommandLines(ports).target()];
 }
 
 function bytesOf(texts: readonly string[]): Uint8Array[] {
@@ -82,6 +85,12 @@ function wordsTarget(): FuzzTarget {
         assert(`${path.pool}/${path.image}` === text, "words: a path changed");
       const pg = parsePgId(text);
       if (pg !== undefined) assert(parsePgId(formatPgId(pg)) === pg, "words: a group changed");
+      const osd = refusable(() => parseOsdName(text));
+      if (osd !== undefined)
+        assert(Number.isSafeInteger(osd) && osd >= 0, "words: no osd's number");
+      for (const parse of [parseUrl, parseDirectory]) {
+        if (refusable(() => parse(text)) === "") assert(text === "", "words: nothing came of it");
+      }
       if (isName(text)) assert(/^[ -~]{1,63}$/.test(text), "words: a name that is none");
       if (text === uuidText(refusable(() => uuidBytes(UUID))!)) taken += 1;
       return taken > 0 || whole !== undefined || path !== undefined || pg !== undefined;
@@ -108,12 +117,17 @@ const REPORT_TEXT = JSON.stringify({
   cpuUsPerIo: 12,
 });
 
-/** `cluster.json`, `cluster.key`, a report of the load generator. */
+const PLAN_TEXT = JSON.stringify({
+  version: 1,
+  processes: [{ name: "osd.0", role: "osd", command: ["osd", "run"], ports: { data: 7500 } }],
+});
+
+/** `cluster.json`, `cluster.key`, `dev.json`, `NAME.ports`, a report of the load generator. */
 function filesTarget(): FuzzTarget {
   const words = ["null", "[]", "{}", '""', "true", '"__proto__"', '"port"', '"mons"', ...NUMBERS];
   return {
     name: "files",
-    seeds: bytesOf([CLUSTER_TEXT, "ab".repeat(32), `${"0F".repeat(32)}\n`, REPORT_TEXT]),
+    seeds: bytesOf([CLUSTER_TEXT, "ab".repeat(32), `${"0F".repeat(32)}\n`, PLAN_TEXT, REPORT_TEXT]),
     sizeMax: 4096,
     words: bytesOf(words),
     bytesMax: MIB,
@@ -126,7 +140,12 @@ function filesTarget(): FuzzTarget {
       }
       const key = refusable(() => parseKeyFile(text, "cluster.key"));
       assert(key === undefined || key.length === 32, "files: a key of another length");
-      return file !== undefined || key !== undefined || compares(text);
+      const plan = refusable(() => parseDevPlan(text, "dev.json"));
+      assert(plan === undefined || Array.isArray(plan.processes), "files: a plan of nothing");
+      for (const value of Object.values(parsePorts(text))) {
+        assert(typeof value === "string" || value >= 0, "files: a port below 0");
+      }
+      return file !== undefined || key !== undefined || plan !== undefined || compares(text);
     },
   };
 }
@@ -160,13 +179,19 @@ const COMMANDS = [
   "completion bash",
 ];
 
-/** A whole command line, words apart by spaces, with programs and mons that refuse everything. */
-class CommandLine {
+/** Building a command tree takes as long as parsing some lines: so many share one. */
+const LINES_PER_TREE = 64;
+
+/** Whole command lines, words apart by spaces, with programs and mons that refuse everything. */
+class CommandLines {
   private readonly drainMicrotasks: () => void;
+  private commandLine: CommandLine;
   private said = "";
+  private calls = 0;
 
   constructor({ drainMicrotasks }: FuzzPorts) {
     this.drainMicrotasks = drainMicrotasks;
+    this.commandLine = new CommandLine(this.ports());
   }
 
   target(): FuzzTarget {
@@ -179,18 +204,22 @@ class CommandLine {
         ...new Set([...words, ...NUMBERS, ...NAMES, "--help", "--", "-", "--size="]),
       ]),
       bytesMax: 4 * MIB,
+      period: LINES_PER_TREE,
+      begin: () => {
+        this.commandLine = new CommandLine(this.ports());
+      },
       run: (input) => this.run(input),
     };
   }
 
-  /** True when it came as far as to a mon or a program. */
+  /** True when it came as far as to a mon or a program. `loadCommands` was called before. */
   private run(input: Input): boolean {
     this.said = "";
+    this.calls = 0;
     let outcome: number | "serving" | undefined;
     let failure: unknown;
-    const { ports, calls } = this.ports();
     const line = decoder.decode(input);
-    runCli(line.split(" "), ports).then(
+    this.commandLine.run(line.split(" ")).then(
       (code) => {
         outcome = code;
       },
@@ -200,22 +229,20 @@ class CommandLine {
     );
     this.drainMicrotasks();
     assert(failure === undefined, `command-line: it throws ${String(failure)}`);
-    // It loads code first, which the runtime does later: the line was understood.
-    if (outcome === undefined) return true;
+    assert(outcome !== undefined, "command-line: it does not end");
     assert(!this.said.includes("invariant is broken"), `command-line: ${this.said}`);
     assert(!/FB0000|TypeError|RangeError|is not a function/.test(this.said), this.said);
-    return calls() > 0 || outcome === 0;
+    return this.calls > 0 || outcome === 0;
   }
 
-  private ports(): { ports: CliPorts; calls: () => number } {
-    let calls = 0;
+  private ports(): CliPorts {
     const refuse = (): Promise<never> => {
-      calls += 1;
+      this.calls += 1;
       return Promise.reject(new FastblockError("FB1004", "asking the mon: nobody is there"));
     };
     const programs = new Proxy({} as CliPorts["programs"], { get: () => refuse });
     let nowMs = 0;
-    const ports: CliPorts = {
+    return {
       out: (text) => {
         this.said += text;
       },
@@ -239,6 +266,5 @@ class CommandLine {
       nowMs: () => nowMs,
       programs,
     };
-    return { ports, calls: () => calls };
   }
 }
