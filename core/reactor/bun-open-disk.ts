@@ -67,7 +67,9 @@ export function bytesBeneath({ fd, sizeBytes, isBlockDevice }: OpenedDisk): numb
   if (isBlockDevice) return Number.POSITIVE_INFINITY;
   const missing = sizeBytes - fstatSync(fd).blocks * STAT_BLOCK_BYTES;
   if (missing <= 0) return Number.POSITIVE_INFINITY;
-  const { bavail, bsize } = statfsSync(`/proc/self/fd/${fd}`);
+  const { blocks, bavail, bsize } = statfsSync(`/proc/self/fd/${fd}`);
+  // It tells nothing of its space.
+  if (blocks === 0) return Number.POSITIVE_INFINITY;
   const free = bavail * bsize;
   return free >= missing ? Number.POSITIVE_INFINITY : free;
 }

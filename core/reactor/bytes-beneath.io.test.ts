@@ -1,6 +1,7 @@
 /** How much the file system beneath a disk can still give. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { statfsSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, statfsSync, writeFileSync } from "node:fs";
+import { bytesBeneath } from "./bun-open-disk.ts";
 import { createBunWorld } from "./bun-world.ts";
 import { RealHarness } from "./bun-real-harness.ts";
 import { createUringWorld } from "./uring-world.ts";
@@ -32,4 +33,15 @@ describe.each(harnesses)("%s", (_name, harness) => {
     expect(whole.bytesBeneath()).toBe(Number.POSITIVE_INFINITY);
     whole.close();
   });
+});
+
+test("a file system that tells nothing of its space is not a full one", () => {
+  const fd = openSync("/proc/self/status", "r");
+  try {
+    expect(statfsSync("/proc").blocks).toBe(0);
+    const facts = { path: "/proc/self/status", sizeBytes: MIB, direct: false, readOnly: true };
+    expect(bytesBeneath({ ...facts, fd, isBlockDevice: false })).toBe(Number.POSITIVE_INFINITY);
+  } finally {
+    closeSync(fd);
+  }
 });
