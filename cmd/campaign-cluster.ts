@@ -22,6 +22,7 @@ interface PgRow {
   readonly id: string;
   readonly leaderOsd: number | null;
   readonly osds: readonly number[];
+  readonly replicas: readonly { readonly role: string }[];
 }
 
 /** Wait until `check` answers something other than undefined or false. Throws after `limitMs`. */
@@ -186,13 +187,26 @@ export class CampaignCluster {
     await waitUntil(`${name} to end after ${signal}`, () => !existsSync(`/proc/${pid}/exe`));
   }
 
-  /** Start it again by its NAME.start. Answers the milliseconds until it serves. */
-  async start(name: string): Promise<number> {
+  /** Groups with a replica that gets what it missed, or whose replicas have not told yet. */
+  async unfilled(): Promise<number> {
+    // Reports are at most a second old; asked for, they are of now.
+    await this.ask("/images?fresh=true");
+    const isBehind = ({ role }: { readonly role: string }): boolean =>
+      role !== "leader" && role !== "follower";
+    return (await this.groups()).filter(({ replicas }) => replicas.some(isBehind)).length;
+  }
+
+  /**
+   * Start it again by its NAME.start. Answers the milliseconds until it serves. `env`: beside what
+   * this process has.
+   */
+  async start(name: string, env: Readonly<Record<string, string>> = {}): Promise<number> {
     const startMs = performance.now();
     const path = join(this.folder, `${name}.out`);
     const output = openSync(path, "w");
     const child = spawn([join(this.directory, `${name}.start`)], {
       cwd: "/",
+      env: { ...process.env, ...env },
       // An interrupted campaign stops it in order: the terminal's Ctrl-C is not for it.
       detached: true,
       stdin: "ignore",

@@ -1,8 +1,11 @@
 import type { Prng } from "../core/base/prng.ts";
+import type { CampaignClock } from "./campaign-clock.ts";
 import { type CampaignCluster, waitUntil } from "./campaign-cluster.ts";
+import type { CampaignDevice } from "./campaign-device.ts";
 import type { CampaignDisk } from "./campaign-disk.ts";
 import type { CampaignLoad } from "./campaign-load.ts";
 import type { CampaignNetwork, Direction } from "./campaign-network.ts";
+import { CampaignProxy, PROXY_ADDRESS } from "./campaign-proxy.ts";
 
 /** The faults of the kill campaign: what is done to which process, and what a client may feel. */
 
@@ -14,15 +17,18 @@ export interface Scene {
   /** Null: this machine can not make such faults. */
   readonly network: CampaignNetwork | null;
   readonly disk: CampaignDisk | null;
-  /** Holds the osd whose data lies on `disk`. */
+  readonly device: CampaignDevice | null;
+  readonly clock: CampaignClock | null;
+  /** The osds whose data lies on `disk` and on `device`. */
   readonly diskOsd: string;
+  readonly deviceOsd: string;
 }
 
 export interface FaultKind {
   readonly name: string;
-  /** How many of them lie in the bag that kinds are drawn from. */
+  /** How many of them lie in the bag that kinds are drawn from. Two of three kill. */
   readonly share: number;
-  readonly needs?: "network" | "disk";
+  readonly needs?: "network" | "disk" | "device" | "clock";
   /** It kills with -9. */
   readonly kills?: true;
   /** How long it lasts. */
@@ -51,11 +57,19 @@ const LEASE_MS = 400;
 const IN_FLIGHT_MS = 100;
 /** A process that gives up its disk is gone soon after. */
 const FAILED_LIMIT_MS = 20_000;
+const LOST_PERCENT = 10;
+const FLAP_MS_MAX = 600;
+const STARVED_MS = 90;
+const FED_MS = 10;
+const CLOCK_STEP_S = 86_400;
+/** Of each request of a slow disk. Its osd gives its leaders away within the limit. */
+const SLOW_MS = 200;
+const SLOW_LIMIT_MS = 10_000;
 
 export const FAULT_KINDS: readonly FaultKind[] = [
   {
     name: "kill a leader",
-    share: 4,
+    share: 24,
     kills: true,
     holdMs: [1200, 3000],
     promiseMs: 5000,
@@ -64,7 +78,7 @@ export const FAULT_KINDS: readonly FaultKind[] = [
   },
   {
     name: "kill a majority",
-    share: 1,
+    share: 4,
     kills: true,
     holdMs: [300, 1500],
     promiseMs: 10_000,
@@ -76,7 +90,7 @@ export const FAULT_KINDS: readonly FaultKind[] = [
   },
   {
     name: "kill all osds",
-    share: 1,
+    share: 4,
     kills: true,
     holdMs: [100, 800],
     promiseMs: 10_000,
@@ -85,7 +99,7 @@ export const FAULT_KINDS: readonly FaultKind[] = [
   },
   {
     name: "kill the mon",
-    share: 1,
+    share: 4,
     kills: true,
     holdMs: [800, 3000],
     promiseMs: 500,
@@ -94,7 +108,7 @@ export const FAULT_KINDS: readonly FaultKind[] = [
   },
   {
     name: "kill a gateway",
-    share: 1,
+    share: 4,
     kills: true,
     holdMs: [100, 1000],
     promiseMs: 500,
@@ -131,10 +145,94 @@ export const FAULT_KINDS: readonly FaultKind[] = [
       return Promise.resolve({ ...paused(scene, name!), gateway: name! });
     },
   },
+  {
+    name: "pause a leader for long",
+    share: 1,
+    holdMs: [10_000, 80_000],
+    promiseMs: 5000,
+    from: "fault",
+    begin: async (scene) => paused(scene, await leaderOf(scene)),
+  },
+  {
+    name: "starve a leader",
+    share: 1,
+    holdMs: [2000, 5000],
+    promiseMs: 5000,
+    from: "fault",
+    begin: async (scene) => starved(scene, await leaderOf(scene)),
+  },
+  {
+    name: "step a leader's clock",
+    share: 1,
+    needs: "clock",
+    holdMs: [2500, 5000],
+    promiseMs: 500,
+    from: "fault",
+    prepare: async ({ cluster, clock, deviceOsd }) => {
+      if (!clock!.runs(cluster, deviceOsd)) await clock!.take(cluster, deviceOsd);
+      await cluster.giveLeadership(deviceOsd);
+    },
+    begin: ({ clock, deviceOsd, random }) => {
+      clock!.step(random.below(2) === 0 ? CLOCK_STEP_S : -CLOCK_STEP_S);
+      return Promise.resolve({
+        victims: [deviceOsd],
+        end: () => {
+          clock!.step(0);
+          return Promise.resolve([]);
+        },
+      });
+    },
+  },
   cutKind("cut a leader off", "both", (cluster) => cluster.names),
   cutKind("cut a leader from its peers", "both", (cluster) => cluster.osds),
   cutKind("nothing leaves a leader", "out", (cluster) => cluster.names),
   cutKind("nothing reaches a leader", "in", (cluster) => cluster.names),
+  networkKind("a leader's links flap", [2000, 4000], flapping),
+  networkKind("packets of a leader are lost", [2000, 4000], async (network, address) => {
+    await network.lose(address, LOST_PERCENT);
+    return () => network.heal();
+  }),
+  networkKind("connections of a leader are reset", [100, 500], async (network, address) => {
+    await network.reset(address);
+    return () => network.heal();
+  }),
+  {
+    name: "a leader's line delays and damages",
+    share: 1,
+    needs: "network",
+    holdMs: [2000, 4000],
+    promiseMs: 5000,
+    from: "fault",
+    begin: async (scene) => await detoured(scene, await leaderOf(scene)),
+  },
+  deviceKind("reads of a disk fail", { reads: 0.05 }, false),
+  deviceKind("writes of a disk fail", { writes: 0.02 }, true),
+  deviceKind("a flush of a disk fails once", { flushes: 1 }, true),
+  {
+    name: "slow a disk down",
+    share: 1,
+    needs: "device",
+    holdMs: [2000, 6000],
+    promiseMs: 10_000,
+    from: "fault",
+    prepare: ({ cluster, deviceOsd }) => cluster.giveLeadership(deviceOsd),
+    begin: ({ cluster, device, deviceOsd }) => {
+      device!.set({ delayMs: SLOW_MS });
+      return Promise.resolve({
+        victims: [deviceOsd],
+        end: async () => {
+          const leads = async (): Promise<number> => (await cluster.leaders()).get(deviceOsd) ?? 0;
+          await waitUntil(
+            `${deviceOsd} to lead nothing`,
+            async () => (await leads()) === 0,
+            SLOW_LIMIT_MS,
+          );
+          device!.set({});
+          return [];
+        },
+      });
+    },
+  },
   {
     name: "stall a disk",
     share: 1,
@@ -197,6 +295,102 @@ function cutKind(
   };
 }
 
+/** Do to the network of an osd that leads groups what `begin` does; it answers what takes it back. */
+function networkKind(
+  name: string,
+  holdMs: readonly [number, number],
+  begin: (network: CampaignNetwork, address: string, scene: Scene) => Promise<() => Promise<void>>,
+): FaultKind {
+  return {
+    name,
+    share: 1,
+    needs: "network",
+    holdMs,
+    promiseMs: 5000,
+    from: "fault",
+    begin: async (scene) => {
+      const victim = await leaderOf(scene);
+      const heal = await begin(scene.network!, scene.cluster.address(victim), scene);
+      const end = async (): Promise<readonly number[]> => {
+        await heal();
+        return [];
+      };
+      return { victims: [victim], end };
+    },
+  };
+}
+
+/** Cut off and not, by turns. */
+async function flapping(
+  network: CampaignNetwork,
+  address: string,
+  { cluster, random }: Scene,
+): Promise<() => Promise<void>> {
+  const far = cluster.names.map((name) => cluster.address(name)).filter((one) => one !== address);
+  let ends = false;
+  const flap = async (): Promise<void> => {
+    while (!ends) {
+      await network.cut(address, far, "both");
+      await Bun.sleep(random.below(FLAP_MS_MAX));
+      await network.heal();
+      await Bun.sleep(random.below(FLAP_MS_MAX));
+    }
+  };
+  const flaps = flap();
+  return () => {
+    ends = true;
+    return flaps;
+  };
+}
+
+/** Whoever talks to the osd does so over a bad line. */
+async function detoured(scene: Scene, victim: string): Promise<Injected> {
+  const { cluster, network, random } = scene;
+  const address = cluster.address(victim);
+  const port = cluster.port(victim, "data");
+  const proxy = await CampaignProxy.to(random, address, port);
+  await network!.detour(address, port, PROXY_ADDRESS, proxy.port);
+  return {
+    victims: [victim],
+    end: async () => {
+      await network!.heal();
+      proxy.close();
+      if (proxy.damaged === 0) throw new Error("the line damaged nothing, wanted something");
+      return [];
+    },
+  };
+}
+
+/** `givesUp`: the osd must end itself, and is started again; otherwise it goes on. */
+function deviceKind(
+  name: string,
+  defect: Parameters<CampaignDevice["set"]>[0],
+  givesUp: boolean,
+): FaultKind {
+  return {
+    name,
+    share: 1,
+    needs: "device",
+    holdMs: [1000, 3000],
+    promiseMs: 5000,
+    from: "fault",
+    prepare: ({ cluster, deviceOsd }) => cluster.giveLeadership(deviceOsd),
+    begin: ({ cluster, device, deviceOsd }) => {
+      device!.set(defect);
+      return Promise.resolve({
+        victims: [deviceOsd],
+        end: async () => {
+          await waitUntil("a request to fail", () => device!.struck > 0, FAILED_LIMIT_MS);
+          const isGone = (): boolean => !cluster.isRunning(deviceOsd);
+          if (givesUp) await waitUntil(`${deviceOsd} to be gone`, isGone, FAILED_LIMIT_MS);
+          device!.set({});
+          return isGone() ? [await cluster.start(deviceOsd)] : [];
+        },
+      });
+    },
+  };
+}
+
 async function ended(
   scene: Scene,
   victims: readonly string[],
@@ -227,6 +421,29 @@ function paused(scene: Scene, victim: string): Injected {
     end: () => {
       scene.cluster.signal(victim, "SIGCONT");
       return Promise.resolve([]);
+    },
+  };
+}
+
+/** It gets a tenth of the time, in pieces that are longer than those in between. */
+function starved(scene: Scene, victim: string): Injected {
+  const { cluster } = scene;
+  let ends = false;
+  const starve = async (): Promise<void> => {
+    while (!ends) {
+      cluster.signal(victim, "SIGSTOP");
+      await Bun.sleep(STARVED_MS);
+      cluster.signal(victim, "SIGCONT");
+      await Bun.sleep(FED_MS);
+    }
+  };
+  const starves = starve();
+  return {
+    victims: [victim],
+    end: async () => {
+      ends = true;
+      await starves;
+      return [];
     },
   };
 }

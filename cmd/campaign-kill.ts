@@ -5,6 +5,8 @@ import { formatHistoryLine } from "../core/bench/bench.ts";
 import { Prng } from "../core/base/prng.ts";
 import { checkRegisters, RegisterHistory, type RegisterVerdict } from "../core/testing/testing.ts";
 import { CampaignCluster, waitUntil } from "./campaign-cluster.ts";
+import { CampaignClock } from "./campaign-clock.ts";
+import { CampaignDevice } from "./campaign-device.ts";
 import { CampaignDisk } from "./campaign-disk.ts";
 import { FAULT_KINDS, type FaultKind, type Scene } from "./campaign-faults.ts";
 import { CampaignLoad } from "./campaign-load.ts";
@@ -29,7 +31,7 @@ export interface KillOptions {
   /** Ends after so many faults that kill, or after the time. */
   readonly kills: number;
   readonly timeMs: number;
-  /** Only kinds whose name holds this. */
+  /** Only kinds whose name holds one of these, split by commas. */
   readonly only: string;
   /** Below 1: faults last shorter, and so does the look at the load before them. */
   readonly pace: number;
@@ -110,6 +112,8 @@ class KillRun {
   private kills = 0;
   private network: CampaignNetwork | null = null;
   private disk: CampaignDisk | null = null;
+  private device: CampaignDevice | null = null;
+  private clock: CampaignClock | null = null;
   private load: CampaignLoad | undefined;
 
   constructor(options: KillOptions) {
@@ -142,16 +146,15 @@ class KillRun {
 
   private async prepare(): Promise<void> {
     const { cluster, options } = this;
-    const network = await CampaignNetwork.open();
-    if (typeof network === "string") this.notMade.push(network);
-    else this.network = network;
+    this.network = this.made(await CampaignNetwork.open());
+    this.disk = this.made(CampaignDisk.open(cluster.folder));
+    this.device = this.made(CampaignDevice.open(cluster.folder));
+    this.clock = this.made(CampaignClock.open(cluster.folder));
     await cluster.up();
-    const disk = CampaignDisk.open(cluster.folder);
-    if (typeof disk === "string") this.notMade.push(disk);
-    else {
-      this.disk = disk;
+    if (this.disk !== null || this.device !== null) {
       await cluster.down();
-      disk.take(join(cluster.directory, `${this.diskOsd}.img`));
+      this.disk?.take(join(cluster.directory, `${this.diskOsd}.img`));
+      await this.device?.take(join(cluster.directory, `${this.deviceOsd}.img`));
       await cluster.up();
     }
     await cluster.run("pool", "create", "campaign", "--size", "3");
@@ -172,6 +175,13 @@ class KillRun {
     this.load.start();
   }
 
+  /** What can be made here; what can not is told. */
+  private made<T>(part: T | string): T | null {
+    if (typeof part !== "string") return part;
+    this.notMade.push(part);
+    return null;
+  }
+
   /** Everything is read, compared and looked at on its device. */
   private async finish(): Promise<void> {
     const { cluster, load } = this;
@@ -190,9 +200,11 @@ class KillRun {
     const steps: (() => Promise<void> | void)[] = [
       () => this.network?.heal(),
       () => this.disk?.thaw(),
+      () => this.device?.set({}),
       () => this.load?.stop(),
       () => cluster.down(),
       () => this.disk?.close(this.failures.length > 0),
+      () => this.device?.close(this.failures.length > 0),
       () => this.network?.close(),
     ];
     for (const step of steps) {
@@ -240,6 +252,10 @@ class KillRun {
     return this.cluster.osds.at(-1)!;
   }
 
+  private get deviceOsd(): string {
+    return this.cluster.osds[0]!;
+  }
+
   private async strike(endMs: number): Promise<void> {
     let hurried = false;
     const { kills, interruption } = this.options;
@@ -267,11 +283,13 @@ class KillRun {
   /** Each bag holds every kind that can be made here, in an order of the seed. */
   private draw(): FaultKind {
     if (this.bag.length === 0) {
-      const { network, disk } = this;
-      const can = { network, disk };
+      const { network, disk, device, clock } = this;
+      const can = { network, disk, device, clock };
+      const only = this.options.only.split(",");
       this.bag = FAULT_KINDS.filter(
         ({ name, needs }) =>
-          name.includes(this.options.only) && (needs === undefined || can[needs] !== null),
+          only.some((words) => name.includes(words)) &&
+          (needs === undefined || can[needs] !== null),
       ).flatMap((kind) => Array.from({ length: kind.share }, () => kind));
       if (this.bag.length === 0) throw new Error(`no kind of fault: ${this.options.only}`);
     }
@@ -281,8 +299,9 @@ class KillRun {
   private async one(kind: FaultKind, hurried: boolean): Promise<Omit<FaultRow, "healedMs">> {
     const { random } = this;
     const load = this.load!;
-    const { cluster, network, disk, diskOsd } = this;
-    const scene: Scene = { cluster, load, random, network, disk, diskOsd };
+    const { cluster, network, disk, device, clock, diskOsd, deviceOsd } = this;
+    const parts = { network, disk, device, clock, diskOsd, deviceOsd };
+    const scene: Scene = { cluster, load, random, ...parts };
     await kind.prepare?.(scene);
     const baseMs = performance.now();
     const before = load.completed;
@@ -347,7 +366,10 @@ class KillRun {
         "the cluster to heal",
         async () => {
           complaints = await this.cluster.complaints();
-          return complaints === "";
+          if (complaints !== "") return false;
+          const unfilled = await this.cluster.unfilled();
+          if (unfilled > 0) complaints = `${unfilled} groups have a replica that is behind`;
+          return unfilled === 0;
         },
         HEALTHY_LIMIT_MS,
       );

@@ -1,7 +1,7 @@
 import { type Subprocess, spawn, which } from "bun";
 
 /**
- * Cuts between loopback addresses, by a table of nftables that belongs to a process of ours: when
+ * Cuts, losses, resets and detours between loopback addresses, by a table of nftables that belongs to a process of ours: when
  * that ends, however it ends, the kernel takes the table away.
  */
 
@@ -53,8 +53,39 @@ export class CampaignNetwork {
     await this.wait("drop");
   }
 
+  /** Lose a share of the packets between an address and all others. */
+  async lose(address: string, percent: number): Promise<void> {
+    const rule = `add rule inet ${this.table} cut`;
+    const chance = `numgen random mod 100 < ${percent} drop`;
+    this.say(`${rule} ip saddr ${address} ${chance}`, `${rule} ip daddr ${address} ${chance}`);
+    await this.wait("drop");
+  }
+
+  /** Reset every connection of an address, and each that is tried. */
+  async reset(address: string): Promise<void> {
+    const rule = `add rule inet ${this.table} cut meta l4proto tcp`;
+    const how = "reject with tcp reset";
+    this.say(`${rule} ip saddr ${address} ${how}`, `${rule} ip daddr ${address} ${how}`);
+    await this.wait("reset");
+  }
+
+  /**
+   * Whoever but `exempt` talks to a port of an address talks to `exempt` at `port` instead; what is
+   * connected already is reset.
+   */
+  async detour(address: string, to: number, exempt: string, port: number): Promise<void> {
+    const { table } = this;
+    this.say(
+      `add chain inet ${table} detour { type nat hook output priority -100; }`,
+      `add rule inet ${table} detour ip saddr != ${exempt} ip daddr ${address} tcp dport ${to} dnat ip to ${exempt}:${port}`,
+    );
+    await this.wait("dnat");
+  }
+
   async heal(): Promise<void> {
-    this.say(`flush chain inet ${this.table} cut`);
+    const { table } = this;
+    this.say(`flush chain inet ${table} cut`);
+    if (this.said.includes("chain detour")) this.say(`delete chain inet ${table} detour`);
     await this.wait("}");
   }
 

@@ -238,7 +238,7 @@ function commands(): Command {
     .option("--osds <count>", "osds (default: 3 to 5, by the seed)", whole)
     .option("--shards <count>", "reactors of each osd (default: 1 or 2, by the seed)", whole)
     .option("--seed <number>", "of everything but the cluster's own timing", whole, drawn)
-    .option("--only <words>", "only faults whose name holds this", "")
+    .option("--only <words>", "only faults whose name holds one of these, split by commas", "")
     .option("--history <file>", "keep the history there")
     .option("--report <file>", "JSON", REPORT)
     .action(async (options) => {

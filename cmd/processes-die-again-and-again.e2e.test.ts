@@ -3,7 +3,7 @@ import { FAULT_KINDS } from "./campaign-faults.ts";
 import { formatKillReport, runKillCampaign } from "./campaign-kill.ts";
 import { EXECUTABLE } from "./e2e-harness.ts";
 
-const KILLS = 10;
+const KILLS = 60;
 
 test("G1, G2, G9, G14: nothing acknowledged is lost while processes are killed, stopped, paused and cut off", async () => {
   const seed = Number(process.env["CAMPAIGN_SEED"] ?? "1");
@@ -30,6 +30,6 @@ test("G1, G2, G9, G14: nothing acknowledged is lost while processes are killed, 
   const struck = new Set(report.faults.map(({ kind }) => kind));
   const missing = FAULT_KINDS.filter(({ name, needs }) => needs === undefined && !struck.has(name));
   expect(missing.map(({ name }) => name)).toEqual([]);
-  expect(report.history.operations).toBeGreaterThan(10_000);
+  expect(report.history.operations).toBeGreaterThan(100_000);
   expect(report.history.searched).toBeGreaterThan(0);
-}, 290_000);
+}, 900_000);
