@@ -36,11 +36,21 @@ class Collector extends Timer {
 
   override onTimer(): void {
     this.world.timers.armPeriod(this, LOOK_US);
-    const bytes = process.memoryUsage.rss();
+    const bytes = residentBytes();
+    if (bytes === undefined) return;
     if (bytes - this.leastBytes >= GROWTH_BYTES) {
       Bun.gc(false);
       this.leastBytes = bytes;
     }
     if (bytes < this.leastBytes) this.leastBytes = bytes;
+  }
+}
+
+/** Undefined while no descriptor is left to ask the kernel with: the next look will tell. */
+function residentBytes(): number | undefined {
+  try {
+    return process.memoryUsage.rss();
+  } catch {
+    return undefined;
   }
 }
