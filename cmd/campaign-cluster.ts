@@ -22,7 +22,6 @@ interface PgRow {
   readonly id: string;
   readonly leaderOsd: number | null;
   readonly osds: readonly number[];
-  readonly replicas: readonly { readonly role: string }[];
 }
 
 /** Wait until `check` answers something other than undefined or false. Throws after `limitMs`. */
@@ -185,15 +184,6 @@ export class CampaignCluster {
     const pid = this.pid(name);
     process.kill(pid, signal);
     await waitUntil(`${name} to end after ${signal}`, () => !existsSync(`/proc/${pid}/exe`));
-  }
-
-  /** Groups with a replica that gets what it missed, or whose replicas have not told yet. */
-  async unfilled(): Promise<number> {
-    // Reports are at most a second old; asked for, they are of now.
-    await this.ask("/images?fresh=true");
-    const isBehind = ({ role }: { readonly role: string }): boolean =>
-      role !== "leader" && role !== "follower";
-    return (await this.groups()).filter(({ replicas }) => replicas.some(isBehind)).length;
   }
 
   /**

@@ -366,10 +366,7 @@ class KillRun {
         "the cluster to heal",
         async () => {
           complaints = await this.cluster.complaints();
-          if (complaints !== "") return false;
-          const unfilled = await this.cluster.unfilled();
-          if (unfilled > 0) complaints = `${unfilled} groups have a replica that is behind`;
-          return unfilled === 0;
+          return complaints === "";
         },
         HEALTHY_LIMIT_MS,
       );

@@ -75,10 +75,9 @@ test("G7: recovery that is paused waits, over a restart of the mon, and goes on"
     await waitFor("the mon to hear of osd.2", async () => (await status()).replicas.length === 4);
     expect((await status()).paused).toBe(true);
     const health = await cluster.attempt("health", "--check");
-    expect([health.code, health.stdout]).toEqual([
-      1,
-      "warn  RECOVERY_PAUSED: recovery is paused: 4 replicas wait for it\n",
-    ]);
+    expect(health.code).toBe(1);
+    expect(health.stdout).toContain("RECOVERY_PAUSED: recovery is paused: 4 replicas wait for it");
+    expect(health.stdout).toContain("warn  PG_FILLING: ");
     // What it got before it heard of the pause is little: nothing of it was the end.
     expect(await counter(cluster, 2, "recovery_fills_total", 'stage="ended"')).toBe(0);
 

@@ -1,7 +1,7 @@
 import { formatPgId, type OsdId, poolOfPg } from "../base/ids.ts";
 import { counted, formatSize } from "../base/size-text.ts";
 import { missingOf, type OsdInfo, type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
-import { BeneathState } from "../../proto/gen/control_pb.ts";
+import { BeneathState, PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { collectRefused } from "./damage-health.ts";
 import type { OldCopy } from "./old-copy.ts";
@@ -35,7 +35,7 @@ export function judgeHealth(
     checkRestored(copies),
     checkDown(catalogue),
     checkOut(catalogue),
-    ...checkGroups(catalogue),
+    ...checkGroups(catalogue, osds),
     ...checkBlocks(catalogue, osds),
     checkScrubs(catalogue),
     checkRecovery(recovery),
@@ -119,7 +119,13 @@ function checkOut(catalogue: Catalogue): Check | undefined {
   );
 }
 
-type GroupCode = "PG_DOWN" | "PG_LEADERLESS" | "PG_DEGRADED" | "PG_WITNESS_MISSING" | "PG_CREATING";
+type GroupCode =
+  | "PG_DOWN"
+  | "PG_LEADERLESS"
+  | "PG_DEGRADED"
+  | "PG_FILLING"
+  | "PG_WITNESS_MISSING"
+  | "PG_CREATING";
 
 const GROUP_CHECKS: readonly (readonly [GroupCode, Check["severity"], string, string])[] = [
   ["PG_DOWN", "error", "without a majority: writes wait", "start their osds"],
@@ -137,6 +143,12 @@ const GROUP_CHECKS: readonly (readonly [GroupCode, Check["severity"], string, st
     "start the osds that are down, or replace their replicas",
   ],
   [
+    "PG_FILLING",
+    "warn",
+    "with a copy that gets what it missed, and does not count yet",
+    "this ends by itself; stop no other of their osds meanwhile",
+  ],
+  [
     "PG_WITNESS_MISSING",
     "warn",
     "with all copies of the data, and without the witness: one more failure stops writes",
@@ -150,10 +162,10 @@ const GROUP_CHECKS: readonly (readonly [GroupCode, Check["severity"], string, st
   ],
 ];
 
-function checkGroups(catalogue: Catalogue): Check[] {
+function checkGroups(catalogue: Catalogue, osds: OsdService): Check[] {
   const byCode = new Map<GroupCode, PgInfo[]>();
   for (const pg of catalogue.map.pgs.values()) {
-    const code = codeOf(pg, catalogue.map.osds);
+    const code = codeOf(pg, catalogue.map.osds, osds);
     if (code === undefined) continue;
     const list = byCode.get(code);
     if (list === undefined) byCode.set(code, [pg]);
@@ -174,10 +186,14 @@ function checkGroups(catalogue: Catalogue): Check[] {
 }
 
 /** What is wrong with a group; undefined: nothing. */
-function codeOf(pg: PgInfo, osds: ReadonlyMap<OsdId, OsdInfo>): GroupCode | undefined {
+function codeOf(
+  pg: PgInfo,
+  osds: ReadonlyMap<OsdId, OsdInfo>,
+  service: OsdService,
+): GroupCode | undefined {
   switch (pgStateOf(pg, osds)) {
     case PgState.Active:
-      return undefined;
+      return isFilling(pg, service) ? "PG_FILLING" : undefined;
     case PgState.Creating:
       return "PG_CREATING";
     case PgState.Down:
@@ -189,6 +205,16 @@ function codeOf(pg: PgInfo, osds: ReadonlyMap<OsdId, OsdInfo>): GroupCode | unde
       return isWhole ? "PG_WITNESS_MISSING" : "PG_DEGRADED";
     }
   }
+}
+
+/** A member, not one that joins, is filled; or its osd was started, and has not told of it yet. */
+function isFilling(pg: PgInfo, service: OsdService): boolean {
+  const reports = service.reportsOf(pg);
+  return pg.replicas.some(({ replicaId, osd, leaving }) => {
+    if (leaving || pg.configuration?.voters.includes(replicaId) !== true) return false;
+    const report = reports.get(replicaId);
+    return report === undefined ? service.live.has(osd) : report.role === PgRole.FILLING;
+  });
 }
 
 function osdsOf(pg: PgInfo): string {

@@ -1,5 +1,6 @@
 /** Which groups have witnesses, and where, as the monitor decides it, with stand-ins for osds. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { PgRole } from "../../proto/gen/control_pb.ts";
 import { type FakeOsd, MonHarness, until } from "./bun-mon-harness.ts";
 
 interface PgView {
@@ -211,4 +212,24 @@ test("an osd beside a member of the group is refused with that member's name", a
       code === "FB2003" && detail === `moving a replica of group 1.0 to osd ${toOsd}: ${where}`
     );
   });
+});
+
+test("health tells a copy that is filled, and one that was not told of since its osd's start", async () => {
+  await makePool(3);
+  const { osds, witnesses, replicas } = await group();
+  const place = `1.0 of p on osd.${osds[0]}, osd.${osds[1]}, osd.${witnesses[0]} (witness)`;
+  const isWell = async (): Promise<boolean> => (await mon.get("/health")).body.status === "ok";
+  await until("all are there", isWell);
+  const follower = made[osds[1]!]!;
+  const { replicaId } = replicas.find(({ osd }) => osd === osds[1])!;
+  follower.roles.set(replicaId, PgRole.FILLING);
+  await until("it is filled", async () => (await checkOf("PG_FILLING")) !== undefined);
+  expect(await checkOf("PG_FILLING")).toMatchObject({ severity: "warn", details: [place] });
+  follower.roles.delete(replicaId);
+  await until("it has all", isWell);
+  follower.isReporting = false;
+  follower.reconnect();
+  await until("it is started", async () => (await checkOf("PG_FILLING")) !== undefined);
+  follower.isReporting = true;
+  await until("it tells", isWell);
 });
