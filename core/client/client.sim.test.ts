@@ -717,6 +717,21 @@ describe("client: the monitor", () => {
     expect(bench.settle(bench.image.read(16 * MIB - 1, 1))[0]).toBe(3);
   });
 
+  test("what is beyond an end that came down ends, also while a leader is looked for", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.cluster.group(0).leader = null;
+    const [beyond, within] = [OpKind.Read, OpKind.Write].map((kind, at) =>
+      bench.image.run(bench.op(kind, (1 - at) * 4 * MIB, 4096)),
+    );
+    bench.pass(1_000_000);
+    bench.cluster.mon.resize("demo/disk", MIB);
+    expect(bench.simulation.run(() => bench.image.sizeBytes === MIB)).toBe(true);
+    bench.pass(1_000_000);
+    bench.cluster.group(0).leader = 1;
+    expect(bench.settle(beyond!, 10_000_000)).toBe(Status.Invalid);
+    expect(bench.settle(within!, 10_000_000)).toBe(Status.Ok);
+  });
+
   test("a restarted osd on another port is found through the map", () => {
     const bench = new Bench(1, { pgs: 1 });
     bench.settle(bench.image.write(0, filled(4096, 1)));

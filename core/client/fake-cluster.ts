@@ -712,7 +712,7 @@ export class FakeMon {
     return { header, grant: toBinary(SessionGrantSchema, grant), mac: new Uint8Array(32) };
   }
 
-  /** Grow an image and tell its holders. */
+  /** Change an image's size and tell its holders; nobody is fenced, and nothing zeroed. */
   resize(path: string, sizeBytes: number): void {
     const image = this.images.get(path)!;
     image.header = { ...image.header, sizeBytes: BigInt(sizeBytes) };

@@ -40,9 +40,14 @@ export class RequestWriter {
     return this.sendRead(part, connection);
   }
 
-  /** Ask a replica whether it leads: the state of the first block of `sample`. */
+  /**
+   * Ask a replica whether it leads: the state of the image's first block, which every group answers
+   * for and every image has. Those of `sample` may be beyond an end that came down meanwhile, which
+   * everybody refuses, whether he leads or not.
+   */
   question(op: RequestOp, sample: Part, connection: Connection, replica: ReplicaId): boolean {
     this.fillRead(sample, replica);
+    this.read.firstBlock = 0;
     this.read.blocks = 1;
     this.read.flags = FLAG_STATES;
     return this.sendRead(op, connection);

@@ -15,6 +15,7 @@
 export { createApi } from "./api.ts";
 export { MemoryMetaStore } from "./memory-store.ts";
 export { Monitor, type MonitorOptions } from "./monitor.ts";
+export type { ImageRecord, OperationRecord } from "./records.ts";
 export type {
   ImageView,
   OperationView,

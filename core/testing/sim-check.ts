@@ -200,12 +200,11 @@ export function compareReplicas(cluster: SimCluster): void {
   }
 }
 
-/** All units of a group as its store shows them, one line each. */
-function shown(group: Group): string {
+/** All units of a group, as its store shows them: the same object each time. */
+export function* unitsOf(group: Group): Generator<UnitState> {
   const { store } = group.shard;
   const listing = new UnitListing();
   const state = new UnitState();
-  const lines: string[] = [];
   for (let cursor = 0; cursor >= 0; ) {
     cursor = store.listUnits(group.row, cursor, listing);
     for (let at = 0; at < listing.count; at++) {
@@ -213,15 +212,20 @@ function shown(group: Group): string {
       state.unit = listing.units[at]!;
       state.snapSeq = listing.snapSeqs[at]!;
       store.unitState(group.row, state);
-      if (state.states.every((one) => one === 0)) continue;
-      const blocks = [...state.versions].map(
-        (version, bit) =>
-          `${String(state.states[bit])}:${String(version)}:${String(state.crcs[bit])}`,
-      );
-      lines.push(
-        `${String(state.layer)}/${String(state.unit)}/${String(state.snapSeq)} ${blocks.join(" ")}`,
-      );
+      yield state;
     }
+  }
+}
+
+/** All units of a group as its store shows them, one line each. */
+function shown(group: Group): string {
+  const lines: string[] = [];
+  for (const { layer, unit, snapSeq, states, versions, crcs } of unitsOf(group)) {
+    if (states.every((one) => one === 0)) continue;
+    const blocks = [...versions].map(
+      (version, bit) => `${String(states[bit])}:${String(version)}:${String(crcs[bit])}`,
+    );
+    lines.push(`${String(layer)}/${String(unit)}/${String(snapSeq)} ${blocks.join(" ")}`);
   }
   lines.push(stateOf(group));
   return [...new Set(lines)].sort().join("\n");

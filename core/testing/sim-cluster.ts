@@ -132,6 +132,8 @@ export class SimCluster {
   monWorld: SimWorld;
   /** What is in the catalogue comes from a backup; a monitor that starts is told so. */
   private isRestored = false;
+  /** Of the monitor that has what is in the catalogue. */
+  private servingWorld: SimWorld | null = null;
   /** Who asked the monitor for something: told when it dies. */
   private readonly askers = new Set<(error: Error) => void>();
   /**
@@ -240,6 +242,7 @@ export class SimCluster {
       () => {
         if (!monWorld.alive) return;
         this.monitor = monitor;
+        this.servingWorld = monWorld;
         this.isRestored = false;
       },
       (error: unknown) => this.simulation.fail("mon.a", error),
@@ -321,6 +324,7 @@ export class SimCluster {
   /** Format, start everything, make a pool and an image. */
   start(): void {
     this.await("monitor start", this.monitor.start());
+    this.servingWorld = this.monWorld;
     for (const osd of this.osds) this.await("format", this.format(osd));
     for (const osd of this.osds) this.startOsd(osd);
     this.simulation.run(
@@ -570,6 +574,16 @@ export class SimCluster {
   /** The cluster's format, as the monitor has it. */
   get clusterFormat(): number {
     return this.monitor.catalogue.map.format;
+  }
+
+  /** Whether a monitor runs that has loaded its catalogue. */
+  get monitorServes(): boolean {
+    return this.monWorld.alive && this.servingWorld === this.monWorld;
+  }
+
+  /** Change images as people do: rejects as the monitor refuses, and with FB1003 when it dies. */
+  async changeImages(change: (images: Monitor["images"]) => Promise<unknown>): Promise<void> {
+    await this.asked(change(this.monitor.images));
   }
 
   private async asked(answer: Promise<unknown>): Promise<void> {

@@ -7,6 +7,7 @@ import type { SimWatch } from "./sim-check.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimDevices } from "./sim-devices.ts";
 import type { SimHot } from "./sim-hot.ts";
+import type { SimImages } from "./sim-images.ts";
 import type { SimLoad } from "./sim-load.ts";
 import type { SimLocks } from "./sim-locks.ts";
 import type { TraceSink } from "./sim-trace.ts";
@@ -63,11 +64,12 @@ export interface FaultPlan {
   readonly without: ReadonlySet<number>;
 }
 
-/** What clients do in a run; null: nobody takes an image from another. */
+/** What clients do in a run; null: nobody takes an image from another, none is changed. */
 export interface SimLoads {
   readonly load: SimLoad;
   readonly hot: SimHot;
   readonly locks: SimLocks | null;
+  readonly images: SimImages | null;
 }
 
 /** A kind of fault; `run` answers whether there was an occasion. */
@@ -77,7 +79,7 @@ export interface FaultKind {
   readonly run: (osd: SimOsd) => boolean;
 }
 
-/** A fault that happened. */
+/** A fault that happened. `osd`: -1 when it was of none. */
 export interface FaultNote {
   readonly number: number;
   readonly atUs: number;
@@ -114,6 +116,7 @@ export class SimFaults {
   private readonly load: SimLoad;
   private readonly hot: SimHot;
   private readonly locks: SimLocks | null;
+  private readonly images: SimImages | null;
   private readonly watch: SimWatch;
   private readonly weather: SimWeather;
   private readonly backup: SimBackup;
@@ -145,6 +148,7 @@ export class SimFaults {
     this.load = loads.load;
     this.hot = loads.hot;
     this.locks = loads.locks;
+    this.images = loads.images;
     this.plan = plan;
     this.pace = new Prng(cluster.simulation.seed * 17 + 11);
     this.random = this.pace;
@@ -168,8 +172,10 @@ export class SimFaults {
     this.load.mayRefuse = rot || diskLoss || strays || lies || errors || beneath;
     this.hot.mayRefuse = this.load.mayRefuse;
     if (this.locks !== null) this.locks.mayRefuse = this.load.mayRefuse;
+    if (this.images !== null) this.images.mayRefuse = this.load.mayRefuse;
     if (this.plan.restores) this.backup.begin();
     this.versions?.begin(this.cluster, this);
+    this.images?.begin(this, endUs);
     this.planNext();
   }
 
@@ -297,15 +303,18 @@ export class SimFaults {
       const osd = osds[this.random.below(osds.length)]!;
       const kind = this.drawKind();
       if (!kind.run(osd)) continue;
-      this.trace?.(
-        simulation.nowUs,
-        `osd.${String(osd.id)}`,
-        `fault ${String(number)}: ${kind.name}`,
-      );
-      this.notes.push({ number, atUs: simulation.nowUs, name: kind.name, osd: osd.id });
-      this.counts[kind.name] = (this.counts[kind.name] ?? 0) + 1;
+      this.noteAs(number, kind.name, osd.id);
       return;
     }
+  }
+
+  /** Something happened that can be left out by its number; `osd`: -1 when it was of none. */
+  noteAs(number: number, name: string, osd: number): void {
+    const atUs = this.cluster.simulation.nowUs;
+    const who = osd < 0 ? "operator" : `osd.${String(osd)}`;
+    this.trace?.(atUs, who, `fault ${String(number)}: ${name}`);
+    this.notes.push({ number, atUs, name, osd });
+    this.counts[name] = (this.counts[name] ?? 0) + 1;
   }
 
   private drawKind(): FaultKind {
@@ -431,7 +440,8 @@ export class SimFaults {
     return true;
   }
 
-  private get isPeace(): boolean {
+  /** Nobody else may be hurt now. */
+  get isPeace(): boolean {
     return this.cluster.simulation.nowUs < this.peaceUntilUs;
   }
 

@@ -25,9 +25,20 @@ const NAMES = [
   "replica learns of its group",
   "parked leader woke",
   "parked follower woke",
+  "image made again",
+  "shrink without a replica",
+  "shrink beside a fill",
+  "shrink while a leader died",
+  "removal without a replica",
+  "removal beside a fill",
+  "removal while a leader died",
+  "growth refused during a shrink",
+  "group refused a removed image",
+  "group refused what is beyond an end",
+  "monitor died in a change of an image",
 ] as const;
 
-type ProbeName = (typeof NAMES)[number];
+export type ProbeName = (typeof NAMES)[number];
 
 /**
  * Counts rare situations, from state and counters that the processes have anyway: at each look at
@@ -110,11 +121,13 @@ export class SimProbes {
     }
   }
 
-  private hit(name: ProbeName, times = 1): void {
+  /** Something was met that others look for. */
+  hit(name: ProbeName, times = 1): void {
     this.counts[name]! += times;
   }
 }
 
-function isFilled(group: Group): boolean {
+/** Whether a replica is filled by difference. */
+export function isFilled(group: Group): boolean {
   return group.shard.store.healthOf(group.row) === GroupHealth.Filling;
 }

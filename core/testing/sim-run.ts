@@ -16,6 +16,7 @@ import {
 import { type SimClient, SimCluster } from "./sim-cluster.ts";
 import { type FaultNote, type FaultPlan, SimFaults, type SimLoads } from "./sim-faults.ts";
 import { SimHot } from "./sim-hot.ts";
+import { SimImages } from "./sim-images.ts";
 import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { SimProbes } from "./sim-probes.ts";
@@ -87,6 +88,11 @@ const WITNESSED_SEEDS = 5;
 const RESTORED_SEEDS = 7;
 /** In one of so many, programs of two versions run mixed. Drawn as the one before. */
 const MIXED_SEEDS = 6;
+/**
+ * In one of so many an image is resized, removed and made again. Drawn as the one before. What becomes of
+ * that when the catalogue is put back from an older copy is for people: not in the same seeds.
+ */
+const CHANGED_SEEDS = 4;
 /** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
 const MORTALS = 2;
@@ -144,6 +150,8 @@ interface Plan extends FaultPlan {
   readonly wholes: number;
   /** Clients take an image from each other. */
   readonly locks: boolean;
+  /** An operator resizes an image, removes it, and makes it again. */
+  readonly changes: boolean;
   /** Copies of the data. */
   readonly replicas: number;
 }
@@ -169,7 +177,9 @@ function storeOf(random: Prng): Plan["store"] {
 function planOf(seed: number, without: ReadonlySet<number>): Plan {
   const full = fullPlanOf(seed, without);
   const restores = new Prng(seed * 37 + 15).below(RESTORED_SEEDS) === 0;
-  const plan = restores ? { ...full, diskLoss: false, strays: false, lies: false } : full;
+  const plan = restores
+    ? { ...full, diskLoss: false, strays: false, lies: false, changes: false }
+    : full;
   const isWitnessed = new Prng(seed * 37 + 36).below(WITNESSED_SEEDS) === 0;
   if (!isWitnessed) return { ...plan, restores };
   const spared = { rot: false, strays: false, lies: false };
@@ -213,6 +223,7 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     replicas: REPLICAS,
     isWitnessed: false,
     restores: false,
+    changes: new Prng(seed * 37 + 73).below(CHANGED_SEEDS) === 0,
   };
 }
 
@@ -316,8 +327,10 @@ class SimRun {
     const hot = new SimHot(cluster, shared, plan.timeoutMs, plan.thinkTimes);
     if (plan.locks) cluster.createImage(LOCKED_IMAGE);
     const locks = plan.locks ? new SimLocks(cluster, owners) : null;
+    const { monitorDies } = this.plan;
+    const images = plan.changes ? new SimImages(cluster, this.probes, monitorDies) : null;
     this.slowDown();
-    const loads = { load, hot, locks };
+    const loads = { load, hot, locks, images };
     const faults = new SimFaults(cluster, loads, this.watch, plan, this.versions);
     this.faults = faults;
     faults.trace = this.options.trace ?? null;
@@ -343,7 +356,7 @@ class SimRun {
     }
     return {
       seed: this.options.seed,
-      operations: load.operations + hot.operations + (locks?.operations ?? 0),
+      operations: [load, hot, locks, images].reduce((sum, one) => sum + (one?.operations ?? 0), 0),
       refused: load.refused,
       shared: hot.operations,
       unanswered: hot.unanswered,
@@ -365,24 +378,27 @@ class SimRun {
   }
 
   /** No more faults: everything must come to its end, and be right. */
-  private finish({ load, hot, locks }: SimLoads, faults: SimFaults): void {
+  private finish({ load, hot, locks, images }: SimLoads, faults: SimFaults): void {
     const { cluster } = this;
     const { simulation } = cluster;
     load.stop();
     hot.stop();
     locks?.stop();
+    images?.stop();
     faults.end();
-    const areIdle = (): boolean => load.idle && hot.idle && locks?.idle !== false;
+    const all = [load, hot, locks, images].filter((one) => one !== null);
+    const areIdle = (): boolean => all.every((one) => one.idle);
     const answered = simulation.run(areIdle, FINISH_LIMIT_US);
     assert(answered, `operations are open long after the last fault:\n${describe(cluster)}`);
     const repaired = simulation.run(() => faults.idle, FINISH_LIMIT_US);
     assert(repaired, `a repair goes on long after the last fault:\n${describe(cluster)}`);
     this.watch.look();
     this.rest();
-    for (const one of [load, hot, locks]) if (one !== null) one.mayRefuse = false;
+    for (const one of all) one.mayRefuse = false;
     load.verify(this.plan.replicas);
     hot.verify(this.plan.replicas);
     locks?.verify();
+    images?.verify(this.plan.replicas);
     this.rest();
     compareReplicas(cluster);
     checkUnits(cluster);

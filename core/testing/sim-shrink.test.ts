@@ -49,5 +49,7 @@ describe("shrinkFaults", () => {
 
   test("a schedule names time, number, kind and osd", () => {
     expect(formatFaults(notes([4]))).toBe("  4.000 ms: fault 4, crash (osd.1)");
+    const ofNone = { number: 100_002, atUs: 1500, name: "image shrunk", osd: -1 };
+    expect(formatFaults([ofNone])).toBe("  1.500 ms: fault 100002, image shrunk");
   });
 });

@@ -56,10 +56,10 @@ function rerunOf(options: SimRunOptions): Rerun {
 /** A schedule, as people read it. */
 export function formatFaults(faults: readonly FaultNote[]): string {
   return faults
-    .map(
-      ({ number, atUs, name, osd }) =>
-        `  ${(atUs / 1000).toFixed(3)} ms: fault ${String(number)}, ${name} (osd.${String(osd)})`,
-    )
+    .map(({ number, atUs, name, osd }) => {
+      const where = osd < 0 ? "" : ` (osd.${String(osd)})`;
+      return `  ${(atUs / 1000).toFixed(3)} ms: fault ${String(number)}, ${name}${where}`;
+    })
     .join("\n");
 }
 

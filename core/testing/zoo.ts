@@ -337,6 +337,46 @@ export const ZOO: readonly PlantedBug[] = [
     ],
     seed: 247,
   },
+  {
+    name: "shrunk-blocks-come-back",
+    breaks: "N8",
+    what: "a shrink passes over a group that does not answer at once, and is done",
+    edits: [
+      {
+        file: "core/mon/operation-engine.ts",
+        find: "if (pg === undefined) break; // The pool",
+        replace:
+          'if (pg === undefined || (attempt > 1 && operation.kind === "image.shrink")) break; //',
+      },
+    ],
+    seed: 59,
+  },
+  {
+    name: "shrink-without-fence",
+    breaks: "N8",
+    what: "who has not heard of a shrink goes on writing beyond the end",
+    edits: [
+      {
+        file: "core/mon/image-service.ts",
+        find: "const image = { ...before, sizeBytes, lockEpoch: this.catalogue.nextLockEpoch(before) };",
+        replace: "const image = { ...before, sizeBytes };",
+      },
+    ],
+    seed: 23,
+  },
+  {
+    name: "removed-layer-without-fence",
+    breaks: "G4",
+    what: "a group takes requests for a layer that it has seen removed",
+    edits: [
+      {
+        file: "core/pg/requests.ts",
+        find: "if (group.layers.isGone(layer)) return Status.Removed;",
+        replace: "",
+      },
+    ],
+    seed: 19,
+  },
 ];
 
 /** The source of `file` with the bug in it. Fails when an edit does not fit exactly once. */
