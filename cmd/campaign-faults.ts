@@ -66,9 +66,11 @@ const CLOCK_STEP_S = 86_400;
 const SLOW_MS = 200;
 const SLOW_LIMIT_MS = 10_000;
 
+export const LEADER_KILL = "kill a leader";
+
 export const FAULT_KINDS: readonly FaultKind[] = [
   {
-    name: "kill a leader",
+    name: LEADER_KILL,
     share: 24,
     kills: true,
     holdMs: [1200, 3000],

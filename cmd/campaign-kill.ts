@@ -8,7 +8,7 @@ import { CampaignCluster, waitUntil } from "./campaign-cluster.ts";
 import { CampaignClock } from "./campaign-clock.ts";
 import { CampaignDevice } from "./campaign-device.ts";
 import { CampaignDisk } from "./campaign-disk.ts";
-import { FAULT_KINDS, type FaultKind, type Scene } from "./campaign-faults.ts";
+import { FAULT_KINDS, type FaultKind, LEADER_KILL, type Scene } from "./campaign-faults.ts";
 import { CampaignLoad } from "./campaign-load.ts";
 import { CampaignNetwork } from "./campaign-network.ts";
 
@@ -84,15 +84,21 @@ const IMAGE = "campaign/disk";
 const IMAGE_BYTES = 128 * 1_048_576;
 const CLIENTS_PER_GATEWAY = 8;
 const BASELINE_MS = 1000;
-/** A load below this is none. */
-const OPS_PER_SEC_MIN = 50;
+/** A load below this is none: 16 clients on a machine that others use as well. */
+const OPS_PER_SEC_MIN = 200;
 const GOES_ON_LIMIT_MS = 30_000;
 const HEALTHY_LIMIT_MS = 60_000;
 /** One fault in so many does not wait until the cluster has healed. */
 const HURRIED_ONE_IN = 4;
 const HURRIED_PROMISE_MS = 10_000;
-/** A wait beyond the promise counts when it is so many times the longest before the fault. */
-const NOISE = 10;
+/** What the machine itself makes wait: so many times the longest wait of the last loads without a fault. */
+const NOISE = 2;
+const NOISE_LOADS = 10;
+const NOISE_MS_MAX = 2000;
+/** G9: of the waits after a leader's death all but one in a hundred, and in fewer all but one. */
+const LEADER_P99_MS = 2000;
+/** G14: from the start of a process until it serves. */
+const START_MS = 5000;
 
 /** Run it to its end. Never throws for what the cluster did: `failures` tells. */
 export async function runKillCampaign(options: KillOptions): Promise<KillReport> {
@@ -127,6 +133,7 @@ class KillRun {
     try {
       await this.prepare();
       await this.strike(startMs + this.options.timeMs);
+      this.judgeLeaders();
       await this.finish();
     } catch (error) {
       this.fail(error instanceof Error ? error.message : String(error));
@@ -274,7 +281,7 @@ class KillRun {
       }
       const row = { ...felt, healedMs: hurried ? 0 : Math.round(performance.now() - backMs) };
       this.faults.push(row);
-      this.judgeStall(row);
+      this.judgeFault(row);
       this.options.say(formatFault(row));
       this.allRun();
     }
@@ -346,9 +353,33 @@ class KillRun {
     };
   }
 
-  private judgeStall({ kind, victims, stallMs, promiseMs, longestBeforeMs }: FaultRow): void {
-    if (stallMs <= promiseMs || stallMs <= NOISE * longestBeforeMs) return;
-    this.fail(`${kind} (${victims}): a request waited ${stallMs} ms, wanted at most ${promiseMs}`);
+  /** What a wait may be longer than promised, on a machine that is busy with other things. */
+  private get noiseMs(): number {
+    const waits = this.faults.slice(-NOISE_LOADS).map((row) => row.longestBeforeMs);
+    return Math.min(NOISE * Math.max(0, ...waits), NOISE_MS_MAX);
+  }
+
+  private judgeFault({ kind, victims, stallMs, promiseMs, startMs }: FaultRow): void {
+    const { noiseMs } = this;
+    const who = `${kind} (${victims})`;
+    const beside = `and ${noiseMs} ms for what this machine takes`;
+    if (stallMs > promiseMs + noiseMs) {
+      this.fail(`${who}: a request waited ${stallMs} ms, wanted at most ${promiseMs}, ${beside}`);
+    }
+    if (startMs > START_MS + noiseMs) {
+      this.fail(`${who}: a process served after ${startMs} ms, wanted ${START_MS}, ${beside}`);
+    }
+  }
+
+  /** Of all deaths of leaders together, where the cluster was whole before. */
+  private judgeLeaders(): void {
+    const waits = this.faults
+      .filter(({ kind, hurried }) => kind === LEADER_KILL && !hurried)
+      .map(({ stallMs }) => stallMs)
+      .sort((left, right) => right - left);
+    const p99 = waits[Math.max(1, Math.floor(waits.length / 100))];
+    if (p99 === undefined || p99 <= LEADER_P99_MS + this.noiseMs) return;
+    this.fail(`${LEADER_KILL}: 99 of 100 waits are up to ${p99} ms, wanted ${LEADER_P99_MS}`);
   }
 
   /** Nothing ended that nobody ended. */

@@ -244,6 +244,8 @@ export class FakeOsd {
   readonly leads: Map<number, number> = new Map();
   /** What it reports of replicas, by replica id, that do not lead; default: follower. */
   readonly roles: Map<number, PgRole> = new Map();
+  /** Replicas that have not heard of a leader. */
+  readonly leaderless: Set<number> = new Set();
   /** What it reports of replicas on their way back, by replica id of its own. */
   readonly recovering: Map<number, MessageInitShape<typeof RecoveryReportSchema>[]> = new Map();
   isReporting = true;
@@ -451,6 +453,7 @@ export class FakeOsd {
         role:
           term === undefined ? (this.roles.get(own.replicaId) ?? PgRole.FOLLOWER) : PgRole.LEADER,
         term: BigInt(term ?? 1),
+        leader: this.leaderless.has(own.replicaId) ? 0 : (pg.replicas[0]?.replicaId ?? 0),
         established: term !== undefined,
         appliedIndex: 5n,
         usedBytes: 65_536n,

@@ -207,13 +207,20 @@ function codeOf(
   }
 }
 
-/** A member, not one that joins, is filled; or its osd was started, and has not told of it yet. */
+/**
+ * A member, not one that joins, gets what it missed: it is filled, its leader sends it old entries, or
+ * its osd was started and has not heard of a leader yet, or not told of the replica.
+ */
 function isFilling(pg: PgInfo, service: OsdService): boolean {
   const reports = service.reportsOf(pg);
+  const behind = new Set(
+    [...reports.values()].flatMap(({ recovery }) => recovery.map((one) => one.replica)),
+  );
   return pg.replicas.some(({ replicaId, osd, leaving }) => {
     if (leaving || pg.configuration?.voters.includes(replicaId) !== true) return false;
     const report = reports.get(replicaId);
-    return report === undefined ? service.live.has(osd) : report.role === PgRole.FILLING;
+    if (report === undefined) return service.live.has(osd);
+    return report.role === PgRole.FILLING || report.leader === 0 || behind.has(replicaId);
   });
 }
 

@@ -227,6 +227,10 @@ test("health tells a copy that is filled, and one that was not told of since its
   expect(await checkOf("PG_FILLING")).toMatchObject({ severity: "warn", details: [place] });
   follower.roles.delete(replicaId);
   await until("it has all", isWell);
+  follower.leaderless.add(replicaId);
+  await until("it waits for a leader", async () => (await checkOf("PG_FILLING")) !== undefined);
+  follower.leaderless.delete(replicaId);
+  await until("it follows", isWell);
   follower.isReporting = false;
   follower.reconnect();
   await until("it is started", async () => (await checkOf("PG_FILLING")) !== undefined);
