@@ -14,7 +14,7 @@ async function endsInTime(cluster: TestCluster, ...words: readonly string[]): Pr
   return stderr;
 }
 
-test("data commands end when two of three osds are away, and work again when they are back", async () => {
+test("G11: data commands end when two of three osds are away, and work again when they are back", async () => {
   await withCluster({ osds: 3, flags: ["--osd-size", "300MiB"] }, async (cluster) => {
     await cluster.image("p/a", "16MiB", 3);
     await cluster.run("image", "create", "p/b", "--size", "16MiB");

@@ -5,7 +5,7 @@ import { EXECUTABLE } from "./e2e-harness.ts";
 
 const KILLS = 60;
 
-test("G1, G2, G9, G14: nothing acknowledged is lost while processes are killed, stopped, paused and cut off", async () => {
+test("G1, G2, G9, G11, G14: nothing acknowledged is lost while processes are killed, stopped, paused and cut off", async () => {
   const seed = Number(process.env["CAMPAIGN_SEED"] ?? "1");
   const report = await runKillCampaign({
     program: [EXECUTABLE],
