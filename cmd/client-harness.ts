@@ -19,7 +19,11 @@ function rerouted(world: World, ports: ReadonlyMap<number, number>): World {
       return world.network.connect(way, handler, options);
     },
   };
-  return { arena, slots, clock, random, timers, turns, disks, network, checksum, logger, backend };
+  const fail = (error: unknown): void => world.fail(error);
+  return {
+    ...{ arena, slots, clock, random, timers, turns, disks, network, checksum, logger, backend },
+    fail,
+  };
 }
 
 /** A client in this process, which reaches some ports of the cluster by another way. */

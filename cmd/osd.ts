@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { failOnBug } from "../core/base/assert.ts";
 import { type ErrorCode, ERRORS, FastblockError } from "../core/base/errors.ts";
 import { FORMATS } from "../core/base/formats.ts";
 import type { OsdRunOptions } from "../core/cli/cli.ts";
@@ -71,6 +72,7 @@ class Osd {
       arenaBytes: 64 * 1_048_576,
       logger: daemon.logger,
       prefer: "file",
+      onFatal: (error) => daemon.fail(error),
     });
     world.start();
     startCollector(world);
@@ -204,6 +206,7 @@ class Osd {
     try {
       replaceFile(this.mapPath, toBinary(MapUpdateSchema, create(MapUpdateSchema, full)));
     } catch (error) {
+      if (failOnBug(this.daemon, error)) return;
       this.daemon.logger.warn("the map can not be kept", { reason: String(error) });
     }
   }
@@ -235,6 +238,7 @@ class Osd {
       if (this.map.apply(update) !== ApplyResult.Applied) return;
       this.tellAll({ kind: "map", update: bytes });
     } catch (error) {
+      if (failOnBug(this.daemon, error)) return;
       this.daemon.logger.warn("the kept map can not be read", { reason: String(error) });
     }
   }

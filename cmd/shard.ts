@@ -1,3 +1,4 @@
+import { failOnBug } from "../core/base/assert.ts";
 import { FastblockError } from "../core/base/errors.ts";
 import { type ShardReport, OsdShard, type Verdict } from "../core/osd/osd.ts";
 import type { StoreClaim, StoreIdentity, StoreStart } from "../core/pg/pg.ts";
@@ -209,6 +210,15 @@ async function obey(command: ShardCommand): Promise<void> {
   }
 }
 
+/** A bug ends this thread's turns at once: nothing is acknowledged until the process is gone. */
+function end(error: unknown): void {
+  if (world === undefined || !failOnBug(world, error)) fail(error);
+}
+
 self.onmessage = (event: MessageEvent<ShardCommand>) => {
-  obey(event.data).catch(fail);
+  obey(event.data).catch(end);
 };
+// What no promise caught: the runtime would end this thread some turns later.
+process.on("unhandledRejection", (error) =>
+  world === undefined ? fail(error) : world.fail(error),
+);

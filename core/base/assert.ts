@@ -18,6 +18,23 @@ export class AssertionError extends Error {
   override readonly name = "AssertionError";
 }
 
+/** The end of a process: nothing is acknowledged behind it. A `World` is one. */
+export interface FatalPath {
+  fail(error: unknown): void;
+}
+
+/**
+ * End the process when an error of asynchronous work is a bug.
+ *
+ * Whoever catches what he does not know asks this first, and neither answers nor goes on when it is
+ * true: a promise carries a violated invariant past the turn that would have ended by it.
+ */
+export function failOnBug(path: FatalPath, error: unknown): boolean {
+  if (!(error instanceof AssertionError)) return false;
+  path.fail(error);
+  return true;
+}
+
 declare const VERIFY: boolean;
 
 /** True in tests and simulation: costly checks run. A build constant, so shipped code drops them. */

@@ -4,6 +4,7 @@
  * `Client` finds the cluster, `Image` is one attachment. The data path is `Image.submit(op)` with
  * pooled `ImageOp`s; the promise methods of `Image` are for those who do a few requests.
  */
+import { failOnBug } from "../base/assert.ts";
 import { create, fromBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
 import { FORMATS, type FormatRange } from "../base/formats.ts";
@@ -288,6 +289,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       );
       return true;
     } catch (error) {
+      if (failOnBug(this.world, error)) return true;
       if (isFirst) this.warn("a session was not given back", error);
       return false;
     }
@@ -305,6 +307,7 @@ class ClientSide implements ClientServices, ImageKeeper {
     this.renewing(image as Image, isExpired).then(
       (session) => image.onRenewed(session),
       (error: unknown) => {
+        if (failOnBug(this.world, error)) return;
         this.warn("a session is over", error);
         image.onRenewed(null);
       },
@@ -395,7 +398,8 @@ class ClientSide implements ClientServices, ImageKeeper {
           else router.onAttachFailed(link, session, status === Status.Denied);
           this.world.turns.again();
         },
-        () => {
+        (error: unknown) => {
+          if (failOnBug(this.world, error)) return;
           router.onAttachFailed(link, session, false);
           this.world.turns.again();
         },
@@ -403,6 +407,7 @@ class ClientSide implements ClientServices, ImageKeeper {
   }
 
   private warn(text: string, error: unknown): void {
+    if (failOnBug(this.world, error)) return;
     if (this.isStopped) return;
     const reason = error instanceof Error ? error.message : String(error);
     this.world.logger.warn(text, { reason });

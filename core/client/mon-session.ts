@@ -1,3 +1,4 @@
+import { failOnBug } from "../base/assert.ts";
 import {
   create,
   type DescMessage,
@@ -320,6 +321,7 @@ export class MonSession {
   }
 
   private warn(text: string, error: unknown): void {
+    if (failOnBug(this.world, error)) return;
     if (this.isStopped) return;
     const reason = error instanceof Error ? error.message : String(error);
     this.world.logger.warn(text, { reason });

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { create } from "@bufbuild/protobuf";
 import { LayerUsageSchema, PgRole } from "../../proto/gen/control_pb.ts";
+import { AssertionError } from "../base/assert.ts";
 import { type FakeOsd, MonHarness, until } from "./bun-mon-harness.ts";
 
 const PROBLEM = "application/problem+json";
@@ -49,6 +50,20 @@ describe("queries", () => {
     const { body } = await mon.ask("DELETE", "/api/v1/pools/p/images/a?force=FB9");
     expect(body.detail).toBe("force is malformed: FB9, wanted FB3005");
   });
+});
+
+// G19
+test("a broken invariant in a request ends the mon", async () => {
+  const { world } = mon.monitor.options;
+  const ends: unknown[] = [];
+  Object.assign(world, { fail: (error: unknown) => ends.push(error) });
+  Object.assign(mon.monitor.views, {
+    status() {
+      throw new AssertionError("an invariant is broken");
+    },
+  });
+  await mon.ask("GET", "/api/v1/status");
+  expect(ends.map(String)).toEqual(["AssertionError: an invariant is broken"]);
 });
 
 describe("pools", () => {

@@ -1,3 +1,4 @@
+import { failOnBug } from "../base/assert.ts";
 import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import { bodyLimit } from "hono/body-limit";
 import { FastblockError } from "../base/errors.ts";
@@ -84,7 +85,11 @@ export function createApi(options: ApiOptions): Api {
     "*",
     bodyLimit({ maxSize: BODY_BYTES_MAX, onError: (c) => problemResponse(c, tooLarge()) }),
   );
-  app.onError((error, c) => problemResponse(c, asFailure(options.monitor.options.logger, error)));
+  const { logger, world } = options.monitor.options;
+  app.onError((error, c) => {
+    failOnBug(world, error);
+    return problemResponse(c, asFailure(logger, error));
+  });
   app.notFound((c) =>
     problemResponse(
       c,

@@ -1,4 +1,4 @@
-import { assert } from "../base/assert.ts";
+import { assert, AssertionError } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { FORMAT_FIRST, FORMATS, type FormatRange } from "../base/formats.ts";
 import {
@@ -245,7 +245,7 @@ export class Catalogue {
     try {
       ok = (await this.store.commit({ compares: [this.fence()], writes })).ok;
     } catch (error) {
-      if (isPassing(error)) throw error;
+      if (isPassing(error) || error instanceof AssertionError) throw error;
       this.failed = new FastblockError("FB1003", "the catalogue failed", {
         why: error instanceof Error ? error.message : String(error),
       });

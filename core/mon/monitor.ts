@@ -1,3 +1,4 @@
+import { failOnBug } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { FORMATS, type FormatRange } from "../base/formats.ts";
 import type { OsdId } from "../base/ids.ts";
@@ -155,6 +156,7 @@ export class Monitor {
       timers: world.timers,
       logger,
       wallMs,
+      fatal: world,
     });
     this.images = new ImageService({
       catalogue,
@@ -350,7 +352,7 @@ export class Monitor {
   }
 
   private fail(error: unknown): void {
-    if (this.isStopped) return;
+    if (failOnBug(this.options.world, error) || this.isStopped) return;
     this.options.onFatal(error instanceof Error ? error : new Error(String(error)));
   }
 }

@@ -1,3 +1,4 @@
+import { type FatalPath, failOnBug } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { formatPgId, type OsdId, type PgId, type SessionId } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
@@ -19,6 +20,7 @@ export interface OperationEngineOptions {
   readonly timers: Timers;
   readonly logger: Logger;
   readonly wallMs: () => number;
+  readonly fatal: FatalPath;
 }
 
 /** How far an operation is. */
@@ -75,6 +77,7 @@ export class OperationEngine {
     const settled = this.runAll(operation, run).then(() => this.settle(operation, run));
     settled.catch((error: unknown) => {
       // Only a bug or a lost catalogue ends up here; the record still says running.
+      if (failOnBug(this.options.fatal, error)) return;
       this.options.logger.warn("operation interrupted", {
         id: operation.id,
         error: error instanceof Error ? error.message : String(error),
@@ -238,6 +241,7 @@ export class OperationEngine {
       await this.record({ ...operation, state, endedMs, error: run.error });
       this.options.logger.info("operation ended", { id: operation.id, state });
     } catch (error) {
+      if (failOnBug(this.options.fatal, error)) return;
       this.options.logger.warn("operation not recorded", {
         id: operation.id,
         error: error instanceof Error ? error.message : String(error),

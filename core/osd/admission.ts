@@ -1,4 +1,5 @@
 // cold path: once per start, and every few minutes.
+import { failOnBug } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { uuidBytes, uuidText } from "../base/uuid.ts";
 import type { ClusterMap } from "../cluster/cluster.ts";
@@ -118,7 +119,7 @@ export class Admission {
         this.world.turns.again();
       },
       (error: unknown) => {
-        if (!this.isOver) this.host.refuse(error);
+        if (!failOnBug(this.world, error) && !this.isOver) this.host.refuse(error);
       },
     );
   }

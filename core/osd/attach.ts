@@ -1,4 +1,5 @@
 // cold path: once per session and connection.
+import { AssertionError } from "../base/assert.ts";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Status } from "../base/status.ts";
 import type { World } from "../reactor/world.ts";
@@ -24,6 +25,7 @@ export function serveAttach(
       const request = fromBinary(SessionAttachRequestSchema, header);
       status = grants.attach(connection.context, request.grant, request.mac);
     } catch (error) {
+      if (error instanceof AssertionError) throw error;
       connection.close(`malformed session attach: ${String(error)}`);
       return;
     }

@@ -367,11 +367,14 @@ export class ClientRequests {
       healing.push(this.healer!.heal(damagedBlockOf(op, at)));
     }
     // No healing rejects. A block that is lost says so when it is read again.
-    void Promise.all(healing).then((results) => {
-      op.status = results.includes(Healing.Waiting) ? Status.Damaged : op.group!.requests.read(op);
-      if (op.status !== Status.Ok) this.replyRead(op);
-      this.world.turns.again();
-    });
+    Promise.all(healing)
+      .then((results) => {
+        const mustWait = results.includes(Healing.Waiting);
+        op.status = mustWait ? Status.Damaged : op.group!.requests.read(op);
+        if (op.status !== Status.Ok) this.replyRead(op);
+        this.world.turns.again();
+      })
+      .catch((error: unknown) => this.world.fail(error));
   }
 
   // cold: damage is rare.

@@ -1,4 +1,5 @@
 // cold path: only after a start that found damage in the log.
+import { failOnBug } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
@@ -91,6 +92,7 @@ export class FaultyEntries {
       this.look(one).then(
         () => this.looked(one),
         (error: unknown) => {
+          if (failOnBug(this.world, error)) return;
           this.logger.error("fetching payloads failed", { pg: group.pg, reason: String(error) });
           this.looked(one);
         },

@@ -19,6 +19,7 @@
  * being any more. As long as one is unsure, the block is damaged, refused for the time being, and
  * looked at again and again.
  */
+import { failOnBug } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { Status, statusName } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
@@ -116,7 +117,9 @@ export class Healer {
       healing = this.healOnce(damaged).then(
         (result) => this.note(key, damaged, result),
         (error: unknown) => {
-          this.logger.error("healing failed", { ...placeOf(damaged), reason: String(error) });
+          if (!failOnBug(this.world, error)) {
+            this.logger.error("healing failed", { ...placeOf(damaged), reason: String(error) });
+          }
           return this.note(key, damaged, Healing.Waiting);
         },
       );
@@ -287,9 +290,9 @@ export class Healer {
       };
       inquiry.open += 1;
       // `fetchBlocks` never rejects.
-      void fetchBlocks(this.world, connection, range, slot, version).then((answer) =>
-        inquiry.take(answer, version, slot),
-      );
+      fetchBlocks(this.world, connection, range, slot, version)
+        .then((answer) => inquiry.take(answer, version, slot))
+        .catch((error: unknown) => this.world.fail(error));
     }
     if (inquiry.open === 0) inquiry.settle();
     this.world.turns.again();

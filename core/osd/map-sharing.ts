@@ -1,4 +1,5 @@
 // cold path: once per connection and map, and while the monitor can not be asked.
+import { failOnBug } from "../base/assert.ts";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
 import { type ClusterMap, MapTeller } from "../cluster/cluster.ts";
@@ -106,7 +107,11 @@ export class MapSharing {
           this.host.onPeerMap(toBinary(MapUpdateSchema, update));
           this.world.turns.again();
         },
-        (error: unknown) => this.logger.debug("a peer told no map", { reason: String(error) }),
-      );
+        (error: unknown) => {
+          if (failOnBug(this.world, error)) return;
+          this.logger.debug("a peer told no map", { reason: String(error) });
+        },
+      )
+      .catch((error: unknown) => this.world.fail(error));
   }
 }

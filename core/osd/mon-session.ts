@@ -1,4 +1,5 @@
 // cold path: registration, maps and reports; a few messages a second.
+import { failOnBug } from "../base/assert.ts";
 import { create, fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Logger } from "../base/logger.ts";
 import { FORMATS, type FormatState } from "../base/formats.ts";
@@ -204,6 +205,7 @@ export class MonSession {
       try {
         await this.sendReport([], { complete: false, asked: 0n, stopping: true });
       } catch (error) {
+        if (failOnBug(this.options.world, error)) throw error;
         this.logger.info("the mon did not hear the goodbye", { reason: String(error) });
       }
     }
@@ -322,6 +324,7 @@ export class MonSession {
     try {
       this.onMapUpdate(fromBinary(MapUpdateSchema, update));
     } catch (error) {
+      if (failOnBug(this.options.world, error)) return;
       this.logger.error("a peer's map is refused", { reason: String(error) });
     }
   }
@@ -474,6 +477,7 @@ export class MonSession {
   }
 
   private onFailure(what: string, error: unknown): void {
+    if (failOnBug(this.options.world, error)) return;
     if (this.stopping) return;
     this.logger.warn(`${what} failed`, { reason: String(error) });
   }

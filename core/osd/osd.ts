@@ -8,7 +8,7 @@
  * down and takes reports up; no request passes through it.
  */
 import { fromBinary } from "@bufbuild/protobuf";
-import { assert } from "../base/assert.ts";
+import { assert, failOnBug } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { FORMATS, type FormatRange, type FormatState } from "../base/formats.ts";
 import { type PgId, poolOfPg } from "../base/ids.ts";
@@ -362,7 +362,7 @@ export class OsdShard implements PgHost {
     if (this.options.claim !== undefined) return;
     this.store.raiseFormat(format).then(
       () => this.logger.info("the store's format is raised", { format }),
-      (error: unknown) => this.options.host.onFatal(asError(error)),
+      (error: unknown) => this.onBroken(error),
     );
   }
 
@@ -520,7 +520,7 @@ export class OsdShard implements PgHost {
   }
 
   onBroken(error: unknown): void {
-    this.options.host.onFatal(asError(error));
+    if (!failOnBug(this.options.world, error)) this.options.host.onFatal(asError(error));
   }
 
   fillSource(group: Group): FillSource | null {

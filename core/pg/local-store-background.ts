@@ -1,4 +1,5 @@
 // data path
+import { failOnBug } from "../base/assert.ts";
 import type { Mover, ObjectStore } from "../object/object.ts";
 import type { ShardLog } from "../log/log.ts";
 import { CallbackTimer, type Drain, DrainOrder } from "../reactor/world.ts";
@@ -166,6 +167,7 @@ export class Background implements Drain, TurnWaiter {
   // cold: once per checkpoint.
   private runCheckpoint(): void {
     this.checkpointer.run().catch((error: unknown) => {
+      if (failOnBug(this.parts.world, error)) return;
       if (this.state.failed) return;
       this.parts.logger.error("checkpoint failed", { error: String(error) });
     });
@@ -264,6 +266,7 @@ export class Background implements Drain, TurnWaiter {
         await recorded();
         if (parts.claimed) await markClean(parts);
       } catch (error) {
+        if (failOnBug(parts.world, error)) throw error;
         parts.logger.warn("the store was not closed cleanly", { error: String(error) });
       }
     }

@@ -1,9 +1,13 @@
+import { AssertionError, failOnBug } from "../base/assert.ts";
 import { silentLogger } from "../base/logger.ts";
 import { createBunWorld } from "./bun-world.ts";
 import { createUringWorld } from "./uring-world.ts";
 import { DrainOrder, Timer } from "./world.ts";
 
-/** A process whose reactor meets a violated invariant; run by the tests with the backend's name. */
+/**
+ * A process whose reactor meets a violated invariant; run by the tests with the backend's name, and with
+ * `promise` where only a promise meets it.
+ */
 const options = { arenaBytes: 4 * 1_048_576, logger: silentLogger };
 const world = process.argv[2] === "uring" ? createUringWorld(options) : createBunWorld(options);
 
@@ -11,7 +15,9 @@ class Violation extends Timer {
   fired = false;
   onTimer(): void {
     this.fired = true;
-    throw new Error("a violated invariant");
+    if (process.argv[3] !== "promise") throw new Error("a violated invariant");
+    const work = Promise.reject(new AssertionError("a violated invariant"));
+    work.catch((error: unknown) => failOnBug(world, error));
   }
 }
 

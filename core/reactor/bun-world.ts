@@ -88,6 +88,13 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
     return bell;
   }
 
+  fail(error: unknown): void {
+    if (this.hasFailed) return;
+    this.hasFailed = true;
+    this.running = false;
+    this.onFatal(error);
+  }
+
   private requestTurn(): void {
     if (!this.running || this.scheduled) return;
     this.scheduled = true;
@@ -100,10 +107,9 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
     try {
       this.turn();
     } catch (error) {
-      this.running = false;
-      this.onFatal(error);
-      return;
+      this.fail(error);
     }
+    if (!this.running) return;
     if (this.turns.againRequested || !this.mailbox.prepareToSleep()) this.requestTurn();
     else this.sleep();
   }
@@ -116,10 +122,13 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
     this.mailbox.wokeUp();
     stats.completions += this.disks.complete() + this.network.deliver() + this.mailbox.drain();
     drainMicrotasks();
+    if (this.hasFailed) return;
     this.timers.expire(clock.turnUs);
     drainMicrotasks();
+    if (this.hasFailed) return;
     this.turns.run();
     drainMicrotasks();
+    if (this.hasFailed) return;
     this.network.flush();
     clock.end();
     const took = clock.nowUs() - clock.turnUs;

@@ -127,6 +127,8 @@ export abstract class ReactorBase implements World {
   abstract readonly disks: Disks;
   abstract readonly network: Network;
   abstract readonly backend: Backend;
+  /** Set by `fail`. */
+  protected hasFailed = false;
 
   protected constructor(parts: ReactorParts) {
     this.arena = new LinearArena(parts.memory);
@@ -142,6 +144,8 @@ export abstract class ReactorBase implements World {
     this.logger = parts.options.logger;
     this.stats = new ReactorStats();
   }
+
+  abstract fail(error: unknown): void;
 
   /** Expire timers, then run the drains: the middle of every turn, alike in all worlds. */
   protected runTimersAndDrains(): void {

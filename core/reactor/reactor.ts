@@ -8,4 +8,4 @@ export { ShardChannel } from "./channel.ts";
 export type { RunnableWorld, WorldOptions } from "./reactor-base.ts";
 export type { DiskWatcher, SimDiskFile } from "./sim-disk.ts";
 export { SimMemory } from "./sim-pages.ts";
-export { Simulation, SimulationError, type SimWorld } from "./sim-world.ts";
+export { type LoggedError, Simulation, SimulationError, type SimWorld } from "./sim-world.ts";

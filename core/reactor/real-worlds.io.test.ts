@@ -8,9 +8,13 @@ const IDLE_TURNS = 5;
 
 async function runChild(
   backend: string,
+  place: string,
 ): Promise<{ code: number; output: string; errors: string }> {
   const script = Bun.fileURLToPath(new URL("./bun-fatal-child.ts", import.meta.url));
-  const child = Bun.spawn([process.execPath, script, backend], { stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([process.execPath, script, backend, place], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const [output, errors] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
@@ -19,16 +23,18 @@ async function runChild(
 }
 
 // G19: a violated invariant stops the process before it can acknowledge anything.
-describe("an error in a handler ends the process", () => {
-  for (const backend of ["uring", "file"]) {
-    test(backend, async () => {
-      const { code, output, errors } = await runChild(backend);
-      expect(errors).toContain("a violated invariant");
-      expect(output).toBe("");
-      expect(code).toBe(1);
-    }, 20_000);
-  }
-});
+for (const place of ["handler", "promise"]) {
+  describe(`an error in a ${place} ends the process`, () => {
+    for (const backend of ["uring", "file"]) {
+      test(backend, async () => {
+        const { code, output, errors } = await runChild(backend, place);
+        expect(errors).toContain("a violated invariant");
+        expect(output).toBe("");
+        expect(code).toBe(1);
+      }, 20_000);
+    }
+  });
+}
 
 describe("the runtime's own loop as guest of the ring", () => {
   const harness = new RealHarness((options) => createUringWorld(options));

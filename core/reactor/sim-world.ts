@@ -36,13 +36,21 @@ export interface SimulationOptions {
   readonly logger?: Logger;
   readonly errorsAllowed?: boolean;
   /** Of a message that is logged as an error: whether a fault that was planted explains it. */
-  readonly isExcused?: (message: string) => boolean;
+  readonly isExcused?: (logged: LoggedError) => boolean;
   /** Memory of each world. Default 64 MiB. */
   readonly arenaBytes?: number;
   /** Clocks of different machines run up to this share fast or slow. Default 0. */
   readonly clockDriftShare?: number;
   /** Where worlds get their memory, and leave it. */
   readonly memory?: SimMemory;
+}
+
+/** What a process logged as an error. */
+export interface LoggedError {
+  /** The name of its world. */
+  readonly who: string;
+  readonly message: string;
+  readonly fields: LogFields | undefined;
 }
 
 export interface SimWorldOptions {
@@ -316,7 +324,7 @@ export class Simulation {
     const inner = (this.options.logger ?? silentLogger).child({ name });
     if (this.options.errorsAllowed === true) return inner;
     return new FailingLogger(inner, (message, fields) => {
-      if (this.options.isExcused?.(message) === true) return;
+      if (this.options.isExcused?.({ who: name, message, fields }) === true) return;
       this.fail(name, `logged an error: ${message} ${JSON.stringify(fields ?? {})}`);
     });
   }
@@ -463,6 +471,13 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     this.planAt(this.engine.nowUs);
   }
 
+  fail(error: unknown): void {
+    if (!this.alive) return;
+    this.alive = false;
+    this.hasFailed = true;
+    this.simulation.fail(this.name, error);
+  }
+
   private planAt(atUs: number): void {
     if (!this.started || !this.alive || this.paused) return;
     const when = Math.max(atUs, this.busyUntilUs, this.engine.nowUs);
@@ -496,9 +511,7 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     try {
       this.turn();
     } catch (error) {
-      this.alive = false;
-      this.simulation.fail(this.name, error);
-      return;
+      this.fail(error);
     }
     if (!this.alive) return;
     if (this.wanted || this.turns.againRequested) this.planAt(startUs);

@@ -188,8 +188,9 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     return false;
   }
 
-  /** A handler threw: no turn follows. */
   fail(error: unknown): void {
+    if (this.hasFailed) return;
+    this.hasFailed = true;
     this.running = false;
     this.onFatal(error);
   }
@@ -203,10 +204,13 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     this.stats.completions += this.mailbox.drain();
     this.network.deliver();
     drainMicrotasks();
+    if (this.hasFailed) return;
     this.timers.expire(clock.turnUs);
     drainMicrotasks();
+    if (this.hasFailed) return;
     this.turns.run();
     drainMicrotasks();
+    if (this.hasFailed) return;
     this.network.flush();
     clock.end();
   }

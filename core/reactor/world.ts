@@ -29,6 +29,11 @@ export interface World {
   readonly logger: Logger;
   /** What carries disk and network: shown by every command as `backend`. */
   readonly backend: Backend;
+  /**
+   * End by the fatal path, as a handler that throws does: no turn follows, and this one sends nothing
+   * more. For errors of promises, which no turn sees (`failOnBug`).
+   */
+  fail(error: unknown): void;
 }
 
 export type Backend = "uring" | "file" | "memory";

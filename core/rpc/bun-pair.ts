@@ -142,6 +142,8 @@ export class MemoryWorld implements World {
   private readonly armed = new Map<Timer, number>();
   private readonly drains: { order: number; drain: Drain }[] = [];
   private wantsAgain = false;
+  /** What ended this process, as a message. */
+  failure = "";
 
   constructor(pair: Pair, seed: number, arenaBytes: number) {
     this.pair = pair;
@@ -182,7 +184,12 @@ export class MemoryWorld implements World {
     };
   }
 
+  fail(error: unknown): void {
+    this.failure = String(error);
+  }
+
   turn(): boolean {
+    if (this.failure !== "") return false;
     this.wantsAgain = false;
     let busy = false;
     for (const [timer, dueUs] of [...this.armed]) {

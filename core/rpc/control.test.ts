@@ -6,6 +6,7 @@ import {
   MapGetRequestSchema,
   MapUpdateSchema,
 } from "../../proto/gen/control_pb.ts";
+import { AssertionError } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { CLUSTER, Ends, KEY, TO_OSD } from "./bun-test-ends.ts";
 import { Pair } from "./bun-pair.ts";
@@ -242,6 +243,35 @@ describe("pushes", () => {
     control.pair.settle();
     expect(control.monWorld.logger.lines).toHaveLength(2);
     expect(control.connection.isOpen).toBe(true);
+  });
+});
+
+// G19: whoever broke an invariant answers nobody any more.
+describe("a broken invariant in a handler ends the process", () => {
+  test("of a request", async () => {
+    const control = new Control();
+    control.monService.serve(Method.MapGet, MapGetRequestSchema, MapGetReplySchema, () => {
+      throw new AssertionError("an invariant is broken");
+    });
+    const answer = control.get(1, { timeoutMs: 100 });
+    control.pair.settle();
+    await new Promise(setImmediate);
+    expect(control.monWorld.failure).toContain("an invariant is broken");
+    control.pair.advance(1_000_000, 10_000);
+    expect(answer).rejects.toMatchObject({ code: "FB1006" });
+  });
+
+  test("of a one-way message", () => {
+    const control = new Control();
+    control.service.take(Method.MapUpdate, MapUpdateSchema, () => {
+      throw new AssertionError("an invariant is broken");
+    });
+    const [subscriber] = control.subscribers;
+    const update = create(MapUpdateSchema, {});
+    control.monService.push(subscriber!, Method.MapUpdate, MapUpdateSchema, update);
+    control.pair.settle();
+    expect(control.world.failure).toContain("an invariant is broken");
+    expect(control.world.logger.lines).toEqual([]);
   });
 });
 

@@ -1,4 +1,5 @@
 // cold: calls of the control plane, with promises
+import { failOnBug } from "../base/assert.ts";
 import {
   create,
   type DescMessage,
@@ -47,9 +48,11 @@ type Take = (connection: Connection, body: Uint8Array) => void;
  * `OUTBOX_BYTES_MAX` a connection, which then is closed as too slow.
  *
  * A served handler that throws `FastblockError` makes the caller's promise fail with the same
- * code, message, why and hint; anything else thrown is FB1003 there and a logged error here.
+ * code, message, why and hint; anything else thrown is FB1003 there and a logged error here. A
+ * violated invariant is no answer: it ends this process.
  */
 export class ControlService implements ConnectionHandler {
+  private readonly world: World;
   private readonly arena: Arena;
   private readonly logger: Logger;
   private readonly events: ControlEvents;
@@ -58,6 +61,7 @@ export class ControlService implements ConnectionHandler {
   private readonly outboxes = new Map<Connection, Outbox>();
 
   constructor(world: World, events: ControlEvents = {}) {
+    this.world = world;
     this.arena = world.arena;
     this.logger = world.logger;
     this.events = events;
@@ -161,7 +165,10 @@ export class ControlService implements ConnectionHandler {
     }
     serve(connection, body).then(
       (bytes) => reply(Shape.Reply, bytes),
-      (error: unknown) => reply(Shape.Failure, this.failureOf(method, error)),
+      (error: unknown) => {
+        if (failOnBug(this.world, error)) return;
+        reply(Shape.Failure, this.failureOf(method, error));
+      },
     );
   }
 
@@ -174,6 +181,7 @@ export class ControlService implements ConnectionHandler {
     try {
       take(connection, this.bodyOf(frame));
     } catch (error) {
+      if (failOnBug(this.world, error)) return;
       this.logger.error("message failed", { method: frame.method, reason: String(error) });
     }
   }

@@ -1,5 +1,5 @@
 // cold: the life of a connection
-import { assert } from "../base/assert.ts";
+import { assert, failOnBug } from "../base/assert.ts";
 import {
   type Address,
   type Stream,
@@ -196,6 +196,7 @@ export abstract class Link extends Timer implements StreamHandler {
       this.stream = this.world.network.connect(this.target!, this, this.owner.streamOptions);
       this.world.timers.arm(this, CONNECT_LIMIT_US);
     } catch (error) {
+      if (failOnBug(this.world, error)) return;
       // Told in a turn to come, as every other failure is.
       this.dialFault = String(error);
       this.world.timers.arm(this, 0);

@@ -38,8 +38,10 @@ export class FeedWorld implements World {
   readonly backend: Backend = "memory";
   readonly random: FixedRandom = new FixedRandom();
   readonly network: FeedNetwork;
+  private readonly world: SimWorld;
 
   constructor(world: SimWorld) {
+    this.world = world;
     this.arena = world.arena;
     this.slots = world.slots;
     this.clock = world.clock;
@@ -49,6 +51,10 @@ export class FeedWorld implements World {
     this.checksum = world.checksum;
     this.logger = world.logger;
     this.network = new FeedNetwork(this.arena);
+  }
+
+  fail(error: unknown): void {
+    this.world.fail(error);
   }
 }
 

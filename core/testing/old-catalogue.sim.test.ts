@@ -17,7 +17,7 @@ function newCluster(seed: number, osds = 3): SimCluster {
     imageBytes: MIB,
     checksum: new SystemChecksum(),
     drainMicrotasks,
-    isExcused: (message) => message.startsWith("somebody has a newer map"),
+    isExcused: ({ message }) => message.startsWith("somebody has a newer map"),
   });
   cluster.start();
   return cluster;

@@ -18,7 +18,7 @@ import {
   type StoreStart,
   type StoreTuning,
 } from "../pg/pg.ts";
-import { type SimMemory, Simulation, type SimWorld } from "../reactor/reactor.ts";
+import { type LoggedError, type SimMemory, Simulation, type SimWorld } from "../reactor/reactor.ts";
 import type { Disk } from "../reactor/world.ts";
 import type { StoreCredentials } from "../rpc/rpc.ts";
 import { encodeStarts } from "../store/store.ts";
@@ -76,7 +76,7 @@ export interface SimClusterOptions {
   /** Clocks of machines run up to this share fast or slow. Default 0. */
   readonly clockDriftShare?: number;
   /** Of a message that is logged as an error: whether a fault that was planted explains it. */
-  readonly isExcused?: (message: string) => boolean;
+  readonly isExcused?: (logged: LoggedError) => boolean;
   /** Formats that a program knows, each time a process of it starts. Default: as this one. */
   readonly formatsOf?: (who: "mon" | "osd" | "client") => FormatRange;
   /** Sees the world of each process before anything runs in it. */

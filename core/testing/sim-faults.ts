@@ -376,7 +376,8 @@ export class SimFaults {
     const { world } = osd;
     const isRefused = this.versions?.isRefusal(osd, error) === true;
     const isDamaged = !isRefused && this.isDamage(osd, error);
-    if (!(isRefused || isDamaged || this.devices.isFailing(osd)) || world === null) return false;
+    const isFailed = isDeviceError(String(error)) && this.devices.isFailing(osd);
+    if (!(isRefused || isDamaged || isFailed) || world === null) return false;
     if (isRefused) this.note("newer format refused");
     this.cluster.simulation.after(0, () => {
       if (!world.alive) return;
@@ -387,6 +388,12 @@ export class SimFaults {
       else this.startLater(osd);
     });
     return true;
+  }
+
+  /** Whether what a process named `who` says of a failure is no wonder: its device was made to fail. */
+  mayFail(who: string, reason: string): boolean {
+    const osd = this.cluster.osds.find(({ id }) => who === `osd.${String(id)}`);
+    return osd !== undefined && this.devices.isFailing(osd) && isDeviceError(reason);
   }
 
   /** Writes went astray there: what the store says of itself is for people. */
@@ -650,6 +657,11 @@ export class SimFaults {
       await this.sleep(LOOK_US);
     }
   }
+}
+
+/** What a store says whose device fails: of an operation, or of all that comes behind the first. */
+function isDeviceError(text: string): boolean {
+  return /^(FastblockError: |Error: (the device has|device) failed)/.test(text);
 }
 
 function isOf(pg: { readonly id: number }): (group: Group) => boolean {

@@ -4,7 +4,7 @@ import type { Checksum } from "../base/checksum.ts";
 import { Prng } from "../base/prng.ts";
 import type { Image } from "../client/client.ts";
 import type { StoreTuning } from "../pg/pg.ts";
-import type { SimMemory } from "../reactor/reactor.ts";
+import type { LoggedError, SimMemory } from "../reactor/reactor.ts";
 import {
   checkStopped,
   checkUnits,
@@ -288,8 +288,7 @@ class SimRun {
       ...(options.memory === undefined ? {} : { memory: options.memory }),
       ...(versions === null ? {} : { formatsOf: (who) => versions.draw(who) }),
       onRefused: (osd, error) => this.cluster.simulation.fail(`osd.${String(osd.id)}`, error),
-      isExcused: (message) =>
-        (this.plan.errors && EXCUSED.has(message)) || (this.plan.beneath && message === FULL),
+      isExcused: (logged) => this.isExcused(logged),
       checksum: options.checksum,
       drainMicrotasks: options.drainMicrotasks,
       ...(options.trace === undefined
@@ -368,6 +367,14 @@ class SimRun {
       simulatedUs: simulation.nowUs,
       traceHash: simulation.traceHash,
     };
+  }
+
+  /** What a planted fault explains, and on the osd whose device it struck. */
+  private isExcused({ who, message, fields }: LoggedError): boolean {
+    if (this.plan.beneath && message === FULL) return true;
+    if (!EXCUSED.has(message) || this.faults === null) return false;
+    const reason = String(fields?.["error"] ?? fields?.["reason"] ?? "");
+    return this.faults.mayFail(who, reason);
   }
 
   private slowDown(): void {

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { AssertionError } from "../../base/assert.ts";
 import { FastblockError } from "../../base/errors.ts";
 import { type Logger, silentLogger } from "../../base/logger.ts";
 import { Prng } from "../../base/prng.ts";
@@ -442,6 +443,19 @@ describe("nbd, mutated input", () => {
     expect(harness.server.counts.slotsBytes).toBe(0);
     await expectAlive(await attach());
   });
+});
+
+// G19
+test("a broken invariant in the opening of an export ends the gateway", async () => {
+  const broken = new NbdHarness(createUringWorld, 32, logger);
+  broken.source.failure = new AssertionError("an invariant is broken");
+  const client = await RawClient.open(broken.port);
+  clients.push(client);
+  client.flags(3);
+  client.option(7, infoRequest("demo/disk"));
+  await until(() => broken.fatal !== null);
+  expect(broken.fatal?.message).toBe("an invariant is broken");
+  await broken.world.stop();
 });
 
 describe("nbd transmission", () => {

@@ -1,4 +1,5 @@
 // cold: once per connection
+import { failOnBug } from "../../base/assert.ts";
 import { ExportFlag, Info, Option, OptionReply } from "./protocol.ts";
 import * as protocol from "./protocol.ts";
 import { FastblockError } from "../../base/errors.ts";
@@ -416,6 +417,7 @@ export class Negotiation implements StreamHandler {
         else this.later(() => next(value, ""));
       },
       (error: unknown) => {
+        if (failOnBug(this.host.world, error)) return;
         const text = error instanceof Error ? error.message : String(error);
         this.host.world.logger.warn("nbd handshake: an export can not be opened", { text });
         if (!this.closed) this.later(() => next(undefined, refusalText(error)));
