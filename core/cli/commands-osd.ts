@@ -17,6 +17,7 @@ const OSD_COLUMNS: readonly Column[] = [
   { name: "used", path: "usedBytes", show: sizeText, right: true },
   { name: "log", path: "logUsedBytes", show: sizeText, right: true },
   { name: "beneath", path: "beneath", show: beneathText },
+  { name: "device", path: "device", show: deviceText, wide: true },
   { name: "log-size", path: "logCapacityBytes", show: sizeText, right: true, wide: true },
   { name: "replicas", right: true },
   { name: "witnesses", right: true },
@@ -232,6 +233,16 @@ function nameOf(row: Row): string {
 function addressesText(value: unknown): string {
   if (!Array.isArray(value)) return "-";
   return value.map((one: Row) => `${String(one["host"])}:${String(one["port"])}`).join(",");
+}
+
+/** What is wrong with the device; `-`: nothing, or not heard of. */
+function deviceText(value: unknown): string {
+  if (!isRow(value)) return "-";
+  const errors = sumOf([value], "readErrors");
+  const facts: string[] = [];
+  if (value["slow"] === true) facts.push(`slow (${String(value["latencyMs"])} ms)`);
+  if (errors > 0) facts.push(counted(errors, "read error"));
+  return facts.length === 0 ? "-" : facts.join(", ");
 }
 
 /** What the file system beneath has left; `-`: all that the store may take. */

@@ -159,6 +159,30 @@ describe("device", () => {
     expect(device.counters.readErrors).toBe(1);
   });
 
+  test("reads that fail are counted, and count against the device for an hour", () => {
+    const { simulation, world, device } = make(9);
+    const memory = world.arena.allocate(4096);
+    const { faults } = simulation.disk("disk");
+    expect(device.readsFail).toBe(false);
+    faults.readErrorShare = 1;
+    const op = start(device, DiskVerb.Read, memory, 0, 4096);
+    simulation.run(() => op.done === 1);
+    expect([device.counters.readErrors, device.readsFail, device.failed]).toEqual([1, true, false]);
+    simulation.run(simulation.nowUs + 3_599_000_000);
+    expect(device.readsFail).toBe(true);
+    simulation.run(simulation.nowUs + 2_000_000);
+    expect([device.counters.readErrors, device.readsFail]).toEqual([1, false]);
+  });
+
+  test("a flush that fails is no write that failed", () => {
+    const { simulation, device } = make(10);
+    simulation.disk("disk").faults.flushErrorShare = 1;
+    const op = start(device, DiskVerb.Flush, 0, 0, 0);
+    simulation.run(() => op.done === 1);
+    const { writeErrors, flushErrors } = device.counters;
+    expect([writeErrors, flushErrors, device.failed]).toEqual([0, 1, true]);
+  });
+
   test("G9: a stalled device is reported slow, and well when it goes on", () => {
     const { simulation, world, device, observer } = make(5);
     const memory = world.arena.allocate(4096);
@@ -167,11 +191,12 @@ describe("device", () => {
     const op = start(device, DiskVerb.Write, memory, 0, 4096);
     expect(simulation.run(() => observer.slow.length === 1, 1_000_000)).toBe(true);
     expect(observer.slow[0]).toBeGreaterThanOrEqual(300_000);
+    expect(device.slowLatencyUs).toBe(observer.slow[0]!);
     simulation.run(simulation.nowUs + 1_000_000);
     expect(observer.slow.length).toBe(1);
     file.faults.stalled = false;
     expect(simulation.run(() => op.done === 1 && observer.recovered === 1)).toBe(true);
-    expect(device.slow).toBe(false);
+    expect([device.slow, device.slowLatencyUs]).toEqual([false, 0]);
   });
 
   test("G9: a device whose operations all take long is slow after seconds, not for one", () => {

@@ -88,6 +88,7 @@ export class DeviceCounters {
   bytesDiscarded = 0;
   readErrors = 0;
   writeErrors = 0;
+  flushErrors = 0;
   readonly readLatency = new LatencyHistogram();
   readonly writeLatency = new LatencyHistogram();
   readonly durableLatency = new LatencyHistogram();
@@ -102,6 +103,8 @@ const SLUGGISH_FOR_US = 3_000_000;
 const WATCH_US = 100_000;
 /** How often writes that found no space are tried again. */
 const STARVED_RETRY_US = 250_000;
+/** A read that failed counts against the device for an hour. */
+const READ_ERROR_US = 3_600_000_000;
 const EIO = 5;
 const ENOSPC = 28;
 
@@ -130,6 +133,8 @@ export class Device implements Drain {
   /** Errno of the failure that latched `failed`. */
   failedErrno = 0;
   slow = false;
+  /** While it is slow: the age or average that says so, as of the last look. */
+  slowLatencyUs = 0;
   private readonly world: World;
   private readonly observer: DeviceObserver;
   private readonly inFlightMax: number;
@@ -151,6 +156,8 @@ export class Device implements Drain {
   /** Completions and their latencies since the last look of the watch. */
   private recentCount = 0;
   private recentSumUs = 0;
+  /** When a read failed last; -1: none did. */
+  private readErrorUs = -1;
   /** Since when the averages are above the lower watermark, without a gap; -1: they are not. */
   private sluggishSinceUs = -1;
 
@@ -176,6 +183,12 @@ export class Device implements Drain {
   /** Operations submitted and not complete, queued ones and those without space included. */
   get pending(): number {
     return this.issued + this.queued + this.starved;
+  }
+
+  // cold: for reports.
+  /** Whether a read failed in the last hour. */
+  get readsFail(): boolean {
+    return this.readErrorUs >= 0 && this.world.clock.nowUs() - this.readErrorUs < READ_ERROR_US;
   }
 
   /** Writes wait for space beneath, or did at the last try. */
@@ -295,6 +308,7 @@ export class Device implements Drain {
       this.slow = false;
       this.observer.onDeviceRecovered();
     }
+    this.slowLatencyUs = this.slow ? worst : 0;
     const goesOn = this.oldest !== null || this.slow || this.sluggishSinceUs >= 0;
     if (goesOn) this.world.timers.arm(this.watch, WATCH_US);
   }
@@ -390,9 +404,11 @@ export class Device implements Drain {
   private onError(op: DeviceOp): void {
     if (op.verb === DiskVerb.Read) {
       this.counters.readErrors += 1;
+      this.readErrorUs = this.world.clock.turnUs;
       return;
     }
-    this.counters.writeErrors += 1;
+    if (op.verb === DiskVerb.Flush) this.counters.flushErrors += 1;
+    else this.counters.writeErrors += 1;
     if (this.failed) return;
     this.failed = true;
     this.failedErrno = op.errno === 0 ? EIO : op.errno;

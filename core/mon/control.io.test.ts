@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { create, fromBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { createHmac } from "node:crypto";
 import {
   BeneathState,
+  DeviceStateSchema,
   OsdUsageSchema,
   SpaceBeneathSchema,
   ImageCloseReplySchema,
@@ -379,6 +380,43 @@ describe("the file system beneath a store", () => {
       freeBytes: 30 * 2 ** 20,
       path: "/d/osd.0.img",
     });
+  });
+});
+
+describe("the device of an osd", () => {
+  const codes = async (): Promise<string[]> => {
+    const { body } = await mon.get("/health");
+    return body.checks.map((check: { code: string }) => check.code);
+  };
+
+  test("a slow one and one that fails reads are warnings, until it is well again", async () => {
+    const osd = await mon.addOsd(0);
+    osd.isReporting = false;
+    const tell = (device: MessageInitShape<typeof DeviceStateSchema>): Promise<unknown> =>
+      osd.report({ usage: create(OsdUsageSchema, { capacityBytes: 4096n, device }) });
+    expect((await mon.get("/osds/0")).body.device).toBe(null);
+    await tell({});
+    expect(await codes()).toEqual([]);
+    await tell({ slow: true, latencyMs: 1500, readErrors: 2n, readsFail: true });
+    const { body } = await mon.get("/health");
+    expect(body).toMatchObject({
+      status: "warn",
+      checks: [
+        { code: "OSD_SLOW", summary: "1 osd has a slow device" },
+        { code: "OSD_READ_ERRORS", summary: "the device of 1 osd fails reads" },
+      ],
+    });
+    expect(body.checks[0].details[0]).toEndWith(": its device takes 1500 ms");
+    expect(body.checks[1].details[0]).toEndWith(": 2 reads failed since it started");
+    expect((await mon.get("/osds/0")).body.device).toEqual({
+      ...{ readErrors: 2, writeErrors: 0, flushErrors: 0 },
+      ...{ readsFail: true, slow: true, latencyMs: 1500 },
+    });
+    await tell({ readErrors: 2n, readsFail: true });
+    expect(await codes()).toEqual(["OSD_READ_ERRORS"]);
+    // An hour went by: what was counted stays, and is no warning.
+    await tell({ readErrors: 2n });
+    expect(await codes()).toEqual([]);
   });
 });
 

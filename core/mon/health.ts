@@ -3,6 +3,7 @@ import { counted, formatSize } from "../base/size-text.ts";
 import { missingOf, type OsdInfo, type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
 import { BeneathState, PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
+import { collectAiling } from "./device-health.ts";
 import { collectRefused } from "./damage-health.ts";
 import type { OldCopy } from "./old-copy.ts";
 import type { OperationEngine } from "./operation-engine.ts";
@@ -41,6 +42,7 @@ export function judgeHealth(
     checkRecovery(recovery),
     ...checkSpace(osds),
     ...checkBeneath(catalogue, osds),
+    ...checkDevices(catalogue, osds),
     checkStores(catalogue),
     checkOperations(catalogue, operations),
   ].filter((check) => check !== undefined);
@@ -318,6 +320,27 @@ function checkBeneath(catalogue: Catalogue, osds: OsdService): Check[] {
   if (near.length > 0) {
     const summary = `the file system beneath ${counted(near.length, "osd")} is nearly full`;
     checks.push(newCheck("OSD_FILE_SYSTEM_NEAR_FULL", "warn", summary, near, BENEATH_HINT));
+  }
+  return checks;
+}
+
+const SLOW_HINT =
+  "its leaders go elsewhere; look at the device and the kernel's log, and replace it if it stays slow: " +
+  "fastblock osd out OSD";
+const READ_HINT =
+  "damaged blocks come from other replicas; look at the kernel's log, and replace the device: " +
+  "fastblock osd out OSD; this ends an hour after the last failed read";
+
+function checkDevices(catalogue: Catalogue, osds: OsdService): Check[] {
+  const { slow, reading } = collectAiling(catalogue, osds);
+  const checks: Check[] = [];
+  if (slow.length > 0) {
+    const summary = counted(slow.length, "osd has a slow device", "osds have slow devices");
+    checks.push(newCheck("OSD_SLOW", "warn", summary, slow, SLOW_HINT));
+  }
+  if (reading.length > 0) {
+    const summary = `the device of ${counted(reading.length, "osd")} fails reads`;
+    checks.push(newCheck("OSD_READ_ERRORS", "warn", summary, reading, READ_HINT));
   }
   return checks;
 }

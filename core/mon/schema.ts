@@ -193,6 +193,16 @@ export const ImageCreateSchema = z
 export const ImageResizeSchema = z.strictObject({ sizeBytes: bytesWanted }).openapi("ImageResize");
 export const ImageRenameSchema = z.strictObject({ name: z.string() }).openapi("ImageRename");
 
+/** How an osd's device does. */
+const DeviceSchema = z.object({
+  readErrors: z.int().openapi({ description: "reads that failed since the osd started" }),
+  writeErrors: z.int(),
+  flushErrors: z.int(),
+  readsFail: z.boolean().openapi({ description: "a read failed in the last hour" }),
+  slow: z.boolean().openapi({ description: "leaders go elsewhere" }),
+  latencyMs: z.int().openapi({ description: "of operations, while it is slow; else 0" }),
+});
+
 export const OsdSchema = z
   .object({
     id: z.int(),
@@ -212,6 +222,7 @@ export const OsdSchema = z
     beneath: BeneathSchema.nullable().openapi({
       description: "of a sparse store whose file system has less than the store may take yet",
     }),
+    device: DeviceSchema.nullable().openapi({ description: "null: not heard since the mon runs" }),
     pgs: z.int().openapi({ description: "members of groups by the map: replicas and witnesses" }),
     replicas: z.int().openapi({ description: "of pgs, those that hold data" }),
     witnesses: z.int().openapi({ description: "of pgs, those that vote and hold no data" }),

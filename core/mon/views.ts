@@ -9,7 +9,12 @@ import {
   type PoolInfo,
   type ReplicaInfo,
 } from "../cluster/cluster.ts";
-import { BeneathState, PgRole, type SpaceBeneath } from "../../proto/gen/control_pb.ts";
+import {
+  BeneathState,
+  type DeviceState,
+  PgRole,
+  type SpaceBeneath,
+} from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { judgeHealth } from "./health.ts";
 import type { OldCopy } from "./old-copy.ts";
@@ -253,6 +258,7 @@ export class Views {
       logCapacityBytes: bytesView(Number(usage?.logCapacityBytes ?? 0n)),
       logUsedBytes: bytesView(Number(usage?.logUsedBytes ?? 0n)),
       beneath: beneathView(usage?.beneath),
+      device: deviceView(usage?.device),
       ...(counts.get(id) ?? newCount()),
       epoch: live?.epoch ?? 0,
       reportAgeMs: this.reportAge(id),
@@ -436,6 +442,17 @@ function countsOf(words: readonly string[]): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const word of words) counts[word] = (counts[word] ?? 0) + 1;
   return counts;
+}
+
+function deviceView(device: DeviceState | undefined): OsdView["device"] {
+  if (device === undefined) return null;
+  const { readErrors, writeErrors, flushErrors, readsFail, slow, latencyMs } = device;
+  return {
+    readErrors: Number(readErrors),
+    writeErrors: Number(writeErrors),
+    flushErrors: Number(flushErrors),
+    ...{ readsFail, slow, latencyMs },
+  };
 }
 
 function beneathView(beneath: SpaceBeneath | undefined): OsdView["beneath"] {

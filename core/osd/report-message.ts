@@ -47,7 +47,19 @@ export function usageOf(shards: readonly ShardFigures[]): MessageInitShape<typeo
     logCapacityBytes: sum(({ usage }) => usage.logBytesTotal),
     logUsedBytes: sum(({ usage }) => usage.logBytesUsed),
     ...(worst === null ? {} : { beneath: beneathMessage(worst) }),
+    device: {
+      readErrors: sum(({ usage }) => usage.device.readErrors),
+      writeErrors: sum(({ usage }) => usage.device.writeErrors),
+      flushErrors: sum(({ usage }) => usage.device.flushErrors),
+      readsFail: shards.some(({ usage }) => usage.device.readsFail),
+      slow: shards.some(({ usage }) => usage.device.slow),
+      latencyMs: Math.round(Math.max(0, ...shards.map(latencyOf)) / 1000),
+    },
   };
+}
+
+function latencyOf({ usage }: ShardFigures): number {
+  return usage.device.latencyUs;
 }
 
 function beneathMessage(beneath: SpaceBeneath): MessageInitShape<typeof SpaceBeneathSchema> {
@@ -87,6 +99,10 @@ export function countersOf(index: number, figures: ShardFigures): CounterRow[] {
   add("device_read_bytes_total", at(counters, "bytesRead"));
   add("device_writes_total", at(counters, "deviceWrites"));
   add("device_flushes_total", at(counters, "deviceFlushes"));
+  add("device_errors_total", usage.device.readErrors, "op=read");
+  add("device_errors_total", usage.device.writeErrors, "op=write");
+  add("device_errors_total", usage.device.flushErrors, "op=flush");
+  add("device_slow", usage.device.slow ? 1 : 0);
   add("device_discards_total", at(counters, "deviceDiscards"));
   add("device_discard_bytes_total", at(counters, "bytesDiscarded"));
   add("log_batches_total", at(counters, "batches"));

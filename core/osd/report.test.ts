@@ -1,5 +1,15 @@
 import { expect, test } from "bun:test";
+import { countersOf, usageOf } from "./report-message.ts";
 import { FigureNews, type ShardFigures } from "./report.ts";
+
+const WELL: ShardFigures["usage"]["device"] = {
+  readErrors: 0,
+  writeErrors: 0,
+  flushErrors: 0,
+  readsFail: false,
+  slow: false,
+  latencyUs: 0,
+};
 
 function figures(bytesLog: number, heartbeats: number): ShardFigures {
   return {
@@ -11,6 +21,7 @@ function figures(bytesLog: number, heartbeats: number): ShardFigures {
       logBytesUsed: 1,
       overlayBlocks: 0,
       beneath: null,
+      device: WELL,
     },
     counters: { bytesLog },
     requests: { writes: 0 },
@@ -31,4 +42,23 @@ test("figures in which only heartbeats moved are told in every tenth report, oth
   expect(told(4096, 12)).toBe(true);
   expect(told(4096, 13)).toBe(false);
   expect(told(4096, 14, true)).toBe(true);
+});
+
+test("devices of shards are told together, and each shard's errors on the metrics page", () => {
+  const well = figures(0, 0);
+  const ill = { ...WELL, readErrors: 3, flushErrors: 1, readsFail: true, slow: true };
+  const bad = { ...well, usage: { ...well.usage, device: { ...ill, latencyUs: 1_500_400 } } };
+  const errors = { readErrors: 3n, writeErrors: 0n, flushErrors: 1n };
+  const told = { ...errors, readsFail: true, slow: true, latencyMs: 1500 };
+  expect(usageOf([well, bad, well]).device).toEqual(told);
+  expect(usageOf([well]).device).toMatchObject({ readErrors: 0n, readsFail: false, slow: false });
+  const rows = countersOf(1, bad).filter(({ name }) => /device_(errors|slow)/.test(name));
+  expect(
+    rows.map(({ name, labels, value }) => `${name} ${labels.join(" ")} ${String(value)}`),
+  ).toEqual([
+    "fastblock_device_errors_total shard=1 op=read 3",
+    "fastblock_device_errors_total shard=1 op=write 0",
+    "fastblock_device_errors_total shard=1 op=flush 1",
+    "fastblock_device_slow shard=1 1",
+  ]);
 });

@@ -1,10 +1,11 @@
 // cold path: for reports.
 import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
+import type { Device } from "../device/device.ts";
 import type { SlotTable } from "../store/store.ts";
 import type { Filler } from "./local-store-fill.ts";
 import type { Space } from "./local-store-space.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
-import type { StoreCounters, StoreUsage } from "./local-store-types.ts";
+import type { DeviceState, StoreCounters, StoreUsage } from "./local-store-types.ts";
 
 /** How full the store is. */
 export function usageOf(parts: StoreParts, machines: StoreMachines, room: Space): StoreUsage {
@@ -21,7 +22,13 @@ export function usageOf(parts: StoreParts, machines: StoreMachines, room: Space)
     logBytesUsed: log.usedBlocks * BLOCK_SIZE,
     overlayBlocks: objects.overlay.count,
     beneath: room.reportBeneath(),
+    device: deviceOf(parts.device),
   };
+}
+
+function deviceOf({ counters, readsFail, slow, slowLatencyUs }: Device): DeviceState {
+  const { readErrors, writeErrors, flushErrors } = counters;
+  return { readErrors, writeErrors, flushErrors, readsFail, slow, latencyUs: slowLatencyUs };
 }
 
 /** A snapshot of what was done since the store was opened. */

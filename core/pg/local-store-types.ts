@@ -167,6 +167,20 @@ export interface StoreUsage {
   readonly overlayBlocks: number;
   /** Null: a block device, or the file system beneath can give all that the store may take yet. */
   readonly beneath: SpaceBeneath | null;
+  readonly device: DeviceState;
+}
+
+/** How the device does, since the store was opened. */
+export interface DeviceState {
+  /** Operations of this shard that failed. After a write or a flush the osd ends. */
+  readonly readErrors: number;
+  readonly writeErrors: number;
+  readonly flushErrors: number;
+  /** A read failed in the last hour. */
+  readonly readsFail: boolean;
+  /** Leaders go elsewhere; the latency that says so, in µs, else 0. */
+  readonly slow: boolean;
+  readonly latencyUs: number;
 }
 
 /** Grow for ever, per shard. */

@@ -137,8 +137,9 @@ export function unrest(cluster: SimCluster): string {
         return `replica ${String(member.replica)} of group ${String(pg.id)}: ${what}`;
     }
   }
-  const [check] = cluster.health.values();
-  return check === undefined ? "" : `health: ${check.summary}`;
+  // What devices have failed to read is a warning for an hour.
+  const check = [...cluster.health].find(([code]) => code !== "OSD_READ_ERRORS");
+  return check === undefined ? "" : `health: ${check[1].summary}`;
 }
 
 function unrestOf(group: Group, leader: Group): string {

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCL2AgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCBIwCghyZWNvdmVyeRgNIAEoCzIeLmZhc3RibG9jay5jb250cm9sLk1hcFJlY292ZXJ5EjkKDXJlbW92ZWRfcG9vbHMYDiADKAsyIi5mYXN0YmxvY2suY29udHJvbC5NYXBSZW1vdmVkUG9vbHMSDgoGZm9ybWF0GA8gASgNSgQICBAJSgQICRAKSgQIChALIlgKD01hcFJlbW92ZWRQb29scxINCgVmaXJzdBgBIAEoDRIMCgRsYXN0GAIgASgNEhIKCmdlbmVyYXRpb24YAyABKA0SFAoMY2hhbmdlX2Vwb2NoGAQgASgNImQKC01hcFJlY292ZXJ5Ei8KBXNwZWVkGAEgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTcGVlZBIOCgZwYXVzZWQYAiABKAgSFAoMY2hhbmdlX2Vwb2NoGAMgASgNIqgBCgZNYXBPc2QSCgoCaWQYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEgoKAnVwGAQgASgIEgoKAmluGAUgASgIEg4KBndlaWdodBgGIAEoDRIyCglhZGRyZXNzZXMYByADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSFAoMY2hhbmdlX2Vwb2NoGAggASgNIioKDFNoYXJkQWRkcmVzcxIMCgRob3N0GAEgASgJEgwKBHBvcnQYAiABKA0inAEKB01hcFBvb2wSCgoCaWQYASABKA0SDAoEbmFtZRgCIAEoCRIMCgRzaXplGAMgASgNEhAKCHBnX2NvdW50GAQgASgNEhUKDW9iamVjdF9ibG9ja3MYBSABKA0SFgoOZmFpbHVyZV9kb21haW4YBiABKAkSFAoMY2hhbmdlX2Vwb2NoGAcgASgNEhIKCmdlbmVyYXRpb24YCCABKA0i6AEKBU1hcFBnEgoKAmlkGAEgASgNEhkKEWxhc3RfY2hhbmdlX2Vwb2NoGAIgASgNEhQKDGNoYW5nZV9lcG9jaBgDIAEoDRIQCghjcmVhdGluZxgEIAEoCBIvCghyZXBsaWNhcxgFIAMoCzIdLmZhc3RibG9jay5jb250cm9sLk1hcFJlcGxpY2ESDgoGbGVhZGVyGAYgASgNEhMKC2xlYWRlcl90ZXJtGAcgASgBEjoKDWNvbmZpZ3VyYXRpb24YCCABKAsyIy5mYXN0YmxvY2suY29udHJvbC5NYXBDb25maWd1cmF0aW9uInIKCk1hcFJlcGxpY2ESEgoKcmVwbGljYV9pZBgBIAEoDRILCgNvc2QYAiABKA0SEgoKc3RvcmVfdXVpZBgDIAEoCRINCgVzaGFyZBgEIAEoDRIPCgdsZWF2aW5nGAUgASgIEg8KB3dpdG5lc3MYBiABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgihAMKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQSMwoIcmVjb3ZlcnkYDCADKAsyIS5mYXN0YmxvY2suY29udHJvbC5SZWNvdmVyeVJlcG9ydBINCgVzaGFyZBgNIAEoDRIPCgd3aXRuZXNzGA4gASgIIuABCg5SZWNvdmVyeVJlcG9ydBIPCgdyZXBsaWNhGAEgASgNEi8KBXN0YWdlGAIgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTdGFnZRIUCgxlbnRyaWVzX2xlZnQYAyABKAQSDAoEcGFzcxgEIAEoDRISCgp1bml0c19kb25lGAUgASgNEhIKCnVuaXRzX2xlZnQYBiABKA0SDwoHcGFzc19tcxgHIAEoDRIYChBibG9ja3NfZGlmZmVyaW5nGAggASgEEhUKDWJsb2Nrc19jb3BpZWQYCSABKAQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIIpwBCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBBIwCgdiZW5lYXRoGAUgASgLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU3BhY2VCZW5lYXRoImAKDFNwYWNlQmVuZWF0aBIuCgVzdGF0ZRgBIAEoDjIfLmZhc3RibG9jay5jb250cm9sLkJlbmVhdGhTdGF0ZRISCgpmcmVlX2J5dGVzGAIgASgEEgwKBHBhdGgYAyABKAkiNgoHQ291bnRlchIMCgRuYW1lGAEgASgJEg4KBmxhYmVscxgCIAMoCRINCgV2YWx1ZRgDIAEoASK5AQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAEi4KBXNjcnViGAIgASgLMh0uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJHcm91cEgAEjIKCnJlcG9ydF9ub3cYAyABKAsyHC5mYXN0YmxvY2suY29udHJvbC5SZXBvcnROb3dIAEIJCgdjb21tYW5kIhoKCVJlcG9ydE5vdxINCgVvcmRlchgBIAEoBCI1CgpTY3J1Ykdyb3VwEgoKAnBnGAEgASgNEg0KBW9yZGVyGAIgASgEEgwKBGRlZXAYAyABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0qewoNUmVjb3ZlcnlTcGVlZBIeChpSRUNPVkVSWV9TUEVFRF9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NQRUVEX0xPVxABEhkKFVJFQ09WRVJZX1NQRUVEX01FRElVTRACEhcKE1JFQ09WRVJZX1NQRUVEX0hJR0gQAyqCAQoNUmVjb3ZlcnlTdGFnZRIeChpSRUNPVkVSWV9TVEFHRV9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NUQUdFX0xPRxABEhoKFlJFQ09WRVJZX1NUQUdFX1dBSVRJTkcQAhIdChlSRUNPVkVSWV9TVEFHRV9ESUZGRVJFTkNFEAMquQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByp4CgxCZW5lYXRoU3RhdGUSHQoZQkVORUFUSF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEJFTkVBVEhfU1RBVEVfRU5PVUdIEAESFgoSQkVORUFUSF9TVEFURV9ORUFSEAISFwoTQkVORUFUSF9TVEFURV9TSE9SVBADKooBCg1JbWFnZU9wZW5Nb2RlEh8KG0lNQUdFX09QRU5fTU9ERV9VTlNQRUNJRklFRBAAEhoKFklNQUdFX09QRU5fTU9ERV9TSEFSRUQQARIdChlJTUFHRV9PUEVOX01PREVfUkVBRF9PTkxZEAISHQoZSU1BR0VfT1BFTl9NT0RFX0VYQ0xVU0lWRRADYgZwcm90bzM");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCL2AgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCBIwCghyZWNvdmVyeRgNIAEoCzIeLmZhc3RibG9jay5jb250cm9sLk1hcFJlY292ZXJ5EjkKDXJlbW92ZWRfcG9vbHMYDiADKAsyIi5mYXN0YmxvY2suY29udHJvbC5NYXBSZW1vdmVkUG9vbHMSDgoGZm9ybWF0GA8gASgNSgQICBAJSgQICRAKSgQIChALIlgKD01hcFJlbW92ZWRQb29scxINCgVmaXJzdBgBIAEoDRIMCgRsYXN0GAIgASgNEhIKCmdlbmVyYXRpb24YAyABKA0SFAoMY2hhbmdlX2Vwb2NoGAQgASgNImQKC01hcFJlY292ZXJ5Ei8KBXNwZWVkGAEgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTcGVlZBIOCgZwYXVzZWQYAiABKAgSFAoMY2hhbmdlX2Vwb2NoGAMgASgNIqgBCgZNYXBPc2QSCgoCaWQYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEgoKAnVwGAQgASgIEgoKAmluGAUgASgIEg4KBndlaWdodBgGIAEoDRIyCglhZGRyZXNzZXMYByADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSFAoMY2hhbmdlX2Vwb2NoGAggASgNIioKDFNoYXJkQWRkcmVzcxIMCgRob3N0GAEgASgJEgwKBHBvcnQYAiABKA0inAEKB01hcFBvb2wSCgoCaWQYASABKA0SDAoEbmFtZRgCIAEoCRIMCgRzaXplGAMgASgNEhAKCHBnX2NvdW50GAQgASgNEhUKDW9iamVjdF9ibG9ja3MYBSABKA0SFgoOZmFpbHVyZV9kb21haW4YBiABKAkSFAoMY2hhbmdlX2Vwb2NoGAcgASgNEhIKCmdlbmVyYXRpb24YCCABKA0i6AEKBU1hcFBnEgoKAmlkGAEgASgNEhkKEWxhc3RfY2hhbmdlX2Vwb2NoGAIgASgNEhQKDGNoYW5nZV9lcG9jaBgDIAEoDRIQCghjcmVhdGluZxgEIAEoCBIvCghyZXBsaWNhcxgFIAMoCzIdLmZhc3RibG9jay5jb250cm9sLk1hcFJlcGxpY2ESDgoGbGVhZGVyGAYgASgNEhMKC2xlYWRlcl90ZXJtGAcgASgBEjoKDWNvbmZpZ3VyYXRpb24YCCABKAsyIy5mYXN0YmxvY2suY29udHJvbC5NYXBDb25maWd1cmF0aW9uInIKCk1hcFJlcGxpY2ESEgoKcmVwbGljYV9pZBgBIAEoDRILCgNvc2QYAiABKA0SEgoKc3RvcmVfdXVpZBgDIAEoCRINCgVzaGFyZBgEIAEoDRIPCgdsZWF2aW5nGAUgASgIEg8KB3dpdG5lc3MYBiABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAgihAMKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQSMwoIcmVjb3ZlcnkYDCADKAsyIS5mYXN0YmxvY2suY29udHJvbC5SZWNvdmVyeVJlcG9ydBINCgVzaGFyZBgNIAEoDRIPCgd3aXRuZXNzGA4gASgIIuABCg5SZWNvdmVyeVJlcG9ydBIPCgdyZXBsaWNhGAEgASgNEi8KBXN0YWdlGAIgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTdGFnZRIUCgxlbnRyaWVzX2xlZnQYAyABKAQSDAoEcGFzcxgEIAEoDRISCgp1bml0c19kb25lGAUgASgNEhIKCnVuaXRzX2xlZnQYBiABKA0SDwoHcGFzc19tcxgHIAEoDRIYChBibG9ja3NfZGlmZmVyaW5nGAggASgEEhUKDWJsb2Nrc19jb3BpZWQYCSABKAQilwEKC1NjcnViUmVwb3J0Eg0KBW9yZGVyGAEgASgEEgwKBGRlZXAYAiABKAgSDAoEZG9uZRgDIAEoCBINCgVmb3VuZBgEIAEoDRIOCgZoZWFsZWQYBSABKA0SDAoEbGVmdBgGIAEoDRIwCgZibG9ja3MYByADKAsyIC5mYXN0YmxvY2suY29udHJvbC5TY3J1YmJlZEJsb2NrIkAKDVNjcnViYmVkQmxvY2sSDQoFbGF5ZXIYASABKAQSDQoFYmxvY2sYAiABKAQSEQoJdW5kZWNpZGVkGAMgASgIIswBCghPc2RVc2FnZRIWCg5jYXBhY2l0eV9ieXRlcxgBIAEoBBISCgp1c2VkX2J5dGVzGAIgASgEEhoKEmxvZ19jYXBhY2l0eV9ieXRlcxgDIAEoBBIWCg5sb2dfdXNlZF9ieXRlcxgEIAEoBBIwCgdiZW5lYXRoGAUgASgLMh8uZmFzdGJsb2NrLmNvbnRyb2wuU3BhY2VCZW5lYXRoEi4KBmRldmljZRgGIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkRldmljZVN0YXRlIoQBCgtEZXZpY2VTdGF0ZRITCgtyZWFkX2Vycm9ycxgBIAEoBBIUCgx3cml0ZV9lcnJvcnMYAiABKAQSFAoMZmx1c2hfZXJyb3JzGAMgASgEEhIKCnJlYWRzX2ZhaWwYBCABKAgSDAoEc2xvdxgFIAEoCBISCgpsYXRlbmN5X21zGAYgASgNImAKDFNwYWNlQmVuZWF0aBIuCgVzdGF0ZRgBIAEoDjIfLmZhc3RibG9jay5jb250cm9sLkJlbmVhdGhTdGF0ZRISCgpmcmVlX2J5dGVzGAIgASgEEgwKBHBhdGgYAyABKAkiNgoHQ291bnRlchIMCgRuYW1lGAEgASgJEg4KBmxhYmVscxgCIAMoCRINCgV2YWx1ZRgDIAEoASK5AQoKT3NkQ29tbWFuZBI8Cg90cmFuc2Zlcl9sZWFkZXIYASABKAsyIS5mYXN0YmxvY2suY29udHJvbC5UcmFuc2ZlckxlYWRlckgAEi4KBXNjcnViGAIgASgLMh0uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJHcm91cEgAEjIKCnJlcG9ydF9ub3cYAyABKAsyHC5mYXN0YmxvY2suY29udHJvbC5SZXBvcnROb3dIAEIJCgdjb21tYW5kIhoKCVJlcG9ydE5vdxINCgVvcmRlchgBIAEoBCI1CgpTY3J1Ykdyb3VwEgoKAnBnGAEgASgNEg0KBW9yZGVyGAIgASgEEgwKBGRlZXAYAyABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKCAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgiXAoOSW1hZ2VPcGVuUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiYKE0ltYWdlUmVmcmVzaFJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCJfChFJbWFnZVJlZnJlc2hSZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJAoRSW1hZ2VDbG9zZVJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoBCIRCg9JbWFnZUNsb3NlUmVwbHkiIAoQSW1hZ2VMaXN0UmVxdWVzdBIMCgRwb29sGAEgASgJIkIKDkltYWdlTGlzdFJlcGx5EjAKBmltYWdlcxgBIAMoCzIgLmZhc3RibG9jay5jb250cm9sLkltYWdlTGlzdEl0ZW0iTQoNSW1hZ2VMaXN0SXRlbRIMCgRwb29sGAEgASgJEi4KBmhlYWRlchgCIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyIjAKDEltYWdlQ2hhbmdlZBIPCgdzZXNzaW9uGAEgASgEEg8KB3JlbW92ZWQYAiABKAgiMgoUU2Vzc2lvbkF0dGFjaFJlcXVlc3QSDQoFZ3JhbnQYASABKAwSCwoDbWFjGAIgASgMIiQKElNlc3Npb25BdHRhY2hSZXBseRIOCgZzdGF0dXMYASABKA0qewoNUmVjb3ZlcnlTcGVlZBIeChpSRUNPVkVSWV9TUEVFRF9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NQRUVEX0xPVxABEhkKFVJFQ09WRVJZX1NQRUVEX01FRElVTRACEhcKE1JFQ09WRVJZX1NQRUVEX0hJR0gQAyqCAQoNUmVjb3ZlcnlTdGFnZRIeChpSRUNPVkVSWV9TVEFHRV9VTlNQRUNJRklFRBAAEhYKElJFQ09WRVJZX1NUQUdFX0xPRxABEhoKFlJFQ09WRVJZX1NUQUdFX1dBSVRJTkcQAhIdChlSRUNPVkVSWV9TVEFHRV9ESUZGRVJFTkNFEAMquQEKBlBnUm9sZRIXChNQR19ST0xFX1VOU1BFQ0lGSUVEEAASFAoQUEdfUk9MRV9GT0xMT1dFUhABEhUKEVBHX1JPTEVfQ0FORElEQVRFEAISEgoOUEdfUk9MRV9MRUFERVIQAxITCg9QR19ST0xFX0xFQVJORVIQBBITCg9QR19ST0xFX0ZJTExJTkcQBRITCg9QR19ST0xFX1JFTU9WRUQQBhIWChJQR19ST0xFX0RJU1RSVVNURUQQByp4CgxCZW5lYXRoU3RhdGUSHQoZQkVORUFUSF9TVEFURV9VTlNQRUNJRklFRBAAEhgKFEJFTkVBVEhfU1RBVEVfRU5PVUdIEAESFgoSQkVORUFUSF9TVEFURV9ORUFSEAISFwoTQkVORUFUSF9TVEFURV9TSE9SVBADKooBCg1JbWFnZU9wZW5Nb2RlEh8KG0lNQUdFX09QRU5fTU9ERV9VTlNQRUNJRklFRBAAEhoKFklNQUdFX09QRU5fTU9ERV9TSEFSRUQQARIdChlJTUFHRV9PUEVOX01PREVfUkVBRF9PTkxZEAISHQoZSU1BR0VfT1BFTl9NT0RFX0VYQ0xVU0lWRRADYgZwcm90bzM");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 (one-way) when the mon pushes it, or an osd in
@@ -1135,6 +1135,11 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
    * @generated from field: fastblock.control.SpaceBeneath beneath = 5;
    */
   beneath?: SpaceBeneath | undefined;
+
+  /**
+   * @generated from field: fastblock.control.DeviceState device = 6;
+   */
+  device?: DeviceState | undefined;
 };
 
 /**
@@ -1143,6 +1148,56 @@ export type OsdUsage = Message<"fastblock.control.OsdUsage"> & {
  */
 export const OsdUsageSchema: GenMessage<OsdUsage> = /*@__PURE__*/
   messageDesc(file_control, 23);
+
+/**
+ * How the device does, since the osd started.
+ *
+ * @generated from message fastblock.control.DeviceState
+ */
+export type DeviceState = Message<"fastblock.control.DeviceState"> & {
+  /**
+   * Operations that failed. After a write or a flush the osd ends.
+   *
+   * @generated from field: uint64 read_errors = 1;
+   */
+  readErrors: bigint;
+
+  /**
+   * @generated from field: uint64 write_errors = 2;
+   */
+  writeErrors: bigint;
+
+  /**
+   * @generated from field: uint64 flush_errors = 3;
+   */
+  flushErrors: bigint;
+
+  /**
+   * A read failed in the last hour.
+   *
+   * @generated from field: bool reads_fail = 4;
+   */
+  readsFail: boolean;
+
+  /**
+   * It takes long: leaders go elsewhere. The latency that says so, of the worst shard.
+   *
+   * @generated from field: bool slow = 5;
+   */
+  slow: boolean;
+
+  /**
+   * @generated from field: uint32 latency_ms = 6;
+   */
+  latencyMs: number;
+};
+
+/**
+ * Describes the message fastblock.control.DeviceState.
+ * Use `create(DeviceStateSchema)` to create a new message.
+ */
+export const DeviceStateSchema: GenMessage<DeviceState> = /*@__PURE__*/
+  messageDesc(file_control, 24);
 
 /**
  * The file system beneath a sparse file has less than the file promises.
@@ -1175,7 +1230,7 @@ export type SpaceBeneath = Message<"fastblock.control.SpaceBeneath"> & {
  * Use `create(SpaceBeneathSchema)` to create a new message.
  */
 export const SpaceBeneathSchema: GenMessage<SpaceBeneath> = /*@__PURE__*/
-  messageDesc(file_control, 24);
+  messageDesc(file_control, 25);
 
 /**
  * One counter or gauge for /metrics: a name of interfaces (`fastblock_osd_ops_total`), labels.
@@ -1206,7 +1261,7 @@ export type Counter = Message<"fastblock.control.Counter"> & {
  * Use `create(CounterSchema)` to create a new message.
  */
 export const CounterSchema: GenMessage<Counter> = /*@__PURE__*/
-  messageDesc(file_control, 25);
+  messageDesc(file_control, 26);
 
 /**
  * Method 73, one-way, mon to osd.
@@ -1243,7 +1298,7 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
  * Use `create(OsdCommandSchema)` to create a new message.
  */
 export const OsdCommandSchema: GenMessage<OsdCommand> = /*@__PURE__*/
-  messageDesc(file_control, 26);
+  messageDesc(file_control, 27);
 
 /**
  * Somebody wants to see what is true now: report at once, and name the order.
@@ -1264,7 +1319,7 @@ export type ReportNow = Message<"fastblock.control.ReportNow"> & {
  * Use `create(ReportNowSchema)` to create a new message.
  */
 export const ReportNowSchema: GenMessage<ReportNow> = /*@__PURE__*/
-  messageDesc(file_control, 27);
+  messageDesc(file_control, 28);
 
 /**
  * Compare the replicas of a group that the osd leads; deep: read all data against its checksums, too.
@@ -1296,7 +1351,7 @@ export type ScrubGroup = Message<"fastblock.control.ScrubGroup"> & {
  * Use `create(ScrubGroupSchema)` to create a new message.
  */
 export const ScrubGroupSchema: GenMessage<ScrubGroup> = /*@__PURE__*/
-  messageDesc(file_control, 28);
+  messageDesc(file_control, 29);
 
 /**
  * Give leadership of a group to another replica.
@@ -1320,7 +1375,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 29);
+  messageDesc(file_control, 30);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -1379,7 +1434,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 31);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -1445,7 +1500,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 32);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1488,7 +1543,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 33);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1517,7 +1572,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 34);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1537,7 +1592,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 34);
+  messageDesc(file_control, 35);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1564,7 +1619,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 35);
+  messageDesc(file_control, 36);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1583,7 +1638,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 36);
+  messageDesc(file_control, 37);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1596,7 +1651,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 37);
+  messageDesc(file_control, 38);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1615,7 +1670,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 38);
+  messageDesc(file_control, 39);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1632,7 +1687,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 39);
+  messageDesc(file_control, 40);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1654,7 +1709,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 40);
+  messageDesc(file_control, 41);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1678,7 +1733,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 41);
+  messageDesc(file_control, 42);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1703,7 +1758,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 42);
+  messageDesc(file_control, 43);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1722,7 +1777,7 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 43);
+  messageDesc(file_control, 44);
 
 /**
  * @generated from enum fastblock.control.RecoverySpeed
