@@ -33,14 +33,15 @@ export class SimWatch {
   private readonly members = new Set<string>();
   private readonly voters = new Set<string>();
 
+  /** Osds whose devices have lost or misdirected writes, or lied about flushes. */
+  readonly liars = new Set<number>();
   private readonly probes: SimProbes;
   private readonly commits: SimCommits;
 
-  /** `trusts`: what devices call stable is. */
-  constructor(cluster: SimCluster, probes: SimProbes, trusts: boolean) {
+  constructor(cluster: SimCluster, probes: SimProbes) {
     this.cluster = cluster;
     this.probes = probes;
-    this.commits = new SimCommits(trusts);
+    this.commits = new SimCommits(this.liars);
   }
 
   look(): void {
@@ -69,7 +70,7 @@ export class SimWatch {
   /** A process ends. */
   end(osd: SimOsd): void {
     this.probes.count(osd);
-    if (osd.session !== null) this.commits.end(groupsOf(osd));
+    this.commits.end(groupsOf(osd), osd.session !== null);
   }
 
   private lookAt(

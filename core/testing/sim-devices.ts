@@ -169,6 +169,7 @@ export class SimDevices {
     const us = 20_000 + random.below(300_000);
     faults[kind] = 0.002 + random.below(20) / 1000;
     this.failing.add(victim);
+    this.faults.distrust(victim);
     this.damaged += 1;
     victim.world?.resume();
     this.faults.steady(victim, us + VOUCH_US);
@@ -184,6 +185,7 @@ export class SimDevices {
       return false;
     }
     this.failing.add(victim);
+    this.faults.distrust(victim);
     this.damaged += 1;
     this.cluster.simulation.disk(victim.path).faults.lyingFlush = true;
     this.faults.later(10_000 + random.below(600_000), () => {

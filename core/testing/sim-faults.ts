@@ -204,6 +204,11 @@ export class SimFaults {
     }
   }
 
+  /** From now on nothing proves what the device of an osd has. */
+  distrust(osd: SimOsd): void {
+    this.watch.liars.add(osd.id);
+  }
+
   /** Count what a process has done, before it ends. */
   count(osd: SimOsd): void {
     this.watch.end(osd);

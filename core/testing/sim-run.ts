@@ -296,8 +296,7 @@ class SimRun {
         : { logger: new TraceLogger(options.trace, () => this.cluster.simulation.nowUs) }),
     });
     this.probes = new SimProbes(this.cluster, this.plan.store.logBytes);
-    const { lies, strays } = this.plan;
-    this.watch = new SimWatch(this.cluster, this.probes, !lies && !strays);
+    this.watch = new SimWatch(this.cluster, this.probes);
     this.cluster.onOpened = (osd) => this.watch.begin(osd);
   }
 
