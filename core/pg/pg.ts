@@ -144,6 +144,8 @@ export class PgShard implements StoreOwner, RaftHost {
   private readonly out = new Ready();
   private readonly tickTimer: CallbackTimer;
   private readonly tickers: Group[] = [];
+  /** Requests that came again: they were applied already, or waited in the log. */
+  duplicates = 0;
   /** Few units are free: leaders here and elsewhere propose nothing that takes any. */
   full = false;
   private applyHead: Group | null = null;
@@ -412,6 +414,7 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /** A request that was applied before: answered in the send phase, never within the call. */
   finishDuplicate(op: WriteRequestOp): void {
+    this.duplicates += 1;
     this.store.entries.release(op.entry!);
     op.entry = null;
     op.version = 0;

@@ -123,6 +123,7 @@ export class Requests {
 
   /** The same request came again: the newer op waits for the entry that is in the log. */
   private replaceWaiter(older: WriteRequestOp, newer: WriteRequestOp): void {
+    this.group.shard.duplicates += 1;
     this.group.shard.store.entries.release(newer.entry!);
     newer.entry = older.entry;
     newer.group = this.group;

@@ -1,5 +1,6 @@
 // cold: the simulator
 import { FastblockError } from "../base/errors.ts";
+import { Prng } from "../base/prng.ts";
 import type { ReactorBase } from "./reactor-base.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
 import type { SimMemory } from "./sim-pages.ts";
@@ -17,8 +18,10 @@ import type {
 } from "./world.ts";
 
 /**
- * What the simulated network does to traffic; change it at any time. Streams stay reliable: loss
- * shows as stalls (a retransmission) and resets.
+ * What the simulated network does to traffic; change it at any time. Streams stay reliable and in
+ * order, as those of a kernel are. So loss shows as stalls, until what was lost was sent again, and
+ * what comes again or out of order are whole requests: the bytes of a connection that its client
+ * gave up arrive after those of the next one.
  */
 export interface NetworkFaults {
   /** Latency of each segment is drawn between these, in µs. */
@@ -35,9 +38,25 @@ export interface NetworkFaults {
   shortWriteShare: number;
   /** A bit of this share of segments is flipped. */
   corruptShare: number;
+  /** Of segments from one address to another, the share that is lost and sent again; null: none. */
+  lossOf: ((from: string, to: string) => number) | null;
+  /**
+   * Of connections that break off with bytes on their way, the share whose bytes arrive all the same,
+   * up to `lateUsMax` later: only then does the other end hear that it is over.
+   */
+  lateShare: number;
+  lateUsMax: number;
+}
+
+/** What has happened on the wires. */
+export interface NetworkCounts {
+  segmentsLost: number;
+  /** Of connections that one end had given up. */
+  segmentsLate: number;
 }
 
 const FIRST_PORT = 20_000;
+const LUCK_SALT = 8209;
 const SYN_RETRY_US = 1_000_000;
 const SYN_TRIES_MAX = 5;
 const WILDCARDS = new Set(["", "0.0.0.0", "::"]);
@@ -54,8 +73,14 @@ export class SimFabric {
     shortReadShare: 0.05,
     shortWriteShare: 0.02,
     corruptShare: 0,
+    lossOf: null,
+    lateShare: 0,
+    lateUsMax: 0,
   };
+  readonly counts: NetworkCounts = { segmentsLost: 0, segmentsLate: 0 };
   readonly engine: SimEngine;
+  /** Of what is lost or late, apart from all other chance: runs without stay what they were. */
+  readonly luck: Prng;
   readonly memory: SimMemory;
   private readonly listeners = new Map<string, SimListener>();
   private readonly connections = new Set<SimConnection>();
@@ -70,6 +95,7 @@ export class SimFabric {
     this.engine = engine;
     this.memory = memory;
     this.isDark = isDark;
+    this.luck = new Prng(engine.seed * LUCK_SALT + 29);
   }
 
   /** Cut one direction; `*` stands for every address. */
@@ -94,6 +120,24 @@ export class SimFabric {
     if (this.cuts.size === 0 || from === to) return false;
     const { cuts } = this;
     return cuts.has(`${from}>${to}`) || cuts.has(`${from}>*`) || cuts.has(`*>${to}`);
+  }
+
+  /** A segment is lost. */
+  loses(from: string, to: string): boolean {
+    const share = this.faults.lossOf?.(from, to) ?? 0;
+    if (share === 0 || !this.strikes(share)) return false;
+    this.counts.segmentsLost += 1;
+    return true;
+  }
+
+  /** How late bytes arrive whose connection breaks off; 0: they do not. */
+  drawLateUs(): number {
+    const { lateShare, lateUsMax } = this.faults;
+    return lateShare > 0 && this.strikes(lateShare) ? 1 + this.luck.below(lateUsMax) : 0;
+  }
+
+  private strikes(share: number): boolean {
+    return this.luck.u32() < share * 4_294_967_296;
   }
 
   reset(a: string, b: string): void {
@@ -228,7 +272,8 @@ export class SimNetwork extends StreamNetwork implements Network, SimStreamHost 
       const unheard =
         this.fabric.isCut(this.host.address, hostOf) ||
         this.fabric.isCut(hostOf, this.host.address) ||
-        this.fabric.isDark(hostOf);
+        this.fabric.isDark(hostOf) ||
+        this.fabric.loses(this.host.address, hostOf);
       if (unheard) {
         if (tries + 1 >= SYN_TRIES_MAX) stream.fail("connection timed out");
         else engine.after(SYN_RETRY_US, () => this.knock(stream, target, key, tries + 1));

@@ -25,7 +25,12 @@ export interface SimWires {
     readonly shortWriteShare: number;
     readonly corruptShare: number;
   };
+  readonly counts: { segmentsLate: number };
   readonly cutChanges: number;
+  /** Whether a segment is lost. */
+  loses(from: string, to: string): boolean;
+  /** How late bytes arrive whose connection breaks off; 0: they do not. */
+  drawLateUs(): number;
   isCut(from: string, to: string): boolean;
   /** Whether the machine at this address has no power. */
   isDark(address: string): boolean;
@@ -39,6 +44,8 @@ const SEGMENT_BYTES_MAX = 65_536;
 /** What nobody acknowledges is sent again after this long, then after twice as long. */
 const RETRANSMIT_US = 200_000;
 const RETRANSMIT_US_MAX = 1_600_000;
+/** Between two looks whether the last bytes of a connection that was given up have arrived. */
+const TRAIL_LOOK_US = 1_000;
 
 /** A piece of a stream on the wire; without bytes it is the end of the direction. */
 class Segment {
@@ -58,8 +65,12 @@ class Pipe {
   /** Committed by the sender and not yet taken by the receiver. */
   bytes = 0;
   readonly arrived: Segment[] = [];
+  /** Segments that are on the wire. */
+  flying = 0;
   private readonly held: Segment[] = [];
   private lastUs = 0;
+  /** The sender gave the connection up: what is on the wire arrives after this; 0: it did not. */
+  private lateUntilUs = 0;
   private readonly wires: SimWires;
   private readonly from: SimStream;
   private readonly to: SimStream;
@@ -86,7 +97,13 @@ class Pipe {
   /** Send one segment. */
   put(segment: Segment): void {
     this.bytes += segment.end;
+    this.flying += 1;
     this.travel(segment);
+  }
+
+  /** Nothing arrives for so long. */
+  delay(us: number): void {
+    this.lateUntilUs = this.wires.engine.nowUs + us;
   }
 
   /** The receiver took `count` bytes of the first segment that arrived. */
@@ -126,14 +143,31 @@ class Pipe {
     const { engine, faults } = this.wires;
     let delay = engine.between(faults.latencyUsMin, faults.latencyUsMax);
     if (engine.chance(faults.spikeShare)) delay += engine.random.below(faults.spikeUsMax);
+    delay += this.stallUs();
     const atUs = Math.max(this.lastUs, engine.nowUs + delay);
     this.lastUs = atUs;
     engine.after(atUs - engine.nowUs, () => this.arrive(segment));
   }
 
+  /** What is lost is sent again after a while, then after twice as long. */
+  private stallUs(): number {
+    const { wires } = this;
+    let us = 0;
+    let pauseUs = RETRANSMIT_US;
+    while (wires.loses(this.from.hostAddress, this.to.hostAddress)) {
+      us += pauseUs;
+      pauseUs = Math.min(2 * pauseUs, RETRANSMIT_US_MAX);
+    }
+    return us;
+  }
+
   private arrive(segment: Segment): void {
     if (this.dead) return;
     const { engine, faults } = this.wires;
+    if (engine.nowUs < this.lateUntilUs) {
+      engine.after(this.lateUntilUs - engine.nowUs, () => this.arrive(segment));
+      return;
+    }
     if (this.isCut || this.held.length > 0) {
       this.held.push(segment);
       return;
@@ -149,6 +183,8 @@ class Pipe {
       bytes[at] = bytes[at]! ^ (1 << engine.random.below(8));
     }
     this.arrived.push(segment);
+    this.flying -= 1;
+    if (this.lateUntilUs > 0) this.wires.counts.segmentsLate += 1;
     this.to.onArrival();
   }
 }
@@ -163,6 +199,8 @@ export class SimConnection {
   /** The end whose machine lost its power. */
   private forgottenBy: SimStream | null = null;
   private sendsAgain = false;
+  /** One end gave it up, and what it had sent is still on its way. */
+  private trails = false;
 
   constructor(wires: SimWires, client: SimStream, server: SimStream) {
     this.wires = wires;
@@ -192,8 +230,12 @@ export class SimConnection {
     this.back.kick();
   }
 
-  /** Both ends learn that the connection broke; what was on its way is lost. */
+  /** Both ends learn that the connection broke; what was on its way is lost, or late. */
   reset(reason: string): void {
+    if (this.trail(this.client, reason)) {
+      this.client.onReset(reason);
+      return;
+    }
     this.end();
     this.client.onReset(reason);
     this.server.onReset(reason);
@@ -201,6 +243,7 @@ export class SimConnection {
 
   /** One end is gone: the other hears of it later, if it can. */
   breakOff(by: SimStream, reason: string): void {
+    if (this.trail(by, reason)) return;
     const other = by === this.client ? this.server : this.client;
     const { engine, faults } = this.wires;
     this.end();
@@ -209,6 +252,32 @@ export class SimConnection {
       else other.onReset(reason);
     };
     engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), tell);
+  }
+
+  /**
+   * One end is gone, and what it had sent arrives all the same, late, behind whatever it sends on
+   * another connection meanwhile; then the other end hears of it. False: that is lost.
+   */
+  private trail(by: SimStream, reason: string): boolean {
+    const pipe = this.outgoing(by);
+    if (this.trails || pipe.dead || pipe.flying === 0) return false;
+    const { engine } = this.wires;
+    const lateUs = this.wires.drawLateUs();
+    if (lateUs === 0) return false;
+    const other = by === this.client ? this.server : this.client;
+    this.trails = true;
+    this.incoming(by).dead = true;
+    pipe.delay(lateUs);
+    const look = (): void => {
+      if (other.isOver) this.end();
+      else if (pipe.flying > 0 && !pipe.dead) engine.after(TRAIL_LOOK_US, look);
+      else {
+        this.end();
+        other.onReset(reason);
+      }
+    };
+    engine.after(lateUs + TRAIL_LOOK_US, look);
+    return true;
   }
 
   /**

@@ -8,7 +8,7 @@ import { ReactorBase, type RunnableWorld, TurnClock } from "./reactor-base.ts";
 import { PlainChecksum } from "./sim-checksum.ts";
 import { SimDiskFile, SimDisks } from "./sim-disk.ts";
 import { SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
-import { type NetworkFaults, SimFabric, SimNetwork } from "./sim-network.ts";
+import { type NetworkCounts, type NetworkFaults, SimFabric, SimNetwork } from "./sim-network.ts";
 import { SimMemory } from "./sim-pages.ts";
 import type { Backend } from "./world.ts";
 
@@ -164,6 +164,11 @@ export class Simulation {
   /** What the network does to traffic; change it at any time. */
   get network(): NetworkFaults {
     return this.fabric.faults;
+  }
+
+  /** What has happened on the wires. */
+  get networkCounts(): Readonly<NetworkCounts> {
+    return this.fabric.counts;
   }
 
   /** A generator for the test itself, of the simulation's seed. */

@@ -38,7 +38,7 @@ export const MON_ADDRESS = "10.0.0.100";
 const CLIENT_NET = "10.0.0.";
 const CLIENT_HOST = 200;
 const CONTROL_PORT = 7400;
-const DATA_PORT = 7500;
+export const DATA_PORT = 7500;
 const ARENA_BYTES = 192 * 1_048_576;
 /** Of an osd: connections of all its shards have their buffers there. */
 const SHARD_ARENA_BYTES = 96 * 1_048_576;
@@ -94,6 +94,8 @@ export interface SimOsd {
   address: string;
   /** Its device: another one once the disk was replaced. */
   path: string;
+  /** Its shards have its ports in turn, from this one on. */
+  portTurn: number;
   world: SimWorld | null;
   /** Its first shard, and all of them; null and none before the first start. */
   shard: OsdShard | null;
@@ -141,6 +143,8 @@ export class SimCluster {
    * a process that ends.
    */
   onFatal: (osd: SimOsd, error: unknown) => boolean = () => false;
+  /** The process of an osd is about to start. */
+  onStarting: (osd: SimOsd) => void = () => {};
   /** An osd has opened its stores, and heard of nobody yet. */
   onOpened: (osd: SimOsd) => void = () => {};
 
@@ -164,6 +168,7 @@ export class SimCluster {
         formats: FORMATS,
         address,
         path: `/osd.${String(id)}`,
+        portTurn: 0,
         world: null,
         shard: null,
         shards: [],
@@ -362,7 +367,7 @@ export class SimCluster {
     return this.options.deviceBytes ?? DEVICE_BYTES;
   }
 
-  private get shardCount(): number {
+  get shardCount(): number {
     return this.options.shards ?? 1;
   }
 
@@ -385,6 +390,7 @@ export class SimCluster {
   /** Start (again) the process of an osd; it serves some time later. */
   startOsd(osd: SimOsd): void {
     assert(osd.world === null || !osd.world.alive, "SimCluster.startOsd: it runs");
+    this.onStarting(osd);
     const arenaBytes = Math.max(ARENA_BYTES, this.shardCount * SHARD_ARENA_BYTES);
     const name = `osd.${String(osd.id)}`;
     const world = this.simulation.createWorld(name, osd.address, { arenaBytes });
@@ -443,7 +449,7 @@ export class SimCluster {
       shard,
       shardCount: this.shardCount,
       bind: osd.address,
-      port: DATA_PORT + shard,
+      port: DATA_PORT + ((osd.portTurn + shard) % this.shardCount),
       formats: osd.formats,
       ...(claim === undefined ? {} : { claim }),
       ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),

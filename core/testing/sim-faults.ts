@@ -12,13 +12,15 @@ import type { SimLoad } from "./sim-load.ts";
 import type { SimLocks } from "./sim-locks.ts";
 import type { TraceSink } from "./sim-trace.ts";
 import type { SimVersions } from "./sim-versions.ts";
+import { SimRough } from "./sim-rough.ts";
 import { SimWeather } from "./sim-weather.ts";
 
 /**
  * What happens to a simulated cluster, drawn from the seed.
  *
  *   processes   crash (one, some, all, again and again), pause, lose their power; clients die
- *   network     cuts of one or both directions, of everybody, flapping; resets, storms
+ *   network     cuts of one or both directions, of everybody, flapping; resets, storms; loss, what
+ *               comes late, ports that are taken again (`sim-rough.ts`)
  *   clocks      wall clocks step
  *   operator    replicas move, a lost disk is replaced, machines change their addresses
  *   monitor     away for a while; dies; its catalogue is put back from a backup (`sim-backup.ts`)
@@ -119,6 +121,7 @@ export class SimFaults {
   private readonly images: SimImages | null;
   private readonly watch: SimWatch;
   private readonly weather: SimWeather;
+  private readonly rough: SimRough;
   private readonly backup: SimBackup;
   private readonly versions: SimVersions | null;
   private readonly pace: Prng;
@@ -155,8 +158,10 @@ export class SimFaults {
     this.victim = cluster.osds[0]!;
     this.devices = new SimDevices(cluster, this);
     this.weather = new SimWeather(cluster, this);
+    this.rough = new SimRough(cluster, this);
     this.backup = new SimBackup(cluster, this);
-    this.kinds = [...this.processKinds(), ...this.weather.kinds, ...this.planKinds()];
+    const { weather, rough } = this;
+    this.kinds = [...this.processKinds(), ...weather.kinds, ...rough.kinds, ...this.planKinds()];
     cluster.onFatal = (osd, error) => this.onFatal(osd, error);
   }
 
@@ -193,6 +198,7 @@ export class SimFaults {
     simulation.heal();
     this.devices.end();
     this.weather.calm();
+    this.rough.calm();
     // Machines that lost their power said no goodbye: in most runs nobody has to wait for that.
     if (this.pace.below(4) > 0) simulation.reset("*", "*");
     this.startMonitor();
@@ -417,7 +423,8 @@ export class SimFaults {
     this.later(10_000 + this.random.below(1_500_000), () => this.start(osd));
   }
 
-  private start(osd: SimOsd): void {
+  /** Start an osd that is down, unless somebody else does that. */
+  start(osd: SimOsd): void {
     if (osd.world?.alive !== true && !this.held.has(osd)) this.cluster.startOsd(osd);
   }
 

@@ -36,6 +36,10 @@ const NAMES = [
   "group refused a removed image",
   "group refused what is beyond an end",
   "monitor died in a change of an image",
+  "segment lost",
+  "bytes of a connection given up",
+  "request answered again",
+  "dialled somebody else's port",
 ] as const;
 
 export type ProbeName = (typeof NAMES)[number];
@@ -108,13 +112,22 @@ export class SimProbes {
       this.hit("checksum failed", counters.checksumFailures);
       if (fills.counters.fillsBegun > fills.counters.fillsEnded) this.hit("fill begun anew");
       if (store.failed) this.hit("device failed");
+      this.hit("request answered again", shard.pg.duplicates);
       this.hit("parked leader woke", parking.leadersWoken);
       this.hit("parked follower woke", parking.woken - parking.leadersWoken);
     }
   }
 
+  /** Somebody was reached where somebody else was meant. */
+  onMistaken(): void {
+    this.hit("dialled somebody else's port");
+  }
+
   /** A run ends. */
   countClients(): void {
+    const { segmentsLost, segmentsLate } = this.cluster.simulation.networkCounts;
+    this.hit("segment lost", segmentsLost);
+    this.hit("bytes of a connection given up", segmentsLate);
     for (const { client } of this.cluster.clients) {
       this.hit("request sent again", client.counts.resends);
       this.hit("client saw damage", client.counts.damaged);

@@ -1,6 +1,7 @@
 // cold: the simulator
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import { silentLogger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import type { Image } from "../client/client.ts";
 import type { StoreTuning } from "../pg/pg.ts";
@@ -21,7 +22,7 @@ import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { SimProbes } from "./sim-probes.ts";
 import { SimVersions } from "./sim-versions.ts";
-import { TraceLogger, type TraceSink } from "./sim-trace.ts";
+import { TraceLogger, type TraceSink, WarningLogger } from "./sim-trace.ts";
 
 /**
  * One run of the simulator: a cluster, clients that write and read, faults, a verdict.
@@ -121,6 +122,8 @@ const COLLECT_US = 1_000_000;
 
 /** Logged as errors by an osd whose device fails, before it ends. */
 const EXCUSED = new Set(["checkpoint failed", "fetching payloads failed", "healing failed"]);
+/** Whom somebody dialled, and who was there. */
+const MISTAKEN = /^wrong receiver: (osd\.\d+(?: shard \d+)?).*this is (\S+(?: shard \d+)?)/;
 /** By one whose file system is full. */
 const FULL = "no space beneath the store: what the log holds waits there";
 
@@ -227,6 +230,12 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
   };
 }
 
+/** Of a handshake that failed: another one than was meant listens there. */
+function isMistaken(reason: unknown): boolean {
+  const meant = typeof reason === "string" ? MISTAKEN.exec(reason) : null;
+  return meant !== null && meant[1] !== meant[2];
+}
+
 function pick<Value>(random: Prng, values: readonly Value[]): Value {
   return values[random.below(values.length)]!;
 }
@@ -291,9 +300,14 @@ class SimRun {
       isExcused: (logged) => this.isExcused(logged),
       checksum: options.checksum,
       drainMicrotasks: options.drainMicrotasks,
-      ...(options.trace === undefined
-        ? {}
-        : { logger: new TraceLogger(options.trace, () => this.cluster.simulation.nowUs) }),
+      logger: new WarningLogger(
+        options.trace === undefined
+          ? silentLogger
+          : new TraceLogger(options.trace, () => this.cluster.simulation.nowUs),
+        (_, fields) => {
+          if (isMistaken(fields?.["reason"])) this.probes.onMistaken();
+        },
+      ),
     });
     this.probes = new SimProbes(this.cluster, this.plan.store.logBytes);
     this.watch = new SimWatch(this.cluster, this.probes);
