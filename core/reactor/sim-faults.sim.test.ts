@@ -2,7 +2,15 @@ import { drainMicrotasks } from "bun:jsc";
 import { describe, expect, test } from "bun:test";
 import { fillPattern, hasPattern, NotingHandler } from "./conformance.ts";
 import { Simulation, SimulationError, type SimWorld } from "./reactor.ts";
-import { type Acceptor, type Disk, DiskOp, DiskVerb, type Stream, Timer } from "./world.ts";
+import {
+  type Acceptor,
+  CallbackTimer,
+  type Disk,
+  DiskOp,
+  DiskVerb,
+  type Stream,
+  Timer,
+} from "./world.ts";
 
 class Op extends DiskOp {
   done = false;
@@ -394,6 +402,29 @@ describe("simulation", () => {
     };
     expect(hashOf(1)).toBe(hashOf(1));
     expect(new Set([1, 2, 3, 4, 5].map(hashOf)).size).toBe(5);
+  });
+
+  test("G16: a clock whose rate changes goes on from where it is, and its timers are in time", () => {
+    const simulation = new Simulation(10);
+    const world = begin(simulation, "a", "10.0.0.1");
+    const startUs = world.clock.nowUs();
+    const startWallMs = world.clock.wallMs();
+    let before = startUs;
+    let expired = 0;
+    world.timers.arm(new CallbackTimer(() => (expired += 1)), 1_000_000);
+    for (let at = 0; at < 1_000; at++) {
+      world.setRate(at % 2 === 0 ? 0.0045 : -0.0045);
+      expect(world.clock.nowUs()).toBeGreaterThanOrEqual(before);
+      before = world.clock.nowUs();
+      simulation.run(simulation.nowUs + 994);
+    }
+    expect(expired).toBe(0);
+    simulation.run(simulation.nowUs + 12_000);
+    expect(expired).toBe(1);
+    const passed = world.clock.nowUs() - startUs;
+    expect(Math.abs(passed - 1_006_000)).toBeLessThan(100);
+    world.stepWall(-3_000);
+    expect(world.clock.wallMs()).toBe(startWallMs + 1_006 - 3_000);
   });
 
   test("G16: clocks of machines differ, and begin anew after a power cut", () => {

@@ -77,6 +77,8 @@ export interface SimWorld extends RunnableWorld {
   resume(): void;
   /** Set the machine's wall clock forward or back. */
   stepWall(byMs: number): void;
+  /** Let the machine's other clock run by this share fast, or slow (below 0), from now on. */
+  setRate(share: number): void;
 }
 
 const ARENA_DEFAULT = 64 * 1_048_576;
@@ -84,6 +86,8 @@ const LIMIT_US_DEFAULT = 60_000_000;
 const TURN_US_MAX = 12;
 const BOOT_US_MAX = 4_000_000_000;
 const WALL_MS_START = 1_750_000_000_000;
+/** More than the rounding errors of a clock's rate. */
+const ROUNDING_US = 0.001;
 
 /** The clock of one machine: goes on while processes come and go. */
 class SimMachine {
@@ -102,6 +106,12 @@ class SimMachine {
 
   read(nowUs: number): number {
     return Math.floor(nowUs * this.rate + this.offsetUs);
+  }
+
+  /** Another rate: the clock goes on from where it is, never back. */
+  setRate(nowUs: number, rate: number): void {
+    this.offsetUs += nowUs * (this.rate - rate) + ROUNDING_US;
+    this.rate = rate;
   }
 
   /** When the machine's clock will show `localUs`, in simulated time. */
@@ -453,6 +463,11 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
 
   stepWall(byMs: number): void {
     this.machine.wallOffMs += byMs;
+  }
+
+  setRate(share: number): void {
+    this.machine.setRate(this.engine.nowUs, 1 + share);
+    this.planTimers();
   }
 
   holdGuest(): void {}

@@ -4,6 +4,7 @@ import { Prng } from "../base/prng.ts";
 import { type Group, GroupHealth } from "../pg/pg.ts";
 import { SimBackup } from "./sim-backup.ts";
 import type { SimWatch } from "./sim-check.ts";
+import { clockKinds } from "./sim-clocks.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimDevices } from "./sim-devices.ts";
 import type { SimHot } from "./sim-hot.ts";
@@ -21,7 +22,7 @@ import { SimWeather } from "./sim-weather.ts";
  *   processes   crash (one, some, all, again and again), pause, lose their power; clients die
  *   network     cuts of one or both directions, of everybody, flapping; resets, storms; loss, what
  *               comes late, ports that are taken again (`sim-rough.ts`)
- *   clocks      wall clocks step
+ *   clocks      wall clocks step; clocks strobe (`sim-clocks.ts`)
  *   operator    replicas move, a lost disk is replaced, machines change their addresses
  *   monitor     away for a while; dies; its catalogue is put back from a backup (`sim-backup.ts`)
  *   programs    of this version and of the next one, mixed (`sim-versions.ts`)
@@ -161,7 +162,8 @@ export class SimFaults {
     this.rough = new SimRough(cluster, this);
     this.backup = new SimBackup(cluster, this);
     const { weather, rough } = this;
-    this.kinds = [...this.processKinds(), ...weather.kinds, ...rough.kinds, ...this.planKinds()];
+    const more = [...rough.kinds, ...clockKinds(cluster, this)];
+    this.kinds = [...this.processKinds(), ...weather.kinds, ...more, ...this.planKinds()];
     cluster.onFatal = (osd, error) => this.onFatal(osd, error);
   }
 

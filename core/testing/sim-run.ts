@@ -14,6 +14,7 @@ import {
   SimWatch,
   unrest,
 } from "./sim-check.ts";
+import { DRIFT_SHARE } from "./sim-clocks.ts";
 import { type SimClient, SimCluster } from "./sim-cluster.ts";
 import { type FaultNote, type FaultPlan, SimFaults, type SimLoads } from "./sim-faults.ts";
 import { SimHot } from "./sim-hot.ts";
@@ -113,8 +114,6 @@ const LONG_FAULT_US = 60_000_000;
 const LONG_PACE_US = 4_000_000;
 const LONG_PAUSE_US_MAX = 80_000_000;
 const LONG_THINK_TIMES = 16;
-/** Leases allow for 1 % between two clocks. */
-const DRIFT_SHARE = 0.0045;
 const FINISH_LIMIT_US = 60_000_000;
 const LOOK_US = 20_000;
 /** Between two chances to collect garbage. */
