@@ -18,6 +18,7 @@ import { ApplyResult, ClusterMap, TOLD_BYTES_MAX } from "../cluster/cluster.ts";
 import {
   type FillSource,
   type Group,
+  type GroupLimits,
   LocalStore,
   type PeerLink,
   type PgHost,
@@ -107,6 +108,8 @@ export interface OsdShardOptions {
   readonly scrubBytesPerSecond?: number;
   /** Between two looks for quiet groups: see `PgShardOptions`. */
   readonly parkLookUs?: number;
+  /** Limits of its groups other than the defaults. */
+  readonly limits?: Partial<GroupLimits>;
   /** The newest starts of peers' stores that this osd has kept, by the store's uuid. */
   readonly peerStarts: Iterable<readonly [string, StoreStart]>;
   readonly host: OsdShardHost;
@@ -184,6 +187,7 @@ export class OsdShard implements PgHost {
       osd: options.osd,
       shard: options.shard,
       ...(options.parkLookUs === undefined ? {} : { parkLookUs: options.parkLookUs }),
+      ...(options.limits === undefined ? {} : { limits: options.limits }),
     });
   }
 

@@ -18,7 +18,7 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
-import { type Group, HEARTBEAT_INTERVAL_US, type PeerLink, type PgShard } from "../pg/pg.ts";
+import type { Group, PeerLink, PgShard } from "../pg/pg.ts";
 import { MessageType, RaftMessage } from "../raft/raft.ts";
 import { CallbackTimer, type Drain, DrainOrder, type World } from "../reactor/world.ts";
 import {
@@ -67,8 +67,6 @@ class Peer {
   }
 }
 
-/** A heartbeat of a peer brings ours forward when they went out at least this long ago. */
-const HEARTBEAT_EARLY_US = HEARTBEAT_INTERVAL_US / 2;
 /**
  * A connection to a peer that has been silent this long is dialled anew, once: the kernel repeats
  * what a cut has swallowed after ever longer pauses, up to as long as the cut has lasted.
@@ -79,6 +77,9 @@ export class RaftPeers implements ConnectionHandler, Drain {
   /** Combined heartbeats sent, for metrics. */
   heartbeats = 0;
   private readonly pg: PgShard;
+  private readonly heartbeatUs: number;
+  /** A heartbeat of a peer brings ours forward when they went out at least this long ago. */
+  private readonly heartbeatEarlyUs: number;
   private readonly world: World;
   private readonly endpoint: RpcEndpoint;
   private readonly logger: Logger;
@@ -104,6 +105,8 @@ export class RaftPeers implements ConnectionHandler, Drain {
     calls: ControlService,
   ) {
     this.pg = pg;
+    this.heartbeatUs = pg.limits.heartbeatUs;
+    this.heartbeatEarlyUs = this.heartbeatUs / 2;
     this.world = world;
     this.endpoint = endpoint;
     this.logger = logger;
@@ -125,7 +128,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
       this.dial(this.peerOf(link), address.host, address.port, osd.storeUuid);
     }
     if (this.list.length > 0 && this.timer.timerDueUs < 0) {
-      this.world.timers.arm(this.timer, HEARTBEAT_INTERVAL_US);
+      this.world.timers.arm(this.timer, this.heartbeatUs);
     }
   }
 
@@ -328,7 +331,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
       }
       if (!peer.link.up && now - peer.link.heardUs > GIVE_UP_US) this.giveUp(peer);
     }
-    this.world.timers.arm(this.timer, HEARTBEAT_INTERVAL_US);
+    this.world.timers.arm(this.timer, this.heartbeatUs);
   }
 
   // cold: a peer is cut off.
@@ -401,7 +404,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
     }
     const now = this.world.clock.turnUs;
     link.onHeartbeat(heartbeat.sentUs, heartbeat.echoUs, now);
-    if (now - this.beatUs >= HEARTBEAT_EARLY_US) this.beatDue = true;
+    if (now - this.beatUs >= this.heartbeatEarlyUs) this.beatDue = true;
   }
 
   private onControl(connection: Connection, frame: Frame): void {

@@ -49,7 +49,6 @@ import type { FillCounters } from "./fills.ts";
 import type { Group } from "./group.ts";
 import { BlockState, GroupHealth, UnitListing, UnitState } from "./local-store.ts";
 import type { PgShard } from "./pg.ts";
-import { ROUND_UNITS_MAX } from "./recovery-pace.ts";
 
 /** Data blocks that are copied at a time (4 MiB of slots at most). */
 const COPY_BLOCKS_MAX = 256;
@@ -255,7 +254,7 @@ export class Fill {
       this.progress.onTotal(page.total);
       for (const listed of page.units) this.compare(listed);
       await this.turns.rest(begunUs);
-      await this.transferAll(source, ROUND_UNITS_MAX);
+      await this.transferAll(source, this.shard.pace.unitsMax);
       cursor = page.next;
     }
     await this.transferAll(source, 1);
@@ -290,7 +289,7 @@ export class Fill {
         if (slot >= 0 && this.seen.has(slot)) continue;
         this.pending.push({ layer, unit, snapSeq });
       }
-      await this.transferAll(source, ROUND_UNITS_MAX);
+      await this.transferAll(source, this.shard.pace.unitsMax);
       await this.turns.pause(0);
     }
     await this.transferAll(source, 1);

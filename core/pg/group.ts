@@ -81,7 +81,7 @@ export class Group {
   readonly row: number;
   node!: RaftNode;
   readonly ring: EntryRing = new EntryRing();
-  sessions: SessionTable = new SessionTable();
+  sessions: SessionTable;
   layers: LayerTable = new LayerTable();
   /** By slot of the node's configuration; null: this replica itself, or an osd not in the map. */
   peers: (GroupPeer | null)[] = [];
@@ -155,6 +155,7 @@ export class Group {
 
   constructor(shard: PgShard, pg: number, replica: number, row: number) {
     this.shard = shard;
+    this.sessions = new SessionTable(shard.limits.sessionsMax);
     this.pg = pg;
     this.replica = replica;
     this.row = row;
@@ -438,7 +439,7 @@ export class Group {
   // cold: at start, and when a fill begins.
   /** Take over the replicated state beside the blocks. */
   restoreState(state: GroupState): void {
-    this.sessions = new SessionTable();
+    this.sessions = new SessionTable(this.shard.limits.sessionsMax);
     this.layers = new LayerTable();
     this.sessions.expiredBelow = state.expiredBelow;
     for (const one of state.sessions) {

@@ -11,9 +11,6 @@ import { markClean, type OpenedStore } from "./local-store-open.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
 import type { Space } from "./local-store-space.ts";
 
-/** Share of the units in quarantine that starts a checkpoint (R5). */
-const QUARANTINE_SHARE = 0.01;
-
 /** Share of the log that must have filled since the last checkpoint before the next one. */
 const GROWTH_SHARE = 0.05;
 
@@ -159,7 +156,7 @@ export class Background implements Drain, TurnWaiter {
     // What the last checkpoint could not release does not call for the next one by itself.
     const { slots, space } = this.parts;
     const freed = slots.quarantined - this.state.quarantinedAfter;
-    if (freed > slots.unitsTotal * QUARANTINE_SHARE) return true;
+    if (freed * 100 > slots.unitsTotal * this.parts.tuning.quarantinePercent) return true;
     if (!this.isFuller(this.parts.tuning.checkpointStartPercent)) return false;
     return this.log.usedBlocks - this.state.usedAfter > space.ringBlocks * GROWTH_SHARE;
   }

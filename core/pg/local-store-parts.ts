@@ -35,6 +35,7 @@ export const TUNING_DEFAULT: StoreTuning = {
   backgroundDepth: 64,
   // Well below the half from which copies find no room: what is kept would hold them up for ever.
   retentionPercent: 30,
+  quarantinePercent: 1,
   // At most 64 MiB/s: a file system keeps writes waiting while it makes a hole.
   discardRestMs: 250,
   // A write into a hole has the file system allocate and commit its journal: sequential writes that

@@ -117,6 +117,8 @@ export interface StoreTuning {
   readonly backgroundDepth: number;
   /** R4: how much of the log is kept for followers that are behind (percent). */
   readonly retentionPercent: number;
+  /** R5: start a checkpoint when so many units came into quarantine (percent of all). */
+  readonly quarantinePercent: number;
   /** Rest after each discard of freed units while clients write. */
   readonly discardRestMs: number;
   /** Freed units that are not discarded, for the next writes (percent of those in use). */

@@ -33,6 +33,7 @@ import type { FillSource } from "./fill-source.ts";
 import type { Group } from "./group.ts";
 import { Groups } from "./groups.ts";
 import { GroupHealth, type GroupState, LocalStore, type StoreOwner } from "./local-store.ts";
+import { type GroupLimits, LIMITS_DEFAULT } from "./limits.ts";
 import { followConfiguration, followMap, onRenewed } from "./membership.ts";
 import { Parking, PARK_LOOK_US } from "./parking.ts";
 import { type PeerLink, PROMISE_US } from "./peer-link.ts";
@@ -56,7 +57,8 @@ export type {
 export { LeaderLoad } from "./fill-source.ts";
 export { type FaultyEntry, Group, GroupPeer } from "./group.ts";
 export * from "./local-store.ts";
-export { HEARTBEAT_INTERVAL_US, PeerLink } from "./peer-link.ts";
+export type { GroupLimits } from "./limits.ts";
+export { PeerLink } from "./peer-link.ts";
 export type { Parked } from "./parked-rows.ts";
 export { isSettled } from "./reconfigure.ts";
 export type { ScrubState } from "./scrubs.ts";
@@ -113,6 +115,8 @@ export interface PgShardOptions {
   readonly shard: number;
   /** Between two looks for quiet groups, of which a few park a group. Default 2 s. */
   readonly parkLookUs?: number;
+  /** Those that are not the default. */
+  readonly limits?: Partial<GroupLimits>;
 }
 
 /** Everything of one shard that is about placement groups. */
@@ -120,6 +124,7 @@ export class PgShard implements StoreOwner, RaftHost {
   readonly world: World;
   readonly osd: number;
   readonly shardIndex: number;
+  readonly limits: GroupLimits;
   readonly raft: RaftGroups;
   readonly groups: Groups;
   /** Keeps quiet groups without objects. */
@@ -132,7 +137,7 @@ export class PgShard implements StoreOwner, RaftHost {
   /** Members on other shards, and what is said to them. */
   readonly peers: Peers;
   /** How much of the shard's time bringing replicas back may take. */
-  readonly pace: RecoveryPace = new RecoveryPace();
+  readonly pace: RecoveryPace;
   /** Groups that are being filled by difference. */
   readonly fills: Fills;
   /** Groups that are being compared. */
@@ -166,7 +171,9 @@ export class PgShard implements StoreOwner, RaftHost {
     this.shardIndex = options.shard;
     this.parking = new Parking(this, options.parkLookUs ?? PARK_LOOK_US);
     this.groups = new Groups(this.parking);
-    this.raft = new RaftGroups(options.world.random, this);
+    this.limits = { ...LIMITS_DEFAULT, ...options.limits };
+    this.raft = new RaftGroups(options.world.random, this, this.limits.raft);
+    this.pace = new RecoveryPace(this.limits.fillUnits);
     this.peers = new Peers(this, this.host);
     this.fills = new Fills(this);
     this.scrubs = new Scrubs(this);

@@ -37,8 +37,14 @@ export class RecoveryPace {
   nearEntries = 65_536;
   /** When a client's request was last answered here, or a new entry of one came from a leader. */
   clientUs: number = Number.NEGATIVE_INFINITY;
+  /** Units of a round at most. */
+  readonly unitsMax: number;
   private speed: RecoverySpeed = RecoverySpeed.Medium;
   private paused_ = false;
+
+  constructor(unitsMax: number = ROUND_UNITS_MAX) {
+    this.unitsMax = unitsMax;
+  }
 
   /** Nothing is to be compared and copied. */
   get paused(): boolean {
@@ -57,7 +63,7 @@ export class RecoveryPace {
 
   /** Units that one round may ask about. */
   roundUnits(isBusy: boolean): number {
-    return isBusy ? POSITIONS[this.speed].units : ROUND_UNITS_MAX;
+    return isBusy ? Math.min(POSITIONS[this.speed].units, this.unitsMax) : this.unitsMax;
   }
 
   /** How long to rest after `tookUs` of work, of which `workers` go on at the same time. */

@@ -123,6 +123,19 @@ describe("SessionTable", () => {
     expect(table.accepts(1)).toBe(true);
   });
 
+  test("G4: an entry of a session that was forgotten meanwhile brings no window back", () => {
+    const table = new SessionTable(2);
+    // Number 0 was applied; its answer is lost, and it comes again.
+    table.apply(1, 0, 0, 1);
+    table.apply(2, 0, 0, 2);
+    table.apply(3, 0, 0, 3);
+    expect(table.accepts(1)).toBe(false);
+    // Number 1 was proposed before that.
+    table.apply(1, 1, 0, 4);
+    expect(table.accepts(1)).toBe(false);
+    expect(table.list().map(({ session }) => session)).toEqual([2, 3]);
+  });
+
   test("what is restored classifies as before", () => {
     const table = new SessionTable();
     table.apply(5, 300, 290, 1);

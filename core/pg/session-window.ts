@@ -79,8 +79,16 @@ export class SessionWindow {
  */
 export class SessionTable {
   private readonly windows = new Map<number, SessionWindow>();
+  private readonly sessionsMax: number;
+  /** Sessions that were forgotten for others, since this table was made. */
+  forgotten = 0;
   /** Unknown sessions below this id are refused. */
   expiredBelow = 0;
+
+  /** `sessionsMax`: the same at all replicas, for ever; only the simulator has another one. */
+  constructor(sessionsMax: number = SESSIONS_MAX) {
+    this.sessionsMax = sessionsMax;
+  }
 
   get size(): number {
     return this.windows.size;
@@ -96,11 +104,16 @@ export class SessionTable {
   }
 
   // cold: makes a window once per session and group.
-  /** Record an applied entry. Requires what `accepts` and `stateOf` allowed when it was proposed. */
+  /**
+   * Record an applied entry. Requires what `accepts` and `stateOf` allowed when it was proposed. Of a
+   * session that was forgotten since, nothing is recorded: a new window would not know what the old
+   * one knew, and take requests that come again for fresh ones.
+   */
   apply(session: number, number: number, below: number, index: number): void {
     let window = this.windows.get(session);
     if (window === undefined) {
-      if (this.windows.size >= SESSIONS_MAX) this.forgetOldest();
+      if (session < this.expiredBelow) return;
+      if (this.windows.size >= this.sessionsMax) this.forgetOldest();
       window = new SessionWindow(session);
       this.windows.set(session, window);
     }
@@ -144,6 +157,7 @@ export class SessionTable {
       }
     }
     assert(oldest !== null, "SessionTable.forgetOldest: there is a window");
+    this.forgotten += 1;
     this.end(oldest.session);
   }
 }

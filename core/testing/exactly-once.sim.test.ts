@@ -8,6 +8,7 @@ import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { Image } from "../client/client.ts";
+import type { GroupLimits } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { groupsOf, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
@@ -27,7 +28,7 @@ class Bench {
   readonly slow: Image;
   readonly other: Image;
 
-  constructor(seed: number) {
+  constructor(seed: number, limits: Partial<GroupLimits> = {}) {
     this.random = new Prng(seed * 11 + 3);
     this.cluster = new SimCluster(seed, {
       osds: 3,
@@ -35,6 +36,7 @@ class Bench {
       clients: 2,
       pgCount: 1,
       imageBytes: 16 * 1_048_576,
+      limits,
       checksum: new SystemChecksum(),
       drainMicrotasks,
     });
@@ -111,6 +113,36 @@ describe("a write that the network keeps past its retry and past another client'
     // It is told that it was applied, or that another one leads.
     expect(bench.refusedBy(first) - refused).toBe(seed % 2 === 0 ? 0 : 1);
     bench.expectEverywhere(3);
+  });
+});
+
+describe("a write whose answer is lost, of a session that its group forgets meanwhile", () => {
+  const SESSIONS = 3;
+  const seeds = Array.from({ length: Math.ceil(SEEDS / 3) }, (_, at) => at + 1);
+  test.each(seeds)("G4: seed %d: is told to have expired, and was applied once", (seed) => {
+    const bench = new Bench(seed, { sessionsMax: SESSIONS });
+    const { cluster } = bench;
+    const { simulation } = cluster;
+    const first = bench.leader;
+    simulation.cut(first.address, cluster.clientWorld.address);
+    const written = bench.slow.write(0, filled(BLOCK_SIZE, 2));
+    const [group] = groupsOf(first);
+    const before = group!.appliedIndex;
+    expect(simulation.run(() => group!.appliedIndex > before, LIMIT_US)).toBe(true);
+    const { client } = cluster.clients[1]!;
+    for (let at = 0; at < SESSIONS; at++) {
+      const image = cluster.await("open", client.openImage("pool/image"));
+      cluster.await("a write of a new session", image.write(BLOCK_SIZE, filled(BLOCK_SIZE, 5)));
+    }
+    cluster.await("another write", bench.other.write(0, filled(BLOCK_SIZE, 3)));
+    expect(group!.sessions.size).toBe(SESSIONS);
+    bench.lead(cluster.osds.find((osd) => osd !== first)!);
+    expect(() => cluster.await("the retry", written)).toThrow("SessionExpired");
+    simulation.heal();
+    bench.expectEverywhere(3);
+    // The client goes on under another session.
+    cluster.await("the next write", bench.slow.write(0, filled(BLOCK_SIZE, 4)));
+    bench.expectEverywhere(4);
   });
 });
 

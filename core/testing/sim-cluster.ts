@@ -14,6 +14,7 @@ import { Admission, MonSession, OsdShard, type ShardReport } from "../osd/osd.ts
 import {
   formatStore,
   type Group,
+  type GroupLimits,
   type StoreClaim,
   type StoreStart,
   type StoreTuning,
@@ -64,6 +65,10 @@ export interface SimClusterOptions {
   /** Log of each osd. Default 96 MiB, more than a run fills. */
   readonly logBytes?: number;
   readonly tuning?: Partial<StoreTuning>;
+  /** Of the osds' groups, other than the defaults. */
+  readonly limits?: Partial<GroupLimits>;
+  /** Memory of an osd for payloads. Default: half of its memory. */
+  readonly slotsBytes?: number;
   /** Between two looks for quiet groups. Default as in an osd. */
   readonly parkLookUs?: number;
   readonly checksum: Checksum;
@@ -393,7 +398,11 @@ export class SimCluster {
     this.onStarting(osd);
     const arenaBytes = Math.max(ARENA_BYTES, this.shardCount * SHARD_ARENA_BYTES);
     const name = `osd.${String(osd.id)}`;
-    const world = this.simulation.createWorld(name, osd.address, { arenaBytes });
+    const { slotsBytes } = this.options;
+    const world = this.simulation.createWorld(name, osd.address, {
+      arenaBytes,
+      ...(slotsBytes === undefined ? {} : { slotsBytes }),
+    });
     this.options.onWorld?.(world);
     osd.world = world;
     osd.formats = this.formatsOf("osd");
@@ -453,6 +462,7 @@ export class SimCluster {
       formats: osd.formats,
       ...(claim === undefined ? {} : { claim }),
       ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),
+      ...(this.options.limits === undefined ? {} : { limits: this.options.limits }),
       ...(this.options.parkLookUs === undefined ? {} : { parkLookUs: this.options.parkLookUs }),
       peerStarts: osd.peerStarts,
       host: {

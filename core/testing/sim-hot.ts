@@ -43,6 +43,9 @@ export class SimHot {
   unanswered = 0;
   /** A replica may be damaged, or a device full: operations may be refused. */
   mayRefuse = false;
+  /** Groups remember few sessions: whoever was forgotten may be told that his has ended. */
+  mayExpire = false;
+  expired = 0;
   readonly random: Prng;
   private readonly cluster: SimCluster;
   private readonly clients: HotClient[] = [];
@@ -195,8 +198,10 @@ export class SimHot {
       const mayBe =
         (status === Status.TimedOut && this.timeoutMs > 0) ||
         (status === Status.Unreachable && op.replica !== LEADER) ||
+        (this.mayExpire && status === Status.SessionExpired && op.kind !== OpKind.Read) ||
         (this.mayRefuse && (status === Status.Damaged || status === Status.NoSpace));
       assert(mayBe, `operation of ${owner.client.world.name} answered ${statusName(status)}`);
+      if (status === Status.SessionExpired) this.expired += 1;
       this.giveUp(op);
     }
     const { round } = this;

@@ -41,6 +41,10 @@ export class SimLoad {
   refusedForSpace = 0;
   /** A block is damaged on some replica: a read may be refused while the others can not be asked. */
   mayRefuse = false;
+  /** Groups remember few sessions: whoever was forgotten may be told that his has ended. */
+  mayExpire = false;
+  /** Writes that were told so: each was made again. */
+  expired = 0;
   private readonly cluster: SimCluster;
   private readonly random: Prng;
   private readonly wholes: number;
@@ -150,6 +154,11 @@ export class SimLoad {
     if (op.status === Status.NoSpace && this.mayRefuse && op.kind !== OpKind.Read) {
       this.refusedForSpace += 1;
       this.cluster.simulation.after(NO_SPACE_US, () => op.image.submit(op));
+      return;
+    }
+    if (op.status === Status.SessionExpired && this.mayExpire && op.kind !== OpKind.Read) {
+      this.expired += 1;
+      op.image.submit(op);
       return;
     }
     this.running -= 1;

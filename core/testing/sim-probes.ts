@@ -40,6 +40,8 @@ const NAMES = [
   "bytes of a connection given up",
   "request answered again",
   "dialled somebody else's port",
+  "session forgotten",
+  "client was told that its session expired",
 ] as const;
 
 export type ProbeName = (typeof NAMES)[number];
@@ -86,6 +88,7 @@ export class SimProbes {
     if (group.creating) this.hit("replica learns of its group");
     if (node.uncounted && node.vote !== 0) this.hit("vote of a replica that does not count");
     if (node.conf.joint) this.hit("joint configuration");
+    if (group.sessions.forgotten > 0) this.hit("session forgotten");
     if (!group.isLeader) return;
     const { osd } = group.shard;
     const before = this.leaders.get(pg);
@@ -121,6 +124,11 @@ export class SimProbes {
   /** Somebody was reached where somebody else was meant. */
   onMistaken(): void {
     this.hit("dialled somebody else's port");
+  }
+
+  /** Operations that ended because groups had forgotten their session. */
+  countExpired(times: number): void {
+    this.hit("client was told that its session expired", times);
   }
 
   /** A run ends. */

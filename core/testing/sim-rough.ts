@@ -104,7 +104,7 @@ export class SimRough {
 
   /** Wires stand still for a while; then the connections across them break off. Again and again. */
   private delay(): boolean {
-    const { simulation } = this.cluster;
+    const { osds, simulation } = this.cluster;
     const { random } = this.faults;
     const { machines } = this;
     const { network } = simulation;
@@ -116,7 +116,7 @@ export class SimRough {
         return;
       }
       const from = machines[random.below(machines.length)]!;
-      const to = machines[random.below(machines.length)]!;
+      const to = osds[random.below(osds.length)]!.address;
       simulation.cut(from, to);
       this.faults.later(500 + random.below(BREAK_US_MAX), () => {
         simulation.reset(from, to);

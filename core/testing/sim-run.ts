@@ -22,6 +22,7 @@ import { SimImages } from "./sim-images.ts";
 import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { SimProbes } from "./sim-probes.ts";
+import { type SimTunables, tunablesOf } from "./sim-tunables.ts";
 import { SimVersions } from "./sim-versions.ts";
 import { TraceLogger, type TraceSink, WarningLogger } from "./sim-trace.ts";
 
@@ -272,12 +273,15 @@ class SimRun {
   private readonly watch: SimWatch;
   private faults: SimFaults | null = null;
   private readonly versions: SimVersions | null;
+  private readonly tunables: SimTunables | null;
 
   constructor(options: SimRunOptions) {
     this.options = options;
     this.plan = planOf(options.seed, options.without ?? new Set());
     const { osds, shards, pgCount, store } = this.plan;
     const { seed } = options;
+    const tunables = tunablesOf(seed, shards);
+    this.tunables = tunables;
     const isMixed = new Prng(seed * 65 + 9).below(MIXED_SEEDS) === 0;
     const versions = isMixed ? new SimVersions(seed) : null;
     this.versions = versions;
@@ -290,7 +294,9 @@ class SimRun {
       imageBytes: IMAGE_BYTES,
       objectBytes: OBJECT_BYTES,
       deviceBytes: DEVICE_BYTES,
-      ...store,
+      logBytes: store.logBytes,
+      tuning: { ...store.tuning, ...tunables?.tuning },
+      ...(tunables === null ? {} : { limits: tunables.limits, slotsBytes: tunables.slotsBytes }),
       parkLookUs: PARK_LOOKS_US[options.seed % PARK_LOOKS_US.length]!,
       clockDriftShare: this.plan.clockDriftShare,
       ...(options.memory === undefined ? {} : { memory: options.memory }),
@@ -340,6 +346,12 @@ class SimRun {
     const locks = plan.locks ? new SimLocks(cluster, owners) : null;
     const { monitorDies } = this.plan;
     const images = plan.changes ? new SimImages(cluster, this.probes, monitorDies) : null;
+    if (this.tunables !== null) {
+      const { speed } = this.tunables;
+      cluster.await("recovery dial", cluster.recovery.set({ speed }, false));
+    }
+    load.mayExpire = this.tunables !== null;
+    hot.mayExpire = load.mayExpire;
     this.slowDown();
     const loads = { load, hot, locks, images };
     const faults = new SimFaults(cluster, loads, this.watch, plan, this.versions);
@@ -362,6 +374,7 @@ class SimRun {
     }
     for (const osd of cluster.osds) faults.count(osd);
     this.probes.countClients();
+    this.probes.countExpired(load.expired + hot.expired);
     for (const osd of cluster.osds) {
       cluster.await("stop", checkStopped(cluster, osd, faults.devices.damaged > 0));
     }

@@ -234,6 +234,24 @@ export const ZOO: readonly PlantedBug[] = [
     seed: 1,
   },
   {
+    name: "forgotten-session-taken",
+    breaks: "G4",
+    what: "a session whose window was forgotten is taken for a new one",
+    edits: [
+      {
+        file: "core/pg/session-window.ts",
+        find: "return session >= this.expiredBelow || this.windows.has(session);",
+        replace: "return session > 0;",
+      },
+      {
+        file: "core/pg/session-window.ts",
+        find: "if (session < this.expiredBelow) return;",
+        replace: "",
+      },
+    ],
+    seed: 389,
+  },
+  {
     name: "late-write-after-a-fence",
     breaks: "G4",
     what: "a leader takes requests of a holder that was fenced",
