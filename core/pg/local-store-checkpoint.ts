@@ -100,6 +100,11 @@ export class Checkpointer {
       await this.waiter.waitUntil(() => this.parts.eras.quiet);
       log.moveTail(tailSeq);
       while (this.parts.quarantine.release(tailSeq, 4096) === 4096) await this.nextTurn();
+      const waiting = this.parts.quarantine.size;
+      assert(
+        waiting === this.parts.slots.quarantined,
+        "Checkpointer: a unit is stuck in quarantine",
+      );
       // There are units to be discarded now.
       this.parts.world.turns.again();
       this.state.usedAfter = log.usedBlocks;
