@@ -1,8 +1,10 @@
 // cold: the simulator
 import { assert } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
+import type { Random } from "../base/prng.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { DiskBase } from "./disk-base.ts";
+import { type DiskOneShots, DiskStrikes } from "./sim-disk-strikes.ts";
 import { type SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
 import { keptPage, type SimMemory, type SimPage } from "./sim-pages.ts";
 import {
@@ -21,7 +23,8 @@ import {
  * flushed. A read sees the newest. A flush makes stable what was *completed before the flush was
  * submitted*; a durable write its own range. When the power fails, each 512-byte sector keeps any
  * one of the contents it had since it was last stable, chosen by chance: so unflushed writes are
- * lost, torn and reordered.
+ * lost, torn and reordered. A flush that fails does the same, by chance, to what it covered, and the
+ * device goes on without: a later flush has nothing to say of that.
  */
 
 const SECTOR_SIZE = 512;
@@ -33,10 +36,11 @@ const WORDS_STEP = 61;
 const EIO = 5;
 const ENOSPC = 28;
 const ZERO_BLOCK = keptPage(new Uint8Array(BLOCK_SIZE));
-const RUBBISH_BLOCK = keptPage(new Uint8Array(BLOCK_SIZE).fill(0xa5));
+const RUBBISH = 0xa5;
+const RUBBISH_BLOCK = keptPage(new Uint8Array(BLOCK_SIZE).fill(RUBBISH));
 
 /** What goes wrong with a simulated device; change it at any time. Shares are 0 to 1. */
-export interface DiskFaults {
+export interface DiskFaults extends DiskOneShots {
   readErrorShare: number;
   writeErrorShare: number;
   /** Flushes and durable writes answer this errno with this share. */
@@ -93,7 +97,13 @@ export class SimDiskFile {
     lostWriteShare: 0,
     misdirectedWriteShare: 0,
     misdirectedReadShare: 0,
+    failFlushes: 0,
+    hangReads: 0,
+    hangWrites: 0,
+    shortShare: 0,
   };
+  /** What faults did to it. */
+  readonly strikes: DiskStrikes;
   /** Bytes written and made stable since the beginning. */
   bytesWritten = 0;
   flushes = 0;
@@ -121,6 +131,7 @@ export class SimDiskFile {
     this.path = path;
     this.sizeBytes = sizeBytes;
     this.endBytes = sizeBytes;
+    this.strikes = new DiskStrikes(engine.seed, path);
   }
 
   /** Flip a bit in each 512-byte sector of the range, on stable storage and in the cache. */
@@ -267,21 +278,45 @@ export class SimDiskFile {
     }
   }
 
+  /**
+   * A flush failed that was submitted at `mark`: of what it covered some is dropped, whole or by sector.
+   * Each who has the device open is told of that once (`SimDisks`), and a read sees what is left.
+   */
+  failFlush(mark: number): void {
+    const isDropped = this.strikes.drawDrop();
+    for (const [block, versions] of this.pending) {
+      const covered = versions.filter((version) => version.seq <= mark);
+      if (covered.length === 0 || !isDropped()) continue;
+      const before = this.stable.get(block) ?? ZERO_BLOCK;
+      const contents = [before, ...covered.map((version) => version.content)];
+      this.store(block, this.survivorOf(contents, this.strikes.odds));
+      if (covered.length === versions.length) this.pending.delete(block);
+      else versions.splice(0, covered.length);
+      this.releaseAll(covered);
+    }
+  }
+
+  /** A write ended early: of this block only the first sectors are there. */
+  putPart(block: number, content: SimPage, sectors: number): void {
+    const mixed = this.memory.takePage(this.newest(block).bytes);
+    mixed.bytes.set(content.bytes.subarray(0, sectors * SECTOR_SIZE));
+    this.put(block, mixed);
+  }
+
   /** The power failed; `flying` are the writes that were not completed. */
   losePower(flying: readonly { readonly block: number; readonly content: SimPage }[]): void {
     for (const { block, content } of flying) this.put(block, content);
     for (const [block, versions] of this.pending) {
       const before = this.stable.get(block) ?? ZERO_BLOCK;
       const contents = [before, ...versions.map((version) => version.content)];
-      this.store(block, this.survivorOf(contents));
+      this.store(block, this.survivorOf(contents, this.engine.random));
       this.releaseAll(versions);
     }
     this.pending.clear();
     this.owner = null;
   }
 
-  private survivorOf(contents: readonly SimPage[]): SimPage {
-    const { random } = this.engine;
+  private survivorOf(contents: readonly SimPage[], random: Random): SimPage {
     const fate = random.below(4);
     if (fate === 0) return contents[0]!;
     if (fate === 1) return contents[contents.length - 1]!;
@@ -403,6 +438,8 @@ export class SimDisks implements Disks {
     this.flights.add(flight);
     if (disk.file.watcher !== null) this.show(disk.file.watcher, flight);
     engine.trace(TraceKind.DiskSubmit, this.host.id * 8 + op.verb, op.offsetBytes);
+    // It stays among the flights until the process ends; then its fate is that of all of them.
+    if (disk.file.strikes.hangs(op.verb, faults)) return;
     engine.after(engine.between(faults.latencyUsMin, faults.latencyUsMax), () => this.land(flight));
   }
 
@@ -524,22 +561,46 @@ export class SimDisks implements Disks {
     if (file.watcher?.onLand(op) === true) return -EIO;
     switch (op.verb) {
       case DiskVerb.Read:
-        if (engine.chance(faults.readErrorShare)) return -EIO;
+        if (engine.chance(faults.readErrorShare)) return this.failRead(file);
         return this.carryOutRead(op, file);
       case DiskVerb.Write:
         if (engine.chance(faults.writeErrorShare)) return -EIO;
         return this.carryOutWrite(flight, false);
       case DiskVerb.WriteDurable:
         if (engine.chance(faults.writeErrorShare)) return -EIO;
-        if (engine.chance(faults.flushErrorShare)) return -faults.flushErrno;
+        if (engine.chance(faults.flushErrorShare)) return this.failDurable(flight);
         return this.carryOutWrite(flight, !faults.lyingFlush);
       case DiskVerb.Flush:
-        if (engine.chance(faults.flushErrorShare)) return -faults.flushErrno;
-        if (!faults.lyingFlush) file.flush(flight.mark);
-        return 0;
+        return this.carryOutFlush(flight);
       case DiskVerb.Discard:
         return this.carryOutDiscard(flight);
     }
+  }
+
+  /** As with fsync: who has the device open hears once of what was lost, for whomever. */
+  private carryOutFlush({ disk, mark }: Flight): number {
+    const { file } = disk;
+    const { faults, strikes } = file;
+    const fails = faults.failFlushes > 0 || this.host.engine.chance(faults.flushErrorShare);
+    if (faults.failFlushes > 0) faults.failFlushes -= 1;
+    if (fails) file.failFlush(mark);
+    const isNews = disk.failuresTold < strikes.flushesFailed;
+    disk.failuresTold = strikes.flushesFailed;
+    if (isNews) return -faults.flushErrno;
+    if (!faults.lyingFlush) file.flush(mark);
+    return 0;
+  }
+
+  /** A durable write that failed may have written, and made nothing durable. */
+  private failDurable(flight: Flight): number {
+    const { file } = flight.disk;
+    if (file.strikes.odds.below(2) === 0) this.carryOutWrite(flight, false);
+    return -file.faults.flushErrno;
+  }
+
+  private failRead(file: SimDiskFile): number {
+    file.strikes.readsFailed += 1;
+    return -EIO;
   }
 
   private carryOutRead(op: DiskOp, file: SimDiskFile): number {
@@ -547,8 +608,9 @@ export class SimDisks implements Disks {
     const count = op.lengthBytes / BLOCK_SIZE;
     if (this.host.engine.chance(file.faults.misdirectedReadShare)) {
       first = this.host.engine.random.below(file.sizeBytes / BLOCK_SIZE - count + 1);
+      file.strikes.strayed += 1;
     }
-    if (file.isUnreadable(first, count)) return -EIO;
+    if (file.isUnreadable(first, count)) return this.failRead(file);
     const { bytes } = this.arena;
     let zeros = 0;
     for (let index = 0; index <= count; index++) {
@@ -563,6 +625,12 @@ export class SimDisks implements Disks {
       zeros = 0;
       if (content !== null) bytes.set(content.bytes, at);
     }
+    const sectors = op.lengthBytes / SECTOR_SIZE;
+    const moved = file.strikes.drawMoved(sectors, file.faults) * SECTOR_SIZE;
+    if (moved < op.lengthBytes) {
+      bytes.fill(RUBBISH, op.arenaOffset + moved, op.arenaOffset + op.lengthBytes);
+      return moved;
+    }
     return Math.max(0, Math.min(op.lengthBytes, file.endBytes - op.offsetBytes));
   }
 
@@ -571,18 +639,35 @@ export class SimDisks implements Disks {
     const { engine } = this.host;
     const { file } = disk;
     this.checkUnchanged(op, contents);
-    if (engine.chance(file.faults.lostWriteShare)) return op.lengthBytes;
+    if (engine.chance(file.faults.lostWriteShare)) {
+      file.strikes.strayed += 1;
+      return op.lengthBytes;
+    }
     let first = op.offsetBytes / BLOCK_SIZE;
     const isFull = file.faults.noSpace || file.bytesBeneath === 0;
     if (isFull && file.isHole(first, contents.length)) return -ENOSPC;
     if (engine.chance(file.faults.misdirectedWriteShare)) {
       first = engine.random.below(file.sizeBytes / BLOCK_SIZE - contents.length + 1);
+      file.strikes.strayed += 1;
     }
+    const sectors = op.lengthBytes / SECTOR_SIZE;
+    const moved = file.strikes.drawMoved(sectors, file.faults);
+    if (moved < sectors) return this.carryOutPart(flight, moved);
     for (let index = 0; index < contents.length; index++) {
       if (durable) file.putDurable(first + index, contents[index]!);
       else file.put(first + index, contents[index]!);
     }
     return op.lengthBytes;
+  }
+
+  /** The first sectors of a write, none of them durable. */
+  private carryOutPart({ op, disk, contents }: Flight, sectors: number): number {
+    const first = op.offsetBytes / BLOCK_SIZE;
+    for (let left = sectors, at = 0; left > 0; left -= SECTORS_PER_BLOCK, at++) {
+      if (left < SECTORS_PER_BLOCK) disk.file.putPart(first + at, contents[at]!, left);
+      else disk.file.put(first + at, contents[at]!);
+    }
+    return sectors * SECTOR_SIZE;
   }
 
   /**
@@ -614,6 +699,8 @@ export class SimDisks implements Disks {
 
 class SimDisk extends DiskBase {
   readonly file: SimDiskFile;
+  /** Failed flushes of the device that whoever opened it knows of. */
+  failuresTold: number;
   private readonly disks: SimDisks;
 
   constructor(disks: SimDisks, file: SimDiskFile, readOnly: boolean) {
@@ -621,6 +708,7 @@ class SimDisk extends DiskBase {
     super("memory", { path, sizeBytes, direct, readOnly });
     this.disks = disks;
     this.file = file;
+    this.failuresTold = file.strikes.flushesFailed;
   }
 
   protected launch(op: DiskOp): void {

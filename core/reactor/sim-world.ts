@@ -227,6 +227,11 @@ export class Simulation {
     if (buffer instanceof ArrayBuffer) this.memory.giveArena(buffer);
   }
 
+  /** All devices that were ever made. */
+  get disks(): Iterable<SimDiskFile> {
+    return this.files.values();
+  }
+
   /** The persistent device at a path; made with `sizeBytes` when it is not there yet. */
   disk(path: string, sizeBytes?: number): SimDiskFile {
     const file = this.fileAt(path, sizeBytes);

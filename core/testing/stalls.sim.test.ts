@@ -246,6 +246,27 @@ each("a disk takes 200 ms for each operation", SLOW, (bench, osd) => {
   };
 });
 
+/** One operation never ends, others do: whoever waits for it goes elsewhere as from a disk that stands. */
+function hangs(what: string, hang: { hangReads: number } | { hangWrites: number }): void {
+  each(`one ${what} of a disk never ends`, SLOW, (bench, osd) => {
+    const { faults, strikes } = bench.cluster.simulation.disk(osd.path);
+    return {
+      fail: () => Object.assign(faults, hang),
+      lengthUs: SLOW_US,
+      end: () => {
+        expect(strikes.hung).toBe(1);
+        expect(bench.ledBy(osd).size).toBe(0);
+        osd.world!.powerCut();
+        osd.session = null;
+        bench.cluster.startOsd(osd);
+      },
+    };
+  });
+}
+
+hangs("read", { hangReads: 1 });
+hangs("write", { hangWrites: 1 });
+
 test("G9: the monitor dies and comes back: no request waits", () => {
   const bench = new Bench(1);
   const { cluster } = bench;
