@@ -11,6 +11,7 @@ import {
 } from "../pg/pg.ts";
 import { formatConfiguration } from "../raft/raft.ts";
 import { awakeOf, groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import type { SimDevices } from "./sim-devices.ts";
 import { SimCommits } from "./sim-commits.ts";
 import type { SimProbes } from "./sim-probes.ts";
 import { FORMATS_NEXT } from "./sim-versions.ts";
@@ -255,14 +256,34 @@ export function checkUnits(cluster: SimCluster): void {
   }
 }
 
+/** A process has opened its stores: it distrusts none whose device was never damaged. */
+export function checkOpened(osd: SimOsd, devices: SimDevices): void {
+  if (devices.isMarred(osd)) return;
+  for (const group of groupsOf(osd)) {
+    const isTrusted = group.shard.store.healthOf(group.row) !== GroupHealth.Distrusted;
+    const name = `replica ${keyOf(group, group.replica)} of osd.${String(osd.id)}`;
+    assert(isTrusted, `${name} is distrusted, and nothing of its device was damaged`);
+  }
+}
+
+/** A process ends: it has read nothing wrong from a device that was never damaged, and never failed a read. */
+export function checkEnded(osd: SimOsd, devices: SimDevices): void {
+  if (devices.isMarred(osd) || devices.hasFailedReads(osd)) return;
+  for (const { pg } of osd.shards) {
+    const count = osd.session === null ? 0 : pg.store.counters.checksumFailures;
+    const text = `${String(count)} checksums failed, and nothing of its device was damaged`;
+    assert(count === 0, `osd.${String(osd.id)}: ${text}`);
+  }
+}
+
 /**
- * Stop an osd in order: its store holds the replicas that the map wants and no others, and is whole.
- * `rotten`: damage was planted in what nobody reads any more.
+ * Stop an osd in order: its store holds the replicas that the map wants and no others, and is whole, but
+ * for what was damaged and nobody reads any more.
  */
 export async function checkStopped(
   cluster: SimCluster,
   osd: SimOsd,
-  rotten: boolean,
+  devices: SimDevices,
 ): Promise<void> {
   await cluster.stopOsd(osd);
   await cluster.withDevice(osd, async (world, disk) => {
@@ -279,11 +300,15 @@ export async function checkStopped(
       String(seen.sort()) === String(wanted.sort()),
       `osd.${String(osd.id)} holds ${seen.join(" ")}, wanted ${wanted.join(" ")}`,
     );
-    if (rotten) return;
     const { findings } = await fsckStore(world, disk, FORMATS_NEXT);
+    // Of the log it tells where that ends, which is before what is damaged.
+    const wrong = findings.filter(
+      ({ region, offsetBytes }) =>
+        !devices.isMarred(osd, region === "log" ? undefined : offsetBytes),
+    );
     assert(
-      findings.length === 0,
-      `osd.${String(osd.id)}: ${findings.map((one) => `${one.region} ${one.text}`).join(", ")}`,
+      wrong.length === 0,
+      `osd.${String(osd.id)}: ${wrong.map((one) => `${one.region} ${one.text}`).join(", ")}`,
     );
   });
 }

@@ -42,6 +42,8 @@ const PEACE_US = 4_000_000;
 export class SimDevices {
   /** Blocks of a device that were damaged. */
   damaged = 0;
+  /** Devices, by path, that were damaged, and where; not here: any of their blocks may be. */
+  private readonly marred = new Map<string, Set<number> | null>();
   private readonly cluster: SimCluster;
   private readonly faults: SimFaults;
   /** Osds whose device fails operations, and what it said at first. */
@@ -57,12 +59,52 @@ export class SimDevices {
     return this.failing.has(osd);
   }
 
+  /**
+   * Whether the block at an offset of an osd's device may be damaged; without one: whether any of it may.
+   * What was healed since counts too.
+   */
+  isMarred(osd: SimOsd, place?: number): boolean {
+    const places = this.marred.get(osd.path);
+    if (places === undefined || place === undefined) return places !== undefined;
+    return places === null || places.has(place);
+  }
+
+  /** Whether a read of an osd's device failed, ever. */
+  hasFailedReads(osd: SimOsd): boolean {
+    const { readsFailed, short } = this.cluster.simulation.disk(osd.path).strikes;
+    return readsFailed + short > 0;
+  }
+
+  /** A block is damaged; without a place: any may be. */
+  private mar(osd: SimOsd, place?: number): void {
+    this.damaged += 1;
+    const places = this.marred.get(osd.path);
+    if (places === null) return;
+    if (place === undefined) this.marred.set(osd.path, null);
+    else this.marred.set(osd.path, (places ?? new Set()).add(place));
+  }
+
+  /** What may be why a read is refused: blocks that were damaged, operations that went wrong. */
+  get woes(): number {
+    let count = this.damaged;
+    for (const { strikes } of this.cluster.simulation.disks) {
+      count += strikes.strayed + strikes.short + strikes.readsFailed;
+    }
+    return count;
+  }
+
   /** All devices do what they are told from now on. */
   end(): void {
     for (const osd of this.cluster.osds) this.mend(osd);
   }
 
-  private mend(osd: SimOsd): void {
+  /** The device of an osd may fail it from now on, until `mend`. */
+  fails(osd: SimOsd): void {
+    this.failing.add(osd);
+  }
+
+  /** The device does what it is told from now on. */
+  mend(osd: SimOsd): void {
     const disk = this.cluster.simulation.disk(osd.path);
     const { faults } = disk;
     this.failing.delete(osd);
@@ -78,11 +120,15 @@ export class SimDevices {
       lostWriteShare: 0,
       misdirectedWriteShare: 0,
       misdirectedReadShare: 0,
+      failFlushes: 0,
+      hangReads: 0,
+      hangWrites: 0,
+      shortShare: 0,
     });
   }
 
   /** One fault of the device at a time. */
-  private isWell(osd: SimOsd): boolean {
+  isWell(osd: SimOsd): boolean {
     return isServing(osd) && !this.failing.has(osd) && !this.faults.isSteady(osd);
   }
 
@@ -155,22 +201,25 @@ export class SimDevices {
     return true;
   }
 
-  private mendLater(osd: SimOsd, delayUs: number): void {
+  mendLater(osd: SimOsd, delayUs: number): void {
     this.faults.later(delayUs, () => this.mend(osd));
   }
 
   /* ---------------------------------------- writes that do not get where they should */
 
-  /** Some writes of the victim land elsewhere, or nowhere; or its reads come from elsewhere. */
-  stray(kind: StrayKind): boolean {
+  /**
+   * Some writes of the victim land elsewhere, or nowhere; or its reads come from elsewhere. `share`:
+   * of how many; default: drawn.
+   */
+  stray(kind: StrayKind, share?: number): boolean {
     const { victim, random } = this.faults;
     if (!this.isWell(victim)) return false;
     const { faults } = this.cluster.simulation.disk(victim.path);
     const us = 20_000 + random.below(300_000);
-    faults[kind] = 0.002 + random.below(20) / 1000;
+    faults[kind] = share ?? 0.002 + random.below(20) / 1000;
     this.failing.add(victim);
     this.faults.distrust(victim);
-    this.damaged += 1;
+    this.mar(victim);
     victim.world?.resume();
     this.faults.steady(victim, us + VOUCH_US);
     this.mendLater(victim, us);
@@ -186,7 +235,7 @@ export class SimDevices {
     }
     this.failing.add(victim);
     this.faults.distrust(victim);
-    this.damaged += 1;
+    this.mar(victim);
     this.cluster.simulation.disk(victim.path).faults.lyingFlush = true;
     this.faults.later(10_000 + random.below(600_000), () => {
       this.faults.cutPower(victim);
@@ -277,7 +326,7 @@ export class SimDevices {
         const old = before?.filter(isOld) ?? [];
         const page = old[random.below(Math.max(1, old.length))];
         if (page === undefined) return Promise.resolve();
-        this.damaged += 1;
+        this.mar(victim, page.at);
         file.poke(page.at, page.content);
         return Promise.resolve();
       });
@@ -321,7 +370,7 @@ export class SimDevices {
   }
 
   private damage(osd: SimOsd, place: number, isLatent: boolean): void {
-    this.damaged += 1;
+    this.mar(osd, place);
     const file = this.cluster.simulation.disk(osd.path);
     if (isLatent) file.spoil(place, BLOCK_SIZE);
     else file.rot(place, BLOCK_SIZE);
@@ -329,10 +378,10 @@ export class SimDevices {
 }
 
 /** What strays. */
-type StrayKind = "misdirectedWriteShare" | "misdirectedReadShare" | "lostWriteShare";
+export type StrayKind = "misdirectedWriteShare" | "misdirectedReadShare" | "lostWriteShare";
 
 /** Whether it runs and has told the monitor so. */
-function isServing(osd: SimOsd): boolean {
+export function isServing(osd: SimOsd): boolean {
   return osd.world?.alive === true && osd.session !== null;
 }
 

@@ -3,7 +3,7 @@ import { FastblockError } from "../base/errors.ts";
 import { Prng } from "../base/prng.ts";
 import { type Group, GroupHealth } from "../pg/pg.ts";
 import { SimBackup } from "./sim-backup.ts";
-import type { SimWatch } from "./sim-check.ts";
+import { checkEnded, checkOpened, type SimWatch } from "./sim-check.ts";
 import { clockKinds } from "./sim-clocks.ts";
 import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import { SimDevices } from "./sim-devices.ts";
@@ -12,6 +12,7 @@ import type { SimImages } from "./sim-images.ts";
 import type { SimLoad } from "./sim-load.ts";
 import type { SimLocks } from "./sim-locks.ts";
 import type { TraceSink } from "./sim-trace.ts";
+import { SimTroubles, type TroublePlan } from "./sim-troubles.ts";
 import type { SimVersions } from "./sim-versions.ts";
 import { SimRough } from "./sim-rough.ts";
 import { SimWeather } from "./sim-weather.ts";
@@ -26,7 +27,7 @@ import { SimWeather } from "./sim-weather.ts";
  *   operator    replicas move, a lost disk is replaced, machines change their addresses
  *   monitor     away for a while; dies; its catalogue is put back from a backup (`sim-backup.ts`)
  *   programs    of this version and of the next one, mixed (`sim-versions.ts`)
- *   devices     `sim-devices.ts`
+ *   devices     `sim-devices.ts`, `sim-troubles.ts`
  *
  * Whatever destroys data happens to the victim alone until all replicas were compared: the fault
  * budget. It is made whole again by the others.
@@ -50,6 +51,7 @@ export interface FaultPlan {
   readonly isWitnessed: boolean;
   /** Devices answer EIO, are slow, or do not answer. */
   readonly errors: boolean;
+  readonly troubles: TroublePlan;
   /** The file systems beneath the devices have little space for a while, or none. */
   readonly beneath: boolean;
   /** The monitor's catalogue is put back from an older copy. */
@@ -124,6 +126,7 @@ export class SimFaults {
   private readonly weather: SimWeather;
   private readonly rough: SimRough;
   private readonly backup: SimBackup;
+  private readonly troubles: SimTroubles;
   private readonly versions: SimVersions | null;
   private readonly pace: Prng;
   private readonly kinds: readonly FaultKind[];
@@ -161,10 +164,15 @@ export class SimFaults {
     this.weather = new SimWeather(cluster, this);
     this.rough = new SimRough(cluster, this);
     this.backup = new SimBackup(cluster, this);
+    this.troubles = new SimTroubles(cluster, this, plan.troubles);
     const { weather, rough } = this;
     const more = [...rough.kinds, ...clockKinds(cluster, this)];
     this.kinds = [...this.processKinds(), ...weather.kinds, ...more, ...this.planKinds()];
     cluster.onFatal = (osd, error) => this.onFatal(osd, error);
+    cluster.onOpened = (osd) => {
+      watch.begin(osd);
+      checkOpened(osd, this.devices);
+    };
   }
 
   /** Plan faults until `endUs`; whatever was damaged before is whole again. */
@@ -175,8 +183,9 @@ export class SimFaults {
     if (!stays) this.victim = this.cluster.osds[this.pace.below(this.cluster.osds.length)]!;
     this.movesLeft = MOVES_MAX;
     this.diskLost = false;
-    const { rot, diskLoss, strays, lies, errors, beneath } = this.plan;
-    this.load.mayRefuse = rot || diskLoss || strays || lies || errors || beneath;
+    const { rot, diskLoss, strays, lies, errors, beneath, troubles } = this.plan;
+    this.load.mayRefuse =
+      rot || diskLoss || strays || lies || errors || beneath || troubles.flushes || troubles.shorts;
     this.hot.mayRefuse = this.load.mayRefuse;
     if (this.locks !== null) this.locks.mayRefuse = this.load.mayRefuse;
     if (this.images !== null) this.images.mayRefuse = this.load.mayRefuse;
@@ -184,6 +193,7 @@ export class SimFaults {
     this.versions?.begin(this.cluster, this);
     this.images?.begin(this, endUs);
     this.planNext();
+    this.troubles.begin(endUs);
   }
 
   /** Whether nobody is on the way to repair something. */
@@ -220,6 +230,7 @@ export class SimFaults {
   /** Count what a process has done, before it ends. */
   count(osd: SimOsd): void {
     this.watch.end(osd);
+    checkEnded(osd, this.devices);
     for (const { pg } of osd.shards) {
       const { fillsEnded, fillBlocksCopied } = pg.fills.counters;
       this.fills += fillsEnded;

@@ -40,6 +40,8 @@ const RETRY_US = 100_000;
 export class SimHot {
   /** Answered with Ok; writes without an answer. */
   operations = 0;
+  /** Operations that were refused for damage. */
+  refused = 0;
   unanswered = 0;
   /** A replica may be damaged, or a device full: operations may be refused. */
   mayRefuse = false;
@@ -202,6 +204,7 @@ export class SimHot {
         (this.mayRefuse && (status === Status.Damaged || status === Status.NoSpace));
       assert(mayBe, `operation of ${owner.client.world.name} answered ${statusName(status)}`);
       if (status === Status.SessionExpired) this.expired += 1;
+      if (status === Status.Damaged) this.refused += 1;
       this.giveUp(op);
     }
     const { round } = this;

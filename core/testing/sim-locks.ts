@@ -50,6 +50,8 @@ interface Fence {
 
 export class SimLocks {
   operations = 0;
+  /** Operations that were refused for damage. */
+  refused = 0;
   /** A replica may be damaged: operations may be refused. */
   mayRefuse = false;
   private readonly cluster: SimCluster;
@@ -170,6 +172,7 @@ export class SimLocks {
       const isRefused = this.mayRefuse && (status === Status.Damaged || status === Status.NoSpace);
       assert(isFenced || isRefused, `operation of a holder answered ${statusName(status)}`);
       holder.fenced ||= isFenced;
+      if (status === Status.Damaged) this.refused += 1;
       if (op.kind === OpKind.Write) {
         this.given.push({ holder: holder.number, key: op.key, value: op.stamp, callNs: op.callNs });
       }

@@ -42,6 +42,11 @@ const NAMES = [
   "dialled somebody else's port",
   "session forgotten",
   "client was told that its session expired",
+  "flush failed",
+  "flush failed and dropped blocks",
+  "operation never ended",
+  "short transfer",
+  "operation went astray",
 ] as const;
 
 export type ProbeName = (typeof NAMES)[number];
@@ -129,6 +134,17 @@ export class SimProbes {
   /** Operations that ended because groups had forgotten their session. */
   countExpired(times: number): void {
     this.hit("client was told that its session expired", times);
+  }
+
+  /** A run ends. */
+  countDevices(): void {
+    for (const { strikes } of this.cluster.simulation.disks) {
+      this.hit("flush failed", strikes.flushesFailed);
+      if (strikes.blocksDropped > 0) this.hit("flush failed and dropped blocks");
+      this.hit("operation never ended", strikes.hung);
+      this.hit("short transfer", strikes.short);
+      this.hit("operation went astray", strikes.strayed);
+    }
   }
 
   /** A run ends. */

@@ -23,6 +23,7 @@ import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { SimProbes } from "./sim-probes.ts";
 import { type SimTunables, tunablesOf } from "./sim-tunables.ts";
+import { troublesOf } from "./sim-troubles.ts";
 import { SimVersions } from "./sim-versions.ts";
 import { TraceLogger, type TraceSink, WarningLogger } from "./sim-trace.ts";
 
@@ -203,6 +204,7 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     pauseUsMax: isLong ? LONG_PAUSE_US_MAX : PAUSE_US_MAX,
     clockDriftShare: random.below(2) === 0 ? 0 : DRIFT_SHARE,
     errors: random.below(3) === 0,
+    troubles: troublesOf(seed),
     strays: random.below(6) === 0,
     lies: random.below(8) === 0,
     shards: pick(random, [1, 1, 2, 2, 3]),
@@ -234,6 +236,14 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
 function isMistaken(reason: unknown): boolean {
   const meant = typeof reason === "string" ? MISTAKEN.exec(reason) : null;
   return meant !== null && meant[1] !== meant[2];
+}
+
+/** Whose data nothing may destroy is spared what of them does. */
+function withTroubles(plan: Plan): Plan {
+  const isSpared = plan.restores || plan.isWitnessed;
+  const troubles = isSpared ? { ...plan.troubles, strays: false, lies: false } : plan.troubles;
+  const strays = plan.strays || troubles.strays;
+  return { ...plan, troubles, strays, lies: plan.lies || troubles.lies };
 }
 
 function pick<Value>(random: Prng, values: readonly Value[]): Value {
@@ -277,7 +287,7 @@ class SimRun {
 
   constructor(options: SimRunOptions) {
     this.options = options;
-    this.plan = planOf(options.seed, options.without ?? new Set());
+    this.plan = withTroubles(planOf(options.seed, options.without ?? new Set()));
     const { osds, shards, pgCount, store } = this.plan;
     const { seed } = options;
     const tunables = tunablesOf(seed, shards);
@@ -316,7 +326,6 @@ class SimRun {
     });
     this.probes = new SimProbes(this.cluster, this.plan.store.logBytes);
     this.watch = new SimWatch(this.cluster, this.probes);
-    this.cluster.onOpened = (osd) => this.watch.begin(osd);
   }
 
   get faultNotes(): readonly FaultNote[] {
@@ -375,13 +384,20 @@ class SimRun {
     for (const osd of cluster.osds) faults.count(osd);
     this.probes.countClients();
     this.probes.countExpired(load.expired + hot.expired);
+    this.probes.countDevices();
     for (const osd of cluster.osds) {
-      cluster.await("stop", checkStopped(cluster, osd, faults.devices.damaged > 0));
+      cluster.await("stop", checkStopped(cluster, osd, faults.devices));
     }
+    const refused = load.refused + hot.refused + (locks?.refused ?? 0);
+    const { woes } = faults.devices;
+    assert(
+      refused <= woes,
+      `${String(refused)} operations were refused for damage: ${String(woes)} blocks or operations were hit`,
+    );
     return {
       seed: this.options.seed,
       operations: [load, hot, locks, images].reduce((sum, one) => sum + (one?.operations ?? 0), 0),
-      refused: load.refused,
+      refused,
       shared: hot.operations,
       unanswered: hot.unanswered,
       faults: faults.counts,

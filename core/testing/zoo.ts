@@ -291,6 +291,20 @@ export const ZOO: readonly PlantedBug[] = [
     seed: 2,
   },
   {
+    name: "lost-flush-error",
+    breaks: "G5",
+    what: "a flush that failed counts as one that did its work",
+    edits: [
+      {
+        file: "core/device/shard-device.ts",
+        find: "const latencyUs = this.world.clock.turnUs - op.submittedUs;",
+        replace: `if (op.verb === DiskVerb.Flush) op.status = Status.Ok;
+    const latencyUs = this.world.clock.turnUs - op.submittedUs;`,
+      },
+    ],
+    seed: 14,
+  },
+  {
     name: "flush-answered-early",
     breaks: "G5",
     what: "a flush does not wait for the writes that were submitted before it",
