@@ -326,6 +326,7 @@ class SimRun {
     });
     this.probes = new SimProbes(this.cluster, this.plan.store.logBytes);
     this.watch = new SimWatch(this.cluster, this.probes);
+    this.cluster.onOpened = (osd) => this.watch.begin(osd);
   }
 
   get faultNotes(): readonly FaultNote[] {
