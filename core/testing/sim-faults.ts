@@ -196,6 +196,12 @@ export class SimFaults {
     this.troubles.begin(endUs);
   }
 
+  /** The round of faults goes on until `endUs`. */
+  prolong(endUs: number): void {
+    this.endUs = endUs;
+    this.planNext();
+  }
+
   /** Whether nobody is on the way to repair something. */
   get idle(): boolean {
     return this.errands === 0;

@@ -32,9 +32,10 @@ import { TraceLogger, type TraceSink, WarningLogger } from "./sim-trace.ts";
  *
  * The seed draws everything: how many osds and shards there are, whether the pool has three replicas
  * or two and a witness, how large their logs, the limits of background work, how clocks drift, which faults there may be (`sim-faults.ts`), and when. A run has
- * one or two rounds. In each of them faults come first. Then they end, and everything finishes: every
- * block is what was written last (`sim-load.ts`), blocks that clients share were registers
- * (`sim-hot.ts`), and so were those of an image that is handed around (`sim-locks.ts`), all replicas are equal, nothing is filled, nothing is lost. At the end of a run each
+ * one or two rounds. In each of them faults come first. Then they end, and everything heals, while clients
+ * go on or not, and finishes: every block is what was written last (`sim-load.ts`), blocks that clients
+ * share were registers (`sim-hot.ts`), and so were those of an image that is handed around
+ * (`sim-locks.ts`), all replicas are equal, nothing is filled, nothing is lost. At the end of a run each
  * store is stopped in order and looked at on its device.
  */
 
@@ -121,6 +122,17 @@ const LOOK_US = 20_000;
 /** Between two chances to collect garbage. */
 const COLLECT_US = 1_000_000;
 
+/** A run with fewer says little: faults go on, step by step, then the load does, until there are so many. */
+const FLOOR: Floor = { operations: 500, shared: 100 };
+const NO_FLOOR: Floor = { operations: 0, shared: 0 };
+const STEP_US = 400_000;
+const STEPS_MAX = 5;
+/**
+ * Operations that are answered while everything heals. In half of the rounds clients stop with the last
+ * fault: what waits then must come to its end without a request that wakes it.
+ */
+const HEALING_OPERATIONS = 200;
+
 /** Logged as errors by an osd whose device fails, before it ends. */
 const EXCUSED = new Set(["checkpoint failed", "fetching payloads failed", "healing failed"]);
 /** Whom somebody dialled, and who was there. */
@@ -158,6 +170,12 @@ interface Plan extends FaultPlan {
   readonly changes: boolean;
   /** Copies of the data. */
   readonly replicas: number;
+}
+
+/** Operations that a run must have made at least. */
+interface Floor {
+  readonly operations: number;
+  readonly shared: number;
 }
 
 /** Looks for quiet groups in most seeds: they are parked between two requests. */
@@ -246,6 +264,14 @@ function withTroubles(plan: Plan): Plan {
   return { ...plan, troubles, strays, lies: plan.lies || troubles.lies };
 }
 
+function operationsOf({ load, hot, locks, images }: SimLoads): number {
+  return [load, hot, locks, images].reduce((sum, one) => sum + (one?.operations ?? 0), 0);
+}
+
+function isReached(loads: SimLoads, floor: Floor): boolean {
+  return operationsOf(loads) >= floor.operations && loads.hot.operations >= floor.shared;
+}
+
 function pick<Value>(random: Prng, values: readonly Value[]): Value {
   return values[random.below(values.length)]!;
 }
@@ -284,6 +310,8 @@ class SimRun {
   private faults: SimFaults | null = null;
   private readonly versions: SimVersions | null;
   private readonly tunables: SimTunables | null;
+  /** Whether clients go on while everything heals: drawn beside all else. */
+  private readonly healing: Prng;
 
   constructor(options: SimRunOptions) {
     this.options = options;
@@ -292,6 +320,7 @@ class SimRun {
     const { seed } = options;
     const tunables = tunablesOf(seed, shards);
     this.tunables = tunables;
+    this.healing = new Prng(seed * 97 + 14);
     const isMixed = new Prng(seed * 65 + 9).below(MIXED_SEEDS) === 0;
     const versions = isMixed ? new SimVersions(seed) : null;
     this.versions = versions;
@@ -371,15 +400,9 @@ class SimRun {
       load.start();
       hot.start();
       locks?.start();
-      const endUs = simulation.nowUs + (this.options.faultUs ?? plan.faultUs);
-      faults.begin(endUs);
-      for (let collectUs = simulation.nowUs + COLLECT_US; simulation.nowUs < endUs; ) {
-        simulation.run(simulation.nowUs + LOOK_US);
-        this.watch.look();
-        if (simulation.nowUs < collectUs) continue;
-        this.options.collect?.();
-        collectUs += COLLECT_US;
-      }
+      const floor = round < plan.rounds - 1 ? NO_FLOOR : FLOOR;
+      this.strike(loads, faults, floor);
+      this.heal(loads, faults, floor);
       this.finish(loads, faults);
     }
     for (const osd of cluster.osds) faults.count(osd);
@@ -397,7 +420,7 @@ class SimRun {
     );
     return {
       seed: this.options.seed,
-      operations: [load, hot, locks, images].reduce((sum, one) => sum + (one?.operations ?? 0), 0),
+      operations: operationsOf(loads),
       refused,
       shared: hot.operations,
       unanswered: hot.unanswered,
@@ -426,7 +449,47 @@ class SimRun {
     for (const osd of osds) simulation.disk(osd.path).faults.latencyUsMax = deviceUsMax;
   }
 
-  /** No more faults: everything must come to its end, and be right. */
+  /** Let faults happen; when clients could do next to nothing meanwhile, for longer. */
+  private strike(loads: SimLoads, faults: SimFaults, floor: Floor): void {
+    const { simulation } = this.cluster;
+    let endUs = simulation.nowUs + (this.options.faultUs ?? this.plan.faultUs);
+    faults.begin(endUs);
+    this.pass(() => simulation.nowUs >= endUs);
+    for (let step = 0; step < STEPS_MAX && !isReached(loads, floor); step++) {
+      endUs += STEP_US;
+      faults.prolong(endUs);
+      this.pass(() => simulation.nowUs >= endUs);
+    }
+  }
+
+  /** No more faults; clients go on while everything heals, or until they have done enough. */
+  private heal(loads: SimLoads, faults: SimFaults, floor: Floor): void {
+    const { simulation } = this.cluster;
+    faults.end();
+    const endUs = simulation.nowUs + FINISH_LIMIT_US;
+    const more = this.healing.below(2) === 0 ? 0 : HEALING_OPERATIONS;
+    const enough = operationsOf(loads) + more;
+    const isHealed = (): boolean => operationsOf(loads) >= enough && isReached(loads, floor);
+    this.pass(() => isHealed() || simulation.nowUs >= endUs);
+    assert(
+      isHealed(),
+      `${String(operationsOf(loads))} operations, ${String(loads.hot.operations)} of them on shared blocks, wanted ${String(Math.max(enough, floor.operations))} and ${String(floor.shared)}:\n${describe(this.cluster)}`,
+    );
+  }
+
+  /** Let time pass until `ready`, with a look every now and then. */
+  private pass(ready: () => boolean): void {
+    const { simulation } = this.cluster;
+    for (let collectUs = simulation.nowUs + COLLECT_US; !ready(); ) {
+      simulation.run(simulation.nowUs + LOOK_US);
+      this.watch.look();
+      if (simulation.nowUs < collectUs) continue;
+      this.options.collect?.();
+      collectUs += COLLECT_US;
+    }
+  }
+
+  /** Everything must come to its end, and be right. */
   private finish({ load, hot, locks, images }: SimLoads, faults: SimFaults): void {
     const { cluster } = this;
     const { simulation } = cluster;
@@ -434,7 +497,6 @@ class SimRun {
     hot.stop();
     locks?.stop();
     images?.stop();
-    faults.end();
     const all = [load, hot, locks, images].filter((one) => one !== null);
     const areIdle = (): boolean => all.every((one) => one.idle);
     const answered = simulation.run(areIdle, FINISH_LIMIT_US);
