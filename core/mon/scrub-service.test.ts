@@ -190,6 +190,25 @@ describe("the schedule of scrubs", () => {
     expect(bench.orders.length).toBeGreaterThan(100);
   });
 
+  test("an order is given anew when the leader knows a later one, of a clock that was ahead", async () => {
+    const pg = bench.catalogue.map.pgs.get(pgIdOf(1 as PoolId, 3))!;
+    bench.scrubs.request(pg, false);
+    const [before] = bench.orders as [ScrubGroup];
+    await bench.begin();
+    bench.nowMs -= HOUR_MS;
+    bench.scrubs.request(pg, true);
+    expect(bench.orders.at(-1)!.order).toBeLessThan(before.order);
+    const report = { order: before.order, deep: false, done: true, found: 0, left: 0 };
+    bench.scrubs.note(pg.id, create(ScrubReportSchema, report));
+    expect(bench.scrubs.runningOf(pg.id)).toMatchObject({ deep: true });
+    bench.scrubs.tick();
+    const last = bench.orders.at(-1)!;
+    expect(last).toMatchObject({ pg: pg.id, deep: true });
+    expect(last.order).toBeGreaterThan(before.order);
+    bench.scrubs.note(pg.id, create(ScrubReportSchema, { ...report, order: last.order }));
+    expect(bench.scrubs.runningOf(pg.id)).toBeUndefined();
+  });
+
   test("what it could not put right is looked at again soon", async () => {
     await bench.pass(DAY_MS / GROUPS, 1);
     const before = bench.orders.length;

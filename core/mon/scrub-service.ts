@@ -94,7 +94,10 @@ export class ScrubService {
   note(id: PgId, report: ScrubReport): void {
     const order = Number(report.order);
     this.lastOrder = Math.max(this.lastOrder, order);
-    if (!report.done || this.running.get(id)?.order !== order) return;
+    const running = this.running.get(id);
+    // The clock stepped back over a restart: a leader carries out no order below one that it knows.
+    if (running !== undefined && running.order < order) this.give(id, running.deep);
+    if (!report.done || running?.order !== order) return;
     this.running.delete(id);
     this.keep(id, report).catch(this.options.onFailed);
   }

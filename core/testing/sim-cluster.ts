@@ -111,6 +111,22 @@ export interface SimOsd {
   readonly peerStarts: Map<string, StoreStart>;
 }
 
+function newOsd(id: number): SimOsd {
+  return {
+    id,
+    formats: FORMATS,
+    address: `10.0.0.${String(id + 1)}`,
+    path: `/osd.${String(id)}`,
+    portTurn: 0,
+    world: null,
+    shard: null,
+    shards: [],
+    session: null,
+    admission: null,
+    peerStarts: new Map(),
+  };
+}
+
 /** One client process. */
 export interface SimClient {
   readonly client: Client;
@@ -166,22 +182,7 @@ export class SimCluster {
       ...(options.logger === undefined ? {} : { logger: options.logger }),
     });
     this.random = this.simulation.newRandom(1);
-    for (let id = 0; id < options.osds; id++) {
-      const address = `10.0.0.${String(id + 1)}`;
-      this.osds.push({
-        id,
-        formats: FORMATS,
-        address,
-        path: `/osd.${String(id)}`,
-        portTurn: 0,
-        world: null,
-        shard: null,
-        shards: [],
-        session: null,
-        admission: null,
-        peerStarts: new Map(),
-      });
-    }
+    for (let id = 0; id < options.osds; id++) this.osds.push(newOsd(id));
     this.monWorld = this.newMonWorld();
     this.catalogueStore = new MemoryMetaStore(this.monWorld.timers);
     this.monitor = this.newMonitor();
@@ -555,6 +556,15 @@ export class SimCluster {
     }
   }
 
+  /** One more osd, on an empty device, for whoever may not let time pass. */
+  async addOsd(): Promise<SimOsd> {
+    const osd = newOsd(this.osds.length);
+    await this.format(osd);
+    this.osds.push(osd);
+    this.startOsd(osd);
+    return osd;
+  }
+
   /** Stop an osd in order, as SIGTERM does. */
   async stopOsd(osd: SimOsd): Promise<void> {
     const { world, session, shards } = osd;
@@ -579,12 +589,12 @@ export class SimCluster {
   /** As `replaceReplica`, for whoever may not let time pass: rejects as the monitor refuses. */
   async moveReplica(pg: number, from: number, to: number): Promise<void> {
     const name = formatPgId(pg as PgId);
-    await this.asked(this.monitor.pools.replaceReplica(name, from as OsdId, to as OsdId, false));
+    await this.asked(({ pools }) => pools.replaceReplica(name, from as OsdId, to as OsdId, false));
   }
 
   /** Raise the cluster's format: rejects as the monitor refuses. */
   async raiseFormat(): Promise<void> {
-    await this.asked(this.monitor.formats.raise(false));
+    await this.asked(({ formats }) => formats.raise(false));
   }
 
   /** The cluster's format, as the monitor has it. */
@@ -592,20 +602,24 @@ export class SimCluster {
     return this.monitor.catalogue.map.format;
   }
 
-  /** Whether a monitor runs that has loaded its catalogue. */
+  /** Whether a monitor runs that has loaded its catalogue: others can not be asked. */
   get monitorServes(): boolean {
     return this.monWorld.alive && this.servingWorld === this.monWorld;
   }
 
   /** Change images as people do: rejects as the monitor refuses, and with FB1003 when it dies. */
   async changeImages(change: (images: Monitor["images"]) => Promise<unknown>): Promise<void> {
-    await this.asked(change(this.monitor.images));
+    await this.asked(({ images }) => change(images));
   }
 
-  private async asked(answer: Promise<unknown>): Promise<void> {
+  /** Ask the monitor for something, and wait for it: rejects as it refuses, and when it dies. */
+  async asked(ask: (monitor: Monitor) => Promise<unknown>): Promise<void> {
+    if (!this.monitorServes) throw new FastblockError("FB1003", "asking the monitor: it is dead");
     await new Promise<void>((resolve, reject) => {
       this.askers.add(reject);
-      answer.then(() => resolve(), reject).finally(() => this.askers.delete(reject));
+      ask(this.monitor)
+        .then(() => resolve(), reject)
+        .finally(() => this.askers.delete(reject));
     });
   }
 

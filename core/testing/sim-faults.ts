@@ -24,7 +24,8 @@ import { SimWeather } from "./sim-weather.ts";
  *   network     cuts of one or both directions, of everybody, flapping; resets, storms; loss, what
  *               comes late, ports that are taken again (`sim-rough.ts`)
  *   clocks      wall clocks step; clocks strobe (`sim-clocks.ts`)
- *   operator    replicas move, a lost disk is replaced, machines change their addresses
+ *   operator    replicas move, a lost disk is replaced, machines change their addresses; and
+ *               `sim-operators.ts`
  *   monitor     away for a while; dies; its catalogue is put back from a backup (`sim-backup.ts`)
  *   programs    of this version and of the next one, mixed (`sim-versions.ts`)
  *   devices     `sim-devices.ts`, `sim-troubles.ts`

@@ -47,6 +47,11 @@ const NAMES = [
   "operation never ended",
   "short transfer",
   "operation went astray",
+  "scrub ran under faults",
+  "scrub healed a block",
+  "dial changed during a fill",
+  "recovery paused during a fill",
+  "osd went out",
 ] as const;
 
 export type ProbeName = (typeof NAMES)[number];
@@ -158,7 +163,7 @@ export class SimProbes {
     }
   }
 
-  /** Something was met that others look for. */
+  /** A rare situation was met, so many times. */
   hit(name: ProbeName, times = 1): void {
     this.counts[name]! += times;
   }

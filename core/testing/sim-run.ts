@@ -21,6 +21,7 @@ import { SimHot } from "./sim-hot.ts";
 import { SimImages } from "./sim-images.ts";
 import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
+import { isOperated, isScrubLeft, SimOperators } from "./sim-operators.ts";
 import { SimProbes } from "./sim-probes.ts";
 import { type SimTunables, tunablesOf } from "./sim-tunables.ts";
 import { troublesOf } from "./sim-troubles.ts";
@@ -170,6 +171,8 @@ interface Plan extends FaultPlan {
   readonly changes: boolean;
   /** Copies of the data. */
   readonly replicas: number;
+  /** Operators are at work. */
+  readonly isOperated: boolean;
 }
 
 /** Operations that a run must have made at least. */
@@ -247,6 +250,7 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     isWitnessed: false,
     restores: false,
     changes: new Prng(seed * 37 + 73).below(CHANGED_SEEDS) === 0,
+    isOperated: isOperated(seed),
   };
 }
 
@@ -310,7 +314,8 @@ class SimRun {
   private faults: SimFaults | null = null;
   private readonly versions: SimVersions | null;
   private readonly tunables: SimTunables | null;
-  /** Whether clients go on while everything heals: drawn beside all else. */
+  private operators: SimOperators | null = null;
+  /** Whether clients go on while everything heals: beside all else, as what operators do. */
   private readonly healing: Prng;
 
   constructor(options: SimRunOptions) {
@@ -396,6 +401,7 @@ class SimRun {
     const faults = new SimFaults(cluster, loads, this.watch, plan, this.versions);
     this.faults = faults;
     faults.trace = this.options.trace ?? null;
+    if (plan.isOperated) this.operators = new SimOperators(cluster, faults, this.probes);
     for (let round = 0; round < plan.rounds; round++) {
       load.start();
       hot.start();
@@ -437,6 +443,7 @@ class SimRun {
   /** What a planted fault explains, and on the osd whose device it struck. */
   private isExcused({ who, message, fields }: LoggedError): boolean {
     if (this.plan.beneath && message === FULL) return true;
+    if (this.plan.isOperated && isScrubLeft(message)) return true;
     if (!EXCUSED.has(message) || this.faults === null) return false;
     const reason = String(fields?.["error"] ?? fields?.["reason"] ?? "");
     return this.faults.mayFail(who, reason);
@@ -454,6 +461,7 @@ class SimRun {
     const { simulation } = this.cluster;
     let endUs = simulation.nowUs + (this.options.faultUs ?? this.plan.faultUs);
     faults.begin(endUs);
+    this.operators?.begin();
     this.pass(() => simulation.nowUs >= endUs);
     for (let step = 0; step < STEPS_MAX && !isReached(loads, floor); step++) {
       endUs += STEP_US;
@@ -466,6 +474,7 @@ class SimRun {
   private heal(loads: SimLoads, faults: SimFaults, floor: Floor): void {
     const { simulation } = this.cluster;
     faults.end();
+    this.operators?.end();
     const endUs = simulation.nowUs + FINISH_LIMIT_US;
     const more = this.healing.below(2) === 0 ? 0 : HEALING_OPERATIONS;
     const enough = operationsOf(loads) + more;
@@ -483,6 +492,7 @@ class SimRun {
     for (let collectUs = simulation.nowUs + COLLECT_US; !ready(); ) {
       simulation.run(simulation.nowUs + LOOK_US);
       this.watch.look();
+      this.operators?.look();
       if (simulation.nowUs < collectUs) continue;
       this.options.collect?.();
       collectUs += COLLECT_US;
@@ -504,6 +514,7 @@ class SimRun {
     const repaired = simulation.run(() => faults.idle, FINISH_LIMIT_US);
     assert(repaired, `a repair goes on long after the last fault:\n${describe(cluster)}`);
     this.watch.look();
+    this.operators?.look();
     this.rest();
     for (const one of all) one.mayRefuse = false;
     load.verify(this.plan.replicas);

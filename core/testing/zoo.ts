@@ -43,7 +43,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (counts.newer < 0)",
       },
     ],
-    seed: 30,
+    seed: 33,
   },
   {
     name: "unit-given-away-too-early",
@@ -367,7 +367,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 247,
+    seed: 328,
   },
   {
     name: "shrunk-blocks-come-back",
