@@ -376,6 +376,14 @@ export class SimDiskFile {
   }
 }
 
+/** A write on its way to a device. */
+export interface FlyingWrite {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  /** The first 4 KiB of it; for reading. */
+  readonly head: Uint8Array;
+}
+
 /** An operation on its way. */
 interface Flight {
   readonly op: DiskOp;
@@ -459,19 +467,30 @@ export class SimDisks implements Disks {
     return landed.length;
   }
 
-  /** The power of this process failed. */
-  losePower(): void {
+  /** Writes on their way to a device, in the order of their submission. */
+  flying(file: SimDiskFile): FlyingWrite[] {
+    const writes: FlyingWrite[] = [];
+    for (const { op, disk, contents } of this.flights) {
+      if (disk.file !== file || !isWrite(op.verb)) continue;
+      const { offsetBytes, lengthBytes } = op;
+      writes.push({ offsetBytes, lengthBytes, head: contents[0]!.bytes });
+    }
+    return writes;
+  }
+
+  /** The power of this process failed; `arrives`: as of `SimWorld.powerCut`. */
+  losePower(arrives?: (offsetBytes: number) => boolean): void {
     const files = new Set<SimDiskFile>();
     for (const disk of this.opened) files.add(disk.file);
     const { random } = this.host.engine;
     // What is on its way is torn to pieces; or each write is there as a whole or not at all.
-    const isTorn = random.below(2) === 0;
+    const isTorn = arrives === undefined && random.below(2) === 0;
     for (const file of files) {
       const flying: { block: number; content: SimPage }[] = [];
       for (const { op, disk, contents } of this.flights) {
         if (disk.file !== file) continue;
         const first = op.offsetBytes / BLOCK_SIZE;
-        const isWhole = !isTorn && random.below(2) === 0;
+        const isWhole = !isTorn && (arrives?.(op.offsetBytes) ?? random.below(2) === 0);
         contents.forEach((content, index) => {
           if (isTorn) flying.push({ block: first + index, content });
           else if (isWhole) file.putDurable(first + index, content);

@@ -119,6 +119,27 @@ describe("simulated device", () => {
     expect(lost).toBeGreaterThan(0);
   });
 
+  test("a power cut keeps, as a whole, those writes on their way that it is told to", () => {
+    const simulation = new Simulation(3);
+    const world = begin(simulation, "osd.0", "10.0.0.1");
+    const disk = world.disks.open("disk", { createBytes: MIB });
+    const memory = world.slots.take(8192);
+    for (const at of [0, 1]) {
+      const from = memory + at * 4096;
+      fillPattern(world.arena.bytes, from, 4096, at + 1);
+      submit(disk, DiskVerb.WriteDurable, from, at * 4096, 4096);
+    }
+    const [first, second] = world.flying("disk");
+    expect([first!.offsetBytes, second!.offsetBytes]).toEqual([0, 4096]);
+    expect(second!.lengthBytes).toBe(4096);
+    expect(hasPattern(second!.head, 0, 4096, 2)).toBe(true);
+    world.powerCut((offsetBytes) => offsetBytes === 4096);
+    expect(world.flying("disk")).toEqual([]);
+    const file = simulation.disk("disk");
+    expect(file.peekDurable(0, 4096).every((byte) => byte === 0)).toBe(true);
+    expect(hasPattern(file.peekDurable(4096, 4096), 0, 4096, 2)).toBe(true);
+  });
+
   test("faults: errors, stalls, lying flushes, lost writes, rot", () => {
     const simulation = new Simulation(7);
     const world = begin(simulation, "osd.0", "10.0.0.1");

@@ -6,7 +6,7 @@ import { Prng } from "../base/prng.ts";
 import { type ChannelReceiver, Mailbox, type ShardChannel, type ShardMail } from "./channel.ts";
 import { ReactorBase, type RunnableWorld, TurnClock } from "./reactor-base.ts";
 import { PlainChecksum } from "./sim-checksum.ts";
-import { SimDiskFile, SimDisks } from "./sim-disk.ts";
+import { type FlyingWrite, SimDiskFile, SimDisks } from "./sim-disk.ts";
 import { SimEngine, type SimHost, TraceKind } from "./sim-engine.ts";
 import { type NetworkCounts, type NetworkFaults, SimFabric, SimNetwork } from "./sim-network.ts";
 import { SimMemory } from "./sim-pages.ts";
@@ -69,9 +69,12 @@ export interface SimWorld extends RunnableWorld {
   crash(): void;
   /**
    * The machine loses power: like crash, but peers hear nothing before it is back (the next world there),
-   * and its clock begins anew.
+   * and its clock begins anew. `arrives`: whether a write on its way is there as a whole, by its offset;
+   * default: by chance, also torn.
    */
-  powerCut(): void;
+  powerCut(arrives?: (offsetBytes: number) => boolean): void;
+  /** Writes on their way to a device of this process, in the order of their submission. */
+  flying(path: string): FlyingWrite[];
   /** SIGSTOP: no turns; connections stay, the clock goes on. */
   pause(): void;
   resume(): void;
@@ -446,11 +449,15 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     this.network.die(false);
   }
 
-  powerCut(): void {
+  flying(path: string): FlyingWrite[] {
+    return this.disks.flying(this.simulation.disk(path));
+  }
+
+  powerCut(arrives?: (offsetBytes: number) => boolean): void {
     if (!this.alive) return;
     this.alive = false;
     this.engine.trace(TraceKind.Crash, this.id, 1);
-    this.disks.losePower();
+    this.disks.losePower(arrives);
     this.network.die(true);
     this.machine.dark = true;
     this.machine.offsetUs = -Math.floor(this.engine.nowUs * this.machine.rate);

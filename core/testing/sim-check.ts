@@ -36,7 +36,7 @@ export class SimWatch {
 
   /** Osds whose devices have lost or misdirected writes, or lied about flushes. */
   readonly liars = new Set<number>();
-  private readonly probes: SimProbes;
+  readonly probes: SimProbes;
   private readonly commits: SimCommits;
 
   constructor(cluster: SimCluster, probes: SimProbes) {

@@ -2,6 +2,7 @@
 import { FastblockError } from "../base/errors.ts";
 import { Prng } from "../base/prng.ts";
 import { type Group, GroupHealth } from "../pg/pg.ts";
+import { SimAimed } from "./sim-aimed.ts";
 import { SimBackup } from "./sim-backup.ts";
 import { checkEnded, checkOpened, type SimWatch } from "./sim-check.ts";
 import { clockKinds } from "./sim-clocks.ts";
@@ -29,6 +30,7 @@ import { SimWeather } from "./sim-weather.ts";
  *   monitor     away for a while; dies; its catalogue is put back from a backup (`sim-backup.ts`)
  *   programs    of this version and of the next one, mixed (`sim-versions.ts`)
  *   devices     `sim-devices.ts`, `sim-troubles.ts`
+ *   aimed       at a moment that chance rarely meets (`sim-aimed.ts`)
  *
  * Whatever destroys data happens to the victim alone until all replicas were compared: the fault
  * budget. It is made whole again by the others.
@@ -57,6 +59,8 @@ export interface FaultPlan {
   readonly beneath: boolean;
   /** The monitor's catalogue is put back from an older copy. */
   readonly restores: boolean;
+  /** Faults are aimed at moments that chance rarely meets. */
+  readonly aimed: boolean;
   /** The monitor's process dies, and is started again. */
   readonly monitorDies: boolean;
   /** Longest time between two faults. */
@@ -128,6 +132,7 @@ export class SimFaults {
   private readonly rough: SimRough;
   private readonly backup: SimBackup;
   private readonly troubles: SimTroubles;
+  private readonly aimed: SimAimed;
   private readonly versions: SimVersions | null;
   private readonly pace: Prng;
   private readonly kinds: readonly FaultKind[];
@@ -166,6 +171,7 @@ export class SimFaults {
     this.rough = new SimRough(cluster, this);
     this.backup = new SimBackup(cluster, this);
     this.troubles = new SimTroubles(cluster, this, plan.troubles);
+    this.aimed = new SimAimed(cluster, this, watch.probes);
     const { weather, rough } = this;
     const more = [...rough.kinds, ...clockKinds(cluster, this)];
     this.kinds = [...this.processKinds(), ...weather.kinds, ...more, ...this.planKinds()];
@@ -191,6 +197,7 @@ export class SimFaults {
     if (this.locks !== null) this.locks.mayRefuse = this.load.mayRefuse;
     if (this.images !== null) this.images.mayRefuse = this.load.mayRefuse;
     if (this.plan.restores) this.backup.begin();
+    if (this.plan.aimed) this.aimed.begin();
     this.versions?.begin(this.cluster, this);
     this.images?.begin(this, endUs);
     this.planNext();
@@ -392,11 +399,14 @@ export class SimFaults {
     return true;
   }
 
-  /** Cut the power of an osd that may be steady, and start it later; below 0: some time. */
-  cutPower(osd: SimOsd, downUs = -1): void {
+  /**
+   * Cut the power of an osd that may be steady, and start it later; below 0: some time. `arrives`: as of
+   * `SimWorld.powerCut`.
+   */
+  cutPower(osd: SimOsd, downUs = -1, arrives?: (offsetBytes: number) => boolean): void {
     if (osd.world?.alive !== true) return;
     this.count(osd);
-    osd.world.powerCut();
+    osd.world.powerCut(arrives);
     osd.session = null;
     if (downUs < 0) this.startLater(osd);
     else this.later(downUs, () => this.start(osd));
@@ -477,6 +487,10 @@ export class SimFaults {
     if (simulation.hasCuts || this.held.size > 0) return false;
     this.peaceUntilUs = simulation.nowUs + us;
     return true;
+  }
+
+  endPeace(): void {
+    this.peaceUntilUs = 0;
   }
 
   /** Nobody else may be hurt now. */

@@ -52,6 +52,8 @@ const NAMES = [
   "dial changed during a fill",
   "recovery paused during a fill",
   "osd went out",
+  "stale batch refused",
+  "vote remembered after a power cut",
 ] as const;
 
 export type ProbeName = (typeof NAMES)[number];

@@ -24,7 +24,7 @@ import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { isOperated, isScrubLeft, SimOperators } from "./sim-operators.ts";
 import { SimProbes } from "./sim-probes.ts";
 import { type SimTunables, tunablesOf } from "./sim-tunables.ts";
-import { troublesOf } from "./sim-troubles.ts";
+import { NO_TROUBLES, troublesOf } from "./sim-troubles.ts";
 import { SimVersions } from "./sim-versions.ts";
 import { TraceLogger, type TraceSink, WarningLogger } from "./sim-trace.ts";
 
@@ -99,6 +99,12 @@ const MIXED_SEEDS = 6;
  * that when the catalogue is put back from an older copy is for people: not in the same seeds.
  */
 const CHANGED_SEEDS = 4;
+/**
+ * In one of so many, faults are aimed (`sim-aimed.ts`): for long enough, and while no device lies. Drawn as
+ * the one before.
+ */
+const AIMED_SEEDS = 10;
+const AIMED_FAULT_US = 2_500_000;
 /** Clients that live as long as the run, and those that may die. */
 const CLIENTS = 2;
 const MORTALS = 2;
@@ -202,13 +208,24 @@ function storeOf(random: Prng): Plan["store"] {
 function planOf(seed: number, without: ReadonlySet<number>): Plan {
   const full = fullPlanOf(seed, without);
   const restores = new Prng(seed * 37 + 15).below(RESTORED_SEEDS) === 0;
-  const plan = restores
+  const mild = restores
     ? { ...full, diskLoss: false, strays: false, lies: false, changes: false }
     : full;
+  const plan = isAimed(seed) ? aimedPlanOf(mild) : mild;
   const isWitnessed = new Prng(seed * 37 + 36).below(WITNESSED_SEEDS) === 0;
   if (!isWitnessed) return { ...plan, restores };
   const spared = { rot: false, strays: false, lies: false };
   return { ...plan, ...spared, restores, isWitnessed, replicas: REPLICAS - 1 };
+}
+
+function isAimed(seed: number): boolean {
+  return new Prng(seed * 83 + 77).below(AIMED_SEEDS) === 0;
+}
+
+function aimedPlanOf(plan: Plan): Plan {
+  const faultUs = Math.max(plan.faultUs, AIMED_FAULT_US);
+  const spared = { strays: false, lies: false, errors: false, rot: false };
+  return { ...plan, ...spared, faultUs, troubles: NO_TROUBLES, aimed: true };
 }
 
 function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
@@ -251,6 +268,7 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     restores: false,
     changes: new Prng(seed * 37 + 73).below(CHANGED_SEEDS) === 0,
     isOperated: isOperated(seed),
+    aimed: false,
   };
 }
 

@@ -26,6 +26,15 @@ export interface TroublePlan {
   readonly lies: boolean;
 }
 
+/** Of devices that do what they are told. */
+export const NO_TROUBLES: TroublePlan = {
+  flushes: false,
+  hangs: false,
+  shorts: false,
+  strays: false,
+  lies: false,
+};
+
 const FIRST_NUMBER = 1_000_000;
 const PACE_US_MIN = 40_000;
 const PACE_US = 250_000;

@@ -409,6 +409,37 @@ export const ZOO: readonly PlantedBug[] = [
     ],
     seed: 19,
   },
+  {
+    name: "batch-that-came-back",
+    breaks: "G1",
+    what: "a batch of an earlier start is taken for the successor of a new one (story 1)",
+    edits: [
+      {
+        file: "core/log/log-scan-chain.ts",
+        find: "if (header.prevCrc !== this.prevCrc || header.incarnation < this.incarnation) return undefined;",
+        replace: "",
+      },
+    ],
+    seed: 38,
+  },
+  {
+    name: "vote-not-persisted",
+    breaks: "G2",
+    what: "a vote is told before it is durable (defect 10 of the original)",
+    edits: [
+      {
+        file: "core/raft/election.ts",
+        find: "if (node.hardStateDurable) sendGrant(node);",
+        replace: "sendGrant(node);",
+      },
+      {
+        file: "core/raft/election.ts",
+        find: 'assert(node.hardStateDurable, "raft: vote sent before it is durable");',
+        replace: "",
+      },
+    ],
+    seed: 5,
+  },
 ];
 
 /** The source of `file` with the bug in it. Fails when an edit does not fit exactly once. */
