@@ -440,6 +440,94 @@ export const ZOO: readonly PlantedBug[] = [
     ],
     seed: 5,
   },
+  {
+    name: "serves-before-applying",
+    breaks: "G2",
+    what: "a new leader serves before it has applied what earlier ones left (defect 12)",
+    edits: [
+      {
+        file: "core/pg/group.ts",
+        find: "return this.isLeader && node.ownIndex > 0 && this.appliedIndex >= node.ownIndex;",
+        replace: "return this.isLeader && node.ownIndex > 0;",
+      },
+    ],
+    seed: 1,
+  },
+  {
+    name: "lease-of-another-clock",
+    breaks: "G2",
+    what: "a lease compares the clocks of two machines (defect 12 of the original)",
+    edits: [
+      {
+        file: "core/pg/peer-link.ts",
+        find: "if (echoUs + LEASE_US > this.leaseUntilUs) this.leaseUntilUs = echoUs + LEASE_US;",
+        replace: "this.leaseUntilUs = sentUs + LEASE_US;",
+      },
+    ],
+    seed: 4,
+  },
+  {
+    name: "no-checksums",
+    breaks: "G1",
+    what: "whatever is read is taken for what was written, in the log and at home (defect 14)",
+    edits: [
+      {
+        file: "core/log/batch.ts",
+        find: "return crc === header.crc;",
+        replace: "return crc >= 0;",
+      },
+      {
+        file: "core/log/log-scan-chain.ts",
+        find: "bad: !this.inlineGood(record, payload),",
+        replace: "bad: payload < 0 && !this.inlineGood(record, payload),",
+      },
+      {
+        file: "core/object/reader.ts",
+        find: "good = this.world.checksum.crc32(bytes, 0) === op.crcs[at];",
+        replace: "op.crcs[at] = this.world.checksum.crc32(bytes, 0);",
+      },
+    ],
+    seed: 4,
+  },
+  {
+    name: "healed-with-bad-copy",
+    breaks: "G7",
+    what: "a damaged block is replaced by what any replica has, and takes the checksum of that",
+    edits: [
+      {
+        file: "core/osd/healer.ts",
+        find: "void fetchBlocks(this.world, connection, range, slot, version).then(",
+        replace: "void fetchBlocks(this.world, connection, range, slot).then(",
+      },
+      {
+        file: "core/osd/healer.ts",
+        find: "if (block.version !== version) return Word.Other;",
+        replace: "",
+      },
+      {
+        file: "core/object/reader.ts",
+        find: "if (objects.sourceCrc !== op.crc) return Status.Invalid;",
+        replace: `const { sourceSlot, sourcePosition } = objects;
+    const bit = op.block % BLOCKS_PER_UNIT;
+    if (home) objects.slots.setBlock(sourceSlot, bit, op.version, op.crc);
+    else objects.putBlock(sourceSlot, bit, sourcePosition, op.version, op.crc);`,
+      },
+    ],
+    seed: 61,
+  },
+  {
+    name: "no-epoch-check",
+    breaks: "G10",
+    what: "maps are compared by their epoch alone: those of a lost monitor win over a restored one's",
+    edits: [
+      {
+        file: "core/cluster/cluster-map.ts",
+        find: "return a.generation === b.generation ? a.epoch - b.epoch : a.generation - b.generation;",
+        replace: "return a.epoch - b.epoch;",
+      },
+    ],
+    seed: 14,
+  },
 ];
 
 /** The source of `file` with the bug in it. Fails when an edit does not fit exactly once. */
