@@ -566,6 +566,18 @@ describe("client: what osds refuse", () => {
     bench.settle(write, 100_000);
   });
 
+  test("back-pressure leaves as many tries for what is damaged on its way", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const osd = bench.cluster.osds[0]!;
+    osd.answer = Status.Busy;
+    const write = bench.image.write(0, filled(4096, 1));
+    bench.pass(300_000);
+    osd.answer = Status.Damaged;
+    bench.pass(60_000);
+    osd.answer = null;
+    bench.settle(write, 100_000);
+  });
+
   test("G6: data that was damaged on its way is read again; always damaged is an error", () => {
     const bench = new Bench(1, { pgs: 1 });
     bench.settle(bench.image.write(0, filled(4096, 1)));

@@ -85,6 +85,8 @@ export class Part extends RequestOp {
   /** How often it was put on the wire; how often it was refused as damaged or not attached. */
   sends = 0;
   refusals = 0;
+  /** How often it was put off for want of room: that alone ends nothing. */
+  busies = 0;
   conflicts = 0;
   /** Why the session is to be renewed, while it waits for that. */
   staleStatus: Status = Status.Ok;
@@ -174,6 +176,7 @@ export class PartPool {
     part.replica = LEADER;
     part.sends = 0;
     part.refusals = 0;
+    part.busies = 0;
     part.conflicts = 0;
     part.stateRead = 0;
     part.startedUs = 0;

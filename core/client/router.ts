@@ -372,8 +372,8 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
         this.delay(part, STALE_PAUSE_US);
         return;
       case Status.Busy:
-        part.refusals++;
-        this.delay(part, Math.min(BUSY_PAUSE_US * part.refusals, BUSY_PAUSE_US_MAX));
+        part.busies++;
+        this.delay(part, Math.min(BUSY_PAUSE_US * part.busies, BUSY_PAUSE_US_MAX));
         return;
       case Status.Unknown:
       case Status.DeviceFailed:
