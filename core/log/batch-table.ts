@@ -5,7 +5,8 @@ const CAPACITY_START = 1024;
 
 /**
  * The batches between tail and head: where each begins, its crc, and direct writes still under way.
- * Addressed by sequence. Invariant: tailSeq ≤ nextSeq; rows [tailSeq, nextSeq) are valid.
+ * Addressed by sequence. Invariants: tailSeq ≤ nextSeq; rows [tailSeq, nextSeq) are valid; each begins
+ * behind the one before (`log-invariants.ts`).
  */
 export class BatchTable {
   tailSeq: number;

@@ -30,7 +30,8 @@ export class Unapplied {
 /**
  * One replica's part of the shard's log: hard state, and a row for each entry in (base, last].
  *
- * Invariants: base ≤ applied ≤ durable ≤ last; base ≤ durable; term(base) = baseTerm.
+ * Invariants (`log-invariants.ts`): base ≤ applied ≤ durable ≤ last; term(base) = baseTerm; what is
+ * durable lies in a batch between tail and head; unappliedBlocks is the sum over (applied, last].
  * Rows sit in two rings addressed by index modulo capacity: 52 bytes an entry, and nothing while the
  * log holds no entry of the group.
  */

@@ -29,7 +29,8 @@ const UNAPPLIED_BLOCKS_MAX = 2048;
  * want of it: reserved → queued → between tail and head. Units stay set aside until the entry is
  * applied, because applying may take some.
  *
- * Invariant: tailPosition ≤ headPosition ≤ tailPosition + ringBlocks.
+ * Invariants (`log-invariants.ts`): tailPosition ≤ headPosition ≤ tailPosition + ringBlocks; the tail
+ * is where the oldest batch begins; what is queued and set aside is the sum over those it is for.
  */
 export class LogRoom {
   headPosition: number;
@@ -53,6 +54,11 @@ export class LogRoom {
     this.tailPosition = tailPosition;
     this.unitSlack = Math.max(32, Math.floor(slots.unitsTotal / 256));
     this.roomAgain = space.ringBlocks * AGAIN_SHARE_MAX - BATCH_BLOCKS_MAX;
+  }
+
+  /** Whether the ring has what lies between tail and head; never false. */
+  get fits(): boolean {
+    return this.headPosition - this.tailPosition <= this.space.ringBlocks;
   }
 
   /** Blocks between tail and head, with what is queued. */

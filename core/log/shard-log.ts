@@ -13,6 +13,7 @@ import type { Entry } from "./entry.ts";
 import type { EntryPool } from "./entry-pool.ts";
 import type { StoreFillOp } from "./fill-op.ts";
 import { GroupLog } from "./group-log.ts";
+import { checkLog } from "./log-invariants.ts";
 import { LogQueue } from "./log-queue.ts";
 import { LogRoom } from "./log-room.ts";
 import type { LogSpace } from "./log-space.ts";
@@ -150,6 +151,16 @@ export class ShardLog implements BatchOwner, DirectOwner {
   /** Nothing queued, nothing under way. */
   get quiet(): boolean {
     return this.writer.inFlight === 0 && this.directs.inFlight === 0 && !this.queue.hasWork;
+  }
+
+  /** Blocks between tail and head. */
+  get livingBlocks(): number {
+    return this.room.headPosition - this.room.tailPosition;
+  }
+
+  /** Units are being written beside the log. */
+  get writesDirectly(): boolean {
+    return this.directs.inFlight > 0;
   }
 
   /** Local records are queued or under way. */
@@ -483,6 +494,14 @@ export class ShardLog implements BatchOwner, DirectOwner {
       group.dropUpTo(group.baseFor(seq, group.applied));
     }
     if (this.queue.hasWork) this.world.turns.again();
+  }
+
+  // cold: for `verifying` runs.
+  /** Check what the log's parts promise. `unitsBeside`: set aside for fills that were found at start. */
+  invariants(unitsBeside: number): void {
+    const { room, queue, batches, groups } = this;
+    const fills = this.writer.ios.map((io) => io.fillList);
+    checkLog({ room, queue, batches, groups, fills }, unitsBeside);
   }
 
   /** Nothing is durable any more. */

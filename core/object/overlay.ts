@@ -19,6 +19,9 @@ const EMPTY = -1;
  * version, crc. The slot is the one of the block's (layer, unit, snapSeq), so it stands for them.
  *
  * Open addressing, linear probing, load ≤ 1/2; removal shifts back. 30 B an entry at capacity.
+ *
+ * Invariants (`object-invariants.ts`): an entry is there exactly when its slot is Forming or Live and
+ * has the bit; its version is applied; data lies between tail and head of the log.
  */
 export class Overlay {
   count = 0;
@@ -67,6 +70,16 @@ export class Overlay {
 
   kind(at: number): OverlayKind {
     return this.kindOf[at]!;
+  }
+
+  /** Places in which an entry may sit: below this. */
+  get capacity(): number {
+    return this.mask + 1;
+  }
+
+  /** Slot · 16 + block of the entry that sits there; -1: none does. */
+  keyAt(at: number): number {
+    return this.keys[at]!;
   }
 
   /** Add or replace. */

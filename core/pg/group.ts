@@ -14,7 +14,7 @@
  * this replica's own log, which may be behind the majority that committed. A read therefore waits
  * until the index that was committed when it came in is applied.
  */
-import { assert, unreachable } from "../base/assert.ts";
+import { assert, unreachable, verifying } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
 import type { PgInfo } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
@@ -482,6 +482,7 @@ export class Group {
   // cold: for checkpoints.
   /** State for a checkpoint, as of appliedIndex. */
   encodeState(): GroupState {
+    if (verifying) this.sessions.invariants(this.appliedIndex);
     return {
       applied: this.appliedIndex,
       conf: encodeConfiguration(this.node.conf),

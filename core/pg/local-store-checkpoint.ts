@@ -1,5 +1,5 @@
 // cold path: once per checkpoint; every long step is sliced over turns.
-import { assert } from "../base/assert.ts";
+import { assert, verifying } from "../base/assert.ts";
 import { FastblockError } from "../base/errors.ts";
 import { DeviceRegion, runOnce } from "../device/device.ts";
 import { type Entry, StoreLoadOp } from "../log/log.ts";
@@ -8,6 +8,7 @@ import { type CheckpointGroup, type LayerParent, NONE } from "../store/store.ts"
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
 import { CHECKPOINT_WRITE_BYTES, type CheckpointFacts, writeCheckpoint } from "./store-device.ts";
 import { Status } from "../base/status.ts";
+import { checkStore } from "./store-invariants.ts";
 
 /** Groups captured in one turn. */
 const CAPTURE_SLICE = 16;
@@ -105,6 +106,7 @@ export class Checkpointer {
         waiting === this.parts.slots.quarantined,
         "Checkpointer: a unit is stuck in quarantine",
       );
+      if (verifying) checkStore(this.parts, this.machines, this.state);
       // There are units to be discarded now.
       this.parts.world.turns.again();
       this.state.usedAfter = log.usedBlocks;

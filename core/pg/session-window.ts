@@ -76,6 +76,8 @@ export class SessionWindow {
  * Bounded: when a session too many comes, the one used longest ago is forgotten, and from then on
  * an unknown session with an id up to the forgotten one's is refused (`SessionExpired`): it may be
  * the forgotten one, whose open writes have an unknown outcome. Ids grow, so new sessions pass.
+ *
+ * Invariants: at most SESSIONS_MAX windows; each was used by an entry of its own that is applied.
  */
 export class SessionTable {
   private readonly windows = new Map<number, SessionWindow>();
@@ -143,6 +145,23 @@ export class SessionTable {
   /** Every window, in order of session ids (the order of checkpoints and digests). */
   list(): SessionWindow[] {
     return [...this.windows.values()].sort((a, b) => a.session - b.session);
+  }
+
+  // cold: for `verifying` runs.
+  /** Check what the comments promise, of a group that has applied up to `applied`. */
+  invariants(applied: number): void {
+    assert(this.windows.size <= SESSIONS_MAX, "SessionTable: more windows than it may have");
+    const indexes = new Set<number>();
+    for (const [session, window] of this.windows) {
+      assert(session === window.session, "SessionTable: a window of another session");
+      assert(Number.isSafeInteger(window.base), "SessionWindow: the base is no number");
+      assert(window.base >= 0, "SessionWindow: the base is below all numbers");
+      assert(window.bits.length === WINDOW_WORDS, "SessionWindow: a window of another size");
+      assert(window.lastIndex <= applied, "SessionWindow: of an entry that is not applied");
+      // An entry is of one session.
+      assert(!indexes.has(window.lastIndex), "SessionTable: two sessions used by one entry");
+      indexes.add(window.lastIndex);
+    }
   }
 
   private forgetOldest(): void {

@@ -13,6 +13,9 @@ const CAPACITY_START = 1024;
  * tail has passed the sequence at which the log stood when it was freed: then every record that
  * names it is out of the log, and the freeing itself is covered by a checkpoint. Reads that pin it
  * are waited for as a whole before the tail moves (`Eras`).
+ *
+ * Invariants, once begun: its slots are those that the table has as Quarantined, each once, in the
+ * order of their sequences.
  */
 export class Quarantine {
   private readonly table: SlotTable;
@@ -72,6 +75,30 @@ export class Quarantine {
       released += 1;
     }
     return released;
+  }
+
+  /** The sequence for which the oldest one waits; Infinity: there is none. */
+  get oldestSeq(): number {
+    return this.count === 0 ? Number.POSITIVE_INFINITY : this.seqs[this.head]!;
+  }
+
+  // cold: for `verifying` runs.
+  /** Check what the type's comment promises. */
+  invariants(): void {
+    if (!this.begun) return;
+    const { table } = this;
+    const seen = new Set<number>();
+    let before = 0;
+    for (let which = 0; which < this.count; which++) {
+      const at = (this.head + which) & (this.slots.length - 1);
+      const slot = this.slots[at]!;
+      assert(table.stateOf(slot) === SlotState.Quarantined, "Quarantine: a slot that is not in it");
+      assert(!seen.has(slot), "Quarantine: a slot twice");
+      assert(this.seqs[at]! >= before, "Quarantine: not in order");
+      before = this.seqs[at]!;
+      seen.add(slot);
+    }
+    assert(this.count === table.quarantined, "Quarantine: a slot waits for nobody");
   }
 
   // cold: doubles when it is full.

@@ -24,7 +24,7 @@ const REUSED_SHARE = 0.25;
  * hole lie on two pages, and only one of the two may reach the disk before a crash.
  *
  * Invariants: a slot is in a chain exactly when Forming, Live or Hole; along a chain snapSeq falls
- * strictly; freeUnits = number of Free slots below unitsPerZone over all zones.
+ * strictly; each count is that of the slots in that state (`slot-invariants.ts`).
  */
 export class SlotTable {
   readonly geometry: Geometry;

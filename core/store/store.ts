@@ -8,6 +8,7 @@ export { type IndexScanResult, scanIndex } from "./index-scan.ts";
 export { PAGE_BUFFER_BYTES, PageWriter, type PageWriterOwner } from "./page-writer.ts";
 export { Eras, Quarantine } from "./quarantine.ts";
 export * from "./slot-codec.ts";
+export { checkSlots } from "./slot-invariants.ts";
 export { SlotTable, UNITS_PER_HOLE } from "./slot-table.ts";
 export { SlotFlag, SlotState, SlotZone } from "./slot-zone.ts";
 export { StaleUnits } from "./stale-units.ts";
