@@ -164,10 +164,10 @@ const GROUP_CHECKS: readonly (readonly [GroupCode, Check["severity"], string, st
   ],
 ];
 
-function checkGroups(catalogue: Catalogue, osds: OsdService): Check[] {
+function checkGroups(catalogue: Catalogue, service: OsdService): Check[] {
   const byCode = new Map<GroupCode, PgInfo[]>();
   for (const pg of catalogue.map.pgs.values()) {
-    const code = codeOf(pg, catalogue.map.osds, osds);
+    const code = codeOf(pg, catalogue.map.osds, service);
     if (code === undefined) continue;
     const list = byCode.get(code);
     if (list === undefined) byCode.set(code, [pg]);
@@ -187,6 +187,20 @@ function checkGroups(catalogue: Catalogue, osds: OsdService): Check[] {
   return checks;
 }
 
+/**
+ * The leader that the map has is up, and leads no more; nobody that reports knows of another one. So it
+ * stays when most replicas lost what they had to vote with.
+ */
+function isGivenUp(pg: PgInfo, service: OsdService): boolean {
+  if (pg.leader === 0) return false;
+  const reports = service.reportsOf(pg);
+  if (!reports.has(pg.leader)) return false;
+  for (const { role, leader } of reports.values()) {
+    if (role === PgRole.LEADER || leader !== 0) return false;
+  }
+  return true;
+}
+
 /** What is wrong with a group; undefined: nothing. */
 function codeOf(
   pg: PgInfo,
@@ -195,6 +209,7 @@ function codeOf(
 ): GroupCode | undefined {
   switch (pgStateOf(pg, osds)) {
     case PgState.Active:
+      if (isGivenUp(pg, service)) return "PG_LEADERLESS";
       return isFilling(pg, service) ? "PG_FILLING" : undefined;
     case PgState.Creating:
       return "PG_CREATING";
@@ -203,6 +218,7 @@ function codeOf(
     case PgState.Leaderless:
       return "PG_LEADERLESS";
     case PgState.Degraded: {
+      if (isGivenUp(pg, service)) return "PG_LEADERLESS";
       const isWhole = missingOf(pg, osds).every((one) => one.witness);
       return isWhole ? "PG_WITNESS_MISSING" : "PG_DEGRADED";
     }
