@@ -1,4 +1,5 @@
 // cold path: what a power cut may leave of a device at every moment of a run, for tests.
+import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { DiskWatcher, SimDiskFile } from "../reactor/reactor.ts";
 import { type DiskOp, DiskVerb } from "../reactor/world.ts";
@@ -33,19 +34,35 @@ export interface Call {
   failed: boolean;
 }
 
+/** How a call fails. */
+export enum FailWay {
+  /** An error; nothing is done. */
+  Eio = 0,
+  /** No space beneath; nothing is done. */
+  NoSpace = 1,
+  /** A transfer ends early: half of it is done, and the seam answers EIO. Of a flush: as Eio. */
+  Short = 2,
+}
+
+const ENOSPC = 28;
+
 /** Writes down every call of a device; may fail one of them. */
 export class CallRecorder implements DiskWatcher {
   readonly calls: Call[] = [];
   readonly base: Image;
+  private readonly file: SimDiskFile;
   private readonly timeline: Timeline;
   private readonly failCall: number;
+  private readonly way: FailWay;
   private readonly open = new Map<DiskOp, Call>();
 
-  /** `failCall`: this call answers EIO; -1: none does. */
-  constructor(file: SimDiskFile, timeline: Timeline, failCall = -1) {
+  /** `failCall`: this call fails, in this way; -1: none does. */
+  constructor(file: SimDiskFile, timeline: Timeline, failCall = -1, way: FailWay = FailWay.Eio) {
     this.base = file.image();
+    this.file = file;
     this.timeline = timeline;
     this.failCall = failCall;
+    this.way = way;
     file.watcher = this;
   }
 
@@ -72,8 +89,47 @@ export class CallRecorder implements DiskWatcher {
     this.open.delete(op);
     call.failed = this.calls[this.failCall] === call;
     call.done = this.timeline.next();
-    return call.failed;
+    if (!call.failed || this.way === FailWay.Eio) return call.failed;
+    if (this.way === FailWay.NoSpace) answerNoSpace(op);
+    else return this.cutShort(op, call);
+    return true;
   }
+
+  /** Half of the transfer: a read meets the end of the file, a write leaves the first half. */
+  private cutShort(op: DiskOp, { verb, contents }: Call): boolean {
+    if (verb === DiskVerb.Flush || verb === DiskVerb.Discard) return true;
+    const { file } = this;
+    if (verb === DiskVerb.Read) {
+      const { endBytes } = file;
+      file.endBytes = op.offsetBytes + op.lengthBytes / 2;
+      onceDone(op, () => (file.endBytes = endBytes));
+      return false;
+    }
+    let left = op.lengthBytes / 2;
+    contents.forEach((content, at) => {
+      const bytes = content.subarray(0, Math.min(BLOCK_SIZE, Math.max(0, left)));
+      if (bytes.length > 0) file.poke(op.offsetBytes + at * BLOCK_SIZE, bytes);
+      left -= BLOCK_SIZE;
+    });
+    return true;
+  }
+}
+
+/** The seam says ENOSPC where the simulated device said EIO; of a discard: a hint that is refused. */
+function answerNoSpace(op: DiskOp): void {
+  onceDone(op, () => {
+    op.errno = ENOSPC;
+    if (op.verb === DiskVerb.Discard) op.status = Status.Ok;
+  });
+}
+
+/** Do something between the outcome of an operation and its owner, once. */
+function onceDone(op: DiskOp, action: () => void): void {
+  op.onDone = () => {
+    Reflect.deleteProperty(op, "onDone");
+    action();
+    op.onDone();
+  };
 }
 
 /** A moment between two calls that change the device. */

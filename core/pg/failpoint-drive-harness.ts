@@ -3,7 +3,7 @@ import { assert } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
 import { BLOCKS_PER_UNIT } from "../base/units.ts";
 import { EntryType } from "../log/log.ts";
-import { CallRecorder, Timeline } from "./failpoint-disk-harness.ts";
+import { CallRecorder, FailWay, Timeline } from "./failpoint-disk-harness.ts";
 import { GroupHistory, groupStateOf } from "./failpoint-model-harness.ts";
 import { BlockState, GroupHealth, type GroupState, type StoreTuning } from "./local-store.ts";
 import type { Machine } from "./machine-harness.ts";
@@ -24,6 +24,9 @@ export const STILL: Partial<StoreTuning> = {
   discardRestMs: 0,
   staleKeptPercent: 0,
 };
+
+/** A full log frees itself by then, also when one of its writes had to wait for space: 2 s. */
+const BUSY_TRIES_MAX = 1_000;
 
 /** The device has failed: the script ends here. */
 export class DeviceDown extends Error {
@@ -89,10 +92,10 @@ export class Drive {
   rig!: StoreRig;
   private stamp = 0;
 
-  constructor(machine: Machine, failCall = -1) {
+  constructor(machine: Machine, failCall = -1, way: FailWay = FailWay.Eio) {
     this.machine = machine;
     const file = machine.simulation.disk("disk");
-    this.recorder = new CallRecorder(file, this.timeline, failCall);
+    this.recorder = new CallRecorder(file, this.timeline, failCall, way);
   }
 
   async open(tuning: Partial<StoreTuning> = {}): Promise<void> {
@@ -216,7 +219,7 @@ export class Drive {
       group.steps.pop();
       this.check();
       assert(
-        status === Status.Busy && tries < 100,
+        status === Status.Busy && tries < BUSY_TRIES_MAX,
         `drive: an entry was refused: ${Status[status]}, ${JSON.stringify(this.rig.store.usage())}`,
       );
       this.pass(2_000);

@@ -11,6 +11,7 @@ import {
 import {
   type Call,
   CallRecorder,
+  FailWay,
   type Image,
   imageOf,
   type Moment,
@@ -30,6 +31,8 @@ const LOG_BYTES = 4 * MIB;
 /** After a failure: time for an acknowledgement that must not come. */
 const AFTERMATH_US = 50_000;
 const FAILURES_KEPT = 20;
+/** Logged as an error when a write had no space. */
+const FULL = "no space beneath the store: what the log holds waits there";
 /** States that are written to when they were opened, and opened a second time. */
 const TWICE_SHARE = 0.35;
 
@@ -40,6 +43,8 @@ export interface FailpointOptions {
   readonly share: number;
   /** Calls that fail once during scripts. */
   readonly failShare: number;
+  /** Each of those in every way that a call can fail; else in one that its name draws. */
+  readonly allWays: boolean;
   /** States whose start is itself cut short and failed at every call. */
   readonly againShare: number;
   /** Seeds of each script: other latencies, other orders of completion. */
@@ -159,14 +164,31 @@ class FailpointRun {
       await this.moment(title, drive, moment);
     }
     for (let call = 0; call < calls.length; call++) {
-      const failing = `${title}/fail/${call}`;
-      if (this.chosen(failing, this.options.failShare)) await this.fail(failing, name, seed, call);
+      for (const way of this.waysOf(`${title}/fail/${call}`)) {
+        const failing = `${title}/fail/${call}/${FailWay[way]}`;
+        if (!this.chosen(failing, this.options.failShare)) continue;
+        await this.fail(failing, name, seed, call, way);
+      }
     }
   }
 
-  private async play(name: string, seed: number, failCall = -1): Promise<Played> {
-    const machine = Machine.over(seed, this.options.runtime, this.formatted, this.memory);
-    const drive = new Drive(machine, failCall);
+  /** Each call fails in one way, another one in the next seed; or, if wanted, in all of them. */
+  private waysOf(call: string): readonly FailWay[] {
+    if (this.options.allWays || this.options.only !== undefined) return ALL_WAYS;
+    return [Math.floor(fractionOf(call) * ALL_WAYS.length)];
+  }
+
+  private async play(
+    name: string,
+    seed: number,
+    failCall = -1,
+    way: FailWay = FailWay.Eio,
+  ): Promise<Played> {
+    const { runtime } = this.options;
+    const isExcused = (message: string): boolean => way === FailWay.NoSpace && message === FULL;
+    const excusing = { ...runtime, isExcused };
+    const machine = Machine.over(seed, excusing, this.formatted, this.memory);
+    const drive = new Drive(machine, failCall, way);
     let ended: unknown = null;
     try {
       await SCRIPTS[name]!(drive);
@@ -187,7 +209,8 @@ class FailpointRun {
       const name = `${prefix}/${remains.name}`;
       if (!this.chosen(name, this.options.share)) continue;
       const { image, hash } = imageOf(moment, remains);
-      if (!this.isNew(`${title} ${hash} ${keys}`)) continue;
+      // Another seed may have come to the same.
+      if (!this.isNew(`${scriptOf(title)} ${hash} ${keys}`)) continue;
       await this.state(name, modeOf(remains), image, wanted);
     }
   }
@@ -286,15 +309,21 @@ class FailpointRun {
   /* ------------------------------------------------------------ failed calls */
 
   /** One call of a script fails: nothing is acknowledged from then on, all before is there. */
-  private async fail(title: string, name: string, seed: number, call: number): Promise<void> {
+  private async fail(
+    title: string,
+    name: string,
+    seed: number,
+    call: number,
+    way: FailWay,
+  ): Promise<void> {
     let played: Played | null = null;
-    await this.guarded(title, "fail", async () => {
-      played = await this.play(name, seed, call);
+    await this.guarded(title, `fail ${FailWay[way]}`, async () => {
+      played = await this.play(name, seed, call, way);
       const { drive, ended } = played;
       const { verb } = drive.recorder.calls[call]!;
       const isFailed = drive.owner.failed !== "" || isTold(ended);
       if (verb === DiskVerb.Discard && isFailed) throw new Error("a failed hint was no hint");
-      if (verb !== DiskVerb.Read && verb !== DiskVerb.Discard && !isFailed) {
+      if (mustFail(verb, way) && !isFailed) {
         throw new Error(`a failed ${DiskVerb[verb]} did not fail the device`);
       }
       drive.machine.simulation.run(drive.machine.simulation.nowUs + AFTERMATH_US);
@@ -314,6 +343,14 @@ class FailpointRun {
   }
 }
 
+const ALL_WAYS: readonly FailWay[] = [FailWay.Eio, FailWay.NoSpace, FailWay.Short];
+
+/** A write that had no space waits for some, and is made again; a read, and a hint, fail for themselves. */
+function mustFail(verb: DiskVerb, way: FailWay): boolean {
+  if (verb === DiskVerb.Read || verb === DiskVerb.Discard) return false;
+  return way !== FailWay.NoSpace || verb === DiskVerb.Flush;
+}
+
 const PLAIN: CheckDepth = { settle: false, fsck: false, grow: false };
 const SETTLED: CheckDepth = { ...PLAIN, settle: true };
 
@@ -328,6 +365,11 @@ function isOfFailure(remains: Remains, failed: number): boolean {
   const { torn, name } = remains;
   if (torn === undefined) return name === "none" || name === "all";
   return torn.loose === failed && torn.from === 0 && torn.to % 8 === 4;
+}
+
+/** The title without its seed. */
+function scriptOf(title: string): string {
+  return title.slice(0, title.lastIndexOf("."));
 }
 
 function modeOf(remains: Remains): string {

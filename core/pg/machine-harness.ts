@@ -22,6 +22,8 @@ export class SimRunner implements RigRunner {
 export interface MachineRuntime {
   readonly drainMicrotasks: () => void;
   readonly checksum: Checksum;
+  /** Of a message that is logged as an error: whether a fault that was planted explains it. */
+  readonly isExcused?: (message: string) => boolean;
 }
 
 /** One machine: a disk that outlives its processes. */
