@@ -544,6 +544,32 @@ describe("client: what osds refuse", () => {
     }
   });
 
+  // What is asked in the order of the rows ends in that order, whichever way it goes through the client.
+  test.each([
+    ["a block", OpKind.Write, 0, 4096],
+    ["sectors, which are merged", OpKind.Write, 512, 1024],
+    ["several parts", OpKind.Write, 4096, 700_000],
+    ["a zero within a block", OpKind.Zero, 100, 200],
+    ["a discard of no whole block", OpKind.Discard, 1, 4000],
+  ] as const)(
+    "G5: a flush is answered behind %s that was submitted before it",
+    (_, kind, at, size) => {
+      const bench = new Bench(1);
+      bench.settle(bench.image.write(0, filled(4096, 7)));
+      const ended: string[] = [];
+      const memory = bench.world.slots.take(MIB) + (at % 4096);
+      const run = (name: string, op: PromisedOp): Promise<unknown> =>
+        bench.image.run(op).then(() => ended.push(name));
+      const all = [
+        run("first", bench.op(kind, at, size, memory)),
+        run("flush", bench.op(OpKind.Flush, 0, 0)),
+        run("second", bench.op(kind, at, size, memory)),
+      ];
+      bench.settle(Promise.all(all));
+      expect(ended.indexOf("first")).toBeLessThan(ended.indexOf("flush"));
+    },
+  );
+
   test("a flush does not tell again of a write that was refused for want of space", () => {
     const bench = new Bench(1, { pgs: 1 });
     const osd = bench.cluster.osds[0]!;

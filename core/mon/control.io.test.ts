@@ -306,6 +306,23 @@ describe("osds", () => {
     await osd.report();
     expect((await mon.get("/health")).body.status).toBe("ok");
   });
+
+  test("G10: a renewed disk that asks is heard by a restored catalogue, which waits for its osd", async () => {
+    const [gone] = await mon.addOsds(2);
+    await newPool(2, 1);
+    await gone!.close();
+    await mon.stopMonitor();
+    await mon.start({ restored: true });
+    const create = async (): Promise<number> =>
+      (await mon.post("/pools/p/images", { name: "a", sizeBytes: 4096 })).status;
+    expect(await create()).toBe(503);
+    // Another store under the id of the first osd asks before it serves, as a renewed disk does.
+    const renewed = await mon.addOsd(0, { storeUuid: uuidOf(7), registers: false });
+    const starts = withStart([], 1, new Prng(1));
+    await until("it is connected", async () => (await answer(renewed, starts, true)) !== "FB1004");
+    // It may be refused for as long as the store that the catalogue names may be there.
+    await until("nobody is waited for", async () => (await create()) === 201, 4000);
+  });
 });
 
 describe("fresh figures", () => {

@@ -8,6 +8,7 @@ import { drainMicrotasks } from "bun:jsc";
 import type { LogFields, Logger } from "../base/logger.ts";
 import { ClusterMap } from "../cluster/cluster.ts";
 import { Simulation, type SimWorld } from "../reactor/reactor.ts";
+import type { Listener } from "../reactor/world.ts";
 import {
   type Connection,
   ControlService,
@@ -30,6 +31,7 @@ import { MonSession } from "./osd.ts";
 
 const CLUSTER_ID = "11111111-2222-4333-8444-555555555555";
 const STORE = "aaaaaaaa-bbbb-4ccc-8ddd-000000000001";
+const OTHER_ID = "11111111-2222-4333-8444-555555555557";
 const KEY = new Uint8Array(32).fill(7);
 const MON = { host: "10.0.0.100", port: 7400 };
 const SECOND_US = 1_000_000;
@@ -66,11 +68,18 @@ class Scene {
   peersAsked = 0;
   /** The monitor's map; null: it does not answer who asks. */
   monMap: ClusterMap | null = new ClusterMap();
+  /** Why the osd ended, and what a store that asks was told. */
+  readonly refused: string[] = [];
+  readonly verdicts: string[] = [];
+  private readonly asking: boolean;
   private readonly mon: SimWorld;
   private readonly service: ControlService;
   private osd: Connection | null = null;
+  private listener: Listener | null = null;
 
-  constructor() {
+  /** `asking`: the store asks whether it is an old copy; nothing has happened yet. */
+  constructor(asking = false) {
+    this.asking = asking;
     this.simulation = new Simulation(3, {
       drainMicrotasks,
       errorsAllowed: true,
@@ -82,6 +91,7 @@ class Scene {
     this.serve();
     this.mon.start();
     this.session = this.newSession();
+    if (asking) return;
     this.session.start();
     this.until("it is registered", () => this.registrations === 1 && this.osd !== null);
     this.pass(SECOND_US);
@@ -110,6 +120,12 @@ class Scene {
 
   hear(update: MapUpdate): void {
     this.session.hear(toBinary(MapUpdateSchema, update));
+  }
+
+  /** Greetings of the osd that the monitor has refused. */
+  get refusals(): number {
+    const own = `"peer":"${MON.host}:${String(MON.port)}"`;
+    return this.logger.lines.filter((one) => one.includes("refused") && one.includes(own)).length;
   }
 
   crashMon(): void {
@@ -148,9 +164,15 @@ class Scene {
         return create(MapGetReplySchema, update);
       },
     );
-    const own = { clusterId: CLUSTER_ID, role: Role.Mon, id: 0, shard: SHARD_NONE, name: "mon.a" };
+    this.listen(CLUSTER_ID);
+  }
+
+  /** The monitor is there, as one of this cluster or, to whoever greets it, of another. */
+  listen(clusterId: string): void {
+    this.listener?.close();
+    const own = { clusterId, role: Role.Mon, id: 0, shard: SHARD_NONE, name: "mon.a" };
     const endpoint = new RpcEndpoint(this.mon, own, KEY, { control: true });
-    endpoint.listen({ kind: "tcp", ...MON }, () => service);
+    this.listener = endpoint.listen({ kind: "tcp", ...MON }, () => this.service);
   }
 
   private newSession(): MonSession {
@@ -174,7 +196,7 @@ class Scene {
         backend: "memory",
       },
       map: new ClusterMap(),
-      store: { starts: new Uint8Array(0), asking: false },
+      store: { starts: new Uint8Array(0), asking: this.asking },
       host: {
         onMap: (update) => void this.taken.push(update.epoch),
         askPeer: () => {
@@ -183,8 +205,8 @@ class Scene {
         collect: () => Promise.resolve([]),
         transferLeader: () => {},
         scrub: () => {},
-        onRefused: () => {},
-        onVerdict: () => {},
+        onRefused: (error) => void this.refused.push(error.code),
+        onVerdict: ({ kind }) => void this.verdicts.push(kind),
       },
     });
   }
@@ -276,5 +298,28 @@ describe("a map that somebody else has", () => {
     expect(scene.taken).toEqual([epoch]);
     scene.session.hear(bytes);
     expect(scene.taken).toEqual([epoch, epoch + 1]);
+  });
+});
+
+/** A bit that flips in a greeting makes it that of another cluster: nothing of it is proved yet. */
+describe("an osd that begins", () => {
+  test("takes one or two refused greetings of the monitor for no last word", () => {
+    for (const times of [1, 2]) {
+      const scene = new Scene(true);
+      scene.listen(OTHER_ID);
+      scene.session.start();
+      scene.until("it is refused", () => scene.refusals >= times);
+      scene.listen(CLUSTER_ID);
+      scene.until("it is heard", () => scene.verdicts.includes("fine"));
+      expect([scene.refusals, scene.refused]).toEqual([times, []]);
+    }
+  });
+
+  test("ends when it is refused again and again", () => {
+    const scene = new Scene(true);
+    scene.listen(OTHER_ID);
+    scene.session.start();
+    scene.until("it ends", () => scene.refused.length > 0);
+    expect([scene.refusals, scene.refused]).toEqual([3, ["FB1007"]]);
   });
 });

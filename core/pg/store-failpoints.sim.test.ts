@@ -23,8 +23,11 @@ import { fsckStore } from "./store-tools.ts";
 const RUNTIME = { drainMicrotasks, checksum: new SystemChecksum() };
 const MIB = 1024 * 1024;
 /** Of the devices made here: one zone of 4 MiB for the log, two for checkpoints, then data. */
-const META_OFFSET = 65_536 + 4 * MIB;
+const LOG_OFFSET = 65_536;
+const META_OFFSET = LOG_OFFSET + 4 * MIB;
 const DATA_OFFSET = META_OFFSET + 8 * MIB;
+/** The second superblock. */
+const END = 256 * MIB - BLOCK_SIZE;
 /** A run of fewer states proves little. */
 const STATES_MIN = Number(process.env["FAILPOINT_MIN"] ?? 35_000);
 const ONLY = process.env["FAILPOINT"];
@@ -91,7 +94,7 @@ test("a log whose end can not be read is damaged, not torn", async () => {
   machine.crash();
   const file = machine.simulation.disk("disk");
   const before = file.image();
-  const last = lastBlockOf(machine, 65_536);
+  const last = lastBlockOf(machine, LOG_OFFSET);
   // A bad sector in the header of the last batch, or in its payload.
   for (const bad of [last - BLOCK_SIZE, last]) {
     file.restore(before);
@@ -152,6 +155,66 @@ test("an older checkpoint is no base when the newest one is damaged", async () =
   file.rot(META_OFFSET + BLOCK_SIZE, 512);
   const again = await machine.open({ tuning: STILL });
   expect(again.store.recovered[0]).toMatchObject({ health: GroupHealth.Ok, lastIndex: 2 });
+});
+
+test("reads that fail once at a start are no damage, wherever they are", async () => {
+  const { machine, rig, row } = await started(6);
+  await write(rig, row, 1, { firstBlock: 0, blocks: 32 });
+  rig.store.requestCheckpoint();
+  await rig.until(() => rig.store.counters.checkpoints === 1, "checkpoint");
+  await write(rig, row, 2);
+  await write(rig, row, 3, { firstBlock: 16, blocks: 16 });
+  machine.crash();
+  // A start ends at a superblock that it can not read, and is made again.
+  const failed = new Set<number>();
+  machine.simulation.disk("disk").watcher = {
+    onSubmit: () => undefined,
+    onLand: (op) => {
+      const { offsetBytes } = op;
+      const isOther = op.verb !== DiskVerb.Read || offsetBytes < LOG_OFFSET || offsetBytes >= END;
+      if (isOther || failed.has(offsetBytes)) return false;
+      failed.add(offsetBytes);
+      return true;
+    },
+  };
+  const again = await machine.open({ tuning: STILL });
+  // In the log, of both checkpoints, and of the index and the payload that went directly.
+  const within = (from: number, to: number): number =>
+    [...failed].filter((at) => at >= from && at < to).length;
+  expect(within(LOG_OFFSET, META_OFFSET)).toBeGreaterThan(0);
+  expect(within(META_OFFSET, DATA_OFFSET)).toBeGreaterThan(1);
+  expect(within(DATA_OFFSET, END)).toBeGreaterThan(1);
+  const group = again.store.recovered[0]!;
+  expect(group).toMatchObject({ health: GroupHealth.Ok, lastIndex: 3, faulty: [] });
+  expect(again.store.forgetful).toBe(false);
+});
+
+test("a store both of whose checkpoints are gone does not open", async () => {
+  const { machine, rig, row } = await started(7);
+  await write(rig, row, 1);
+  rig.store.requestCheckpoint();
+  await rig.until(() => rig.store.counters.checkpoints === 1, "checkpoint");
+  machine.crash();
+  const file = machine.simulation.disk("disk");
+  const before = file.image();
+  // As a flush that lied left them: header, body, or nothing at all.
+  for (const lose of [
+    (at: number) => file.rot(at, 512),
+    (at: number) => file.rot(at + BLOCK_SIZE, 512),
+    (at: number) => file.poke(at, new Uint8Array(4 * MIB)),
+  ]) {
+    file.restore(before);
+    for (const half of [0, 1]) lose(META_OFFSET + half * 4 * MIB);
+    const opened = machine.open({ tuning: STILL }).then(
+      () => "it serves",
+      (error: unknown) => error,
+    );
+    expect(await opened).toMatchObject({
+      code: "FB4006",
+      message: "Both checkpoints are damaged: 0 valid, 1 wanted",
+    });
+    machine.crash();
+  }
 });
 
 /** Device offset of the last block of the log that is not zero. */

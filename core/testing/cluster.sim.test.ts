@@ -1,7 +1,10 @@
 import { expect, test } from "bun:test";
 import { runHalf, runSeed } from "./cluster-harness.ts";
 
-/** Seeds that once failed, with what they found. (When the draw changes, they are other runs.) */
+/**
+ * Seeds that found something when they were drawn as they are now. A change of the draw makes other runs
+ * of them: what keeps a bug away is its script, which the README names beside each.
+ */
 const RECORDED: readonly [number, string][] = [
   [247, "a group that fell quiet while its disks were full never took writes again"],
   [1083, "reads that failed once at a start passed for damage, on two replicas of three"],
