@@ -46,6 +46,8 @@ test("a damaged file is told and forgotten; what is no start in it is left out",
   expect(new KeptStarts(path, logger).entries).toEqual([]);
   expect(warnings).toEqual(["the kept starts of peers can not be read"]);
   writeFileSync(path, JSON.stringify({ a: START, b: { ...START, id: "x" }, c: 1, d: null }));
+  const far = '"e":{"incarnation":1e999,"mark":1,"id":"0123456789abcdef"}}';
+  writeFileSync(path, readFileSync(path, "utf8").replace(/}$/, `,${far}`));
   const kept = new KeptStarts(path, logger);
   expect(kept.entries).toEqual([["a", START]]);
   kept.keep("a", { ...START, incarnation: 4 });

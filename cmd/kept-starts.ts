@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import type { Logger } from "../core/base/logger.ts";
+import { formatPeerStarts, parsePeerStarts } from "../core/osd/osd.ts";
 import { isNewer, type StoreStart } from "../core/store/store.ts";
 import { replaceFile } from "./kept-file.ts";
 
@@ -26,13 +27,14 @@ export class KeptStarts {
     } catch {
       return;
     }
-    try {
-      for (const [storeUuid, start] of Object.entries(JSON.parse(text) as object)) {
-        if (isStart(start)) this.known.set(storeUuid, start);
-      }
-    } catch (error) {
-      logger.warn("the kept starts of peers can not be read", { reason: String(error) });
+    const kept = parsePeerStarts(text);
+    if (kept === undefined) {
+      logger.warn("the kept starts of peers can not be read", {
+        path,
+        reason: "not a JSON object",
+      });
     }
+    for (const [storeUuid, start] of kept ?? []) this.known.set(storeUuid, start);
   }
 
   /** All of them, by the store's uuid: plain values. */
@@ -53,16 +55,9 @@ export class KeptStarts {
     clearTimeout(this.timer);
     this.timer = undefined;
     try {
-      replaceFile(this.path, JSON.stringify(Object.fromEntries(this.known)));
+      replaceFile(this.path, formatPeerStarts(this.known));
     } catch (error) {
       this.logger.warn("the starts of peers can not be kept", { reason: String(error) });
     }
   }
-}
-
-function isStart(value: unknown): value is StoreStart {
-  if (typeof value !== "object" || value === null) return false;
-  const { incarnation, mark, id } = value as Record<string, unknown>;
-  const isNumbered = typeof incarnation === "number" && typeof mark === "number";
-  return isNumbered && typeof id === "string" && /^[0-9a-f]{16}$/.test(id);
 }

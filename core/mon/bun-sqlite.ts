@@ -66,6 +66,15 @@ function commitError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error));
 }
 
+/** Pages that SQLite can not read are the catalogue's damage, not the program's. */
+function readingError(error: unknown): Error {
+  if (!(error instanceof SQLiteError))
+    return error instanceof Error ? error : new Error(String(error));
+  return new FastblockError("FB4006", `reading the catalogue: ${error.message}`, {
+    hint: "restore the catalogue from a backup and start with --restored",
+  });
+}
+
 function openingError(path: string, error: unknown): Error {
   if (error instanceof FastblockError) return error;
   const why = error instanceof Error ? error.message : String(error);
@@ -137,13 +146,21 @@ class BunSqliteStore implements MetaStore {
   }
 
   get(key: string): Promise<MetaRow | undefined> {
-    const row = this.selectRow.get({ key });
-    return Promise.resolve(row === null ? undefined : rowOf(row));
+    try {
+      const row = this.selectRow.get({ key });
+      return Promise.resolve(row === null ? undefined : rowOf(row));
+    } catch (error) {
+      return Promise.reject(readingError(error));
+    }
   }
 
   range(prefix: string): Promise<MetaRange> {
-    const rows = this.selectRange.all({ from: prefix, to: prefixEnd(prefix) });
-    return Promise.resolve({ rows: rows.map(rowOf), revision: this.revision });
+    try {
+      const rows = this.selectRange.all({ from: prefix, to: prefixEnd(prefix) });
+      return Promise.resolve({ rows: rows.map(rowOf), revision: this.revision });
+    } catch (error) {
+      return Promise.reject(readingError(error));
+    }
   }
 
   commit(transaction: MetaTransaction): Promise<MetaCommit> {

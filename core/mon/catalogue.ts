@@ -12,6 +12,7 @@ import {
 import { type MapChange, type MapDelta, ClusterMap, type OsdInfo } from "../cluster/cluster.ts";
 import type { OsdRow, PgRow, PoolRow, RecoveryRow, RemovedPoolsRow } from "../cluster/cluster.ts";
 import type { MetaCompare, MetaRow, MetaStore, MetaWrite } from "./meta-store.ts";
+import { checkGroups, damagedRow, readRow } from "./row-shapes.ts";
 import type {
   Allocators,
   ClusterRecord,
@@ -81,7 +82,10 @@ export class Catalogue {
     this.onMap = onMap;
   }
 
-  /** Read everything; the first start writes the cluster's identity. */
+  /**
+   * Read everything; the first start writes the cluster's identity. Throws FB4002, FB4003, FB4006 with the
+   * key of a row that is damaged.
+   */
   async load(clusterId: string): Promise<void> {
     const { rows } = await this.store.range("");
     const byKey = new Map(rows.map((row) => [row.key, row]));
@@ -96,10 +100,9 @@ export class Catalogue {
     this.cluster = cluster;
     this.ids = parse<Allocators>(byKey.get("ids")) ?? this.ids;
     const recovery = parse<RecoveryRow>(byKey.get("map/recovery"));
-    this.map.apply({
-      ...mapOf(rows, cluster.generation, identity),
-      ...(recovery === undefined ? {} : { recovery }),
-    });
+    const delta = mapOf(rows, cluster.generation, identity);
+    checkGroups(delta.pools, delta.pgs);
+    this.applyLoaded(recovery === undefined ? delta : { ...delta, recovery });
     for (const row of rows) this.loadRow(row);
   }
 
@@ -187,6 +190,16 @@ export class Catalogue {
     this.onMap(delta);
   }
 
+  /** Rows that are good each by itself may still make no map. Throws FB4006. */
+  private applyLoaded(delta: MapDelta): void {
+    try {
+      this.map.apply(delta);
+    } catch (error) {
+      if (!(error instanceof FastblockError)) throw error;
+      throw damagedRow("map", error.message);
+    }
+  }
+
   private checkFormat(format: number): void {
     const { max } = this.formats;
     if (format <= max) return;
@@ -259,11 +272,11 @@ export class Catalogue {
   private loadRow(row: MetaRow): void {
     const [kind, id] = row.key.split("/");
     if (id === undefined) return;
-    if (kind === "image") this.putImage(must<ImageRecord>(row));
-    else if (kind === "session") put(this.sessions, must<SessionRecord>(row));
-    else if (kind === "osd") put(this.osds, must<OsdRecord>(row));
-    else if (kind === "pg") put(this.pgs, must<PgRecord>(row));
-    else if (kind === "operation") put(this.operations, must<OperationRecord>(row));
+    if (kind === "image") this.putImage(readRow<ImageRecord>(row));
+    else if (kind === "session") put(this.sessions, readRow<SessionRecord>(row));
+    else if (kind === "osd") put(this.osds, readRow<OsdRecord>(row));
+    else if (kind === "pg") put(this.pgs, readRow<PgRecord>(row));
+    else if (kind === "operation") put(this.operations, readRow<OperationRecord>(row));
   }
 
   /** For `Change` and `load` alone. */
@@ -421,7 +434,7 @@ function mapOf(
   identity: MapRow | undefined,
 ): MapDelta {
   const of = <T>(kind: string): T[] =>
-    rows.filter((row) => row.key.startsWith(`map/${kind}/`)).map((row) => must<T>(row));
+    rows.filter((row) => row.key.startsWith(`map/${kind}/`)).map((row) => readRow<T>(row));
   return {
     generation,
     fromEpoch: 0,
@@ -454,16 +467,7 @@ function checkCluster(cluster: ClusterRecord, clusterId: string): void {
 }
 
 function parse<T>(row: MetaRow | undefined): T | undefined {
-  return row === undefined ? undefined : must<T>(row);
-}
-
-/** Rows are written by this file alone; a row that is not JSON means a damaged store. */
-function must<T>(row: MetaRow): T {
-  try {
-    return JSON.parse(row.value) as T;
-  } catch {
-    throw new FastblockError("FB4006", `reading the catalogue: ${row.key} is not JSON`);
-  }
+  return row === undefined ? undefined : readRow<T>(row);
 }
 
 function put<K extends number, V extends { readonly id: K }>(map: Map<K, V>, value: V): void {

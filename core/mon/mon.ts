@@ -13,6 +13,7 @@
  * `application/problem+json` (Problem).
  */
 export { createApi } from "./api.ts";
+export { Catalogue } from "./catalogue.ts";
 export { MemoryMetaStore } from "./memory-store.ts";
 export { Monitor, type MonitorOptions } from "./monitor.ts";
 export type { ImageRecord, OperationRecord } from "./records.ts";

@@ -5,12 +5,13 @@ import {
   type OsdId,
   type PgId,
   pgIdOf,
+  type Generation,
   type PoolId,
   type ReplicaId,
   type ShardIndex,
   type Term,
 } from "../base/ids.ts";
-import type { OsdInfo, PgInfo } from "../cluster/cluster.ts";
+import type { OsdInfo, PgInfo, PoolInfo } from "../cluster/cluster.ts";
 import {
   PgReportSchema,
   PgRole,
@@ -26,6 +27,16 @@ const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 const GROUPS = 8;
 const FIRST_MS = 1_000_000_000;
+const POOL: PoolInfo = {
+  id: 1 as PoolId,
+  name: "pool",
+  size: 2,
+  pgCount: GROUPS,
+  objectBlocks: 1024,
+  failureDomain: "osd",
+  generation: 1 as Generation,
+  changeEpoch: 0 as Epoch,
+};
 
 function osdOf(id: number): OsdInfo {
   return {
@@ -112,7 +123,7 @@ class Bench {
           firstSeenMs: FIRST_MS,
         });
       }
-      change.changeMap({ osds: [osdOf(0), osdOf(1)], pgs });
+      change.changeMap({ osds: [osdOf(0), osdOf(1)], pools: [POOL], pgs });
     });
   }
 

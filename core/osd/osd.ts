@@ -74,6 +74,7 @@ export { Admission, peersOf } from "./admission.ts";
 export type { Verdict } from "./asking.ts";
 export { decodeKeys, decodeUnits, encodeKeys, encodeUnits, pageOf } from "./fill-service.ts";
 export { MonSession } from "./mon-session.ts";
+export { formatPeerStarts, parsePeerStarts } from "./peer-starts.ts";
 export type { ShardReport } from "./report.ts";
 
 /**

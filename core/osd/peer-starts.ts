@@ -41,3 +41,41 @@ export class PeerStarts {
     return "";
   }
 }
+
+/**
+ * The text in which starts are kept: an object of them by the store's uuid. Undefined: it is none. What is
+ * no start in it is left out: a number beyond all that a store counts to would refuse the right disk for
+ * ever.
+ */
+export function parsePeerStarts(text: string): Map<string, StoreStart> | undefined {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
+  const starts = new Map<string, StoreStart>();
+  for (const [storeUuid, one] of Object.entries(value)) {
+    const start = startOf(one);
+    if (start !== undefined) starts.set(storeUuid, start);
+  }
+  return starts;
+}
+
+/** The text of all that is kept. */
+export function formatPeerStarts(starts: ReadonlyMap<string, StoreStart>): string {
+  return JSON.stringify(Object.fromEntries(starts));
+}
+
+function startOf(value: unknown): StoreStart | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  const { incarnation, mark, id } = value as Record<string, unknown>;
+  if (!isU32(incarnation) || !isU32(mark)) return undefined;
+  if (typeof id !== "string" || !/^[0-9a-f]{16}$/.test(id)) return undefined;
+  return { incarnation, mark, id };
+}
+
+function isU32(value: unknown): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= 0xffff_ffff;
+}

@@ -1,3 +1,4 @@
+import { fullGC, heapSize } from "bun:jsc";
 import type { FuzzMeter } from "./fuzz.ts";
 
 type Sized = new (...values: never[]) => { readonly byteLength: number };
@@ -14,7 +15,8 @@ const NAMES = [
 /**
  * Counts the memory that typed arrays and buffers are made with, by standing in front of their
  * constructors: the runtime tells of such memory only once it is touched, and a length that lies asks
- * for more than will ever be.
+ * for more than will ever be. What else there is (objects, texts, lists) is told by the heap, which counts
+ * what the last collection left, and by what of the process lies in memory.
  */
 export class BunFuzzMeter implements FuzzMeter {
   private allocated = 0;
@@ -45,6 +47,18 @@ export class BunFuzzMeter implements FuzzMeter {
     const bytes = this.allocated;
     this.allocated = 0;
     return bytes;
+  }
+
+  heapBytes(): number {
+    return heapSize();
+  }
+
+  residentBytes(): number {
+    return process.memoryUsage.rss();
+  }
+
+  collect(): void {
+    fullGC();
   }
 
   /** Put the constructors back. */

@@ -1,5 +1,6 @@
 // cold: fuzzing of decoders
 import type { FuzzTarget } from "./fuzz.ts";
+import { catalogueTarget } from "./fuzz-catalogue.ts";
 import { listTargets } from "./fuzz-lists.ts";
 import { messageTargets } from "./fuzz-messages.ts";
 import { monTargets } from "./fuzz-mon.ts";
@@ -19,6 +20,7 @@ export function fuzzTargets(ports: FuzzPorts): FuzzTarget[] {
     ...storeTargets(ports, disk),
     nbdTarget(ports),
     ...textTargets(ports),
+    catalogueTarget(ports),
     ...monTargets(ports, frames),
   ];
 }

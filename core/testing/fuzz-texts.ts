@@ -17,6 +17,7 @@ import {
 } from "../cli/cli.ts";
 import { isName } from "../cluster/cluster.ts";
 import { parseClusterFile, parseDevPlan, parseKeyFile, parsePorts } from "../dev/dev.ts";
+import { formatPeerStarts, parsePeerStarts } from "../osd/osd.ts";
 import type { FuzzTarget } from "./fuzz.ts";
 import type { FuzzPorts } from "./fuzz-traffic.ts";
 
@@ -28,7 +29,7 @@ const encoder = new TextEncoder();
 
 /** What people and files say: sizes, times, names, the files of a cluster, the command line. */
 export function textTargets(ports: FuzzPorts): FuzzTarget[] {
-  return [wordsTarget(), filesTarget(), new CommandLines(ports).target()];
+  return [wordsTarget(), filesTarget(), peersTarget(), new CommandLines(ports).target()];
 }
 
 function bytesOf(texts: readonly string[]): Uint8Array[] {
@@ -146,6 +147,42 @@ function filesTarget(): FuzzTarget {
         assert(typeof value === "string" || value >= 0, "files: a port below 0");
       }
       return file !== undefined || key !== undefined || plan !== undefined || compares(text);
+    },
+  };
+}
+
+const PEERS_TEXT = JSON.stringify({
+  [UUID]: { incarnation: 3, mark: 7, id: "0123456789abcdef" },
+  other: { incarnation: 4_294_967_295, mark: 0, id: "f".repeat(16) },
+});
+
+/** `osd.N.peers`: what an osd remembers of its peers' stores. */
+function peersTarget(): FuzzTarget {
+  return {
+    name: "peers",
+    seeds: bytesOf([PEERS_TEXT, "{}"]),
+    sizeMax: 2048,
+    words: bytesOf([
+      "null",
+      "[]",
+      "{}",
+      '""',
+      '"__proto__"',
+      '"mark"',
+      '"incarnation"',
+      ...NUMBERS,
+    ]),
+    bytesMax: 65_536,
+    run: (input) => {
+      const starts = parsePeerStarts(decoder.decode(input));
+      if (starts === undefined) return false;
+      for (const { incarnation, mark, id } of starts.values()) {
+        const isWhole = [incarnation, mark].every((one) => one === one >>> 0);
+        assert(isWhole && id.length === 16, "peers: a start that is none");
+      }
+      const again = parsePeerStarts(formatPeerStarts(starts));
+      assert(JSON.stringify([...again!]) === JSON.stringify([...starts]), "peers: they changed");
+      return true;
     },
   };
 }

@@ -34,7 +34,9 @@ const INPUTS: Readonly<Record<string, number>> = {
   nbd: 7000,
   words: 15_000,
   files: 20_000,
+  peers: 30_000,
   "command-line": 8000,
+  catalogue: 15_000,
   rest: 8000,
   "mon-requests": 5000,
 };

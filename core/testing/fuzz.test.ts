@@ -3,7 +3,13 @@ import { BunFuzzMeter } from "./bun-fuzz-meter.ts";
 import { type FuzzMeter, type FuzzTarget, runFuzz } from "./fuzz.ts";
 import { FuzzMutator } from "./fuzz-mutator.ts";
 
-const STILL: FuzzMeter = { nowMs: () => 0, takeAllocated: () => 0 };
+const STILL: FuzzMeter = {
+  nowMs: () => 0,
+  takeAllocated: () => 0,
+  heapBytes: () => 0,
+  residentBytes: () => 0,
+  collect: () => {},
+};
 
 /** `length u16 | crc u16 | that many bytes`; `defect` is what is wrong with the decoder. */
 function targetWith(defect: (view: DataView) => void): FuzzTarget {
@@ -99,9 +105,33 @@ describe("a planted defect is found, and told with what repeats it", () => {
     expect(new Uint8Array(4)).toBeInstanceOf(Uint8Array);
   });
 
+  test("objects that a count asks for, and what inputs leave behind", () => {
+    const meter = new BunFuzzMeter();
+    let held: object[] = [];
+    const run = (defect: (view: DataView) => void, inputs: number): void =>
+      void runFuzz(targetWith(defect), { seed: 1, inputs, meter });
+    try {
+      const asked = (view: DataView): void => {
+        held = [];
+        const count = view.getUint16(0, true) === 0xffff ? 3_000_000 : 1;
+        for (let at = 0; at < count; at++) held.push({ at });
+      };
+      expect(() => run(asked, 20_000)).toThrow("bytes of heap, at most 16777216 wanted");
+      held = [];
+      const left = (): void => {
+        for (let at = 0; at < 20; at++) held.push({ at, text: [at] });
+      };
+      expect(() => run(left, 40_000)).toThrow("bytes behind, at most 33554432 wanted");
+      held = [];
+      expect(() => run(() => void (held = [{}]), 5000)).not.toThrow();
+    } finally {
+      meter.close();
+    }
+  }, 30_000);
+
   test("a hang, not a stall of the machine", () => {
     let nowMs = 0;
-    const meter: FuzzMeter = { nowMs: () => nowMs, takeAllocated: () => 0 };
+    const meter: FuzzMeter = { ...STILL, nowMs: () => nowMs };
     const slow = targetWith((view) => {
       if (view.getUint16(0, true) === 0xffff) nowMs += 1500;
     });

@@ -7,7 +7,8 @@ import { FuzzMutator } from "./fuzz-mutator.ts";
  * Runs decoders on mutated input (campaign C11).
  *
  * What must hold of every input: the decoder takes it or refuses it in its own way, and throws nothing
- * else; it allocates no more than the target's bound; it ends within a second; what it took is the
+ * else; it allocates no more than the target's bound, and takes no more than 16 MiB of heap; all inputs
+ * together leave no more than 32 MiB behind; it ends within a second; what it took is the
  * same after encoding and decoding it. `FuzzTarget.run` checks the first and the last, the runner the
  * rest, by a meter that the process supplies.
  */
@@ -40,6 +41,12 @@ export interface FuzzMeter {
   nowMs(): number;
   /** Bytes of typed arrays and buffers that were asked for since the last call. */
   takeAllocated(): number;
+  /** Bytes of everything that the last collection left, and of texts and buffers made since. Walks the heap. */
+  heapBytes(): number;
+  /** Bytes of the process that lie in memory. Costs as much as some inputs. */
+  residentBytes(): number;
+  /** Leave nothing that is not used. Costs as much as thousands of inputs. */
+  collect(): void;
 }
 
 export interface FuzzOptions {
@@ -68,6 +75,16 @@ export interface FuzzCounts {
 /** Longer than this is a hang. */
 const INPUT_MS_MAX = 1000;
 const PROGRESS_MS = 1000;
+/** What an input may add to heap or process beside typed arrays: as much as two of the largest frames. */
+const HEAP_BYTES_MAX = 16_777_216;
+/** After so many inputs heap and process are looked at: that costs as much as some hundred of them. */
+const LOOK_EVERY = 256;
+/** What all of them may add, garbage included, before the one that did is looked for. */
+const SUSPECT_BYTES = 67_108_864;
+/** What inputs that share state may add between two looks: which of them it was can not be told. */
+const SHARED_BYTES_MAX = 268_435_456;
+/** What all inputs together may leave behind. */
+const KEPT_BYTES_MAX = 33_554_432;
 /** A stall of the machine is no hang: a slow input is run again this often. */
 const SLOW_TRIES = 3;
 const MINIMIZE_TRIES = 3000;
@@ -99,6 +116,9 @@ class FuzzRun {
   private accepted = 0;
   private slowestMs = 0;
   private mostBytes = 0;
+  private held = { heap: 0, resident: 0 };
+  private lookedAt = 0;
+  private suspectBytes = SUSPECT_BYTES;
 
   constructor(target: FuzzTarget, options: FuzzOptions) {
     this.target = target;
@@ -114,14 +134,22 @@ class FuzzRun {
     let nowMs = startMs;
     // Inputs that share state begin where their period does.
     const period = target.period ?? 1;
+    target.begin?.();
+    meter.collect();
+    const heldBytes = meter.heapBytes();
+    this.held = this.holds();
+    this.lookedAt = first;
     for (let index = first - (first % period); index < first + inputs; index++) {
       if (index % period === 0) target.begin?.();
       nowMs = this.one(index, nowMs);
+      if (index + 1 - this.lookedAt >= LOOK_EVERY) this.look(index + 1);
       if (nowMs - toldMs < PROGRESS_MS) continue;
       toldMs = nowMs;
       onProgress?.(index + 1);
     }
     const elapsedMs = meter.nowMs() - startMs;
+    this.look(first + inputs);
+    this.checkKept(heldBytes);
     return {
       target: target.name,
       seed,
@@ -161,6 +189,58 @@ class FuzzRun {
       this.fail(index, kept, new Error(`it takes ${ms} ms, at most ${INPUT_MS_MAX} wanted`));
     }
     return nowMs;
+  }
+
+  /** Look at all other memory; when much was taken, find the input that did. */
+  private look(next: number): void {
+    const { target } = this;
+    const { heap, resident } = this.held;
+    this.held = this.holds();
+    const grown = Math.max(this.held.heap - heap, this.held.resident - resident);
+    if (grown <= this.suspectBytes) {
+      this.lookedAt = next;
+      return;
+    }
+    if (target.period === undefined) {
+      for (let index = this.lookedAt; index < next; index++) this.checkHeavy(index);
+      // None did: as much as that is ordinary here.
+      this.suspectBytes = 2 * grown;
+      this.held = this.holds();
+    } else if (grown > SHARED_BYTES_MAX) {
+      const what = `the process grows by ${grown} bytes, at most ${SHARED_BYTES_MAX} wanted`;
+      this.fail(next - 1, this.mutator.input(next - 1).bytes, new Error(what));
+    }
+    this.lookedAt = next;
+  }
+
+  private holds(): { readonly heap: number; readonly resident: number } {
+    const { meter } = this.options;
+    return { heap: meter.heapBytes(), resident: meter.residentBytes() };
+  }
+
+  private checkHeavy(index: number): void {
+    const { bytes, random } = this.mutator.input(index);
+    const kept = bytes.slice();
+    const { heap, resident } = this.holds();
+    this.target.run(bytes, random);
+    const after = this.holds();
+    const grown = Math.max(after.heap - heap, after.resident - resident);
+    if (grown <= HEAP_BYTES_MAX) return;
+    const what = `it takes ${grown} bytes of heap, at most ${HEAP_BYTES_MAX} wanted`;
+    this.fail(index, kept, new Error(what));
+  }
+
+  private checkKept(heldBytes: number): void {
+    const { target } = this;
+    const { meter, seed, inputs } = this.options;
+    // As at the beginning: what the last inputs share is made anew.
+    target.begin?.();
+    meter.collect();
+    const kept = meter.heapBytes() - heldBytes;
+    if (kept <= KEPT_BYTES_MAX) return;
+    throw new FuzzFailure(
+      `fuzz ${target.name}: ${inputs} inputs of seed ${seed} leave ${kept} bytes behind, at most ${KEPT_BYTES_MAX} wanted`,
+    );
   }
 
   private isSlow(index: number): boolean {
