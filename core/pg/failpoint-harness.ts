@@ -1,4 +1,5 @@
 // cold path: exhaustive fail points over the device calls of one store (campaign C3), for tests.
+import type { LoggedError } from "../reactor/reactor.ts";
 import { FastblockError } from "../base/errors.ts";
 import { DiskVerb } from "../reactor/world.ts";
 import {
@@ -185,7 +186,8 @@ class FailpointRun {
     way: FailWay = FailWay.Eio,
   ): Promise<Played> {
     const { runtime } = this.options;
-    const isExcused = (message: string): boolean => way === FailWay.NoSpace && message === FULL;
+    const isExcused = ({ message }: LoggedError): boolean =>
+      way === FailWay.NoSpace && message === FULL;
     const excusing = { ...runtime, isExcused };
     const machine = Machine.over(seed, excusing, this.formatted, this.memory);
     const drive = new Drive(machine, failCall, way);

@@ -1,7 +1,7 @@
 // cold path: a simulated machine with one store, for tests.
 import type { Checksum } from "../base/checksum.ts";
 import type { Disk, World } from "../reactor/world.ts";
-import { type SimWorld, Simulation } from "../reactor/reactor.ts";
+import { type LoggedError, type SimWorld, Simulation } from "../reactor/reactor.ts";
 import { RIG_CLUSTER, type RigRunner, StoreRig, settle } from "./store-harness.ts";
 import { formatStore } from "./store-tools.ts";
 
@@ -23,7 +23,7 @@ export interface MachineRuntime {
   readonly drainMicrotasks: () => void;
   readonly checksum: Checksum;
   /** Of a message that is logged as an error: whether a fault that was planted explains it. */
-  readonly isExcused?: (message: string) => boolean;
+  readonly isExcused?: (logged: LoggedError) => boolean;
 }
 
 /** One machine: a disk that outlives its processes. */

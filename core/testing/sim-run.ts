@@ -144,6 +144,8 @@ const HEALING_OPERATIONS = 200;
 const EXCUSED = new Set(["checkpoint failed", "fetching payloads failed", "healing failed"]);
 /** Whom somebody dialled, and who was there. */
 const MISTAKEN = /^wrong receiver: (osd\.\d+(?: shard \d+)?).*this is (\S+(?: shard \d+)?)/;
+/** Logged by a monitor whose catalogue is older than what somebody was told. */
+const NEWER_MAP = "somebody has a newer map than this mon";
 /** By one whose file system is full. */
 const FULL = "no space beneath the store: what the log holds waits there";
 
@@ -462,9 +464,23 @@ class SimRun {
   private isExcused({ who, message, fields }: LoggedError): boolean {
     if (this.plan.beneath && message === FULL) return true;
     if (this.plan.isOperated && isScrubLeft(message)) return true;
+    if (this.plan.restores && message.startsWith(NEWER_MAP)) return this.restoreAgain();
     if (!EXCUSED.has(message) || this.faults === null) return false;
     const reason = String(fields?.["error"] ?? fields?.["reason"] ?? "");
     return this.faults.mayFail(who, reason);
+  }
+
+  /**
+   * A copy was put back a second time, and no osd that was heard knew of the life between: its monitor
+   * says so when somebody else tells, and is started with `--restored` once more, as people are told.
+   */
+  private restoreAgain(): true {
+    const { cluster } = this;
+    cluster.simulation.after(0, () => {
+      cluster.restoreMonitor(cluster.copyCatalogue());
+      cluster.startMonitor();
+    });
+    return true;
   }
 
   private slowDown(): void {

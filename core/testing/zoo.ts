@@ -43,7 +43,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (counts.newer < 0)",
       },
     ],
-    seed: 33,
+    seed: 82,
   },
   {
     name: "unit-given-away-too-early",
@@ -148,7 +148,7 @@ export const ZOO: readonly PlantedBug[] = [
           "if (peer.link.leaseUntilUs > Math.min(nowUs, peer.link.heardUs)) granted |= 1 << slot;",
       },
     ],
-    seed: 3,
+    seed: 46,
   },
   {
     name: "commits-at-election",
@@ -394,7 +394,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "const image = { ...before, sizeBytes };",
       },
     ],
-    seed: 23,
+    seed: 74,
   },
   {
     name: "removed-layer-without-fence",
@@ -496,8 +496,8 @@ export const ZOO: readonly PlantedBug[] = [
     edits: [
       {
         file: "core/osd/healer.ts",
-        find: "void fetchBlocks(this.world, connection, range, slot, version).then(",
-        replace: "void fetchBlocks(this.world, connection, range, slot).then(",
+        find: "fetchBlocks(this.world, connection, range, slot, version)",
+        replace: "fetchBlocks(this.world, connection, range, slot)",
       },
       {
         file: "core/osd/healer.ts",
@@ -513,7 +513,7 @@ export const ZOO: readonly PlantedBug[] = [
     else objects.putBlock(sourceSlot, bit, sourcePosition, op.version, op.crc);`,
       },
     ],
-    seed: 61,
+    seed: 3,
   },
   {
     name: "no-epoch-check",
