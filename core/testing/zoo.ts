@@ -367,7 +367,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 328,
+    seed: 123,
   },
   {
     name: "shrunk-blocks-come-back",
@@ -407,7 +407,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 19,
+    seed: 141,
   },
   {
     name: "batch-that-came-back",
