@@ -249,7 +249,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 389,
+    seed: 329,
   },
   {
     name: "late-write-after-a-fence",
