@@ -464,7 +464,10 @@ class SimRun {
   private isExcused({ who, message, fields }: LoggedError): boolean {
     if (this.plan.beneath && message === FULL) return true;
     if (this.plan.isOperated && isScrubLeft(message)) return true;
-    if (this.plan.restores && message.startsWith(NEWER_MAP)) return this.restoreAgain();
+    const isSameGeneration = fields?.["generation"] === fields?.["ownGeneration"];
+    if (this.plan.restores && isSameGeneration && message.startsWith(NEWER_MAP)) {
+      return this.restoreAgain();
+    }
     if (!EXCUSED.has(message) || this.faults === null) return false;
     const reason = String(fields?.["error"] ?? fields?.["reason"] ?? "");
     return this.faults.mayFail(who, reason);
