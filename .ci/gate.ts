@@ -227,7 +227,7 @@ function plan(seed: number): {
       check("executable", checkExecutable),
       tests("e2e", seed, {
         timeoutMs: 300_000,
-        limitMs: 1_800_000,
+        limitMs: 2_700_000,
         parallel: 1,
         isOnRealTime: true,
       }),
