@@ -187,13 +187,14 @@ function checkGroups(catalogue: Catalogue, service: OsdService): Check[] {
   return checks;
 }
 
+type Reports = ReturnType<OsdService["reportsOf"]>;
+
 /**
  * The leader that the map has is up, and leads no more; nobody that reports knows of another one. So it
  * stays when most replicas lost what they had to vote with.
  */
-function isGivenUp(pg: PgInfo, service: OsdService): boolean {
+function isGivenUp(pg: PgInfo, reports: Reports): boolean {
   if (pg.leader === 0) return false;
-  const reports = service.reportsOf(pg);
   if (!reports.has(pg.leader)) return false;
   for (const { role, leader } of reports.values()) {
     if (role === PgRole.LEADER || leader !== 0) return false;
@@ -208,9 +209,11 @@ function codeOf(
   service: OsdService,
 ): GroupCode | undefined {
   switch (pgStateOf(pg, osds)) {
-    case PgState.Active:
-      if (isGivenUp(pg, service)) return "PG_LEADERLESS";
-      return isFilling(pg, service) ? "PG_FILLING" : undefined;
+    case PgState.Active: {
+      const reports = service.reportsOf(pg);
+      if (isGivenUp(pg, reports)) return "PG_LEADERLESS";
+      return isFilling(pg, reports, service) ? "PG_FILLING" : undefined;
+    }
     case PgState.Creating:
       return "PG_CREATING";
     case PgState.Down:
@@ -218,7 +221,7 @@ function codeOf(
     case PgState.Leaderless:
       return "PG_LEADERLESS";
     case PgState.Degraded: {
-      if (isGivenUp(pg, service)) return "PG_LEADERLESS";
+      if (isGivenUp(pg, service.reportsOf(pg))) return "PG_LEADERLESS";
       const isWhole = missingOf(pg, osds).every((one) => one.witness);
       return isWhole ? "PG_WITNESS_MISSING" : "PG_DEGRADED";
     }
@@ -229,8 +232,7 @@ function codeOf(
  * A member, not one that joins, gets what it missed: it is filled, its leader sends it old entries, or
  * its osd was started and has not heard of a leader yet, or not told of the replica.
  */
-function isFilling(pg: PgInfo, service: OsdService): boolean {
-  const reports = service.reportsOf(pg);
+function isFilling(pg: PgInfo, reports: Reports, service: OsdService): boolean {
   const behind = new Set(
     [...reports.values()].flatMap(({ recovery }) => recovery.map((one) => one.replica)),
   );

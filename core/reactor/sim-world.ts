@@ -1,7 +1,7 @@
 // cold: the simulator
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
-import { type LogFields, type Logger, silentLogger } from "../base/logger.ts";
+import { type LogFields, type Logger, OverheardLogger, silentLogger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import { type ChannelReceiver, Mailbox, type ShardChannel, type ShardMail } from "./channel.ts";
 import { ReactorBase, type RunnableWorld, TurnClock } from "./reactor-base.ts";
@@ -346,7 +346,7 @@ export class Simulation {
   private loggerFor(name: string): Logger {
     const inner = (this.options.logger ?? silentLogger).child({ name });
     if (this.options.errorsAllowed === true) return inner;
-    return new FailingLogger(inner, (message, fields) => {
+    return new OverheardLogger(inner, "error", (message, fields) => {
       if (this.options.isExcused?.({ who: name, message, fields }) === true) return;
       this.fail(name, `logged an error: ${message} ${JSON.stringify(fields ?? {})}`);
     });
@@ -566,38 +566,6 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     this.network.flush();
     if (!this.mailbox.prepareToSleep()) this.turns.again();
     clock.end();
-  }
-}
-
-/** Passes everything on and tells of errors. */
-class FailingLogger implements Logger {
-  private readonly inner: Logger;
-  private readonly onError: (message: string, fields: LogFields | undefined) => void;
-
-  constructor(inner: Logger, onError: (message: string, fields: LogFields | undefined) => void) {
-    this.inner = inner;
-    this.onError = onError;
-  }
-
-  debug(message: string, fields?: LogFields): void {
-    this.inner.debug(message, fields);
-  }
-
-  info(message: string, fields?: LogFields): void {
-    this.inner.info(message, fields);
-  }
-
-  warn(message: string, fields?: LogFields): void {
-    this.inner.warn(message, fields);
-  }
-
-  error(message: string, fields?: LogFields): void {
-    this.inner.error(message, fields);
-    this.onError(message, fields);
-  }
-
-  child(fields: LogFields): Logger {
-    return new FailingLogger(this.inner.child(fields), this.onError);
   }
 }
 

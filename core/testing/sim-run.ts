@@ -1,7 +1,7 @@
 // cold: the simulator
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
-import { silentLogger } from "../base/logger.ts";
+import { OverheardLogger, silentLogger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import type { Image } from "../client/client.ts";
 import type { StoreTuning } from "../pg/pg.ts";
@@ -26,7 +26,7 @@ import { SimProbes } from "./sim-probes.ts";
 import { type SimTunables, tunablesOf } from "./sim-tunables.ts";
 import { NO_TROUBLES, troublesOf } from "./sim-troubles.ts";
 import { SimVersions } from "./sim-versions.ts";
-import { TraceLogger, type TraceSink, WarningLogger } from "./sim-trace.ts";
+import { TraceLogger, type TraceSink } from "./sim-trace.ts";
 
 /**
  * One run of the simulator: a cluster, clients that write and read, faults, a verdict.
@@ -369,10 +369,11 @@ class SimRun {
       isExcused: (logged) => this.isExcused(logged),
       checksum: options.checksum,
       drainMicrotasks: options.drainMicrotasks,
-      logger: new WarningLogger(
+      logger: new OverheardLogger(
         options.trace === undefined
           ? silentLogger
           : new TraceLogger(options.trace, () => this.cluster.simulation.nowUs),
+        "warn",
         (_, fields) => {
           if (isMistaken(fields?.["reason"])) this.probes.onMistaken();
         },

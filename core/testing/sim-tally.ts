@@ -1,6 +1,9 @@
 // cold: the simulator
 import type { SimVerdict } from "./sim-run.ts";
 
+/** So many seeds meet every rare situation that is known. */
+const SEEDS_NIGHTLY = 400;
+
 /** What many runs came to. */
 export class SimTally {
   seeds = 0;
@@ -31,6 +34,11 @@ export class SimTally {
   /** Rare situations that no run has met: the runs are blind for them. */
   get missed(): string[] {
     return Object.keys(this.probes).filter((name) => this.probes[name] === 0);
+  }
+
+  /** The same, once the runs are so many that they should have met all: else empty. */
+  get unmet(): string[] {
+    return this.seeds < SEEDS_NIGHTLY ? [] : this.missed;
   }
 }
 

@@ -4,38 +4,6 @@ import type { LogFields, Logger } from "../base/logger.ts";
 /** Hears what happens in a run, in its order: simulated µs, the process, what it says. */
 export type TraceSink = (atUs: number, who: string, text: string) => void;
 
-/** Hears warnings of processes of a simulation, and passes everything on. */
-export class WarningLogger implements Logger {
-  private readonly inner: Logger;
-  private readonly onWarning: (message: string, fields: LogFields | undefined) => void;
-
-  constructor(inner: Logger, onWarning: WarningLogger["onWarning"]) {
-    this.inner = inner;
-    this.onWarning = onWarning;
-  }
-
-  debug(message: string, fields?: LogFields): void {
-    this.inner.debug(message, fields);
-  }
-
-  info(message: string, fields?: LogFields): void {
-    this.inner.info(message, fields);
-  }
-
-  warn(message: string, fields?: LogFields): void {
-    this.inner.warn(message, fields);
-    this.onWarning(message, fields);
-  }
-
-  error(message: string, fields?: LogFields): void {
-    this.inner.error(message, fields);
-  }
-
-  child(fields: LogFields): Logger {
-    return new WarningLogger(this.inner.child(fields), this.onWarning);
-  }
-}
-
 /** Everything that the processes of a simulation log, with its simulated time. */
 export class TraceLogger implements Logger {
   private readonly sink: TraceSink;
