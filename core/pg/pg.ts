@@ -283,6 +283,17 @@ export class PgShard implements StoreOwner, RaftHost {
     return peer === null ? 0 : peer.link.echoes;
   }
 
+  onForgotten(row: number, id: number, acknowledged: number): void {
+    const group = this.groups.awakeAt(row);
+    const peer = group?.peerOf(id) ?? null;
+    this.logger.error("a replica lost what it had acknowledged: its disk lies about flushes", {
+      pg: group?.pg ?? 0,
+      replica: id,
+      osd: peer?.link.osd ?? -1,
+      acknowledged,
+    });
+  }
+
   /* --------------------------------------------------------------- drains */
 
   /** Carry out what raft wants, until nothing is dirty. */

@@ -3,7 +3,7 @@ import { FastblockError } from "../base/errors.ts";
 import { FORMATS, type FormatRange } from "../base/formats.ts";
 import { exactSize } from "../base/size-text.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
-import { type Device, DeviceRegion, readOnce, readSurely, writeOnce } from "../device/device.ts";
+import { type Device, DeviceRegion, readSurely, writeOnce } from "../device/device.ts";
 import type { World } from "../reactor/world.ts";
 import {
   type CheckpointBody,
@@ -38,9 +38,17 @@ async function readBlock(
   device: Device,
   buffer: number,
   offset: number,
-): Promise<Uint8Array> {
-  await readOnce(device, buffer, offset, BLOCK_SIZE, DeviceRegion.Super);
-  return world.arena.bytes.slice(buffer, buffer + BLOCK_SIZE);
+): Promise<Uint8Array | undefined> {
+  const isRead = await readSurely(device, buffer, offset, BLOCK_SIZE, DeviceRegion.Super);
+  return isRead ? world.arena.bytes.slice(buffer, buffer + BLOCK_SIZE) : undefined;
+}
+
+/** Of two copies one can not be read, and the other one is not valid. */
+function unreadable(device: Device, what: string): FastblockError {
+  const text = `Reading the ${what} of ${device.disk.path} failed each time: one of two copies wanted`;
+  return new FastblockError("FB4009", text, {
+    hint: `look for errors of the device in the kernel's log; when it stays so, ${UNREADABLE_HINT}`,
+  });
 }
 
 /** What is to be done about a store that no program can read any more. */
@@ -56,7 +64,8 @@ export async function noStore(
   const { path } = device.disk;
   const size = Math.floor(device.sizeBytes / BLOCK_SIZE) * BLOCK_SIZE;
   for (const offset of [0, size - BLOCK_SIZE]) {
-    if (!isSuperblock(await readBlock(world, device, buffer, offset))) continue;
+    const block = await readBlock(world, device, buffer, offset);
+    if (block === undefined || !isSuperblock(block)) continue;
     return new FastblockError(
       "FB4001",
       `The store on ${path} is lost: no valid superblock, but a damaged one; one of two wanted`,
@@ -69,7 +78,10 @@ export async function noStore(
   );
 }
 
-/** Both copies, as far as they are valid. Throws FB4007 when the device has no room for them. */
+/**
+ * Both copies, as far as they are valid. Throws FB4007 when the device has no room for them, FB4009 when
+ * none is valid and one can not be read.
+ */
 export async function readSuperblocks(
   world: World,
   device: Device,
@@ -80,14 +92,21 @@ export async function readSuperblocks(
     const seen = `${device.disk.path} has ${String(size / BLOCK_SIZE)} whole blocks of 4 KiB`;
     throw new FastblockError("FB4007", `No store fits: ${seen}, at least 256 MiB are wanted`);
   }
-  const a = decodeSuperblock(await readBlock(world, device, buffer, 0), world.checksum);
+  let isUnreadable = false;
+  const copyAt = async (offset: number): Promise<Superblock | undefined> => {
+    const block = await readBlock(world, device, buffer, offset);
+    isUnreadable ||= block === undefined;
+    return block === undefined ? undefined : decodeSuperblock(block, world.checksum);
+  };
+  const a = await copyAt(0);
   const ends = [size - BLOCK_SIZE];
   if (a !== undefined && a.deviceBytes < size) ends.unshift(a.deviceBytes - BLOCK_SIZE);
   for (const end of ends) {
     if (end < BLOCK_SIZE) continue;
-    const b = decodeSuperblock(await readBlock(world, device, buffer, end), world.checksum);
+    const b = await copyAt(end);
     if (b !== undefined) return { a, b };
   }
+  if (a === undefined && isUnreadable) throw unreadable(device, "superblock");
   return { a, b: undefined };
 }
 
@@ -145,7 +164,10 @@ export function zoneTableOffsets(geometry: Geometry): [number, number] {
   return [BLOCK_SIZE, BLOCK_SIZE + geometry.tableBytes];
 }
 
-/** The valid zone table of the highest generation. Throws FB4006 when both are damaged. */
+/**
+ * The valid zone table of the highest generation. Throws FB4006 when both are damaged, FB4009 when none is
+ * valid and one can not be read.
+ */
 export async function readZoneTable(
   world: World,
   device: Device,
@@ -155,9 +177,14 @@ export async function readZoneTable(
   bufferBytes: number,
 ): Promise<ZoneTable> {
   let newest: ZoneTable | undefined;
+  let isUnreadable = false;
   for (const offset of zoneTableOffsets(geometry)) {
-    if (geometry.tableBytes > bufferBytes) break;
-    await readOnce(device, buffer, offset, geometry.tableBytes, DeviceRegion.Super);
+    const { tableBytes } = geometry;
+    if (tableBytes > bufferBytes) break;
+    if (!(await readSurely(device, buffer, offset, tableBytes, DeviceRegion.Super))) {
+      isUnreadable = true;
+      continue;
+    }
     const bytes = world.arena.bytes.slice(buffer, buffer + geometry.tableBytes);
     const table = decodeZoneTable(bytes, geometry.zoneCount, seed, world.checksum);
     if (table !== undefined && (newest === undefined || table.generation > newest.generation)) {
@@ -165,6 +192,7 @@ export async function readZoneTable(
     }
   }
   if (newest !== undefined) return newest;
+  if (isUnreadable) throw unreadable(device, "zone table");
   throw new FastblockError("FB4006", "Both zone tables are damaged: 0 valid, 1 wanted", {
     hint: UNREADABLE_HINT,
   });

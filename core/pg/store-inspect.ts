@@ -2,7 +2,7 @@
 import { FastblockError, withDevice } from "../base/errors.ts";
 import { FORMATS, type FormatRange } from "../base/formats.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT, UNIT_SIZE } from "../base/units.ts";
-import { Device, DeviceRegion, readOnce } from "../device/device.ts";
+import { Device, DeviceRegion, readOnce, readSurely } from "../device/device.ts";
 import { EntryType, LogSpace, RecordView, type ScanResult, scanLog } from "../log/log.ts";
 import type { Disk, World } from "../reactor/world.ts";
 import {
@@ -64,6 +64,8 @@ export interface FsckReport {
 /** Memory for reading: a window of the log, pages, units. */
 const BUFFER_BYTES = 4 * 1024 * 1024;
 const READS_PARALLEL = 8;
+/** A bit for each block of a unit. */
+const ALL_BLOCKS = 2 ** BLOCKS_PER_UNIT - 1;
 
 /** Everything that is read of one shard. */
 interface ShardView {
@@ -322,18 +324,35 @@ class Checker {
           ),
         ),
       );
-      group.forEach((slot, at) => {
-        const good = done[at]!.status === "fulfilled";
-        this.checkUnit(slots, slot, this.reader.buffer + at * UNIT_SIZE, good, redone);
-      });
+      for (const [at, slot] of group.entries()) {
+        const buffer = this.reader.buffer + at * UNIT_SIZE;
+        const isRead = done[at]!.status === "fulfilled";
+        const readable = isRead
+          ? ALL_BLOCKS
+          : await this.readSingly(slots.unitOffset(slot), buffer);
+        this.checkUnit(slots, slot, buffer, readable, redone);
+      }
     }
+  }
+
+  /** One bad sector must not hide the blocks around it. Answers a bit for each that could be read. */
+  private async readSingly(offset: number, buffer: number): Promise<number> {
+    const { device } = this.reader;
+    let readable = 0;
+    for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+      const at = bit * BLOCK_SIZE;
+      if (await readSurely(device, buffer + at, offset + at, BLOCK_SIZE, DeviceRegion.Data)) {
+        readable |= 1 << bit;
+      }
+    }
+    return readable;
   }
 
   private checkUnit(
     slots: SlotTable,
     slot: number,
     buffer: number,
-    readable: boolean,
+    readable: number,
     redone: Set<string>,
   ): void {
     const zone = slots.zoneOf(slot);
@@ -346,9 +365,10 @@ class Checker {
       this.blocksChecked += 1;
       const bytes = this.reader.world.arena.block(buffer + bit * BLOCK_SIZE);
       const crc = this.reader.world.checksum.crc32(bytes, 0);
-      if (readable && crc === slots.crcOfBlock(slot, bit)) continue;
+      const isReadable = ((readable >>> bit) & 1) === 1;
+      if (isReadable && crc === slots.crcOfBlock(slot, bit)) continue;
       const offset = slots.unitOffset(slot) + bit * BLOCK_SIZE;
-      const what = readable ? "does not match its checksum" : "can not be read";
+      const what = isReadable ? "does not match its checksum" : "can not be read";
       const version = String(slots.versionOfBlock(slot, bit));
       const text = `layer ${String(layer)} block ${String(block)} version ${version} ${what}`;
       this.find("data", offset, text);

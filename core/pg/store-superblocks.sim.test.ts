@@ -2,12 +2,14 @@ import { expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
-import { decodeSuperblock, type Superblock } from "../store/store.ts";
+import { decodeSuperblock, geometryOf, type Superblock } from "../store/store.ts";
 import { Machine } from "./machine-harness.ts";
+import { zoneTableOffsets } from "./store-device.ts";
 import { fsckStore } from "./store-tools.ts";
 
 const DEVICE_BYTES = 256 * 1_048_576;
 const END = DEVICE_BYTES - BLOCK_SIZE;
+const [TABLE_A, TABLE_B] = zoneTableOffsets(geometryOf(DEVICE_BYTES));
 const checksum = new SystemChecksum();
 
 function superblockAt(machine: Machine, offset: number): Superblock | undefined {
@@ -16,13 +18,15 @@ function superblockAt(machine: Machine, offset: number): Superblock | undefined 
 
 // Whichever is the newer one: one start more, and it is the other.
 test.each([
-  ["A", 0, 1],
-  ["A", 0, 2],
-  ["B", END, 1],
-  ["B", END, 2],
+  ["A", "overwritten", 0, 1],
+  ["A", "overwritten", 0, 2],
+  ["B", "overwritten", END, 1],
+  ["B", "overwritten", END, 2],
+  ["A", "unreadable", 0, 1],
+  ["B", "unreadable", END, 2],
 ])(
-  "copy %s of the superblock overwritten at %d, after %d starts: found, and written anew",
-  async (copy, offsetBytes, starts) => {
+  "copy %s of the superblock is %s, at %d, after %d starts: found, and written anew",
+  async (copy, fate, offsetBytes, starts) => {
     const machine = await Machine.make(5, { drainMicrotasks, checksum }, DEVICE_BYTES);
     for (let start = 0; start < starts; start++) {
       await machine.open({});
@@ -30,7 +34,9 @@ test.each([
     }
     const check = (): ReturnType<typeof fsckStore> => machine.tool(fsckStore);
     expect(await check()).toMatchObject({ clean: true, findings: [] });
-    machine.simulation.disk("disk").poke(offsetBytes, new Uint8Array(BLOCK_SIZE).fill(0xa5));
+    const disk = machine.simulation.disk("disk");
+    if (fate === "unreadable") disk.spoil(offsetBytes, BLOCK_SIZE);
+    else disk.poke(offsetBytes, new Uint8Array(BLOCK_SIZE).fill(0xa5));
     const { clean, startable, findings } = await check();
     expect({ clean, startable, findings }).toEqual({
       clean: false,
@@ -50,3 +56,25 @@ test.each([
     expect(await check()).toMatchObject({ clean: true, findings: [] });
   },
 );
+
+test.each([
+  ["superblock", [0, END]],
+  ["zone table", [TABLE_A, TABLE_B]],
+])(
+  "no copy of the %s can be read: said so, and not that there is no store",
+  async (what, places) => {
+    const machine = await Machine.make(5, { drainMicrotasks, checksum }, DEVICE_BYTES);
+    for (const offset of places) machine.simulation.disk("disk").spoil(offset, BLOCK_SIZE);
+    await expect(machine.open({})).rejects.toThrow(`Reading the ${what} of disk failed each time`);
+  },
+);
+
+test.each([
+  ["superblock", 0],
+  ["zone table", TABLE_A],
+  ["zone table", TABLE_B],
+])("one copy of the %s, at %d, can not be read: the other one serves", async (_, offset) => {
+  const machine = await Machine.make(5, { drainMicrotasks, checksum }, DEVICE_BYTES);
+  machine.simulation.disk("disk").spoil(offset, BLOCK_SIZE);
+  await machine.open({});
+});

@@ -19,7 +19,7 @@ const TURNS = 40_000;
 const KEPT_ENTRIES = 4096;
 
 const conf = bootstrapConfiguration([1, 2, 3].map((osd) => ({ osd, storeUuid: "0".repeat(32) })));
-const host = { voteBlocked: () => false, echoCount: () => 0 };
+const host = { voteBlocked: () => false, echoCount: () => 0, onForgotten: (): void => undefined };
 
 /** Three replicas, each on a shard of its own, whose disks are done at once. */
 class Trio {

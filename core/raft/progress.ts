@@ -116,6 +116,13 @@ export class Progress {
     return true;
   }
 
+  /** The peer does not have what it had acknowledged. */
+  forgotten(): void {
+    this.match = 0;
+    this.commitSent = 0;
+    this.commitKnown = 0;
+  }
+
   /** Check what the file comment promises; for `verifying` runs. */
   invariants(window: number): void {
     assert(this.match < this.next, "Progress: match reached next");

@@ -18,7 +18,8 @@ import {
 import { Cluster, KIND_WRITE } from "./testdata/raft-cluster.ts";
 
 const conf3 = bootstrapConfiguration([1, 2, 3].map((osd) => ({ osd, storeUuid: "0".repeat(32) })));
-const openHost = { voteBlocked: () => false, echoCount: () => 0 };
+const onForgotten = (): void => undefined;
+const openHost = { voteBlocked: () => false, echoCount: () => 0, onForgotten };
 
 function cluster(options: RaftOptions = RAFT_OPTIONS_DEFAULT): Cluster {
   const result = new Cluster(1, options);
@@ -156,7 +157,7 @@ test("a new leader takes no proposal before its Noop has an index", () => {
 });
 
 test("a group of one replica needs no promise to elect itself", () => {
-  const host = { voteBlocked: () => true, echoCount: () => 0 };
+  const host = { voteBlocked: () => true, echoCount: () => 0, onForgotten };
   const conf = bootstrapConfiguration([{ osd: 1, storeUuid: "0".repeat(32) }]);
   const node = new RaftNode(new RaftGroups(new Prng(1), host), 0, 1, 1, freshRestore(conf));
   node.restored();
@@ -223,4 +224,23 @@ test("one acknowledgement covers a durable batch", () => {
   group.flush(2);
   group.process(2);
   expect(group.network.map((frame) => frame.message.index)).toEqual([31]);
+});
+
+test("a follower that lost what it had acknowledged gets it again", () => {
+  const group = cluster();
+  for (const text of ["a", "b", "c"]) group.propose(1, text);
+  group.stabilize();
+  const { disk } = group.replica(3);
+  expect([disk.lastIndex, group.node(1).progress[2]!.match]).toEqual([4, 4]);
+  // As after a flush that lied: the last two writes are not there.
+  group.crash(3);
+  for (const index of [3, 4]) disk.entries.delete(index);
+  disk.lastIndex = 2;
+  disk.commit = 2;
+  disk.applied = Math.min(disk.applied, 2);
+  group.start(3);
+  group.node(1).peerReset(3);
+  group.stabilize();
+  expect(group.node(3).log.lastIndex).toBe(4);
+  expect(group.node(1).progress[2]!.match).toBe(4);
 });

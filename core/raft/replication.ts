@@ -219,10 +219,16 @@ export function handleAppendReply(node: RaftState, message: RaftMessage): void {
 
 function handleReject(node: RaftState, progress: Progress, message: RaftMessage): void {
   const rejected = message.index;
-  if (rejected <= progress.match || progress.state === ProgressState.Fill) return;
+  const { state, match } = progress;
+  if (state === ProgressState.Fill || rejected >= progress.next) return;
   // An answer to an earlier question.
-  if (progress.state === ProgressState.Probe && rejected !== progress.next - 1) return;
-  if (rejected >= progress.next) return;
+  if (state === ProgressState.Probe && rejected !== progress.next - 1) return;
+  if (rejected <= match) {
+    if (state !== ProgressState.Probe) return;
+    // Asked for the place where the logs agree, it refuses what it had acknowledged as durable.
+    node.shared.host.onForgotten(node.group, progress.id, match);
+    progress.forgotten();
+  }
   const conflict = node.log.findConflict(message.hintIndex, message.hintTerm);
   const next = Math.min(rejected, conflict + 1);
   const lowest = node.log.baseIndex + 1;

@@ -46,6 +46,12 @@ export interface RaftHost {
    * same ordered stream as its raft messages. See `RaftNode.leaseCounts`.
    */
   echoCount(group: number, id: number): number;
+
+  /**
+   * A peer does not have all that it had acknowledged as durable, up to `acknowledged`: its disk lost
+   * writes that it had called stable. It is sent all that again.
+   */
+  onForgotten(group: number, id: number, acknowledged: number): void;
 }
 
 /** Times in ticks of about 10 ms. Each timeout is drawn uniformly from [ticks, 2 · ticks). */

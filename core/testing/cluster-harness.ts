@@ -18,7 +18,7 @@ const SEED_FIRST = Number(process.env["SIM_SEED_FIRST"] ?? "1");
 const SEEDS_TELLING = 100;
 
 /** Once in so many seeds all that the others left is collected. */
-const SEEDS_COLLECTED = 16;
+const SEEDS_COLLECTED = 32;
 
 const memory = new SimMemory();
 

@@ -437,6 +437,11 @@ export class SimFaults {
     return osd !== undefined && this.devices.isFailing(osd) && isDeviceError(reason);
   }
 
+  /** Whether the device of an osd may have lost what it had called durable. */
+  mayForget(osd: unknown): boolean {
+    return (this.plan.strays || this.plan.lies) && osd === this.victim.id;
+  }
+
   /** Writes went astray there: what the store says of itself is for people. */
   private isDamage(osd: SimOsd, error: unknown): boolean {
     const { strays, lies } = this.plan;

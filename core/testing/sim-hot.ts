@@ -8,6 +8,7 @@ import { type Image, ImageOp, LEADER, OpKind } from "../client/client.ts";
 import { checkRegisters } from "./linearizable.ts";
 import { RegisterHistory } from "./linearizable-history.ts";
 import type { SimClient, SimCluster } from "./sim-cluster.ts";
+import { SimPace } from "./sim-pace.ts";
 import { stampBlock, stampOf } from "./sim-stamps.ts";
 
 /**
@@ -59,7 +60,7 @@ export class SimHot {
   private round = 0;
   /** How long clients wait for an answer; 0: for ever. */
   private readonly timeoutMs: number;
-  private readonly thinkUsMax: number;
+  private readonly pace: SimPace;
 
   /** `images`: the same one, as each client of the cluster has opened it; `thinkTimes`: see `SimLoad`. */
   constructor(
@@ -70,7 +71,7 @@ export class SimHot {
   ) {
     this.cluster = cluster;
     this.timeoutMs = timeoutMs;
-    this.thinkUsMax = thinkTimes * THINK_US_MAX;
+    this.pace = new SimPace(THINK_US_MAX, thinkTimes);
     this.random = new Prng(cluster.simulation.seed * 37 + 3);
     cluster.clients.forEach((client, at) => {
       this.clients.push(new HotClient(this, at, client, images[at]!));
@@ -81,6 +82,7 @@ export class SimHot {
     assert(this.stopping, "SimHot.start: it runs");
     this.stopping = false;
     this.round += 1;
+    this.pace.begin(this.operations);
     for (const client of this.clients) client.startAll();
   }
 
@@ -208,7 +210,7 @@ export class SimHot {
       this.giveUp(op);
     }
     const { round } = this;
-    this.cluster.simulation.after(this.random.below(this.thinkUsMax), () => {
+    this.cluster.simulation.after(this.pace.thinkUs(this.random, this.operations), () => {
       if (this.round === round) this.next(op);
     });
   }

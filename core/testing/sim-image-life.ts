@@ -54,6 +54,8 @@ export class ImageLife {
   operations = 0;
   /** A replica may be damaged, or a device full. */
   mayRefuse = false;
+  /** Groups remember few sessions: whoever was forgotten may be told that his has ended. */
+  mayExpire = false;
   /** When its removal was asked for, and when that had ended. */
   removalNs = Infinity;
   goneNs = Infinity;
@@ -112,11 +114,12 @@ export class ImageLife {
   }
 
   private judgeRefusal(request: ImageRequest, nowNs: number): void {
-    const { status } = request;
+    const { status, kind } = request;
     const isOver = status === Status.Removed || status === Status.Fenced;
     const mayBe =
       (isOver && this.removalNs <= nowNs) ||
       (status === Status.Invalid && this.isBeyond(request)) ||
+      (this.mayExpire && status === Status.SessionExpired && kind !== OpKind.Read) ||
       (this.mayRefuse && (status === Status.Damaged || status === Status.NoSpace));
     assert(mayBe, `operation on an image that changes answered ${statusName(status)}`);
   }

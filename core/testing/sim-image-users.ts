@@ -37,6 +37,8 @@ const TELL_LIMIT_US = 10_000_000;
 export class SimImageUsers {
   /** A replica may be damaged, or a device full: operations may be refused. */
   mayRefuse = false;
+  /** Groups remember few sessions: whoever was forgotten may be told that his has ended. */
+  mayExpire = false;
   private readonly cluster: SimCluster;
   private readonly probes: SimProbes;
   private readonly path: string;
@@ -187,6 +189,7 @@ export class SimImageUsers {
       this.probes.hit("group refused what is beyond an end");
     const { image, life } = user;
     life!.mayRefuse = this.mayRefuse;
+    life!.mayExpire = this.mayExpire;
     life!.answered(op, this.nowNs);
     this.cluster.simulation.after(this.random.below(THINK_US_MAX), () => {
       if (user.image === image) this.next(op);

@@ -75,6 +75,10 @@ export class SimImages {
     this.users.mayRefuse = mayRefuse;
   }
 
+  set mayExpire(mayExpire: boolean) {
+    this.users.mayExpire = mayExpire;
+  }
+
   get operations(): number {
     const all = [...this.lives.values()];
     return all.reduce((sum, life) => sum + life.operations, this.operationsGone);

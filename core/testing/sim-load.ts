@@ -5,6 +5,7 @@ import { Status, statusName } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Image, ImageOp, LEADER, OpKind } from "../client/client.ts";
 import type { SimClient, SimCluster } from "./sim-cluster.ts";
+import { SimPace } from "./sim-pace.ts";
 import { stampBlock, stampOf } from "./sim-stamps.ts";
 
 /**
@@ -48,7 +49,7 @@ export class SimLoad {
   private readonly cluster: SimCluster;
   private readonly random: Prng;
   private readonly wholes: number;
-  private readonly thinkUsMax: number;
+  private readonly pace: SimPace;
   /** Stamp of the content that each block must have; 0: zeros. */
   private readonly wanted = new Float64Array(BLOCK_SPAN);
   private readonly busy = new Uint8Array(BLOCK_SPAN);
@@ -67,7 +68,7 @@ export class SimLoad {
   constructor(cluster: SimCluster, images: readonly Image[], wholes: number, thinkTimes: number) {
     this.cluster = cluster;
     this.wholes = wholes;
-    this.thinkUsMax = thinkTimes * THINK_US_MAX;
+    this.pace = new SimPace(THINK_US_MAX, thinkTimes);
     this.random = new Prng(cluster.simulation.seed * 31 + 5);
     for (let at = 0; at < DEPTH; at++) {
       const which = at % images.length;
@@ -79,6 +80,7 @@ export class SimLoad {
     assert(this.stopping && this.running === 0, "SimLoad.start: it runs");
     this.stopping = false;
     this.round += 1;
+    this.pace.begin(this.operations);
     for (const op of this.ops) this.next(op);
   }
 
@@ -175,7 +177,7 @@ export class SimLoad {
       else if (!isRefused) this.check(block, op.content(at), `read by ${op.client.world.name}`);
       this.busy[block] = 0;
     }
-    this.nextAfter(op, this.random.below(this.thinkUsMax));
+    this.nextAfter(op, this.pace.thinkUs(this.random, this.operations));
   }
 
   /**

@@ -113,7 +113,7 @@ const MORTALS = 2;
  * some things take their time.
  */
 const FAULT_US: readonly number[] = [800_000, 1_200_000, 1_600_000];
-const FAULT_US_MORE: readonly number[] = [3_000_000, 3_000_000, 4_000_000, 4_000_000, 10_000_000];
+const FAULT_US_MORE: readonly number[] = [3_000_000, 3_000_000, 4_000_000, 4_000_000, 6_000_000];
 const MORE_SEEDS = 6;
 /** Longest time between two faults. */
 const PACE_US: readonly number[] = [500_000, 500_000, 200_000];
@@ -127,7 +127,7 @@ const LONG_THINK_TIMES = 16;
 const FINISH_LIMIT_US = 60_000_000;
 const LOOK_US = 20_000;
 /** Between two chances to collect garbage. */
-const COLLECT_US = 1_000_000;
+const COLLECT_US = 4_000_000;
 
 /** A run with fewer says little: faults go on, step by step, then the load does, until there are so many. */
 const FLOOR: Floor = { operations: 500, shared: 100 };
@@ -146,6 +146,8 @@ const EXCUSED = new Set(["checkpoint failed", "fetching payloads failed", "heali
 const MISTAKEN = /^wrong receiver: (osd\.\d+(?: shard \d+)?).*this is (\S+(?: shard \d+)?)/;
 /** Logged by a monitor whose catalogue is older than what somebody was told. */
 const NEWER_MAP = "somebody has a newer map than this mon";
+/** Of a peer by whoever leads it. */
+const FORGOT = "a replica lost what it had acknowledged";
 /** By one whose file system is full. */
 const FULL = "no space beneath the store: what the log holds waits there";
 
@@ -190,7 +192,7 @@ interface Floor {
 }
 
 /** Looks for quiet groups in most seeds: they are parked between two requests. */
-const PARK_LOOKS_US = [2_000, 20_000, 500_000];
+const PARK_LOOKS_US = [8_000, 40_000, 500_000];
 
 function storeOf(random: Prng): Plan["store"] {
   const tuning = {
@@ -415,8 +417,9 @@ class SimRun {
       const { speed } = this.tunables;
       cluster.await("recovery dial", cluster.recovery.set({ speed }, false));
     }
-    load.mayExpire = this.tunables !== null;
-    hot.mayExpire = load.mayExpire;
+    for (const one of [load, hot, images]) {
+      if (one !== null) one.mayExpire = this.tunables !== null;
+    }
     this.slowDown();
     const loads = { load, hot, locks, images };
     const faults = new SimFaults(cluster, loads, this.watch, plan, this.versions);
@@ -465,6 +468,7 @@ class SimRun {
   private isExcused({ who, message, fields }: LoggedError): boolean {
     if (this.plan.beneath && message === FULL) return true;
     if (this.plan.isOperated && isScrubLeft(message)) return true;
+    if (message.startsWith(FORGOT)) return this.faults?.mayForget(fields?.["osd"]) === true;
     const isSameGeneration = fields?.["generation"] === fields?.["ownGeneration"];
     if (this.plan.restores && isSameGeneration && message.startsWith(NEWER_MAP)) {
       return this.restoreAgain();

@@ -157,6 +157,8 @@ export class Cluster {
         return replica.startBlocked || replica.promised(leader);
       },
       echoCount: (_group: number, peer: number): number => this.replica(id).echoes.get(peer) ?? 0,
+      // A refusal that was overtaken on the way looks like one: safe, and no stream does that.
+      onForgotten: (): void => undefined,
     };
     return new RaftGroups(this.random, host, this.options);
   }
