@@ -62,7 +62,7 @@ export class SimHot {
   private readonly timeoutMs: number;
   private readonly pace: SimPace;
 
-  /** `images`: the same one, as each client of the cluster has opened it; `thinkTimes`: see `SimLoad`. */
+  /** `images`: the same one, as each client of the cluster has opened it; `thinkTimes`: see `SimPace`. */
   constructor(
     cluster: SimCluster,
     images: readonly Image[],

@@ -63,7 +63,7 @@ export class SimLoad {
 
   /**
    * `images`: the same one, as each of the first clients has opened it. `wholes`: of 16 operations so
-   * many are of a whole unit. `thinkTimes`: clients think so many times as long as usual.
+   * many are of a whole unit. `thinkTimes`: see `SimPace`.
    */
   constructor(cluster: SimCluster, images: readonly Image[], wholes: number, thinkTimes: number) {
     this.cluster = cluster;

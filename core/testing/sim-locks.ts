@@ -9,6 +9,7 @@ import type { SimWorld } from "../reactor/reactor.ts";
 import { checkRegisters } from "./linearizable.ts";
 import { RegisterHistory } from "./linearizable-history.ts";
 import type { SimClient, SimCluster } from "./sim-cluster.ts";
+import { SimPace } from "./sim-pace.ts";
 import { stampBlock, stampOf } from "./sim-stamps.ts";
 
 /**
@@ -56,6 +57,7 @@ export class SimLocks {
   mayRefuse = false;
   private readonly cluster: SimCluster;
   private readonly random: Prng;
+  private readonly pace: SimPace;
   private readonly clients: readonly SimClient[];
   private readonly history = new RegisterHistory();
   private readonly seen = new Set<number>();
@@ -68,16 +70,18 @@ export class SimLocks {
   private hurries = false;
   private passing = false;
 
-  /** `clients`: those that live as long as the run. */
-  constructor(cluster: SimCluster, clients: readonly SimClient[]) {
+  /** `clients`: those that live as long as the run; `thinkTimes`: see `SimPace`. */
+  constructor(cluster: SimCluster, clients: readonly SimClient[], thinkTimes: number) {
     this.cluster = cluster;
     this.clients = clients;
     this.random = new Prng(cluster.simulation.seed * 41 + 9);
+    this.pace = new SimPace(THINK_US_MAX, thinkTimes);
   }
 
   start(): void {
     this.stopping = false;
     this.passing = true;
+    this.pace.begin(this.operations);
     this.pass().then(
       () => {
         this.passing = false;
@@ -177,7 +181,8 @@ export class SimLocks {
         this.given.push({ holder: holder.number, key: op.key, value: op.stamp, callNs: op.callNs });
       }
     }
-    this.cluster.simulation.after(this.random.below(THINK_US_MAX), () => this.next(op));
+    const thinkUs = this.pace.thinkUs(this.random, this.operations);
+    this.cluster.simulation.after(thinkUs, () => this.next(op));
   }
 
   private record(op: LockOp): void {

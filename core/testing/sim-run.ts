@@ -235,7 +235,7 @@ function aimedPlanOf(plan: Plan): Plan {
 function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
   const random = new Prng(seed * 13 + 7);
   const osds = [3, 3, 4, 5][random.below(4)]!;
-  const isLong = random.below(60) === 0;
+  const isLong = random.below(100) === 0;
   const isMore = random.below(MORE_SEEDS) === 0;
   const faultUs = isMore ? pick(random, FAULT_US_MORE) : pick(random, FAULT_US);
   const paceUs = pick(random, isMore ? PACE_US_MORE : PACE_US);
@@ -410,7 +410,7 @@ class SimRun {
     const shared = cluster.clients.map((client) => open(client, plan.timeoutMs));
     const hot = new SimHot(cluster, shared, plan.timeoutMs, plan.thinkTimes);
     if (plan.locks) cluster.createImage(LOCKED_IMAGE);
-    const locks = plan.locks ? new SimLocks(cluster, owners) : null;
+    const locks = plan.locks ? new SimLocks(cluster, owners, plan.thinkTimes) : null;
     const { monitorDies } = this.plan;
     const images = plan.changes ? new SimImages(cluster, this.probes, monitorDies) : null;
     if (this.tunables !== null) {
