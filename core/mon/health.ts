@@ -1,10 +1,11 @@
 import { formatPgId, type OsdId, poolOfPg } from "../base/ids.ts";
 import { counted, formatSize } from "../base/size-text.ts";
-import { missingOf, type OsdInfo, type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
+import { missingOf, type OsdInfo, type PgInfo, PgState } from "../cluster/cluster.ts";
 import { BeneathState, PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { collectAiling } from "./device-health.ts";
 import { collectRefused } from "./damage-health.ts";
+import { type GroupReports, groupStateOf } from "./group-state.ts";
 import type { OldCopy } from "./old-copy.ts";
 import type { OperationEngine } from "./operation-engine.ts";
 import type { OsdService } from "./osd-service.ts";
@@ -187,33 +188,16 @@ function checkGroups(catalogue: Catalogue, service: OsdService): Check[] {
   return checks;
 }
 
-type Reports = ReturnType<OsdService["reportsOf"]>;
-
-/**
- * The leader that the map has is up, and leads no more; nobody that reports knows of another one. So it
- * stays when most replicas lost what they had to vote with.
- */
-function isGivenUp(pg: PgInfo, reports: Reports): boolean {
-  if (pg.leader === 0) return false;
-  if (!reports.has(pg.leader)) return false;
-  for (const { role, leader } of reports.values()) {
-    if (role === PgRole.LEADER || leader !== 0) return false;
-  }
-  return true;
-}
-
 /** What is wrong with a group; undefined: nothing. */
 function codeOf(
   pg: PgInfo,
   osds: ReadonlyMap<OsdId, OsdInfo>,
   service: OsdService,
 ): GroupCode | undefined {
-  switch (pgStateOf(pg, osds)) {
-    case PgState.Active: {
-      const reports = service.reportsOf(pg);
-      if (isGivenUp(pg, reports)) return "PG_LEADERLESS";
+  const reports = service.reportsOf(pg);
+  switch (groupStateOf(pg, osds, reports)) {
+    case PgState.Active:
       return isFilling(pg, reports, service) ? "PG_FILLING" : undefined;
-    }
     case PgState.Creating:
       return "PG_CREATING";
     case PgState.Down:
@@ -221,7 +205,6 @@ function codeOf(
     case PgState.Leaderless:
       return "PG_LEADERLESS";
     case PgState.Degraded: {
-      if (isGivenUp(pg, service.reportsOf(pg))) return "PG_LEADERLESS";
       const isWhole = missingOf(pg, osds).every((one) => one.witness);
       return isWhole ? "PG_WITNESS_MISSING" : "PG_DEGRADED";
     }
@@ -232,7 +215,7 @@ function codeOf(
  * A member, not one that joins, gets what it missed: it is filled, its leader sends it old entries, or
  * its osd was started and has not heard of a leader yet, or not told of the replica.
  */
-function isFilling(pg: PgInfo, reports: Reports, service: OsdService): boolean {
+function isFilling(pg: PgInfo, reports: GroupReports, service: OsdService): boolean {
   const behind = new Set(
     [...reports.values()].flatMap(({ recovery }) => recovery.map((one) => one.replica)),
   );

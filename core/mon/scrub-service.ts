@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import type { OsdId, PgId } from "../base/ids.ts";
-import { type PgInfo, pgStateOf, PgState } from "../cluster/cluster.ts";
+import { type PgInfo, PgState } from "../cluster/cluster.ts";
 import {
   type OsdCommand,
   PgRole,
@@ -8,6 +8,7 @@ import {
   type ScrubReport,
 } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
+import { groupStateOf } from "./group-state.ts";
 import { leaderOf, type OsdService } from "./osd-service.ts";
 import type { ScrubRecord } from "./records.ts";
 
@@ -201,11 +202,12 @@ export class ScrubService {
   /** Whole, as far as is known here; nothing else is to be done by its leader. */
   private isReady(pg: PgInfo, busy: ReadonlySet<OsdId>): boolean {
     const { catalogue, osds } = this.options;
-    if (this.running.has(pg.id) || pgStateOf(pg, catalogue.map.osds) !== PgState.Active)
-      return false;
+    const reports = osds.reportsOf(pg);
+    const isActive = groupStateOf(pg, catalogue.map.osds, reports) === PgState.Active;
+    if (this.running.has(pg.id) || !isActive) return false;
     const leader = leaderOf(catalogue, pg);
     if (leader === undefined || busy.has(leader.osd)) return false;
-    for (const report of osds.reportsOf(pg).values()) {
+    for (const report of reports.values()) {
       if (report.role === PgRole.FILLING || report.role === PgRole.DISTRUSTED) return false;
     }
     return true;

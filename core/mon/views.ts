@@ -3,7 +3,6 @@ import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import {
   isUp,
   type PgInfo,
-  pgStateOf,
   PgState,
   type PlacementResult,
   type PoolInfo,
@@ -16,6 +15,7 @@ import {
   type SpaceBeneath,
 } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
+import { groupStateOf } from "./group-state.ts";
 import { judgeHealth } from "./health.ts";
 import type { OldCopy } from "./old-copy.ts";
 import type { OperationEngine } from "./operation-engine.ts";
@@ -100,7 +100,7 @@ export class Views {
     const { catalogue, osds, operations, identity } = this.from;
     const map = catalogue.map;
     const byState = { creating: 0, active: 0, degraded: 0, down: 0, leaderless: 0 };
-    for (const pg of map.pgs.values()) byState[STATE_NAMES[pgStateOf(pg, map.osds)]]++;
+    for (const pg of map.pgs.values()) byState[STATE_NAMES[this.stateOf(pg)]]++;
     const all = [...map.osds.values()];
     const running = [...catalogue.operations.values()].filter((one) => one.state === "running");
     const alive = [...catalogue.sessions.keys()].filter((id) => this.from.sessions.isAlive(id));
@@ -165,7 +165,7 @@ export class Views {
     }
     let active = 0;
     const pgs = pools.pgsOf(pool.id);
-    for (const pg of pgs) if (pgStateOf(pg, catalogue.map.osds) === PgState.Active) active++;
+    for (const pg of pgs) if (this.stateOf(pg) === PgState.Active) active++;
     return {
       id: pool.id,
       name: pool.name,
@@ -265,6 +265,11 @@ export class Views {
     };
   }
 
+  private stateOf(pg: PgInfo): PgState {
+    const { catalogue, osds } = this.from;
+    return groupStateOf(pg, catalogue.map.osds, osds.reportsOf(pg));
+  }
+
   pg(pg: PgInfo): PgView {
     const { catalogue, osds } = this.from;
     const reports = osds.reportsOf(pg);
@@ -272,7 +277,7 @@ export class Views {
     return {
       id: formatPgId(pg.id),
       pool: catalogue.map.pools.get(poolOfPg(pg.id))?.name ?? "?",
-      state: STATE_NAMES[pgStateOf(pg, catalogue.map.osds)],
+      state: STATE_NAMES[this.stateOf(pg)],
       leaderOsd: leader?.osd ?? null,
       leaderReplica: pg.leader,
       term: pg.leaderTerm,

@@ -237,3 +237,19 @@ test("health tells a copy that is filled, and one that was not told of since its
   follower.isReporting = true;
   await until("it tells", isWell);
 });
+
+test("a group whose leader leads no more, and that elects nobody, is shown so", async () => {
+  await makePool(3);
+  const { replicas } = await group();
+  const isWell = async (): Promise<boolean> => (await mon.get("/health")).body.status === "ok";
+  const stateIs = async (state: string): Promise<boolean> =>
+    (await mon.get("/pgs/1.0")).body.state === state;
+  await until("all are there", isWell);
+  expect(await stateIs("active")).toBe(true);
+  for (const { osd, replicaId } of replicas) {
+    made[osd]!.leaderless.add(replicaId);
+    made[osd]!.leads.clear();
+  }
+  await until("nobody leads", async () => (await checkOf("PG_LEADERLESS")) !== undefined);
+  expect(await stateIs("leaderless")).toBe(true);
+});
