@@ -560,7 +560,7 @@ class SimRun {
     this.rest();
     for (const one of all) one.mayRefuse = false;
     load.verify(this.plan.replicas);
-    hot.verify(this.plan.replicas);
+    hot.verify(this.plan.replicas, () => this.rest());
     locks?.verify();
     images?.verify(this.plan.replicas);
     this.rest();
