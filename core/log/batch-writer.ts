@@ -21,6 +21,8 @@ export interface BatchWriterOptions {
   readonly device: Device;
   readonly batches: BatchTable;
   readonly vouchUs: number;
+  /** Whether nobody needs to vouch for what the log held at start. */
+  readonly isVouched: boolean;
   /** Arena offset of two batch buffers of 1 MiB each. */
   readonly buffers: number;
 }
@@ -31,7 +33,9 @@ const BATCH_BYTES_MAX = BATCH_BLOCKS_MAX * BLOCK_SIZE;
 /**
  * Writes the batches of a shard's log: what is queued in a turn leaves in the log's own drain, at most
  * two batches are under way, and they complete in the order of their sequence. When nothing follows
- * for a while, an empty batch vouches for the last one (R7). Any error fails it for good.
+ * for a while, an empty batch vouches for the last one (R7), also for one of an earlier start: nobody
+ * knows when the next batch comes, and until then damage to the last one looks like a torn write, which
+ * cuts what was acknowledged. Any error fails it for good.
  *
  * Invariant: directSeq ≤ completedSeq < batches.nextSeq ≤ completedSeq + 3.
  */
@@ -53,7 +57,8 @@ export class BatchWriter implements Drain, BatchSink {
   private readonly composer: BatchComposer;
   private readonly owner: BatchOwner;
   private readonly vouch: CallbackTimer;
-  private lastWasEmpty = false;
+  /** Nobody needs to vouch for the last batch: that is all it was written for. */
+  private isVouched: boolean;
 
   constructor(
     options: BatchWriterOptions,
@@ -71,6 +76,8 @@ export class BatchWriter implements Drain, BatchSink {
     this.completedSeq = options.batches.nextSeq - 1;
     this.directSeq = this.completedSeq;
     this.vouch = new CallbackTimer(() => this.onVouch());
+    this.isVouched = options.isVouched;
+    this.vouchLater();
     for (let at = 0; at < IN_FLIGHT_MAX; at++) {
       this.ios.push(new BatchIo(this, options.buffers + at * BATCH_BYTES_MAX));
     }
@@ -96,12 +103,12 @@ export class BatchWriter implements Drain, BatchSink {
     if (this.failed || this.inFlight > 0 || this.queue.hasWork) return;
     this.queue.wantCommits();
     if (!this.writeBatch()) return;
-    this.lastWasEmpty = true;
+    this.isVouched = true;
   }
 
   /** The stop does not wait for the timer. Requires: nothing queued, nothing under way. */
   vouchNow(): void {
-    if (!this.lastWasEmpty) this.onVouch();
+    if (!this.isVouched) this.onVouch();
     this.close();
   }
 
@@ -109,7 +116,7 @@ export class BatchWriter implements Drain, BatchSink {
   private writeBatch(): boolean {
     const io = this.freeIo();
     if (!this.composer.compose(io, this.completedSeq, this.directSeq)) return false;
-    this.lastWasEmpty = false;
+    this.isVouched = false;
     this.inFlight += 1;
     this.batchesWritten += 1;
     this.bytesWritten += io.lengthBytes;
@@ -137,9 +144,13 @@ export class BatchWriter implements Drain, BatchSink {
       if (this.failed) return;
     }
     if (this.queue.hasWork) this.world.turns.again();
-    else if (this.inFlight === 0 && !this.lastWasEmpty) {
-      this.world.timers.arm(this.vouch, this.vouchUs);
-    }
+    else this.vouchLater();
+  }
+
+  /** When all is quiet, and something needs it. */
+  private vouchLater(): void {
+    if (this.inFlight > 0 || this.isVouched) return;
+    this.world.timers.arm(this.vouch, this.vouchUs);
   }
 
   /** A direct write of the batch's entries was done (0: the entry is not composed yet). */

@@ -85,6 +85,8 @@ export interface ScanResult {
   readonly batches: BatchTable;
   readonly headPosition: number;
   readonly lastCrc: number;
+  /** A batch vouches for all before it that hold anything, their direct payloads too. */
+  readonly isVouched: boolean;
   readonly groups: ScannedGroup[];
   readonly tombstones: Tombstone[];
   readonly parents: LayerParent[];

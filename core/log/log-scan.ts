@@ -40,6 +40,7 @@ export async function scanLog(input: ScanInput): Promise<ScanResult> {
     batches: table,
     headPosition: last === undefined ? input.tailPosition : last.position + last.blocks,
     lastCrc: last === undefined ? input.tailPrevCrc : last.crc,
+    isVouched: kept.every((batch) => batch.seq <= directVouched || batch.records.length === 0),
     groups,
     tombstones: builder.tombstones,
     parents: builder.parents,

@@ -48,6 +48,8 @@ export interface ShardLogOptions {
   readonly headPosition: number;
   readonly tailPosition: number;
   readonly lastCrc: number;
+  /** Whether nobody needs to vouch for what the log held at start. */
+  readonly isVouched: boolean;
   readonly vouchUs: number;
   /** Arena offset of two batch buffers of 1 MiB each. */
   readonly buffers: number;

@@ -27,6 +27,7 @@ export function buildMachines(opened: OpenedStore, owner: MachineOwner): StoreMa
     headPosition: opened.headPosition,
     tailPosition: opened.tailPosition,
     lastCrc: opened.lastCrc,
+    isVouched: opened.isVouched,
     vouchUs: opened.parts.tuning.vouchMs * 1000,
     buffers: opened.parts.buffers + BUFFERS.batches,
   });

@@ -70,6 +70,7 @@ export interface OpenedStore {
   readonly headPosition: number;
   readonly tailPosition: number;
   readonly lastCrc: number;
+  readonly isVouched: boolean;
   readonly tailPrevCrc: number;
   readonly tailIncarnation: number;
   /** Put the recovered groups into the log; called once, by the store's constructor. */
@@ -142,6 +143,7 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
     headPosition: scan.headPosition,
     tailPosition: checkpoint.header.tailPosition,
     lastCrc: scan.lastCrc,
+    isVouched: scan.isVouched,
     tailPrevCrc: checkpoint.header.tailPrevCrc,
     tailIncarnation: checkpoint.header.tailIncarnation,
     install: (log) => installGroups(log, parts, state, scan, index.versions),

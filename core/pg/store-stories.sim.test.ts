@@ -286,6 +286,27 @@ describe("story 1: the batch that came back", () => {
     const again = await reopened(machine);
     expect(again.store.recovered[0]).toMatchObject({ lastIndex: 3, faulty: [] });
   });
+
+  test("G1: the last batch of an earlier start is vouched for though nobody writes", async () => {
+    const machine = await machineOf(15);
+    const { rig, row } = await started(machine);
+    for (let index = 1; index <= 2; index++) {
+      rig.append(row, write(index, index, 1));
+      await rig.until(() => rig.store.durableIndex(row) === index, "durable");
+    }
+    machine.crash();
+    await reopened(machine, { vouchMs: 10 });
+    machine.simulation.run(machine.simulation.nowUs + 20_000);
+    const damaged = blockOf(machine, 1, 3) + 1;
+    machine.simulation.disk("disk").rot(PLACES.logOffset + damaged * BLOCK_SIZE, 512);
+    machine.crash();
+    const again = await reopened(machine, { vouchMs: 10 });
+    expect(again.store.recovered[0]).toMatchObject({ lastIndex: 2, faulty: [2] });
+    // What was written only to vouch needs nobody: a start behind it writes nothing by itself.
+    expect(logText(machine)).toContain("incarnation 2 seq 4 durable 3");
+    machine.simulation.run(machine.simulation.nowUs + 20_000);
+    expect(logText(machine)).not.toContain("incarnation 3");
+  });
 });
 
 describe("story 2: the torn index page", () => {
