@@ -36,7 +36,7 @@ import type { OldCopy } from "./old-copy.ts";
 import type { OsdRecord } from "./records.ts";
 import { rememberStart } from "./remembered-starts.ts";
 import { LayerSpace } from "./usage.ts";
-import { type ReplicaReports, withRenewals } from "./replica-change.ts";
+import { type Told, withRenewals } from "./replica-change.ts";
 
 /** How long after its last report an osd counts as down. */
 const OSD_LEASE_US = 2_500_000;
@@ -435,8 +435,8 @@ export class OsdService {
     const next = this.ledOf(adopted ?? known);
     const { logger } = this.options;
     const renewed =
-      adopted !== undefined && next.mayRenew
-        ? withRenewals(next.pg, next.reports, this.catalogue, change, logger)
+      adopted !== undefined && next.told !== undefined
+        ? withRenewals(next.pg, next.told, this.catalogue, change, logger)
         : next.pg;
     return samePg(known, renewed) ? undefined : renewed;
   }
@@ -444,8 +444,7 @@ export class OsdService {
   /** The row with what its leader told last; without one nothing is renewed. */
   private ledOf(pg: PgInfo): {
     readonly pg: PgInfo;
-    readonly reports: ReplicaReports;
-    readonly mayRenew: boolean;
+    readonly told: Told | undefined;
   } {
     let best: PgReport | undefined;
     const reports = this.reportsOf(pg);
@@ -454,7 +453,7 @@ export class OsdService {
       if (best === undefined || report.term > best.term) best = report;
     }
     if (best === undefined || Number(best.term) < pg.leaderTerm) {
-      return { pg, reports, mayRenew: false };
+      return { pg, told: undefined };
     }
     const configuration = newerConfiguration(pg, best);
     // An osd that died before its replica was durable makes it when it is back: the group is
@@ -471,7 +470,7 @@ export class OsdService {
     // Behind a restore the map may name who left: the leader has to say who is there.
     const mayRenew =
       firstReplicaOf(this.catalogue.map.generation) === 1 || best.configuration !== undefined;
-    return { pg: next, reports, mayRenew };
+    return { pg: next, told: mayRenew ? { reports, led: best } : undefined };
   }
 
   /** The row as its members are, where a restored catalogue has forgotten it; undefined: not known yet. */

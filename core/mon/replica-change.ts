@@ -1,12 +1,19 @@
 import { FastblockError } from "../base/errors.ts";
 import { formatPgId, type OsdId, type PgId, type ReplicaId, type ShardIndex } from "../base/ids.ts";
 import type { Logger } from "../base/logger.ts";
-import { firstReplicaOf, type PgInfo, type ReplicaInfo } from "../cluster/cluster.ts";
+import { firstReplicaOf, type OsdInfo, type PgInfo, type ReplicaInfo } from "../cluster/cluster.ts";
 import { PgRole, type PgReport } from "../../proto/gen/control_pb.ts";
 import type { Catalogue, Change } from "./catalogue.ts";
 
 /** The newest report of each replica of a group, by replica id. */
 export type ReplicaReports = ReadonlyMap<ReplicaId, PgReport>;
+
+/** What renewals of a group are judged by. */
+export interface Told {
+  readonly reports: ReplicaReports;
+  /** The newest one of who leads. */
+  readonly led: PgReport;
+}
 
 /** Why nothing can be done with the group's replica on an osd. Throws FB2101 when there is no such osd. */
 export function noReplica(catalogue: Catalogue, pg: PgInfo, osd: OsdId): FastblockError {
@@ -44,14 +51,15 @@ export function withReplacement(pg: PgInfo, old: ReplicaInfo, added: ReplicaInfo
 /**
  * Give replicas that are lost where they were a new id in the same place. Where their store no
  * longer trusts them, the osd keeps their blocks and the leader sends what differs; where the disk
- * was replaced, it sends all.
+ * was replaced, it sends all. So it does where their group went on without them: a leader whose map
+ * was older took a new member for one that nobody wants, and no id is given out twice.
  *
  * Requires: the group has a leader that serves. Without one the old replicas may be all that is
  * left, and nothing is given up.
  */
 export function withRenewals(
   pg: PgInfo,
-  reports: ReplicaReports,
+  told: Told,
   catalogue: Catalogue,
   change: Change,
   logger: Logger,
@@ -59,13 +67,11 @@ export function withRenewals(
   for (const old of pg.replicas) {
     const osd = catalogue.map.osds.get(old.osd);
     if (old.leaving || osd === undefined) continue;
-    const isReplaced = osd.storeUuid !== old.storeUuid;
-    const isLost = isReplaced ? osd.up : reports.get(old.replicaId)?.role === PgRole.DISTRUSTED;
-    if (!isLost || isFounding(pg, old, reports)) continue;
+    const why = lossOf(old, osd, told);
+    if (why === undefined || isFounding(pg, old, told.reports)) continue;
     // The new store may have fewer shards.
     const shard = (old.shard % osd.addresses.length) as ShardIndex;
     const added = newReplica(catalogue, change, pg.id, { osd: old.osd, shard }, old.witness);
-    const why = isReplaced ? "its disk was replaced" : "its store does not trust it";
     logger.warn(`a replica is renewed: ${why}`, {
       pg: formatPgId(pg.id),
       osd: old.osd,
@@ -76,6 +82,21 @@ export function withRenewals(
     return withReplacement(pg, old, added);
   }
   return pg;
+}
+
+/** Why a replica is lost where it was, for people; undefined: it is not. */
+function lossOf(one: ReplicaInfo, osd: OsdInfo, { reports, led }: Told): string | undefined {
+  if (osd.storeUuid !== one.storeUuid) return osd.up ? "its disk was replaced" : undefined;
+  const role = reports.get(one.replicaId)?.role;
+  if (role === PgRole.DISTRUSTED) return "its store does not trust it";
+  return isLeftOut(one, led) ? "its group went on without it" : undefined;
+}
+
+/** Whether the group gave the replica's id out and is without it: that is for good. */
+function isLeftOut(one: ReplicaInfo, { configuration, nextReplicaId }: PgReport): boolean {
+  if (configuration === undefined || one.replicaId >= nextReplicaId) return false;
+  const { voters, outgoing, learners } = configuration;
+  return ![...voters, ...outgoing, ...learners].includes(one.replicaId);
 }
 
 /** Whether a founder besides `old` is still to be made, which ends with the first replacement. */

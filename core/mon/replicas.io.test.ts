@@ -1,6 +1,7 @@
 /** What the monitor does about replicas by itself and by command, with stand-ins for osds. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { PgRole } from "../../proto/gen/control_pb.ts";
+import { create } from "@bufbuild/protobuf";
+import { PgReportSchema, PgRole } from "../../proto/gen/control_pb.ts";
 import { type FakeOsd, MonHarness, until, uuidOf } from "./bun-mon-harness.ts";
 
 const PG = 65_536;
@@ -63,6 +64,38 @@ test("a replica that its store distrusts gets a new id in the same place", async
   osds[before.leaderOsd]!.isReporting = true;
   await until("the old one is out", async () => (await group()).replicas.length === 3);
   expect((await group()).configuration.voters).toContain(4);
+});
+
+test("a replica that its group went on without gets a new id, once its own was given out", async () => {
+  await until("all are seen", async () =>
+    (await group()).replicas.every((one) => one.role !== "unknown"),
+  );
+  const before = await group();
+  const left = before.replicas.find((one) => one.osd !== before.leaderOsd)!;
+  const leader = osds[before.leaderOsd]!;
+  leader.isReporting = false;
+  const own = before.replicas.find((one) => one.osd === before.leaderOsd)!.replicaId;
+  const voters = before.replicas
+    .map((one) => one.replicaId)
+    .filter((one) => one !== left.replicaId);
+  const tell = async (nextReplicaId: number): Promise<void> => {
+    const report = create(PgReportSchema, {
+      ...{ pg: PG, replica: own, role: PgRole.LEADER, term: 1n, leader: own, established: true },
+      ...{ configuration: { index: 2, voters }, nextReplicaId },
+    });
+    await leader.report({ complete: false, pgs: [report] });
+    await mon.monitor.flushNow();
+  };
+  // It comes yet: its leader did not have the map that wants it. 0: an older program, which tells no ids.
+  for (const next of [left.replicaId, 0]) {
+    await tell(next);
+    const { joining, leaving } = await group();
+    expect([joining, leaving]).toEqual([[left.osd], []]);
+  }
+  await tell(left.replicaId + 1);
+  const { osds: members, replicas } = await group();
+  expect(members).toEqual(before.osds);
+  expect(replicas.find((one) => one.osd === left.osd && !one.leaving)!.replicaId).toBe(4);
 });
 
 test("without a leader nothing is given up", async () => {
@@ -166,6 +199,7 @@ test("the word of a replica's end does not hide the one that came in its place",
         recovery: [],
         shard: 0,
         witness: false,
+        nextReplicaId: 0,
       },
     ],
   });

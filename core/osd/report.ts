@@ -44,6 +44,8 @@ export interface GroupReport {
     readonly outgoing: number[];
     readonly learners: number[];
   };
+  /** With the configuration: ids below this were given out by then. */
+  readonly nextReplicaId?: number;
 }
 
 /** RecoveryReport of `proto/control.proto` as plain values; what is absent is 0. */
@@ -210,7 +212,7 @@ function reportOfParked(shard: PgShard, row: number, parked: Parked): GroupRepor
     established: leads,
     usedBytes: shard.store.bytesOf(row),
     witness: (conf.witnesses & (1 << conf.slotOf(replica))) !== 0,
-    ...(leads ? { configuration: configurationOf(conf, confIndex) } : {}),
+    ...(leads ? configurationOf(conf, confIndex) : {}),
     ...(leads ? scrubOf(shard.scrubs.of(parked)) : {}),
   };
 }
@@ -228,9 +230,7 @@ function reportOfAwake(group: Group, usedBytes: number): GroupReport {
     established: group.serving,
     usedBytes,
     witness: group.witness,
-    ...(isSettled(group) || isLost(group)
-      ? { configuration: configurationOf(node.conf, group.confIndex) }
-      : {}),
+    ...(isSettled(group) || isLost(group) ? configurationOf(node.conf, group.confIndex) : {}),
     ...(group.isLeader ? scrubOf(group.shard.scrubs.of(group)) : {}),
     ...recoveryOf(group),
   };
@@ -270,14 +270,17 @@ function scrubOf(scrub: ScrubState | undefined): Pick<GroupReport, "scrub"> {
 function configurationOf(
   conf: Configuration,
   index: number,
-): NonNullable<GroupReport["configuration"]> {
+): Pick<GroupReport, "configuration" | "nextReplicaId"> {
   const pick = (mask: number): number[] =>
     conf.members.filter((_, slot) => (mask & (1 << slot)) !== 0).map((member) => member.id);
   return {
-    index,
-    voters: pick(conf.voters),
-    outgoing: pick(conf.outgoing),
-    learners: pick(conf.learners),
+    configuration: {
+      index,
+      voters: pick(conf.voters),
+      outgoing: pick(conf.outgoing),
+      learners: pick(conf.learners),
+    },
+    nextReplicaId: conf.nextReplicaId,
   };
 }
 

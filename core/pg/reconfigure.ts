@@ -77,7 +77,8 @@ export function nextConfiguration(
   const isWanted = (member: Member): boolean => wanted.some((one) => one.id === member.id);
   const slotsOf = (mask: number): Member[] =>
     conf.members.filter((_, slot) => (mask & (1 << slot)) !== 0);
-  // An id below the next one was given out before: its replica has left, or never comes.
+  // An id below the next one was given out before: its replica has left, or never comes. Where it is
+  // wanted, a leader with an older map took it for a stray: the monitor gives the place a new one.
   const missing = wanted
     .filter((one) => one.id >= conf.nextReplicaId)
     .sort((left, right) => left.id - right.id);

@@ -10,7 +10,7 @@ import { BLOCK_SIZE } from "../base/units.ts";
 import type { Image } from "../client/client.ts";
 import { type Group, inspectStore } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
-import { SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { MON_ADDRESS, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
 const LIMIT_US = 90_000_000;
 /** "FBLB": how a batch of the log begins. */
@@ -291,6 +291,32 @@ test("a newcomer is given up while it is filled, and another one comes", () => {
   }
   expect(filling).toBeGreaterThan(SEEDS / 2);
 }, 300_000);
+
+test("G7: a newcomer that a leader with an older map takes for a stray comes under another id", () => {
+  const bench = new Bench(7, { pgCount: 1 });
+  const { cluster } = bench;
+  const { simulation } = cluster;
+  const pg = cluster.pgs[0]!.id;
+  bench.load();
+  const [old, behind, spare] = [bench.member(pg, 2), bench.member(pg, 1), bench.spare(pg)];
+  bench.lead(bench.member(pg, 0), pg);
+  // It does not know yet that it misses maps, so it asks nobody.
+  simulation.cut(MON_ADDRESS, behind.address);
+  // A learner that lacks something does not become a voter.
+  for (const { address } of cluster.osds) simulation.cut(address, spare.address);
+  cluster.replaceReplica(pg, old.id, spare.id);
+  const first = cluster.pgs[0]!.replicas.find((one) => one.osd === spare.id)!.replicaId;
+  const isLearner = (): boolean => (bench.groupOn(behind, pg)?.node.conf.slotOf(first) ?? -1) >= 0;
+  bench.until("the newcomer is a learner", isLearner);
+  bench.lead(behind, pg);
+  bench.until("the older map has none", () => !isLearner());
+  simulation.heal();
+  bench.until("replaced", () => cluster.settled);
+  const second = cluster.pgs[0]!.replicas.find((one) => one.osd === spare.id)!.replicaId;
+  expect(second).toBeGreaterThan(first);
+  bench.stop();
+  bench.verifyMembers();
+}, 60_000);
 
 function leadsAny(osd: SimOsd): boolean {
   if (osd.world?.alive !== true) return false;
