@@ -93,12 +93,8 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
   const meta = metaArea(offsets(ZoneKind.Meta), geometry.zoneSize);
   const places: MetaPlaces = { meta, shard: options.shard, seed, buffer: buffers };
   const checkpoint = await readCheckpoint(options.world, device, places);
-  const scan = await readLog(
-    options,
-    { device, space, slots, seed, buffers },
-    superblock,
-    checkpoint,
-  );
+  const found = { device, space, slots, seed, buffers };
+  const scan = await readLog(options, found, superblock, checkpoint);
   const parts: StoreParts = {
     world: options.world,
     device,

@@ -104,3 +104,14 @@ test("a section that does not exist is refused, with the names of those that do"
   const words = await told.then(String, String);
   expect(words).toMatch(/unit, wanted one of superblock, .*entries$/);
 });
+
+test("fsck tells of the block that can not be read, and not of those around it", async () => {
+  const machine = await filled(6);
+  const [unit] = await places(machine, "units");
+  // Blocks 35 and 36 are the only ones of their unit.
+  const bad = unit!.offsetBytes + 3 * BLOCK_SIZE;
+  machine.simulation.disk("disk").spoil(bad, BLOCK_SIZE);
+  const report = await machine.tool((world, disk) => fsckStore(world, disk));
+  const text = "layer 5 block 35 version 1 can not be read";
+  expect(report.findings).toEqual([{ region: "data", offsetBytes: bad, text }]);
+});
