@@ -22,6 +22,7 @@ import { SimImages } from "./sim-images.ts";
 import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { isOperated, isScrubLeft, SimOperators } from "./sim-operators.ts";
+import { SimPart, SimParts } from "./sim-parts.ts";
 import { SimProbes } from "./sim-probes.ts";
 import { type SimTunables, tunablesOf } from "./sim-tunables.ts";
 import { NO_TROUBLES, troublesOf } from "./sim-troubles.ts";
@@ -282,6 +283,19 @@ function isMistaken(reason: unknown): boolean {
   return meant !== null && meant[1] !== meant[2];
 }
 
+/** Less what a failing run is shrunk by. What it spares for the sake of a part stays spared. */
+function withParts(plan: Plan, parts: SimParts): Plan {
+  return {
+    ...plan,
+    isOperated: parts.has(SimPart.Operators, plan.isOperated),
+    restores: parts.has(SimPart.OldCatalogue, plan.restores),
+    corruptShare: parts.has(SimPart.FlippedBits, plan.corruptShare > 0) ? plan.corruptShare : 0,
+    clockDriftShare: parts.has(SimPart.ClockDrift, plan.clockDriftShare > 0)
+      ? plan.clockDriftShare
+      : 0,
+  };
+}
+
 /** Whose data nothing may destroy is spared what of them does. */
 function withTroubles(plan: Plan): Plan {
   const isSpared = plan.restores || plan.isWitnessed;
@@ -331,6 +345,7 @@ class SimRun {
   private readonly options: SimRunOptions;
   private readonly plan: Plan;
   private readonly cluster: SimCluster;
+  private readonly parts: SimParts;
   private readonly probes: SimProbes;
   private readonly watch: SimWatch;
   private faults: SimFaults | null = null;
@@ -342,14 +357,18 @@ class SimRun {
 
   constructor(options: SimRunOptions) {
     this.options = options;
-    this.plan = withTroubles(planOf(options.seed, options.without ?? new Set()));
+    const without = options.without ?? new Set();
+    const parts = new SimParts(without);
+    this.parts = parts;
+    this.plan = withParts(withTroubles(planOf(options.seed, without)), parts);
     const { osds, shards, pgCount, store } = this.plan;
     const { seed } = options;
-    const tunables = tunablesOf(seed, shards);
+    const drawn = tunablesOf(seed, shards);
+    const tunables = parts.has(SimPart.Tunables, drawn !== null) ? drawn : null;
     this.tunables = tunables;
     this.healing = new Prng(seed * 97 + 14);
     const isMixed = new Prng(seed * 65 + 9).below(MIXED_SEEDS) === 0;
-    const versions = isMixed ? new SimVersions(seed) : null;
+    const versions = parts.has(SimPart.Versions, isMixed) ? new SimVersions(seed) : null;
     this.versions = versions;
     this.cluster = new SimCluster(options.seed, {
       osds,
@@ -387,7 +406,7 @@ class SimRun {
   }
 
   get faultNotes(): readonly FaultNote[] {
-    return this.faults?.notes ?? [];
+    return [...this.parts.notes, ...(this.faults?.notes ?? [])];
   }
 
   dispose(): void {

@@ -17,7 +17,7 @@ export interface Shrunk {
   readonly message: string;
 }
 
-/** A run without some faults: how it failed, or null. */
+/** A run without some faults, or parts (`sim-parts.ts`): how it failed, or null. */
 export type Rerun = (without: ReadonlySet<number>) => SimFailure | null;
 
 /**
