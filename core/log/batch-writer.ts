@@ -156,7 +156,12 @@ export class BatchWriter implements Drain, BatchSink {
   /** A direct write of the batch's entries was done (0: the entry is not composed yet). */
   directDone(batchSeq: number): void {
     if (batchSeq > 0) this.batches.directDone(batchSeq);
+    const before = this.directSeq;
     this.advanceDirect();
+    if (this.directSeq === before || this.failed) return;
+    // The last batch may have been empty already: it did not vouch for these.
+    this.isVouched = false;
+    if (!this.queue.hasWork) this.vouchLater();
   }
 
   private advanceDirect(): void {

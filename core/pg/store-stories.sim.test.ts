@@ -307,6 +307,23 @@ describe("story 1: the batch that came back", () => {
     machine.simulation.run(machine.simulation.nowUs + 20_000);
     expect(logText(machine)).not.toContain("incarnation 3");
   });
+
+  test("G1: whole units that took longer than their batch are vouched for as well", async () => {
+    const machine = await machineOf(16);
+    const { rig, row } = await started(machine, { vouchMs: 10 });
+    const { faults } = machine.simulation.disk("disk");
+    const usual = { ...faults };
+    Object.assign(faults, { latencyUsMin: 30_000, latencyUsMax: 30_000 });
+    rig.append(row, write(1, 0, 16));
+    Object.assign(faults, usual);
+    await rig.until(() => rig.store.durableIndex(row) === 1, "durable");
+    machine.simulation.run(machine.simulation.nowUs + 30_000);
+    machine.simulation.disk("disk").rot(PLACES.dataOffset + 65_536, 512);
+    machine.crash();
+    const again = await reopened(machine);
+    // The damage is found when the unit is read, and healed.
+    expect(again.store.recovered[0]).toMatchObject({ lastIndex: 1, health: GroupHealth.Ok });
+  });
 });
 
 describe("story 2: the torn index page", () => {
