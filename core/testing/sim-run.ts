@@ -194,6 +194,8 @@ interface Floor {
 
 /** Looks for quiet groups in most seeds: they are parked between two requests. */
 const PARK_LOOKS_US = [8_000, 40_000, 500_000];
+/** Where space runs out, groups have few moments in which they are quiet. */
+const PARK_LOOK_FULL_US = 2_000;
 
 function storeOf(random: Prng): Plan["store"] {
   const tuning = {
@@ -281,6 +283,11 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
 function isMistaken(reason: unknown): boolean {
   const meant = typeof reason === "string" ? MISTAKEN.exec(reason) : null;
   return meant !== null && meant[1] !== meant[2];
+}
+
+function parkLookOf(seed: number, plan: Plan): number {
+  const look = seed % PARK_LOOKS_US.length;
+  return look === 0 && plan.beneath ? PARK_LOOK_FULL_US : PARK_LOOKS_US[look]!;
 }
 
 /** Less what a failing run is shrunk by. What it spares for the sake of a part stays spared. */
@@ -382,7 +389,7 @@ class SimRun {
       logBytes: store.logBytes,
       tuning: { ...store.tuning, ...tunables?.tuning },
       ...(tunables === null ? {} : { limits: tunables.limits, slotsBytes: tunables.slotsBytes }),
-      parkLookUs: PARK_LOOKS_US[options.seed % PARK_LOOKS_US.length]!,
+      parkLookUs: parkLookOf(seed, this.plan),
       clockDriftShare: this.plan.clockDriftShare,
       ...(options.memory === undefined ? {} : { memory: options.memory }),
       ...(versions === null ? {} : { formatsOf: (who) => versions.draw(who) }),

@@ -60,7 +60,7 @@ export const ZOO: readonly PlantedBug[] = [
     table.cursorIndex = this.table.indexOf(slot);`,
       },
     ],
-    seed: 4,
+    seed: 5,
   },
   {
     name: "empty-disk-that-voted",
@@ -96,7 +96,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (entry === null) break;",
       },
     ],
-    seed: 71,
+    seed: 5,
   },
   {
     name: "location-replicated",
@@ -179,7 +179,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 3,
+    seed: 4,
   },
   {
     name: "counts-itself-before-durable",
@@ -218,7 +218,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (state < 0) {",
       },
     ],
-    seed: 3,
+    seed: 21,
   },
   {
     name: "windows-forgotten-by-a-start",
@@ -249,7 +249,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 329,
+    seed: 195,
   },
   {
     name: "late-write-after-a-fence",
@@ -262,7 +262,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (lockEpoch < proposed) return Status.Ok;",
       },
     ],
-    seed: 42,
+    seed: 2,
   },
   {
     name: "log-cut-at-damage",
@@ -302,7 +302,7 @@ export const ZOO: readonly PlantedBug[] = [
     const latencyUs = this.world.clock.turnUs - op.submittedUs;`,
       },
     ],
-    seed: 14,
+    seed: 10,
   },
   {
     name: "flush-answered-early",
@@ -328,7 +328,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (progress.match >= 0) return true;",
       },
     ],
-    seed: 4,
+    seed: 24,
   },
   {
     name: "filled-by-name",
@@ -341,7 +341,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (slot >= 0) return;",
       },
     ],
-    seed: 3,
+    seed: 4,
   },
   {
     name: "filled-without-looking-back",
@@ -354,7 +354,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 12,
+    seed: 4,
   },
   {
     name: "quiet-while-full",
@@ -394,7 +394,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "const image = { ...before, sizeBytes };",
       },
     ],
-    seed: 74,
+    seed: 33,
   },
   {
     name: "removed-layer-without-fence",
@@ -407,7 +407,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 141,
+    seed: 194,
   },
   {
     name: "batch-that-came-back",
@@ -420,7 +420,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 38,
+    seed: 26,
   },
   {
     name: "vote-not-persisted",
@@ -451,7 +451,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "return this.isLeader && node.ownIndex > 0;",
       },
     ],
-    seed: 1,
+    seed: 30,
   },
   {
     name: "lease-of-another-clock",
@@ -464,7 +464,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "this.leaseUntilUs = sentUs + LEASE_US;",
       },
     ],
-    seed: 4,
+    seed: 75,
   },
   {
     name: "no-checksums",
@@ -487,7 +487,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "op.crcs[at] = this.world.checksum.crc32(bytes, 0);",
       },
     ],
-    seed: 4,
+    seed: 3,
   },
   {
     name: "healed-with-bad-copy",
