@@ -161,7 +161,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "node.ownIndex = node.log.lastIndex + 1;\n  setCommit(node, node.log.lastIndex);",
       },
     ],
-    seed: 46,
+    seed: 5,
   },
   {
     name: "refusal-is-a-vote",
