@@ -129,7 +129,10 @@ class Bench {
 
   private reportsOf(pg: PgInfo): ReturnType<ScrubService["options"]["osds"]["reportsOf"]> {
     const role = this.filling.has(pg.id) ? PgRole.FILLING : PgRole.FOLLOWER;
-    return new Map([[2 as ReplicaId, create(PgReportSchema, { pg: pg.id, replica: 2, role })]]);
+    const { id, leader } = pg;
+    return new Map([
+      [2 as ReplicaId, create(PgReportSchema, { pg: id, replica: 2, role, leader })],
+    ]);
   }
 
   /** Let time pass; orders are carried out at once and leave `left` blocks; < 0: they are not. */
