@@ -286,12 +286,15 @@ export class PgShard implements StoreOwner, RaftHost {
   onForgotten(row: number, id: number, acknowledged: number): void {
     const group = this.groups.awakeAt(row);
     const peer = group?.peerOf(id) ?? null;
-    this.logger.error("a replica lost what it had acknowledged: its disk lies about flushes", {
-      pg: group?.pg ?? 0,
-      replica: id,
-      osd: peer?.link.osd ?? -1,
-      acknowledged,
-    });
+    this.logger.error(
+      "a replica lost what it had acknowledged: its disk did not keep what it called durable",
+      {
+        pg: group?.pg ?? 0,
+        replica: id,
+        osd: peer?.link.osd ?? -1,
+        acknowledged,
+      },
+    );
   }
 
   /* --------------------------------------------------------------- drains */

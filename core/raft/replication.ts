@@ -220,6 +220,8 @@ export function handleAppendReply(node: RaftState, message: RaftMessage): void {
 function handleReject(node: RaftState, progress: Progress, message: RaftMessage): void {
   const rejected = message.index;
   const { state, match } = progress;
+  // Nobody lacks what is before the first entry: that answers something else, of an older term.
+  if (rejected === 0) return;
   if (state === ProgressState.Fill || rejected >= progress.next) return;
   // An answer to an earlier question.
   if (state === ProgressState.Probe && rejected !== progress.next - 1) return;

@@ -48,8 +48,8 @@ export interface RaftHost {
   echoCount(group: number, id: number): number;
 
   /**
-   * A peer does not have all that it had acknowledged as durable, up to `acknowledged`: its disk lost
-   * writes that it had called stable. It is sent all that again.
+   * A peer does not have all that it had acknowledged as durable, up to `acknowledged`: its disk did
+   * not keep it (a flush that lied, a write that went astray, rot at the log's end). It gets it again.
    */
   onForgotten(group: number, id: number, acknowledged: number): void;
 }
