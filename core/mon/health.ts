@@ -5,12 +5,13 @@ import { BeneathState, PgRole } from "../../proto/gen/control_pb.ts";
 import type { Catalogue } from "./catalogue.ts";
 import { collectAiling } from "./device-health.ts";
 import { collectRefused } from "./damage-health.ts";
-import { type GroupReports, groupStateOf } from "./group-state.ts";
+import { groupStateOf } from "./group-state.ts";
 import type { OldCopy } from "./old-copy.ts";
 import type { OperationEngine } from "./operation-engine.ts";
 import type { OsdService } from "./osd-service.ts";
 import { collectPaused } from "./recovery-health.ts";
 import type { RecoveryService } from "./recovery-service.ts";
+import type { ReplicaReports } from "./replica-change.ts";
 import { collectScrubbed } from "./scrub-health.ts";
 import type { Health } from "./schema.ts";
 
@@ -215,7 +216,7 @@ function codeOf(
  * A member, not one that joins, gets what it missed: it is filled, its leader sends it old entries, or
  * its osd was started and has not heard of a leader yet, or not told of the replica.
  */
-function isFilling(pg: PgInfo, reports: GroupReports, service: OsdService): boolean {
+function isFilling(pg: PgInfo, reports: ReplicaReports, service: OsdService): boolean {
   const behind = new Set(
     [...reports.values()].flatMap(({ recovery }) => recovery.map((one) => one.replica)),
   );

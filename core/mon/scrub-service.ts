@@ -202,9 +202,9 @@ export class ScrubService {
   /** Whole, as far as is known here; nothing else is to be done by its leader. */
   private isReady(pg: PgInfo, busy: ReadonlySet<OsdId>): boolean {
     const { catalogue, osds } = this.options;
+    if (this.running.has(pg.id)) return false;
     const reports = osds.reportsOf(pg);
-    const isActive = groupStateOf(pg, catalogue.map.osds, reports) === PgState.Active;
-    if (this.running.has(pg.id) || !isActive) return false;
+    if (groupStateOf(pg, catalogue.map.osds, reports) !== PgState.Active) return false;
     const leader = leaderOf(catalogue, pg);
     if (leader === undefined || busy.has(leader.osd)) return false;
     for (const report of reports.values()) {

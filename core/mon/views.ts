@@ -265,11 +265,6 @@ export class Views {
     };
   }
 
-  private stateOf(pg: PgInfo): PgState {
-    const { catalogue, osds } = this.from;
-    return groupStateOf(pg, catalogue.map.osds, osds.reportsOf(pg));
-  }
-
   pg(pg: PgInfo): PgView {
     const { catalogue, osds } = this.from;
     const reports = osds.reportsOf(pg);
@@ -277,7 +272,7 @@ export class Views {
     return {
       id: formatPgId(pg.id),
       pool: catalogue.map.pools.get(poolOfPg(pg.id))?.name ?? "?",
-      state: STATE_NAMES[this.stateOf(pg)],
+      state: STATE_NAMES[groupStateOf(pg, catalogue.map.osds, reports)],
       leaderOsd: leader?.osd ?? null,
       leaderReplica: pg.leader,
       term: pg.leaderTerm,
@@ -319,6 +314,11 @@ export class Views {
             },
       scrub: this.scrub(pg),
     };
+  }
+
+  private stateOf(pg: PgInfo): PgState {
+    const { catalogue, osds } = this.from;
+    return groupStateOf(pg, catalogue.map.osds, osds.reportsOf(pg));
   }
 
   /** How long ago an osd was heard, in milliseconds; null: never since the mon runs. */
