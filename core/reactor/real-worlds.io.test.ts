@@ -5,6 +5,7 @@ import { createUringWorld } from "./uring-world.ts";
 import { DrainOrder } from "./world.ts";
 
 const IDLE_TURNS = 5;
+const SLOT_BYTES = 1_048_576;
 
 async function runChild(
   backend: string,
@@ -77,6 +78,30 @@ describe("the runtime's own loop as guest of the ring", () => {
     // A block lasts a second; what the runtime still had to do may end some of them early.
     expect(performance.now() - startMs).toBeGreaterThan(500);
   }, 20_000);
+});
+
+describe("slots at rest", () => {
+  const harness = new RealHarness((options) => createUringWorld(options));
+  afterAll(() => harness.close());
+
+  test("their memory goes back, that of slots released later too", async () => {
+    const { arena, slots } = harness.world;
+    const take = (): number => {
+      const offset = slots.take(SLOT_BYTES);
+      arena.bytes.fill(1, offset, offset + SLOT_BYTES);
+      return offset;
+    };
+    const isGone = (offset: number): boolean => arena.bytes[offset] === 0;
+    const taken = Array.from({ length: 12 }, take);
+    const late = taken.splice(6);
+    for (const offset of taken) slots.release(offset);
+    await harness.until(() => taken.every(isGone), "the first slots' memory");
+    expect(late.some(isGone)).toBe(false);
+    // Nothing is left to give back, at one look at least.
+    await Bun.sleep(6000);
+    for (const offset of late) slots.release(offset);
+    await harness.until(() => late.every(isGone), "the late slots' memory");
+  }, 40_000);
 });
 
 describe("ring", () => {

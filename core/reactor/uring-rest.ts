@@ -11,10 +11,13 @@ const LOOK_US = 5_000_000;
 const BUSY_TAKES = 100;
 /** Slabs given back at one look: each costs a pair of system calls, and heartbeats wait. */
 const SLABS_PER_LOOK = 64;
+/** As many as the little that goes on at rest touches between two looks. */
+const FEW_SLABS = 4;
 
 /**
  * Gives the memory of a load back to the system when the load is over: slabs of slots, buffers of
- * connections, and the garbage of the load. Once after each load, a period or two behind its end.
+ * connections, and the garbage of the load. What the slots held goes while nobody works, the rest once
+ * after each load, when no more slabs become free.
  *
  * The collection is of young objects: a full one also drops compiled code that has not run for some
  * seconds, and the next load begins at half the rate.
@@ -44,22 +47,27 @@ export class Rest extends Timer {
     const isBusy = takes - this.takesSeen >= BUSY_TAKES;
     this.takesSeen = takes;
     if (isBusy) this.rested = false;
-    else if (!this.rested) this.rested = this.rest();
+    else if (this.vacate() < FEW_SLABS && !this.rested) this.tidy();
   }
 
-  /** True when there is nothing more to give back. */
-  private rest(): boolean {
+  /**
+   * Give back slabs that nobody uses; how many. At each look: slots of a load are released for as long
+   * as it takes to bring home what they hold.
+   */
+  private vacate(): number {
     const { arena, slots } = this.world;
     for (let count = 0; count < SLABS_PER_LOOK; count++) {
       const slab = slots.vacate();
-      if (slab < 0) {
-        this.network.rest();
-        edenGC();
-        return true;
-      }
+      if (slab < 0) return count;
       arena.forgetBlocks(slab, SLAB_SIZE);
       this.memory.giveBack(slab, SLAB_SIZE);
     }
-    return false;
+    return SLABS_PER_LOOK;
+  }
+
+  private tidy(): void {
+    this.rested = true;
+    this.network.rest();
+    edenGC();
   }
 }
