@@ -98,7 +98,7 @@ describe("withAdopted", () => {
     expect(adopt(pg, seen)).toBe("4@4.0, 3@3.0, 5@5.0");
   });
 
-  test("a row that is gone stays for people to replace, where nobody came for it", () => {
+  test("a row that is gone stays where nobody came for it, and is renewed", () => {
     const pg = group(row(1), row(2), row(3));
     expect(adopt(pg, [report(1, { index: 9, voters: [1, 3] })])).toBe("1@1.0, 2@2.0, 3@3.0");
   });

@@ -63,8 +63,8 @@ export function withAdopted(pg: PgInfo, adoption: Adoption): PgInfo | undefined 
 
 /**
  * As many that stay as the pool wants: who was replaced since the restore leaves once the new replica
- * counts, who votes and was to leave stays where nobody came for it, and where there are too few people
- * are to replace a row that is gone.
+ * counts, who votes and was to leave stays where nobody came for it, and where there are too few rows
+ * that are gone stay: their leader tells that it is without them, and they are renewed (`withRenewals`).
  */
 function fitted(
   rows: readonly ReplicaInfo[],

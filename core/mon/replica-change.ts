@@ -54,6 +54,9 @@ export function withReplacement(pg: PgInfo, old: ReplicaInfo, added: ReplicaInfo
  * was replaced, it sends all. So it does where their group went on without them: a leader whose map
  * was older took a new member for one that nobody wants, and no id is given out twice.
  *
+ * A row whose osd holds another one of the group by now (a catalogue that was restored found it there)
+ * is for people to move: two copies on one disk are one.
+ *
  * Requires: the group has a leader that serves. Without one the old replicas may be all that is
  * left, and nothing is given up.
  */
@@ -66,7 +69,7 @@ export function withRenewals(
 ): PgInfo {
   for (const old of pg.replicas) {
     const osd = catalogue.map.osds.get(old.osd);
-    if (old.leaving || osd === undefined) continue;
+    if (old.leaving || osd === undefined || isPlaceTaken(pg, old)) continue;
     const why = lossOf(old, osd, told);
     if (why === undefined || isFounding(pg, old, told.reports)) continue;
     // The new store may have fewer shards.
@@ -82,6 +85,10 @@ export function withRenewals(
     return withReplacement(pg, old, added);
   }
   return pg;
+}
+
+function isPlaceTaken(pg: PgInfo, old: ReplicaInfo): boolean {
+  return pg.replicas.some((one) => one !== old && one.osd === old.osd && !one.leaving);
 }
 
 /** Why a replica is lost where it was, for people; undefined: it is not. */

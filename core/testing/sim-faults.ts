@@ -439,14 +439,17 @@ export class SimFaults {
 
   /** Whether the device of an osd may have lost what it had called durable. */
   mayForget(osd: unknown): boolean {
-    return (this.plan.strays || this.plan.lies) && osd === this.victim.id;
+    return this.mayBeDamaged && osd === this.victim.id;
   }
 
   /** Writes went astray there: what the store says of itself is for people. */
   private isDamage(osd: SimOsd, error: unknown): boolean {
+    return this.mayBeDamaged && osd === this.victim && error instanceof FastblockError;
+  }
+
+  private get mayBeDamaged(): boolean {
     const { strays, lies } = this.plan;
-    const isHit = (strays || lies) && osd === this.victim && this.devices.damaged > 0;
-    return isHit && error instanceof FastblockError;
+    return (strays || lies) && this.devices.damaged > 0;
   }
 
   private giveUpStore(osd: SimOsd): void {

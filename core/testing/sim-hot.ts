@@ -499,10 +499,14 @@ class Recorder {
     this.abandoned.push({ key, client, value, callNs, givenUpNs, endNs: Infinity, hasExplained });
   }
 
-  /** A write of one of the values that was given up, and has explained nothing. */
+  /** A write of one of the values that was given up, may happen yet, and has explained nothing. */
   findLate(key: number, values: readonly number[]): Abandoned | undefined {
     return this.abandoned.find(
-      (one) => one.key === key && !one.hasExplained && values.includes(one.value),
+      (one) =>
+        one.key === key &&
+        !one.hasExplained &&
+        one.endNs === Infinity &&
+        values.includes(one.value),
     );
   }
 
