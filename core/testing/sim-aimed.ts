@@ -3,7 +3,7 @@ import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { Group } from "../pg/pg.ts";
-import { awakeOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { awakeOf, isServing, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import type { SimFaults } from "./sim-faults.ts";
 import type { SimProbes } from "./sim-probes.ts";
 
@@ -246,8 +246,7 @@ export class SimAimed {
 
   private isFree(osd: SimOsd): boolean {
     const { faults } = this;
-    const isServing = osd.world?.alive === true && osd.session !== null;
-    return isServing && faults.goesOn && !faults.isHeld(osd) && !faults.isSteady(osd);
+    return isServing(osd) && faults.goesOn && !faults.isHeld(osd) && !faults.isSteady(osd);
   }
 
   /** Operations of the devices take so long; 0: as long as usual. */

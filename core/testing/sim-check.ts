@@ -10,7 +10,7 @@ import {
   UnitState,
 } from "../pg/pg.ts";
 import { formatConfiguration } from "../raft/raft.ts";
-import { awakeOf, groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { awakeOf, groupsOf, isServing, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import type { SimDevices } from "./sim-devices.ts";
 import { SimCommits } from "./sim-commits.ts";
 import type { SimProbes } from "./sim-probes.ts";
@@ -118,10 +118,15 @@ function keyOf(group: Group, replica: number): string {
 }
 
 /**
- * Every group has the replicas that the map wants and no others, each counts and has applied what
- * its leader has, and the monitor is content. Answers what is missing; empty: nothing.
+ * Every osd is up, every group has the replicas that the map wants and no others, each counts and has
+ * applied what its leader has, and the monitor is content. Answers what is missing; empty: nothing.
+ *
+ * Who is down is looked at first: what a process that ended had applied can still be seen, its next one
+ * begins with less, and the monitor misses a machine that lost its power only some seconds later.
  */
 export function unrest(cluster: SimCluster): string {
+  const away = cluster.osds.find((osd) => !isServing(osd));
+  if (away !== undefined) return `osd.${String(away.id)} is down`;
   if (!cluster.settled) return "configurations are not what the map wants";
   const groups = cluster.osds.flatMap(groupsOf);
   const { pgs } = cluster;

@@ -133,6 +133,11 @@ export interface SimClient {
   readonly world: SimWorld;
 }
 
+/** Whether an osd runs and has opened its stores: what is seen of its groups is so. */
+export function isServing(osd: SimOsd): boolean {
+  return osd.world?.alive === true && osd.session !== null;
+}
+
 /** The groups of all shards of an osd; those that are parked wake. */
 export function groupsOf(osd: SimOsd): Group[] {
   return osd.shards.flatMap((shard) => shard.pg.groups.values());

@@ -1,7 +1,7 @@
 // cold: the simulator
 import { BLOCK_SIZE } from "../base/units.ts";
 import { inspectStore } from "../pg/pg.ts";
-import { groupsOf, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { groupsOf, isServing, type SimCluster, type SimOsd } from "./sim-cluster.ts";
 import type { SimFaults } from "./sim-faults.ts";
 import { stampBlock } from "./sim-stamps.ts";
 import { FORMATS_NEXT } from "./sim-versions.ts";
@@ -379,11 +379,6 @@ export class SimDevices {
 
 /** What strays. */
 export type StrayKind = "misdirectedWriteShare" | "misdirectedReadShare" | "lostWriteShare";
-
-/** Whether it runs and has told the monitor so. */
-export function isServing(osd: SimOsd): boolean {
-  return osd.world?.alive === true && osd.session !== null;
-}
 
 interface PlaceRow {
   readonly shard: number;

@@ -1,7 +1,7 @@
 // cold: the simulator
 import { Prng } from "../base/prng.ts";
-import type { SimCluster, SimOsd } from "./sim-cluster.ts";
-import { isServing, type SimDevices, type StrayKind } from "./sim-devices.ts";
+import { isServing, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import type { SimDevices, StrayKind } from "./sim-devices.ts";
 import type { FaultKind, SimFaults } from "./sim-faults.ts";
 
 /**
