@@ -109,6 +109,21 @@ describe("withAdopted", () => {
     expect(adopt(pg, seen, 2)).toBe("1@1.0, 4@4.0, 5@5.0 witness");
   });
 
+  test("one witness stays: the one that was wanted since the restore", () => {
+    const pg = group(
+      row(1),
+      row(2),
+      row(RESTORED, { witness: true }),
+      row(3, { witness: true, leaving: true }),
+    );
+    const seen = [
+      report(1, { index: 9, voters: [1, 2, 4] }),
+      report(4, undefined, { witness: true }),
+    ];
+    const rows = `1@1.0, 2@2.0, ${String(RESTORED)}@11.0 witness, 4@4.0 leaves witness`;
+    expect(adopt(pg, seen, 2)).toBe(rows);
+  });
+
   test("a group that the map knows is left alone, as is one that tells nothing", () => {
     const pg = group(row(1), row(2), row(3));
     const seen = [report(1, { index: 9, voters: [1, 2, 3], learners: [7] })];

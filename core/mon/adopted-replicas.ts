@@ -3,6 +3,9 @@ import type { Logger } from "../base/logger.ts";
 import type { OsdInfo, PgInfo, ReplicaInfo } from "../cluster/cluster.ts";
 import { type MapConfiguration, PgRole, type PgReport } from "../../proto/gen/control_pb.ts";
 
+/** Of a group. */
+const WITNESSES_MAX = 1;
+
 /** Where replicas of a group were seen: every report of it, whatever the map says. */
 export interface SeenReplica {
   readonly osd: OsdInfo;
@@ -78,15 +81,12 @@ function fitted(
     if (one.leaving) return voters.includes(one.replicaId) ? 3 : 4;
     return 1;
   };
-  const leaving = new Set<ReplicaInfo>();
-  let room = size;
-  for (const one of rows.toSorted((a, b) => rankOf(a) - rankOf(b))) {
-    if (one.witness) continue;
-    room -= 1;
-    if (rankOf(one) > 3 || room < 0) leaving.add(one);
-  }
+  const ranked = rows.toSorted((a, b) => rankOf(a) - rankOf(b));
+  const stay = (isWitness: boolean, count: number): ReplicaInfo[] =>
+    ranked.filter((one) => one.witness === isWitness && rankOf(one) <= 3).slice(0, count);
+  const staying = new Set([...stay(false, size), ...stay(true, WITNESSES_MAX)]);
   const kept = rows.map((one) =>
-    one.witness || one.leaving === leaving.has(one) ? one : { ...one, leaving: !one.leaving },
+    one.leaving === staying.has(one) ? { ...one, leaving: !one.leaving } : one,
   );
   const missing = size - kept.filter(isData).length;
   const all = [...kept, ...gone.filter(isData).slice(0, Math.max(0, missing))];

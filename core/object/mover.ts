@@ -17,12 +17,15 @@ export interface MoverOwner extends SweepGuard {
 }
 
 /** What a sweep does: the awaiting pseudo-program is
- * `plan(); await readLog(); await readBases(); verify(); await write(); finish()`. */
+ * `plan(); await readLog(); await readBases(); await readSingly(); verify(); await write(); finish()`. */
 enum Stage {
   Idle = 0,
   ReadLog = 1,
   ReadBases = 2,
-  Write = 3,
+  /** What lies beside a sector that can not be read: block by block. */
+  ReadLogSingly = 3,
+  ReadBasesSingly = 4,
+  Write = 5,
 }
 
 /**
@@ -113,6 +116,14 @@ export class Mover {
           break;
         case Stage.ReadBases:
           if (!this.submitBaseReads()) return;
+          this.enter(Stage.ReadLogSingly);
+          break;
+        case Stage.ReadLogSingly:
+          if (!this.submitSingleLogReads()) return;
+          this.enter(Stage.ReadBasesSingly);
+          break;
+        case Stage.ReadBasesSingly:
+          if (!this.submitSingleBaseReads()) return;
           this.assemble();
           this.enter(Stage.Write);
           break;
@@ -163,6 +174,36 @@ export class Mover {
     return this.submitAt === this.plan.pieceCount && this.inFlight === 0;
   }
 
+  private submitSingleLogReads(): boolean {
+    const { plan } = this;
+    while (this.submitAt < plan.blockCount && this.inFlight < this.depth) {
+      const block = this.submitAt;
+      this.submitAt += 1;
+      if (!plan.isBesideBadSector(block)) continue;
+      const offset = plan.logOffset(block);
+      const staging = plan.blockStaging[block]!;
+      this.submit(DiskVerb.Read, DeviceRegion.Log, staging, offset, BLOCK_SIZE, block);
+    }
+    return this.submitAt === plan.blockCount && this.inFlight === 0;
+  }
+
+  private submitSingleBaseReads(): boolean {
+    const { plan } = this;
+    const last = plan.pieceCount * BLOCKS_PER_UNIT;
+    while (this.submitAt < last && this.inFlight < this.depth) {
+      const tag = this.submitAt;
+      this.submitAt += 1;
+      const piece = Math.floor(tag / BLOCKS_PER_UNIT);
+      const bit = tag % BLOCKS_PER_UNIT;
+      if (!plan.isBaseBad(piece) || ((plan.wantedOfBase(piece) >>> bit) & 1) === 0) continue;
+      const within = bit * BLOCK_SIZE;
+      const offset = this.slots.unitOffset(plan.pieceBases[piece]!) + within;
+      const buffer = plan.pieceBuffers[piece]! + within;
+      this.submit(DiskVerb.Read, DeviceRegion.Data, buffer, offset, BLOCK_SIZE, tag);
+    }
+    return this.submitAt === last && this.inFlight === 0;
+  }
+
   private submit(
     verb: DiskVerb,
     region: DeviceRegion,
@@ -188,14 +229,19 @@ export class Mover {
   /** Called by `MoverIo` only. */
   onIo(io: MoverIo): void {
     this.inFlight -= 1;
-    if (io.status !== Status.Ok) {
-      if (io.verb !== DiskVerb.Read) this.failed = true;
-      else if (this.stage === Stage.ReadLog) this.plan.segmentFailed(io.tag);
-      else this.plan.baseFailed(io.tag);
-    }
+    if (io.status !== Status.Ok) this.onFailed(io);
     io.moverNext = this.ioFree;
     this.ioFree = io;
     this.world.turns.again();
+  }
+
+  private onFailed({ verb, tag }: MoverIo): void {
+    const { plan, stage } = this;
+    if (verb !== DiskVerb.Read) this.failed = true;
+    else if (stage === Stage.ReadLog) plan.segmentFailed(tag);
+    else if (stage === Stage.ReadBases) plan.baseFailed(tag);
+    else if (stage === Stage.ReadLogSingly) plan.blockFailed(tag);
+    else plan.baseBlockFailed(Math.floor(tag / BLOCKS_PER_UNIT), tag % BLOCKS_PER_UNIT);
   }
 
   /* -------------------------------------------------------------- assemble */
@@ -236,7 +282,7 @@ export class Mover {
         arena.bytes.fill(0, at, at + BLOCK_SIZE);
         continue;
       }
-      let good = this.plan.isBaseRead(piece);
+      let good = this.plan.isBaseBlockRead(piece, bit);
       if (good) {
         const crc = this.slots.crcOfBlock(base, bit);
         good = this.world.checksum.crc32(arena.block(at), 0) === crc;

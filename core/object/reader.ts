@@ -153,16 +153,10 @@ export class Reader implements Drain {
   onRead(io: ReadIo): void {
     const op = io.op;
     assert(op !== null, "Reader: read without op");
-    for (let at = io.first; at < io.first + io.count; at++) {
-      let good = io.status === Status.Ok;
-      if (good) {
-        const bytes = this.world.arena.block(op.arenaOffset + at * BLOCK_SIZE);
-        good = this.world.checksum.crc32(bytes, 0) === op.crcs[at];
-      }
-      if (good) continue;
-      op.states[at] = BlockState.Damaged;
-      op.damagedBlocks += 1;
-    }
+    if (io.status !== Status.Ok && io.count > 1) {
+      // One sector can not be read: its neighbours can.
+      for (let at = io.first; at < io.first + io.count; at++) this.submit(op, at, 1);
+    } else this.verify(op, io);
     io.op = null;
     io.readNext = this.free;
     this.free = io;
@@ -174,6 +168,19 @@ export class Reader implements Drain {
     this.checksumFailures += op.damagedBlocks;
     this.eras.leave(op.era);
     op.onDone();
+  }
+
+  private verify(op: StoreReadOp, io: ReadIo): void {
+    for (let at = io.first; at < io.first + io.count; at++) {
+      let good = io.status === Status.Ok;
+      if (good) {
+        const bytes = this.world.arena.block(op.arenaOffset + at * BLOCK_SIZE);
+        good = this.world.checksum.crc32(bytes, 0) === op.crcs[at];
+      }
+      if (good) continue;
+      op.states[at] = BlockState.Damaged;
+      op.damagedBlocks += 1;
+    }
   }
 
   /** Read what moved meanwhile once more; the rest is damaged. */

@@ -81,9 +81,11 @@ export class SweepPlan {
   private readonly blockPositions = new Float64Array(BLOCKS_MAX);
   private readonly blockOrder = new Float64Array(BLOCKS_MAX);
   private readonly blockSegments = new Uint8Array(BLOCKS_MAX);
-  /** What could not be read. */
+  /** What could not be read at once, and what not alone either. */
   private readonly segmentBad = new Uint8Array(SEGMENTS_MAX);
+  private readonly blockBad = new Uint8Array(BLOCKS_MAX);
   private readonly baseBad = new Uint8Array(PIECES_MAX);
+  private readonly baseBadBits = new Uint16Array(PIECES_MAX);
 
   /** `buffer`: arena offset of `MOVER_BUFFER_BYTES`. */
   constructor(objects: ObjectStore, log: LogPlaces, guard: SweepGuard, buffer: number) {
@@ -168,6 +170,7 @@ export class SweepPlan {
     this.pieceSkips[piece] = 0;
     this.pieceBases[piece] = base;
     this.baseBad[piece] = 0;
+    this.baseBadBits[piece] = 0;
     this.pieceCount += 1;
     return true;
   }
@@ -225,6 +228,7 @@ export class SweepPlan {
         this.segmentBad[this.segmentCount] = 0;
         this.segmentCount += 1;
       }
+      this.blockBad[block] = 0;
       this.blockSegments[block] = this.segmentCount - 1;
       this.blockStaging[block] = this.staging + used * BLOCK_SIZE;
       used += 1;
@@ -266,12 +270,35 @@ export class SweepPlan {
     this.baseBad[piece] = 1;
   }
 
-  isBlockRead(block: number): boolean {
-    return this.segmentBad[this.blockSegments[block]!] === 0;
+  /** A block of a segment that failed could not be read alone either. */
+  blockFailed(block: number): void {
+    this.blockBad[block] = 1;
   }
 
-  isBaseRead(piece: number): boolean {
-    return this.baseBad[piece] === 0;
+  /** A block of a base that failed could not be read alone either. */
+  baseBlockFailed(piece: number, bit: number): void {
+    this.baseBadBits[piece] = this.baseBadBits[piece]! | (1 << bit);
+  }
+
+  /** Whether a block's segment failed: something in it, the block or a neighbour. */
+  isBesideBadSector(block: number): boolean {
+    return this.segmentBad[this.blockSegments[block]!] === 1;
+  }
+
+  isBaseBad(piece: number): boolean {
+    return this.baseBad[piece] === 1;
+  }
+
+  isBlockRead(block: number): boolean {
+    return this.blockBad[block] === 0;
+  }
+
+  isBaseBlockRead(piece: number, bit: number): boolean {
+    return ((this.baseBadBits[piece]! >>> bit) & 1) === 0;
+  }
+
+  logOffset(block: number): number {
+    return this.log.deviceOffset(this.blockPositions[block]!);
   }
 
   /** A damaged block gets version and checksum without the bytes: it is not written. */

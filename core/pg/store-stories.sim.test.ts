@@ -707,6 +707,29 @@ describe("damage", () => {
     expect((await rig.read(row, LAYER, 3, 1, 0))[0]!.state).toBe(BlockState.Damaged);
   });
 
+  test("a sector that can not be read costs no block beside it, in the log and at home", async () => {
+    const machine = await machineOf(59);
+    const { rig, row } = await started(machine);
+    const disk = machine.simulation.disk("disk");
+    await put(rig, row, [write(1, 0, 16)]);
+    await checkpoint(rig);
+    // The unit is copied for the snapshot's successor, and blocks come from two batches beside each other.
+    await put(rig, row, [write(2, 5, 1, { snapSeq: 1 })]);
+    await put(rig, row, [write(3, 9, 1, { snapSeq: 1 })]);
+    disk.spoil(PLACES.dataOffset + 65_536 + 3 * BLOCK_SIZE, BLOCK_SIZE);
+    // The header of the later batch: nobody needs it, and it lies between the two blocks.
+    const header = blockOf(machine, 1, 5);
+    disk.spoil(PLACES.logOffset + header * BLOCK_SIZE, BLOCK_SIZE);
+    await checkpoint(rig);
+    expect(rig.store.counters.unitsCopied).toBe(1);
+    expect(new Set(rig.owner.damaged.map(({ block }) => block))).toEqual(new Set([3]));
+    for (const snapSeq of [1, 0]) {
+      const blocks = await rig.read(row, LAYER, 0, 16, snapSeq);
+      const bad = blocks.flatMap(({ state }, at) => (state === BlockState.Data ? [] : [at]));
+      expect(bad).toEqual([3]);
+    }
+  });
+
   test("G8: a lost block stays lost until it is written again", async () => {
     const machine = await machineOf(53);
     const { rig, row } = await started(machine);
