@@ -102,8 +102,9 @@ export class BatchWriter implements Drain, BatchSink {
   onVouch(): void {
     if (this.failed || this.inFlight > 0 || this.queue.hasWork) return;
     this.queue.wantCommits();
-    if (!this.writeBatch()) return;
-    this.isVouched = true;
+    if (this.writeBatch()) this.isVouched = true;
+    // The ring is full. When the tail moves, what is queued is looked at; an empty batch is not.
+    else this.vouchLater();
   }
 
   /** The stop does not wait for the timer. Requires: nothing queued, nothing under way. */
