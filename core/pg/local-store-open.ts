@@ -21,6 +21,7 @@ import {
   GroupHealth,
   geometryOf,
   type IndexScanResult,
+  newestSuperblock,
   PAGE_BUFFER_BYTES,
   Quarantine,
   SlotState,
@@ -47,7 +48,9 @@ import {
   noStore,
   readCheckpoint,
   readSuperblock,
+  readSuperblocks,
   readZoneTable,
+  refuseUnreadable,
   seedOf,
   writeCheckpoint,
   writeSuperblock,
@@ -226,32 +229,49 @@ async function readLog(
 
 /* ------------------------------------------------------------- superblock */
 
+/**
+ * Claim the device for this start: an incarnation that no start had before, durably. A shard that is
+ * given the claim looks whether it is the one.
+ *
+ * A start that finds both copies writes the older one, so the newest claim may be in one copy only. When
+ * that one is damaged or can not be read, what is found is the store before it: the next incarnation was
+ * claimed, and batches and pages may carry it. The one after that was not: the copies are one claim
+ * apart at most, since a start that misses one writes both. Writing the missing one alone was not
+ * enough: a sector that takes writes and gives none back hides each claim from the next start.
+ *
+ * The two other facts that starts move go the same way: a clean mark may be older than a lost claim, and
+ * a format that is raised is in both copies, or an older program would open the store by one of them.
+ */
 async function claimSuperblock(
   options: StoreOptions,
   device: Device,
   buffer: number,
 ): Promise<Superblock & { wasClean: boolean }> {
-  const found = await readSuperblock(options.world, device, buffer, options.formats);
-  if (found === undefined) throw await noStore(options.world, device, buffer);
+  const { world, claim } = options;
+  const { a, b } = await readSuperblocks(world, device, buffer);
+  const found = newestSuperblock(a, b);
+  if (found === undefined) throw await noStore(world, device, buffer);
+  refuseUnreadable(device, found, options.formats);
   judgeSuperblock(options, found);
-  if (options.claim !== undefined) {
-    if (found.incarnation !== options.claim.incarnation) {
+  if (claim !== undefined) {
+    if (found.incarnation !== claim.incarnation) {
       throw new FastblockError(
         "FB4006",
-        `The store was claimed by another start: incarnation ${String(found.incarnation)}, ${String(options.claim.incarnation)} wanted`,
+        `The store was claimed by another start: incarnation ${String(found.incarnation)}, ${String(claim.incarnation)} wanted`,
       );
     }
     return { ...found, wasClean: found.clean };
   }
-  const claimed: Superblock = {
-    ...found,
-    generation: found.generation + 1,
-    incarnation: found.incarnation + 1,
-    clean: false,
-    format: Math.max(found.format, formatsOf(options).min),
-  };
-  await writeSuperblock(options.world, device, claimed, buffer);
-  return { ...claimed, wasClean: found.clean };
+  const isWhole = a !== undefined && b !== undefined;
+  const incarnation = found.incarnation + (isWhole ? 1 : 2);
+  const format = Math.max(found.format, formatsOf(options).min);
+  const copies = isWhole && format === found.format ? 1 : 2;
+  let claimed: Superblock = { ...found, incarnation, clean: false, format };
+  for (let copy = 0; copy < copies; copy++) {
+    claimed = { ...claimed, generation: claimed.generation + 1 };
+    await writeSuperblock(world, device, claimed, buffer);
+  }
+  return { ...claimed, wasClean: isWhole && found.clean };
 }
 
 function formatsOf(options: StoreOptions): FormatRange {

@@ -91,7 +91,7 @@ export interface StoreOptions {
   readonly owner: StoreOwner;
   readonly logger: Logger;
   /**
-   * With several shards: shard 0 opens without it and claims the device (incarnation + 1); the
+   * With several shards: shard 0 opens without it and claims the device (a new incarnation); the
    * others get `store.claim` of shard 0 (plain numbers, may be posted between threads).
    */
   readonly claim?: StoreClaim;

@@ -2,7 +2,10 @@ import { expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
-import { decodeSuperblock, geometryOf, type Superblock } from "../store/store.ts";
+import type { DiskWatcher } from "../reactor/reactor.ts";
+import { DiskVerb } from "../reactor/world.ts";
+import { Prng } from "../base/prng.ts";
+import { decodeSuperblock, geometryOf, type Superblock, withStart } from "../store/store.ts";
 import { Machine } from "./machine-harness.ts";
 import { zoneTableOffsets } from "./store-device.ts";
 import { fsckStore } from "./store-tools.ts";
@@ -79,3 +82,83 @@ test.each([
   machine.simulation.disk("disk").spoil(offset, BLOCK_SIZE);
   await machine.open({});
 });
+
+/** Every read of the block at `offset` fails; it takes all writes. */
+function unreadableForGood(offset: number): DiskWatcher {
+  return {
+    onSubmit: () => undefined,
+    onLand: (op) =>
+      op.verb === DiskVerb.Read &&
+      op.offsetBytes <= offset &&
+      offset < op.offsetBytes + op.lengthBytes,
+  };
+}
+
+/** The copy that the last start claimed the device in. */
+function newestAt(machine: Machine): number {
+  const [a, b] = [superblockAt(machine, 0)!, superblockAt(machine, END)!];
+  return a.generation > b.generation ? 0 : END;
+}
+
+// A crash before the start is recorded: one copy knows of it.
+test.each([
+  ["damaged", 1],
+  ["damaged", 2],
+  ["unreadable", 1],
+  ["unreadable", 2],
+  ["unreadable for good", 1],
+  ["unreadable for good", 2],
+])(
+  "the newest copy of the superblock is %s, after %d starts: no incarnation comes twice",
+  async (fate, starts) => {
+    const machine = await Machine.make(6, { drainMicrotasks, checksum }, DEVICE_BYTES);
+    const stopped = await machine.open({});
+    stopped.store.finishRecovery();
+    await stopped.await(stopped.store.close(), "close");
+    const seen = [stopped.store.identity.incarnation];
+    for (let start = 0; start < starts; start++) {
+      machine.crash();
+      seen.push((await machine.open({})).store.identity.incarnation);
+    }
+    machine.crash();
+    const disk = machine.simulation.disk("disk");
+    const newest = newestAt(machine);
+    if (fate === "damaged") disk.rot(newest, 512);
+    else if (fate === "unreadable") disk.spoil(newest, BLOCK_SIZE);
+    else disk.watcher = unreadableForGood(newest);
+    for (let start = 0; start < 3; start++) {
+      const { store } = await machine.open({});
+      expect(store.identity.wasClean).toBe(false);
+      seen.push(store.identity.incarnation);
+      machine.crash();
+    }
+    expect(seen).toEqual([...new Set(seen)].sort((one, other) => one - other));
+  },
+);
+
+test("a start is recorded though one copy of the superblock can not be read for good", async () => {
+  const machine = await Machine.make(7, { drainMicrotasks, checksum }, DEVICE_BYTES);
+  machine.simulation.disk("disk").watcher = unreadableForGood(END);
+  const rig = await machine.open({});
+  const { starts, incarnation } = rig.store.identity;
+  const recorded = withStart(starts, incarnation, new Prng(1));
+  await rig.await(rig.store.recordStarts(recorded), "recorded");
+  machine.crash();
+  expect((await machine.open({})).store.identity.starts).toEqual(recorded);
+});
+
+test.each([1, 2])(
+  "a format that start %d raised is in both copies of the superblock",
+  async (starts) => {
+    const machine = await Machine.make(8, { drainMicrotasks, checksum }, DEVICE_BYTES);
+    for (let start = 1; start < starts; start++) {
+      await machine.open({});
+      machine.crash();
+    }
+    await machine.open({ formats: { min: 3, max: 3 } });
+    machine.crash();
+    machine.simulation.disk("disk").rot(newestAt(machine), 512);
+    const words = await machine.open({ formats: { min: 2, max: 2 } }).then(String, String);
+    expect(words).toContain("The store's format is newer: version 3, at most 2 wanted");
+  },
+);

@@ -32,7 +32,7 @@ export interface Superblock {
   readonly slotsPerZone: number;
   /** Of all that lies on the device (core/base/formats.ts). */
   readonly format: number;
-  /** Grows by one with every start; part of every batch and page stamp. */
+  /** Grows with every start, none has that of another one; part of every batch and page stamp. */
   readonly incarnation: number;
   /** The last stop was a clean one. */
   readonly clean: boolean;
