@@ -70,7 +70,10 @@ function checkSize(path: string, sizeBytes: number): void {
   });
 }
 
-/** What a store says of itself, or one part of it. Throws FB1001, FB4001, FB4005, FB4011. */
+/**
+ * What a store says of itself, or one part of it. Throws FB1001, FB4001, FB4003, FB4005, FB4006, FB4007,
+ * FB4009, FB4011.
+ */
 export async function osdInspect(options: OsdInspectOptions): Promise<Record<string, unknown>> {
   const open = { readOnly: true };
   const data = storeAt(options.data);
@@ -79,7 +82,7 @@ export async function osdInspect(options: OsdInspectOptions): Promise<Record<str
   );
 }
 
-/** Check a store read-only. Throws FB4001, FB4005, FB4011. */
+/** Check a store read-only. Throws FB4001, FB4003, FB4005, FB4007, FB4009, FB4011. */
 export async function osdFsck(options: OsdFsckOptions): Promise<FsckReport> {
   const open = { readOnly: true };
   const data = storeAt(options.data);

@@ -29,6 +29,7 @@ import {
   type Superblock,
   scanIndex,
   ZoneKind,
+  type ZoneTable,
   zoneOffset,
   zonesOf,
 } from "../store/store.ts";
@@ -49,11 +50,13 @@ import {
   readCheckpoint,
   readSuperblock,
   readSuperblocks,
-  readZoneTable,
+  readZoneTables,
   refuseUnreadable,
   seedOf,
+  type TablePlaces,
   writeCheckpoint,
   writeSuperblock,
+  writeZoneTable,
 } from "./store-device.ts";
 
 const BATCH_BUFFER_BYTES = 2 * 1024 * 1024;
@@ -88,7 +91,8 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
   const superblock = await claimSuperblock(options, device, buffers);
   const seed = seedOf(superblock, options.world);
   const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
-  const table = await readZoneTable(options.world, device, geometry, seed, buffers, BUFFERS.total);
+  const tables: TablePlaces = { geometry, seed, buffer: buffers, bufferBytes: BUFFERS.total };
+  const table = await openZoneTable(options, device, tables);
   const offsets = (kind: ZoneKind): number[] =>
     zonesOf(table, kind, options.shard).map((zone) => zoneOffset(geometry, zone));
   const slots = new SlotTable(geometry, offsets(ZoneKind.Data));
@@ -319,6 +323,26 @@ export async function markClean(parts: StoreParts): Promise<void> {
   if (found === undefined || found.incarnation !== parts.claim.incarnation) return;
   const clean: Superblock = { ...found, generation: found.generation + 1, clean: true };
   await writeSuperblock(parts.world, parts.device, clean, parts.buffers);
+}
+
+/* -------------------------------------------------------------- zone table */
+
+/**
+ * The zone table. A copy that is not valid is written anew by the shard that claims the device: nothing
+ * else writes them, and without the other one the store is lost.
+ */
+async function openZoneTable(
+  options: StoreOptions,
+  device: Device,
+  places: TablePlaces,
+): Promise<ZoneTable> {
+  const { world, claim, logger } = options;
+  const { table, valid } = await readZoneTables(world, device, places);
+  const lost = valid.indexOf(false);
+  if (lost < 0 || claim !== undefined) return table;
+  logger.warn("a copy of the zone table is not valid, it is written anew", { copy: "AB"[lost] });
+  await writeZoneTable(world, device, places, { ...table, generation: table.generation + 1 }, lost);
+  return table;
 }
 
 /* ---------------------------------------------------------- index, places */

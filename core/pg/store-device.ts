@@ -15,6 +15,7 @@ import {
   encodeBody,
   encodeCheckpointHeader,
   encodeSuperblock,
+  encodeZoneTable,
   type Geometry,
   isSuperblock,
   newestSuperblock,
@@ -112,7 +113,8 @@ export async function readSuperblocks(
 
 /**
  * The valid superblock of the highest generation. Throws FB4003 when its format is newer than
- * `formats`, FB4006 when its device is larger than this one, FB4007 when there is no room for any.
+ * `formats`, FB4006 when its device is larger than this one, FB4007 when there is no room for any,
+ * FB4009 when none is valid and one can not be read.
  */
 export async function readSuperblock(
   world: World,
@@ -164,38 +166,69 @@ export function zoneTableOffsets(geometry: Geometry): [number, number] {
   return [BLOCK_SIZE, BLOCK_SIZE + geometry.tableBytes];
 }
 
-/**
- * The valid zone table of the highest generation. Throws FB4006 when both are damaged, FB4009 when none is
- * valid and one can not be read.
- */
-export async function readZoneTable(
+/** Where the zone tables are, and memory for one of them. */
+export interface TablePlaces {
+  readonly geometry: Geometry;
+  readonly seed: number;
+  /** Arena offset of `bufferBytes`. */
+  readonly buffer: number;
+  readonly bufferBytes: number;
+}
+
+/** Both zone tables. */
+export interface ZoneTables {
+  /** The valid one of the highest generation. */
+  readonly table: ZoneTable;
+  /** Which of them are valid: A, B. */
+  readonly valid: readonly boolean[];
+}
+
+/** Read both zone tables. Throws FB4006 when both are damaged, FB4009 when none is valid and one can not be read. */
+export async function readZoneTables(
   world: World,
   device: Device,
-  geometry: Geometry,
-  seed: number,
-  buffer: number,
-  bufferBytes: number,
-): Promise<ZoneTable> {
+  places: TablePlaces,
+): Promise<ZoneTables> {
+  const { geometry, seed, buffer, bufferBytes } = places;
+  const { tableBytes, zoneCount } = geometry;
+  const valid: boolean[] = [];
   let newest: ZoneTable | undefined;
   let isUnreadable = false;
   for (const offset of zoneTableOffsets(geometry)) {
-    const { tableBytes } = geometry;
     if (tableBytes > bufferBytes) break;
-    if (!(await readSurely(device, buffer, offset, tableBytes, DeviceRegion.Super))) {
-      isUnreadable = true;
-      continue;
-    }
-    const bytes = world.arena.bytes.slice(buffer, buffer + geometry.tableBytes);
-    const table = decodeZoneTable(bytes, geometry.zoneCount, seed, world.checksum);
+    const isRead = await readSurely(device, buffer, offset, tableBytes, DeviceRegion.Super);
+    isUnreadable ||= !isRead;
+    const bytes = world.arena.bytes.slice(buffer, buffer + tableBytes);
+    const table = isRead ? decodeZoneTable(bytes, zoneCount, seed, world.checksum) : undefined;
+    valid.push(table !== undefined);
     if (table !== undefined && (newest === undefined || table.generation > newest.generation)) {
       newest = table;
     }
   }
-  if (newest !== undefined) return newest;
+  if (newest !== undefined) return { table: newest, valid };
   if (isUnreadable) throw unreadable(device, "zone table");
   throw new FastblockError("FB4006", "Both zone tables are damaged: 0 valid, 1 wanted", {
     hint: UNREADABLE_HINT,
   });
+}
+
+/** Write copy A (0) or B (1) of the zone table. Throws FB4009. */
+export async function writeZoneTable(
+  world: World,
+  device: Device,
+  places: TablePlaces,
+  table: ZoneTable,
+  copy: number,
+): Promise<void> {
+  const { geometry, seed, buffer, bufferBytes } = places;
+  const { zones, generation } = table;
+  const bytes = encodeZoneTable(zones, generation, geometry.tableBytes, seed, world.checksum);
+  const offset = zoneTableOffsets(geometry)[copy]!;
+  for (let at = 0; at < bytes.length; at += bufferBytes) {
+    const chunk = bytes.subarray(at, at + bufferBytes);
+    world.arena.bytes.set(chunk, buffer);
+    await writeOnce(device, buffer, offset + at, chunk.length, DeviceRegion.Super);
+  }
 }
 
 /** The meta zones of a shard as two halves. They follow each other on the device. */

@@ -34,9 +34,11 @@ import {
   noStore,
   readCheckpoints,
   readSuperblocks,
-  readZoneTable,
+  readZoneTables,
   refuseUnreadable,
   seedOf,
+  type ZoneTables,
+  zoneTableOffsets,
 } from "./store-device.ts";
 
 export interface StoreFinding {
@@ -64,6 +66,8 @@ export interface FsckReport {
 /** Memory for reading: a window of the log, pages, units. */
 const BUFFER_BYTES = 4 * 1024 * 1024;
 const READS_PARALLEL = 8;
+/** What to do before a store that can not be read is written over. */
+const LOOK_FIRST = "look for errors of the device in the kernel's log before you format it";
 /** A bit for each block of a unit. */
 const ALL_BLOCKS = 2 ** BLOCKS_PER_UNIT - 1;
 
@@ -85,7 +89,7 @@ interface SuperblockView {
 
 interface StoreView extends SuperblockView {
   readonly geometry: Geometry;
-  readonly table: ZoneTable;
+  readonly tables: ZoneTables;
   readonly seed: number;
   readonly shards: readonly ShardView[];
 }
@@ -104,7 +108,7 @@ class StoreReader {
     this.buffer = world.arena.allocate(BUFFER_BYTES);
   }
 
-  /** The part that every format shares. Throws FB4001. */
+  /** The part that every format shares. Throws FB4001, FB4007, FB4009. */
   async superblock(): Promise<SuperblockView> {
     const { world, device, buffer } = this;
     const { a, b } = await readSuperblocks(world, device, buffer);
@@ -113,31 +117,31 @@ class StoreReader {
     return { superblock, copies: { a: a !== undefined, b: b !== undefined } };
   }
 
-  /** Throws FB4001, FB4003, FB4006, FB4007. */
-  async view(): Promise<StoreView> {
-    const { device } = this;
-    const { superblock, copies } = await this.superblock();
+  /**
+   * All that lies behind the superblock. Throws FB4003, FB4006, FB4007, and FB4009 when no zone table is
+   * valid and one can not be read; nothing else that can not be read ends it.
+   */
+  async view(found: SuperblockView): Promise<StoreView> {
+    const { osd } = found.superblock;
     try {
-      return await this.contentsOf(superblock, copies);
+      return await this.contentsOf(found);
     } catch (error) {
-      throw withDevice(error, { path: device.disk.path, osd: superblock.osd });
+      throw withDevice(error, { path: this.device.disk.path, osd });
     }
   }
 
-  private async contentsOf(
-    superblock: Superblock,
-    copies: SuperblockView["copies"],
-  ): Promise<StoreView> {
+  private async contentsOf({ superblock, copies }: SuperblockView): Promise<StoreView> {
     const { world, device, buffer } = this;
     refuseUnreadable(device, superblock, this.formats);
     const seed = seedOf(superblock, world);
     const geometry = geometryOf(superblock.deviceBytes, superblock.zoneSize);
-    const table = await readZoneTable(world, device, geometry, seed, buffer, BUFFER_BYTES);
+    const places = { geometry, seed, buffer, bufferBytes: BUFFER_BYTES };
+    const tables = await readZoneTables(world, device, places);
     const shards: ShardView[] = [];
     for (let shard = 0; shard < superblock.shardCount; shard++) {
-      shards.push(await this.shard(superblock, geometry, table, seed, shard));
+      shards.push(await this.shard(superblock, geometry, tables.table, seed, shard));
     }
-    return { superblock, copies, geometry, table, seed, shards };
+    return { superblock, copies, geometry, tables, seed, shards };
   }
 
   private async shard(
@@ -219,16 +223,20 @@ class Checker {
   }
 
   async check(view: StoreView): Promise<void> {
-    const { copies, superblock } = view;
-    // One at least is valid, or there would be no view.
-    if (!copies.a) this.findSuperblock("A", 0);
-    if (!copies.b) this.findSuperblock("B", superblock.deviceBytes - BLOCK_SIZE);
+    const { copies, superblock, tables, geometry } = view;
+    // One of each two is valid, or there would be no view.
+    if (!copies.a) this.findCopy("superblock", 0, "copy A");
+    if (!copies.b) this.findCopy("superblock", superblock.deviceBytes - BLOCK_SIZE, "copy B");
+    for (const [copy, offset] of zoneTableOffsets(geometry).entries()) {
+      if (tables.valid[copy] === true) continue;
+      this.findCopy("zone-table", offset, `copy ${copy === 0 ? "A" : "B"} of the zone table`);
+    }
     for (const shard of view.shards) await this.checkShard(shard);
   }
 
-  private findSuperblock(copy: string, offsetBytes: number): void {
-    const text = `copy ${copy} is not valid; the other one serves, and the next start of the osd writes both`;
-    this.find("superblock", offsetBytes, text);
+  private findCopy(region: string, offsetBytes: number, copy: string): void {
+    const text = `${copy} is not valid; the other one serves, and the next start of the osd writes it anew`;
+    this.find(region, offsetBytes, text);
   }
 
   private async checkShard(view: ShardView): Promise<void> {
@@ -380,7 +388,7 @@ class Checker {
  * Check a stopped store read-only: every structure, every checksum, every block. What a power cut
  * may leave (a torn end of the log, blocks and pages that redo writes again) is no damage.
  * Throws FB4001 when there is no store, FB4003 when it is of a newer format, FB4007 when there is no
- * room for one.
+ * room for one, FB4009 when no superblock is valid and one can not be read.
  */
 export async function fsckStore(
   world: World,
@@ -389,16 +397,17 @@ export async function fsckStore(
 ): Promise<FsckReport> {
   const reader = new StoreReader(world, disk, formats);
   const checker = new Checker(reader);
-  const { osd } = (await reader.superblock()).superblock;
+  const found = await reader.superblock();
   try {
-    await checker.check(await reader.view());
+    await checker.check(await reader.view(found));
   } catch (error) {
-    if (!(error instanceof FastblockError) || error.code !== "FB4006") throw error;
+    const text = lossOf(error);
+    if (text === undefined) throw error;
     checker.startable = false;
-    checker.find("zone-table", BLOCK_SIZE, error.message);
+    checker.find("zone-table", BLOCK_SIZE, text);
   }
   return {
-    osd,
+    osd: found.superblock.osd,
     clean: checker.findings.length === 0,
     startable: checker.startable,
     findings: checker.findings,
@@ -409,13 +418,23 @@ export async function fsckStore(
   };
 }
 
+/** Why nothing behind the superblock can be looked at; undefined: it is another error. */
+function lossOf(error: unknown): string | undefined {
+  if (!(error instanceof FastblockError)) return undefined;
+  if (error.code === "FB4006") return error.message;
+  // A cable may be why: what is there may be whole.
+  if (error.code === "FB4009") return `${error.message}; ${LOOK_FIRST}`;
+  return undefined;
+}
+
 /* ---------------------------------------------------------------- inspect */
 
 /**
  * Everything about a store that can be told without its data, as plain JSON-able values: superblock,
  * zones, checkpoint, log, groups, objects; or one `section`, these or one of places (units, batches,
  * entries). The superblock can be told of a newer format too. Throws FB1001 (no such section),
- * FB4001, FB4003, FB4006.
+ * FB4001, FB4003, FB4006, FB4007, and FB4009 when no superblock or no zone table is valid and one can
+ * not be read.
  */
 export async function inspectStore(
   world: World,
@@ -424,10 +443,9 @@ export async function inspectStore(
   formats: FormatRange = FORMATS,
 ): Promise<Record<string, unknown>> {
   const reader = new StoreReader(world, disk, formats);
-  if (section === "superblock") {
-    return { superblock: inspectSuperblock(await reader.superblock()) };
-  }
-  const view = await reader.view();
+  const found = await reader.superblock();
+  if (section === "superblock") return { superblock: inspectSuperblock(found) };
+  const view = await reader.view(found);
   const places = PLACE_SECTIONS[section];
   if (places !== undefined) return { [section]: view.shards.flatMap(places) };
   const whole = inspectView(view);
@@ -464,10 +482,10 @@ function inspectView(view: StoreView): Record<string, unknown> {
       count: geometry.zoneCount,
       unitsPerZone: geometry.unitsPerZone,
       slotsPerZone: geometry.slotsPerZone,
-      log: countZones(view.table, ZoneKind.Log),
-      meta: countZones(view.table, ZoneKind.Meta),
-      data: countZones(view.table, ZoneKind.Data),
-      free: countZones(view.table, ZoneKind.Free),
+      log: countZones(view.tables.table, ZoneKind.Log),
+      meta: countZones(view.tables.table, ZoneKind.Meta),
+      data: countZones(view.tables.table, ZoneKind.Data),
+      free: countZones(view.tables.table, ZoneKind.Free),
     },
     checkpoint: view.shards.map(inspectCheckpoint),
     log: view.shards.map(inspectLog),

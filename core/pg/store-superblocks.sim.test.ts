@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
+import type { FastblockError } from "../base/errors.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import type { DiskWatcher } from "../reactor/reactor.ts";
@@ -8,7 +9,7 @@ import { Prng } from "../base/prng.ts";
 import { decodeSuperblock, geometryOf, type Superblock, withStart } from "../store/store.ts";
 import { Machine } from "./machine-harness.ts";
 import { zoneTableOffsets } from "./store-device.ts";
-import { fsckStore } from "./store-tools.ts";
+import { fsckStore, inspectStore } from "./store-tools.ts";
 
 const DEVICE_BYTES = 256 * 1_048_576;
 const END = DEVICE_BYTES - BLOCK_SIZE;
@@ -48,7 +49,7 @@ test.each([
         {
           region: "superblock",
           offsetBytes,
-          text: `copy ${copy} is not valid; the other one serves, and the next start of the osd writes both`,
+          text: `copy ${copy} is not valid; the other one serves, and the next start of the osd writes it anew`,
         },
       ],
     });
@@ -74,6 +75,103 @@ test.each([
 );
 
 test.each([
+  ["A", "overwritten", TABLE_A],
+  ["B", "overwritten", TABLE_B],
+  ["A", "unreadable", TABLE_A],
+  ["B", "unreadable", TABLE_B],
+  ["A", "unreadable for good", TABLE_A],
+])(
+  "copy %s of the zone table is %s, at %d: found, and written anew",
+  async (copy, fate, offsetBytes) => {
+    const machine = await Machine.make(9, { drainMicrotasks, checksum }, DEVICE_BYTES);
+    const check = (): ReturnType<typeof fsckStore> => machine.tool(fsckStore);
+    expect(await check()).toMatchObject({ clean: true, findings: [] });
+    const disk = machine.simulation.disk("disk");
+    if (fate === "overwritten") disk.rot(offsetBytes, 512);
+    else if (fate === "unreadable") disk.spoil(offsetBytes, BLOCK_SIZE);
+    else disk.watcher = unreadableForGood(offsetBytes);
+    const text = `copy ${copy} of the zone table is not valid; the other one serves, and the next start of the osd writes it anew`;
+    const one = [{ region: "zone-table", offsetBytes, text }];
+    expect(await check()).toMatchObject({ clean: false, startable: true, findings: one });
+    await machine.open({});
+    machine.crash();
+    const left = fate === "unreadable for good" ? one : [];
+    expect(await check()).toMatchObject({ clean: left.length === 0, findings: left });
+    // It is the same table: the one that is left of the two serves alone.
+    disk.watcher = null;
+    disk.rot(offsetBytes === TABLE_A ? TABLE_B : TABLE_A, 512);
+    await machine.open({});
+  },
+);
+
+test("a start that can not write a damaged zone table anew ends: the device has failed", async () => {
+  const machine = await Machine.make(9, { drainMicrotasks, checksum }, DEVICE_BYTES);
+  const disk = machine.simulation.disk("disk");
+  disk.rot(TABLE_A, 512);
+  disk.watcher = {
+    onSubmit: () => undefined,
+    onLand: (op) => op.verb === DiskVerb.WriteDurable && op.offsetBytes === TABLE_A,
+  };
+  expect(await codeOf(machine.open({}))).toBe("FB4009");
+});
+
+test("of several shards the one that claims the device writes the zone table anew", async () => {
+  const machine = await Machine.make(9, { drainMicrotasks, checksum }, DEVICE_BYTES);
+  const { claim } = (await machine.open({})).store;
+  machine.restart();
+  machine.simulation.disk("disk").rot(TABLE_B, 512);
+  await machine.open({ claim });
+  machine.crash();
+  expect((await machine.tool(fsckStore)).findings).toHaveLength(1);
+});
+
+test.each([
+  ["damaged", "unreadable"],
+  ["unreadable", "damaged"],
+  ["unreadable", "unreadable"],
+])("copy A of the zone table is %s, copy B %s: only a format helps", async (...fates) => {
+  const machine = await Machine.make(10, { drainMicrotasks, checksum }, DEVICE_BYTES);
+  const disk = machine.simulation.disk("disk");
+  for (const [copy, offset] of [TABLE_A, TABLE_B].entries()) {
+    if (fates[copy] === "damaged") disk.rot(offset, 512);
+    else disk.spoil(offset, BLOCK_SIZE);
+  }
+  const text = "Reading the zone table of disk failed each time: one of two copies wanted";
+  expect(await machine.tool(fsckStore)).toMatchObject({
+    osd: 1,
+    clean: false,
+    startable: false,
+    findings: [
+      {
+        region: "zone-table",
+        offsetBytes: TABLE_A,
+        text: `${text}; look for errors of the device in the kernel's log before you format it`,
+      },
+    ],
+  });
+  expect(await codeOf(machine.tool(inspectStore))).toBe("FB4009");
+  // What the superblock says can be told still.
+  const told = await machine.tool((world, tool) => inspectStore(world, tool, "superblock"));
+  expect(told["superblock"]).toMatchObject({ osd: 1, copyA: true, copyB: true });
+  expect(await codeOf(machine.open({}))).toBe("FB4009");
+});
+
+test("no copy of the superblock is valid, and one can not be read: the tools say so, and what to do", async () => {
+  const machine = await Machine.make(11, { drainMicrotasks, checksum }, DEVICE_BYTES);
+  const disk = machine.simulation.disk("disk");
+  disk.rot(0, 512);
+  disk.spoil(END, BLOCK_SIZE);
+  for (const tool of [fsckStore, inspectStore]) {
+    const error = await machine.tool<unknown>(tool).catch((caught: unknown) => caught);
+    expect(error).toMatchObject({
+      code: "FB4009",
+      message: "Reading the superblock of disk failed each time: one of two copies wanted",
+      hint: expect.stringContaining("replace the disk"),
+    });
+  }
+});
+
+test.each([
   ["superblock", 0],
   ["zone table", TABLE_A],
   ["zone table", TABLE_B],
@@ -82,6 +180,13 @@ test.each([
   machine.simulation.disk("disk").spoil(offset, BLOCK_SIZE);
   await machine.open({});
 });
+
+function codeOf(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => "it was not refused",
+    (caught: unknown) => (caught as FastblockError).code,
+  );
+}
 
 /** Every read of the block at `offset` fails; it takes all writes. */
 function unreadableForGood(offset: number): DiskWatcher {

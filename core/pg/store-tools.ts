@@ -5,7 +5,6 @@ import { BLOCK_SIZE } from "../base/units.ts";
 import { Device, DeviceRegion, runOnce, writeOnce } from "../device/device.ts";
 import { type Disk, DiskVerb, type World } from "../reactor/world.ts";
 import {
-  encodeZoneTable,
   type Geometry,
   geometryOf,
   type ShardZones,
@@ -24,7 +23,7 @@ import {
   seedOf,
   writeCheckpoint,
   writeSuperblock,
-  zoneTableOffsets,
+  writeZoneTable,
 } from "./store-device.ts";
 
 export interface FormatOptions {
@@ -61,10 +60,10 @@ export async function formatStore(options: FormatOptions): Promise<{ storeUuid: 
     const seed = seedOf(superblock, world);
     await invalidate(world, device, geometry, buffer);
     await zeroZones(options, device, geometry, share, buffer);
-    await writeTables(world, device, geometry, leases(geometry, options.shardCount, share), {
-      seed,
-      buffer,
-    });
+    const zones = leases(geometry, options.shardCount, share);
+    const tables = { geometry, seed, buffer, bufferBytes: ZERO_BYTES };
+    await writeZoneTable(world, device, tables, { zones, generation: 2 }, 0);
+    await writeZoneTable(world, device, tables, { zones, generation: 1 }, 1);
     for (let shard = 0; shard < options.shardCount; shard++) {
       await writeEmptyCheckpoint(world, device, geometry, share, { seed, shard, buffer });
     }
@@ -181,24 +180,6 @@ function leases(geometry: Geometry, shardCount: number, share: ShardZones): Zone
     }
   }
   return zones;
-}
-
-async function writeTables(
-  world: World,
-  device: Device,
-  geometry: Geometry,
-  zones: readonly ZoneEntry[],
-  { seed, buffer }: { seed: number; buffer: number },
-): Promise<void> {
-  for (const [copy, offset] of zoneTableOffsets(geometry).entries()) {
-    const generation = copy === 0 ? 2 : 1;
-    const bytes = encodeZoneTable(zones, generation, geometry.tableBytes, seed, world.checksum);
-    for (let at = 0; at < bytes.length; at += ZERO_BYTES) {
-      const chunk = bytes.subarray(at, at + ZERO_BYTES);
-      world.arena.bytes.set(chunk, buffer);
-      await writeOnce(device, buffer, offset + at, chunk.length, DeviceRegion.Super);
-    }
-  }
 }
 
 async function writeEmptyCheckpoint(
