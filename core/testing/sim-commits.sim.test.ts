@@ -19,14 +19,29 @@ const PG = 7;
 const TERM = 3;
 
 /** A replica of a group, on the osd of its number, with nothing but what the check looks at. */
-function replicaOf(replica: number, durable: number, leads?: [Configuration, number]): Group {
-  const [conf, commitIndex] = leads ?? [CONFIGURATION_EMPTY, 0];
+function replicaOf(
+  replica: number,
+  durable: number,
+  leads: [Configuration, number] = [CONFIGURATION_EMPTY, 0],
+  durableOfRaft = durable,
+): Group {
+  const [conf, commitIndex] = leads;
   const store = { durableIndex: () => durable, healthOf: () => GroupHealth.Ok };
   const log = { termAt: () => TERM, baseIndex: 0, lastIndex: durable, lastTerm: TERM };
   return {
-    ...{ pg: PG, replica, row: 0, isLeader: leads !== undefined, isMute: false, gone: false },
+    ...{
+      pg: PG,
+      replica,
+      row: 0,
+      isLeader: conf !== CONFIGURATION_EMPTY,
+      isMute: false,
+      gone: false,
+    },
     ...{ renewedAs: 0, beginning: null, fill: null },
-    ...{ shard: { osd: replica, store }, node: { conf, commitIndex, log } },
+    ...{
+      shard: { osd: replica, store },
+      node: { conf, commitIndex, log, durableIndex: durableOfRaft },
+    },
   } as unknown as Group;
 }
 
@@ -55,6 +70,14 @@ describe("a committed entry that one of three has", () => {
 
   test("is none when the one that is down had it", () => {
     expect(() => down(10).look([leader, behind])).not.toThrow();
+  });
+
+  test("an entry that raft replaced, and the store not yet, is not at the end of who dies then", () => {
+    const commits = new SimCommits(new Set());
+    commits.end([replicaOf(3, 10, undefined, 9)], true);
+    expect(() => commits.begin([replicaOf(3, 9)])).not.toThrow();
+    commits.end([replicaOf(3, 10)], true);
+    expect(() => commits.begin([replicaOf(3, 9)])).toThrow("ends with entry 9 of term 3");
   });
 
   test("is not known of devices that lied", () => {

@@ -56,7 +56,8 @@ export class SimCommits {
     for (const group of groups) {
       this.running.delete(keyOf(group));
       if (!served) continue;
-      const index = group.shard.store.durableIndex(group.row);
+      // The store may not know yet that its end was replaced: what raft counts on.
+      const index = Math.min(group.node.durableIndex, group.shard.store.durableIndex(group.row));
       const term = group.node.log.termAt(index);
       const { osd } = group.shard;
       if (isWhole(group) && term >= 0) this.ends.set(keyOf(group), { index, term, osd });
