@@ -69,6 +69,8 @@ export class SimLocks {
   private stopping = true;
   private hurries = false;
   private passing = false;
+  /** Grows with each start: who waits since an earlier one does not go on. */
+  private round = 0;
 
   /** `clients`: those that live as long as the run; `thinkTimes`: see `SimPace`. */
   constructor(cluster: SimCluster, clients: readonly SimClient[], thinkTimes: number) {
@@ -80,6 +82,7 @@ export class SimLocks {
 
   start(): void {
     this.stopping = false;
+    this.round += 1;
     this.passing = true;
     this.pace.begin(this.operations);
     this.pass().then(
@@ -160,14 +163,14 @@ export class SimLocks {
   private submit(op: LockOp): void {
     op.offsetBytes = BLOCKS[op.key]! * BLOCK_SIZE;
     op.lengthBytes = BLOCK_SIZE;
-    op.callNs = this.nowNs;
-    op.holder.open += 1;
+    op.begin(this.nowNs);
     op.holder.image.submit(op);
   }
 
   /** An operation was answered. */
   onAnswered(op: LockOp): void {
     const { holder } = op;
+    op.isOpen = false;
     holder.open -= 1;
     if (op.status === Status.Ok) this.record(op);
     else {
@@ -182,7 +185,10 @@ export class SimLocks {
       }
     }
     const thinkUs = this.pace.thinkUs(this.random, this.operations);
-    this.cluster.simulation.after(thinkUs, () => this.next(op));
+    const { round } = this;
+    this.cluster.simulation.after(thinkUs, () => {
+      if (this.round === round) this.next(op);
+    });
   }
 
   private record(op: LockOp): void {
@@ -264,6 +270,7 @@ class LockOp extends ImageOp {
   key = 0;
   stamp = 0;
   callNs = 0;
+  isOpen = false;
   readonly holder: Holder;
   private readonly locks: SimLocks;
 
@@ -272,6 +279,13 @@ class LockOp extends ImageOp {
     this.locks = locks;
     this.holder = holder;
     this.arenaOffset = holder.client.world.arena.allocate(BLOCK_SIZE);
+  }
+
+  begin(nowNs: number): void {
+    assert(!this.isOpen, "LockOp.begin: it is open");
+    this.isOpen = true;
+    this.callNs = nowNs;
+    this.holder.open += 1;
   }
 
   get content(): Uint8Array {
