@@ -57,6 +57,13 @@ interface Electors {
   readonly others: readonly SimOsd[];
 }
 
+/** Who leads a group, and in which term. */
+interface Elected {
+  readonly osd: SimOsd;
+  readonly term: number;
+  readonly replica: number;
+}
+
 export class SimAimed {
   private readonly cluster: SimCluster;
   private readonly faults: SimFaults;
@@ -111,36 +118,29 @@ export class SimAimed {
 
   /** Two batches are on their way; the power is cut: the second arrives. Answers it. */
   private async loseFirst(osd: SimOsd): Promise<Batch | null> {
-    let second: Batch | undefined;
-    const isPair = (): boolean => {
+    const second = await this.until(() => {
       const batches = this.flying(osd);
       const isSecond = (one: Batch): boolean =>
         batches.some((other) => other.lengthBytes <= SHORT_BYTES && precedes(other, one));
-      second = batches.find(isSecond);
-      return second !== undefined;
-    };
-    if (!(await this.until(isPair, WAIT_US)) || !this.isFree(osd)) return null;
-    const { offsetBytes } = second!;
-    this.cut(osd, (at) => at === offsetBytes);
-    return second!;
+      return batches.find(isSecond);
+    }, WAIT_US);
+    if (second === undefined || !this.isFree(osd)) return null;
+    this.cut(osd, (at) => at === second.offsetBytes);
+    return second;
   }
 
   /** What takes the place of the first comes just before the stale one, and is durable; power cut. */
   private async writeAnew(osd: SimOsd, stale: Batch): Promise<boolean> {
-    let first: Batch | undefined;
-    const isBegun = (): boolean => {
-      const isFirst = ({ shard, seq }: Batch): boolean =>
-        shard === stale.shard && seq === stale.seq - 1;
-      first = this.flying(osd).find(isFirst);
-      return first !== undefined;
-    };
-    if (!(await this.until(isBegun, WAIT_US))) return false;
+    const isFirst = ({ shard, seq }: Batch): boolean =>
+      shard === stale.shard && seq === stale.seq - 1;
+    const first = await this.until(() => this.flying(osd).find(isFirst), WAIT_US);
+    if (first === undefined) return false;
     const file = this.cluster.simulation.disk(osd.path);
-    const at = first!.offsetBytes;
-    const newer = this.flying(osd).find((one) => one.shard === stale.shard && one.seq > first!.seq);
-    if (!precedes(first!, stale) || newer !== undefined) return false;
+    const at = first.offsetBytes;
+    const newer = this.flying(osd).find((one) => one.shard === stale.shard && one.seq > first.seq);
+    if (!precedes(first, stale) || newer !== undefined) return false;
     const isDone = (): boolean =>
-      batchOf(at, BLOCK_SIZE, file.peekDurable(at, BLOCK_SIZE))?.incarnation === first!.incarnation;
+      batchOf(at, BLOCK_SIZE, file.peekDurable(at, BLOCK_SIZE))?.incarnation === first.incarnation;
     if (!(await this.until(isDone, WAIT_US)) || !this.isFree(osd)) return false;
     this.cut(osd, () => false);
     const behind = file.peekDurable(stale.offsetBytes, BLOCK_SIZE);
@@ -182,9 +182,9 @@ export class SimAimed {
   private async secondVote(): Promise<void> {
     const { faults } = this;
     const wanted = this.random.below(this.cluster.pgs.length);
-    const found = (): Electors | undefined => this.electorsFrom(wanted);
-    if (!(await this.until(() => found() !== undefined, WAIT_US))) return;
-    const { pg, leader, others } = found()!;
+    const electors = await this.until(() => this.electorsFrom(wanted), WAIT_US);
+    if (electors === undefined) return;
+    const { pg, leader, others } = electors;
     this.slow(others, VOTE_US_MIN, VOTE_US_MAX);
     faults.hold(leader);
     if (faults.kill(leader, true)) await this.voteTwice(pg, leader, others);
@@ -211,12 +211,10 @@ export class SimAimed {
    */
   private async voteTwice(pg: number, leader: SimOsd, others: readonly SimOsd[]): Promise<void> {
     const { simulation } = this.cluster;
-    const leads = (osd: SimOsd): boolean => groupOf(osd, pg)?.isLeader === true;
-    if (!(await this.until(() => others.some(leads), WAIT_US))) return;
-    const first = others.find(leads)!;
+    const elected = await this.until(() => electedOf(others, pg), WAIT_US);
+    if (elected === undefined) return;
+    const { osd: first, term, replica } = elected;
     const voter = others.find((osd) => osd !== first)!;
-    const { node, replica } = groupOf(first, pg)!;
-    const { term } = node;
     if (voteOf(voter, pg) !== `${String(term)}/${String(replica)}`) return;
     if (!others.every((osd) => this.isFree(osd))) return;
     this.faults.note("second vote");
@@ -225,16 +223,13 @@ export class SimAimed {
     simulation.cut("*", address);
     this.cut(voter, () => false);
     this.faults.release(leader);
-    await this.until(() => voteOf(voter, pg) !== "", WAIT_US);
-    const vote = voteOf(voter, pg);
-    const next = [voter, leader];
-    const isOver = await this.until(() => next.some(leads), WAIT_US);
+    const vote = await this.until(() => voteOf(voter, pg), WAIT_US);
+    const next = await this.until(() => electedOf([voter, leader], pg), WAIT_US);
     simulation.heal(address, "*");
     simulation.heal("*", address);
-    if (!isOver || vote === "") return;
-    const nextTerm = groupOf(next.find(leads)!, pg)!.node.term;
+    if (next === undefined || vote === undefined) return;
     const text = `group ${String(pg)}: a voter of term ${String(term)} lost its power`;
-    assert(nextTerm > term, `${text}, and there is another leader of the same term`);
+    assert(next.term > term, `${text}, and there is another leader of the same term`);
     assert(
       vote === `${String(term)}/${String(replica)}`,
       `${text}, and forgot its vote for ${String(replica)}: its term and vote are ${vote}`,
@@ -264,14 +259,22 @@ export class SimAimed {
     this.faults.cutPower(osd, 1_000, arrives);
   }
 
-  private async until(ready: () => boolean, limitUs: number): Promise<boolean> {
+  /**
+   * Look until something is found, and answer that; undefined: in vain. Whoever waits for the answer goes on
+   * in the next turn that any process takes: by then a second look may find nothing.
+   */
+  private async until<Found>(
+    look: () => Found | false | undefined,
+    limitUs: number,
+  ): Promise<Found | undefined> {
     const { simulation } = this.cluster;
     const endUs = simulation.nowUs + limitUs;
     while (this.faults.goesOn && simulation.nowUs < endUs) {
-      if (ready()) return true;
+      const found = look();
+      if (found !== undefined && found !== false) return found;
       await this.faults.sleep(LOOK_US);
     }
-    return false;
+    return undefined;
   }
 
   /**
@@ -298,10 +301,19 @@ function groupOf(osd: SimOsd, pg: number): Group | undefined {
   return awakeOf(osd).find((group) => group.pg === pg);
 }
 
-/** Term and vote of a replica; empty: its osd does not run, or opens its store. */
-function voteOf(osd: SimOsd, pg: number): string {
+/** The first of some osds that leads a group. */
+function electedOf(osds: readonly SimOsd[], pg: number): Elected | undefined {
+  for (const osd of osds) {
+    const group = groupOf(osd, pg);
+    if (group?.isLeader === true) return { osd, term: group.node.term, replica: group.replica };
+  }
+  return undefined;
+}
+
+/** Term and vote of a replica; undefined: its osd does not run, or opens its store. */
+function voteOf(osd: SimOsd, pg: number): string | undefined {
   const node = groupOf(osd, pg)?.node;
-  return node === undefined ? "" : `${String(node.term)}/${String(node.vote)}`;
+  return node === undefined ? undefined : `${String(node.term)}/${String(node.vote)}`;
 }
 
 /** What lies, or will lie, at an offset of a device; null: no batch begins there. */

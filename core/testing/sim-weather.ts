@@ -121,6 +121,7 @@ export class SimWeather {
     const downUs = 1_000 + random.below(40_000);
     cut(lost);
     faults.later(450_000 + random.below(500_000), () => {
+      if (faults.isPeace) return;
       cut(other);
       if (!faults.isHeld(other) && faults.kill(other, true)) {
         faults.later(downUs, () => {

@@ -1,0 +1,85 @@
+/** Faults that are aimed at a moment (`sim-aimed.ts`), and others that come just then. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { drainMicrotasks } from "bun:jsc";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { SimWatch } from "./sim-check.ts";
+import { awakeOf, isServing, SimCluster } from "./sim-cluster.ts";
+import { type FaultPlan, SimFaults } from "./sim-faults.ts";
+import { SimHot } from "./sim-hot.ts";
+import { SimLoad } from "./sim-load.ts";
+import { SimProbes } from "./sim-probes.ts";
+import { NO_TROUBLES } from "./sim-troubles.ts";
+import { SimWeather } from "./sim-weather.ts";
+
+const LOG_BYTES = 8 * 1_048_576;
+const STRIKES = 6;
+const DOWN_US = 50_000;
+/** No fault is drawn: all of these are here. */
+const NEVER_US = 1_000_000_000;
+/** The whole story of a restart beside a cut. */
+const STORY_US = 2_000_000;
+
+let cluster: SimCluster;
+let faults: SimFaults;
+
+beforeEach(() => {
+  cluster = new SimCluster(11, {
+    osds: 3,
+    replicas: 3,
+    pgCount: 1,
+    imageBytes: 4 * 1_048_576,
+    logBytes: LOG_BYTES,
+    checksum: new SystemChecksum(),
+    drainMicrotasks,
+  });
+  cluster.start();
+  const image = cluster.await("open", cluster.client.openImage("pool/image"));
+  const load = new SimLoad(cluster, [image], 1, 1);
+  const hot = new SimHot(cluster, [image], 0, 1);
+  const watch = new SimWatch(cluster, new SimProbes(cluster, LOG_BYTES));
+  faults = new SimFaults(cluster, { load, hot, locks: null, images: null }, watch, planOf());
+  load.start();
+});
+
+afterEach(() => cluster.simulation.dispose());
+
+function planOf(): FaultPlan {
+  const no = false;
+  return {
+    ...{ moves: no, rot: no, diskLoss: no, strays: no, lies: no, isWitnessed: no, errors: no },
+    ...{ beneath: no, restores: no, monitorDies: no, aimed: true },
+    troubles: NO_TROUBLES,
+    paceUs: NEVER_US,
+    pauseUsMax: 1,
+    mortalsFirst: 1,
+    deviceUsMax: 200,
+    without: new Set(),
+  };
+}
+
+test("who led a group when the moment was found may be gone when it is used", () => {
+  const { osds, simulation } = cluster;
+  faults.begin(simulation.nowUs + NEVER_US);
+  for (let strike = 0; strike < STRIKES; strike++) {
+    expect(simulation.run(() => osds.every(isServing) && cluster.serving)).toBe(true);
+    expect(simulation.run(() => faults.isPeace)).toBe(true);
+    const leader = osds.find((osd) => awakeOf(osd).some((group) => group.serving))!;
+    expect(faults.kill(leader, true)).toBe(true);
+    simulation.after(DOWN_US, () => faults.start(leader));
+    expect(simulation.run(() => !faults.isPeace)).toBe(true);
+  }
+});
+
+test("nobody is killed beside a cut once there is peace", () => {
+  const { osds, simulation } = cluster;
+  const weather = new SimWeather(cluster, faults);
+  const kind = weather.kinds.find(({ name }) => name === "restart beside a cut")!;
+  expect(simulation.run(() => cluster.serving)).toBe(true);
+  const processes = osds.map(({ world }) => world);
+  expect(kind.run(osds[0]!)).toBe(true);
+  simulation.heal();
+  expect(faults.makePeace(STORY_US)).toBe(true);
+  simulation.run(simulation.nowUs + STORY_US);
+  expect(osds.every(isServing)).toBe(true);
+  expect(osds.map(({ world }, at) => world === processes[at])).toEqual([true, true, true]);
+});
