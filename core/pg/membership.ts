@@ -113,11 +113,27 @@ function isOut(group: Group, pg: PgInfo): boolean {
   if (pg.replicas.some((one) => one.replicaId === group.replica)) return false;
   if (configuration === undefined || names(configuration, group.replica)) return false;
   const { node } = group;
+  if (hasLeft(group, configuration)) return true;
   // A map from before the leader that this replica knows says nothing about it.
   if (pg.leaderTerm < node.term) return false;
   const last = node.log.lastIndex;
   if (node.conf.members.length === 0) return last === 0 || configuration.index > last;
   return configuration.index > group.confIndex || node.conf.slotOf(group.replica) < 0;
+}
+
+/**
+ * Whether the replica was a member, and is none at a later index of the same log: it never is again, as
+ * no id is given out twice. A member that both name shows that it is the same log: ids of another
+ * history of the group are others.
+ *
+ * Its term says nothing against that. Story: A and B campaign while the disk of A hangs; B takes over
+ * the term of a refusal of A, which A forgets in a power cut; the group goes on without B, in a term
+ * below that one, and nobody there hears of it: B is asked for nothing any more.
+ */
+function hasLeft(group: Group, configuration: PgConfiguration): boolean {
+  const { conf } = group.node;
+  if (conf.slotOf(group.replica) < 0 || configuration.index <= group.confIndex) return false;
+  return conf.members.some((member) => names(configuration, member.id));
 }
 
 function names(configuration: PgConfiguration, replica: number): boolean {

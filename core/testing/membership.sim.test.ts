@@ -318,6 +318,39 @@ test("G7: a newcomer that a leader with an older map takes for a stray comes und
   bench.verifyMembers();
 }, 60_000);
 
+test("G7: a replica of a higher term than its group ever has goes when its group is without it", () => {
+  const bench = new Bench(13, { pgCount: 1 });
+  const { cluster } = bench;
+  const { simulation } = cluster;
+  const pg = cluster.pgs[0]!.id;
+  const spare = bench.spare(pg);
+  const leader = bench.leaderOf(pg);
+  const [old, other] = cluster.osds.filter((osd) => osd !== leader && osd !== spare);
+  const { term } = bench.groupOn(leader, pg)!.node;
+  leader.world!.crash();
+  // Of two that campaign one makes nothing durable: what the other hears of its terms is forgotten.
+  const { faults } = simulation.disk(other!.path);
+  const { latencyUsMin, latencyUsMax } = faults;
+  Object.assign(faults, { latencyUsMin: LIMIT_US, latencyUsMax: LIMIT_US });
+  bench.until("it has a higher term", () => bench.groupOn(old!, pg)!.node.term > term + 2);
+  for (const address of [MON_ADDRESS, ...cluster.osds.map((osd) => osd.address)]) {
+    if (address !== old!.address) simulation.cut(address, old!.address);
+  }
+  other!.world!.powerCut();
+  Object.assign(faults, { latencyUsMin, latencyUsMax });
+  for (const osd of [leader, other!]) cluster.startOsd(osd);
+  bench.load();
+  bench.until("the others have a leader", () => cluster.serving);
+  cluster.replaceReplica(pg, old!.id, spare.id);
+  bench.until("replaced", () => cluster.settled);
+  const left = bench.groupOn(old!, pg)!;
+  expect(left.node.term).toBeGreaterThan(bench.groupOn(bench.leaderOf(pg), pg)!.node.term);
+  simulation.heal();
+  bench.until("the old one is gone", () => bench.groupOn(old!, pg) === undefined);
+  bench.stop();
+  bench.verifyMembers();
+}, 60_000);
+
 function leadsAny(osd: SimOsd): boolean {
   if (osd.world?.alive !== true) return false;
   return [...osd.shard!.pg.groups.values()].some((group) => group.serving);
