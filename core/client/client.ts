@@ -224,7 +224,12 @@ class ClientSide implements ClientServices, ImageKeeper {
     return image;
   }
 
-  private async callOpen(path: string, options: OpenOptions): Promise<ImageOpenReply> {
+  /** `former`: the session that the new one goes on with. */
+  private async callOpen(
+    path: string,
+    options: OpenOptions,
+    former?: ImageSession,
+  ): Promise<ImageOpenReply> {
     const { pool, image } = parsePath(path);
     const request = create(ImageOpenRequestSchema, {
       pool,
@@ -232,6 +237,8 @@ class ClientSide implements ClientServices, ImageKeeper {
       mode: modeOf(options),
       client: this.options.name,
       takeOver: options.takeOver === true,
+      former: BigInt(former?.id ?? 0),
+      formerLockEpoch: former?.lockEpoch ?? 0,
     });
     return this.mon.call(
       Method.ImageOpen,
@@ -271,9 +278,13 @@ class ClientSide implements ClientServices, ImageKeeper {
   async forget(image: Image): Promise<void> {
     if (!this.images.delete(image)) return;
     this.scratches.push(image.scratch);
-    if (await this.giveBack(image.session, true)) return;
+    await this.end(image.session);
+  }
+
+  private async end(session: ImageSession): Promise<void> {
+    if (await this.giveBack(session, true)) return;
     // Ends with the client, whose connection the mon forgets all sessions of.
-    void this.giveBackLater(image.session);
+    void this.giveBackLater(session);
   }
 
   /** Answers whether nothing is left to be done. */
@@ -329,12 +340,17 @@ class ClientSide implements ClientServices, ImageKeeper {
     }
   }
 
-  /** Another session of the same image, whatever is called by the name that it had. */
+  /**
+   * Another session of the same image, whatever is called by the name that it had. It fences nobody: an
+   * exclusive holder that others have taken the image from does not take it back.
+   */
   private async reopen(image: Image): Promise<ImageSession> {
-    const session = sessionOf(await this.callOpen(image.path, image.options));
-    if (session.imageId === image.id) return session;
-    // When the mon does not take it, it ends with our connection.
-    void this.giveBack(session, true);
+    const former = image.session;
+    const session = sessionOf(await this.callOpen(image.path, image.options, former));
+    const isSame = session.imageId === image.id;
+    // Nobody waits for that: requests go on at once.
+    void this.end(isSame ? former : session);
+    if (isSame) return session;
     throw new FastblockError("FB3007", `opening ${image.path} again: it is another image now`);
   }
 

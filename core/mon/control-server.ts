@@ -7,6 +7,7 @@ import {
   ImageListRequestSchema,
   ImageOpenMode,
   ImageOpenReplySchema,
+  type ImageOpenRequest,
   ImageOpenRequestSchema,
   ImageRefreshReplySchema,
   ImageRefreshRequestSchema,
@@ -39,7 +40,12 @@ import type { OldCopy, SeenMap } from "./old-copy.ts";
 import { type OsdService, REPORT_INTERVAL_MS } from "./osd-service.ts";
 import type { PoolService } from "./pool-service.ts";
 import type { SessionMode } from "./records.ts";
-import { headerOf, type SessionHolder, type SessionService } from "./session-service.ts";
+import {
+  type FormerSession,
+  headerOf,
+  type SessionHolder,
+  type SessionService,
+} from "./session-service.ts";
 
 export interface ControlServerOptions {
   readonly world: World;
@@ -198,6 +204,7 @@ export class ControlServer {
           request.client === "" ? (connection.peer?.name ?? "?") : request.client,
           request.takeOver,
           this.peerOf(connection),
+          formerOf(request),
         );
         return create(ImageOpenReplySchema, signed);
       },
@@ -324,6 +331,11 @@ function checkOsd(connection: Connection, osd: number, storeUuid: string | undef
   throw new FastblockError("FB1007", `a peer speaks as osd ${String(osd)} and is not`, {
     why: `it proved to be ${peer?.name ?? "nobody"}`,
   });
+}
+
+function formerOf(request: ImageOpenRequest): FormerSession | undefined {
+  if (request.former === 0n) return undefined;
+  return { id: Number(request.former) as SessionId, lockEpoch: request.formerLockEpoch };
 }
 
 function modeOf(mode: ImageOpenMode): SessionMode {

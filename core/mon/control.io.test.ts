@@ -528,12 +528,20 @@ describe("maps", () => {
 });
 
 const call = {
-  open: (client: FakeClient, mode: ImageOpenMode, takeOver = false): Promise<ImageOpenReply> =>
+  open: (
+    client: FakeClient,
+    mode: ImageOpenMode,
+    takeOver = false,
+    former?: SessionGrant,
+  ): Promise<ImageOpenReply> =>
     client.control.call(
       client.connection,
       Method.ImageOpen,
       ImageOpenRequestSchema,
-      create(ImageOpenRequestSchema, { pool: "p", image: "a", mode, client: "nbd.0", takeOver }),
+      create(ImageOpenRequestSchema, {
+        ...{ pool: "p", image: "a", mode, client: "nbd.0", takeOver },
+        ...{ former: former?.session ?? 0n, formerLockEpoch: former?.lockEpoch ?? 0 },
+      }),
       ImageOpenReplySchema,
     ),
   refresh: (client: FakeClient, session: bigint): Promise<ImageRefreshReply> =>
@@ -623,6 +631,32 @@ describe("sessions", () => {
         return false;
       }
     });
+  });
+
+  test("who goes on with another session fences nobody, and is refused once that is over", async () => {
+    const goOn = async (mode: ImageOpenMode, former: SessionGrant): Promise<SessionGrant> =>
+      grantOf(await call.open(client, mode, false, former));
+    const { EXCLUSIVE, SHARED } = ImageOpenMode;
+    const first = grantOf(await call.open(client, EXCLUSIVE));
+    // The answer to the first try did not come: only the last one stays beside the former.
+    const lost = await goOn(EXCLUSIVE, first);
+    const second = await goOn(EXCLUSIVE, first);
+    expect([lost.lockEpoch, second.lockEpoch]).toEqual([first.lockEpoch, first.lockEpoch]);
+    const left = (await mon.get("/pools/p/images/a")).body.sessions as unknown[];
+    expect(left.length).toBe(2);
+    expect(await failureOf(goOn(SHARED, second))).toMatchObject({ code: "FB3007" });
+    await call.close(client, first.session);
+    const other = await mon.addClient().connected();
+    const taken = grantOf(await call.open(other, EXCLUSIVE, true));
+    expect(await failureOf(goOn(EXCLUSIVE, second))).toMatchObject({ code: "FB3007" });
+    await call.close(other, taken.session);
+    expect(await failureOf(goOn(EXCLUSIVE, second))).toMatchObject({ code: "FB3007" });
+    // As a restored catalogue does, it knows nothing of this one; but that nobody was alone since.
+    const shared = grantOf(await call.open(client, SHARED));
+    await call.close(client, shared.session);
+    expect((await goOn(SHARED, shared)).lockEpoch).toBe(shared.lockEpoch);
+    grantOf(await call.open(other, EXCLUSIVE, true));
+    expect(await failureOf(goOn(SHARED, shared))).toMatchObject({ code: "FB3007" });
   });
 
   test("an image in use is not removed, unless forced; holders are told", async () => {

@@ -24,6 +24,12 @@ export interface SessionHolder {
   notifyImage(session: SessionId, removed: boolean): void;
 }
 
+/** The attachment that another one goes on with, as its client knows it. */
+export interface FormerSession {
+  readonly id: SessionId;
+  readonly lockEpoch: number;
+}
+
 export interface SessionServiceOptions {
   readonly catalogue: Catalogue;
   readonly checksum: Checksum;
@@ -61,6 +67,11 @@ export class SessionService {
   /**
    * Open an image (`of` finds it and throws when it is missing). Exclusive: raises the lock epoch
    * and ends every other session. Throws FB3005 while another exclusive session is alive.
+   *
+   * `former`: whose session a group has forgotten goes on with the same attachment under another id. So
+   * it gets no higher lock epoch than that one has: what it had begun must not pass the fence of who took
+   * the image from it meanwhile. The former session stays until its client gives it back: who hears no
+   * answer asks again. Throws FB3007 when it is over.
    */
   async open(
     of: () => ImageRecord,
@@ -68,15 +79,20 @@ export class SessionService {
     client: string,
     takeOver: boolean,
     holder: SessionHolder,
+    former?: FormerSession,
   ): Promise<SignedSession> {
     const ended: SessionRecord[] = [];
     const { image, session } = await this.catalogue.change((change) => {
       const found = of();
-      this.checkExclusive(found, mode, takeOver);
+      if (former === undefined) this.checkExclusive(found, mode, takeOver);
+      else this.checkFormer(found, mode, former);
       const image =
-        mode === "exclusive" ? { ...found, lockEpoch: this.catalogue.nextLockEpoch(found) } : found;
+        mode === "exclusive" && former === undefined
+          ? { ...found, lockEpoch: this.catalogue.nextLockEpoch(found) }
+          : found;
       for (const other of this.sessionsOf(image.id)) {
         if (mode !== "exclusive" && other.mode !== "exclusive") continue;
+        if (other.id === former?.id) continue;
         change.removeSession(other.id);
         ended.push(other);
       }
@@ -213,6 +229,23 @@ export class SessionService {
         { hint: `stop ${other.client}, or take the image over from it` },
       );
     }
+  }
+
+  /**
+   * Whether an attachment is not over: its session is known. One that a restored catalogue has forgotten
+   * goes on as well unless it was exclusive, where nobody has had the image alone since: lock epochs only
+   * grow.
+   */
+  private checkFormer(image: ImageRecord, mode: SessionMode, former: FormerSession): void {
+    const known = this.catalogue.sessions.get(former.id);
+    if (known?.image === image.id && known.mode === mode) return;
+    const isForgotten = known === undefined && mode !== "exclusive";
+    if (isForgotten && image.lockEpoch <= former.lockEpoch) return;
+    throw new FastblockError(
+      "FB3007",
+      `opening ${image.name} (${mode}) instead of session ${String(former.id)}: it is over`,
+      { why: "it was closed, fenced by an exclusive open, or its image was removed" },
+    );
   }
 
   private bind(id: SessionId, holder: SessionHolder): void {

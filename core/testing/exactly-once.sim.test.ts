@@ -7,15 +7,17 @@ import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
-import type { Image } from "../client/client.ts";
+import type { Image, OpenOptions } from "../client/client.ts";
 import type { GroupLimits } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
-import { groupsOf, SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { groupsOf, MON_ADDRESS, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
 const LIMIT_US = 60_000_000;
 const SEEDS = Number(process.env["EXACTLY_ONCE_SEEDS"] ?? "12");
 const SECTOR = 512;
 const ROUNDS = 25;
+/** That a group remembers, where it is to forget some. */
+const SESSIONS = 3;
 
 function filled(lengthBytes: number, value: number): Uint8Array {
   return new Uint8Array(lengthBytes).fill(value);
@@ -72,6 +74,23 @@ class Bench {
     expect(done).toBe(true);
   }
 
+  open(at: number, options: OpenOptions): Image {
+    const { client } = this.cluster.clients[at]!;
+    return this.cluster.await("open", client.openImage("pool/image", options));
+  }
+
+  /** Make the group forget the session of an image, which has to ask the monitor for another one. */
+  forget(image: Image): void {
+    const { client } = this.cluster.clients[1]!;
+    this.cluster.createImage("other");
+    for (let at = 0; at < SESSIONS; at++) {
+      const other = this.cluster.await("open", client.openImage("pool/other"));
+      this.cluster.await("a write of a new session", other.write(0, filled(BLOCK_SIZE, 5)));
+    }
+    const [group] = groupsOf(this.leader);
+    expect(group!.sessions.accepts(image.sessionId)).toBe(false);
+  }
+
   /** Requests of clients that an osd has refused. */
   refusedBy(osd: SimOsd): number {
     return osd.shard!.report(true).figures!.requests["refused"] ?? 0;
@@ -117,7 +136,6 @@ describe("a write that the network keeps past its retry and past another client'
 });
 
 describe("a write whose answer is lost, of a session that its group forgets meanwhile", () => {
-  const SESSIONS = 3;
   const seeds = Array.from({ length: Math.ceil(SEEDS / 3) }, (_, at) => at + 1);
   test.each(seeds)("G4: seed %d: is told to have expired, and was applied once", (seed) => {
     const bench = new Bench(seed, { sessionsMax: SESSIONS });
@@ -143,6 +161,51 @@ describe("a write whose answer is lost, of a session that its group forgets mean
     // The client goes on under another session.
     cluster.await("the next write", bench.slow.write(0, filled(BLOCK_SIZE, 4)));
     bench.expectEverywhere(4);
+  });
+});
+
+describe("an image whose session a group has forgotten", () => {
+  const former: [string, OpenOptions, boolean][] = [
+    ["exclusive, and the other one holds it still", { exclusive: true, takeOver: true }, true],
+    ["exclusive, and the other one has gone", { exclusive: true }, false],
+    ["shared, and the other one has gone", {}, false],
+  ];
+  test.each(former)("G4: is over when another one had it alone since: %s", (_, options, isHeld) => {
+    const bench = new Bench(1, { sessionsMax: SESSIONS });
+    const { cluster } = bench;
+    const { simulation } = cluster;
+    const before = bench.open(0, options);
+    cluster.await("a write", before.write(0, filled(BLOCK_SIZE, 2)));
+    bench.forget(before);
+    // The monitor is not there to say so while it writes.
+    simulation.cut(cluster.clientWorld.address, MON_ADDRESS);
+    const late = before.write(0, filled(BLOCK_SIZE, 4));
+    bench.pass(100_000);
+    const after = bench.open(1, { exclusive: true, takeOver: true });
+    cluster.await("the next holder's write", after.write(0, filled(BLOCK_SIZE, 3)));
+    if (!isHeld) cluster.await("close", after.close());
+    simulation.heal();
+    expect(() => cluster.await("the late write", late)).toThrow("SessionExpired");
+    const present = isHeld ? after : bench.open(1, {});
+    expect(cluster.await("read", present.read(0, 1))[0]).toBe(3);
+    cluster.await("a write of who holds it", present.write(0, filled(BLOCK_SIZE, 6)));
+  });
+
+  test("an exclusive one goes on under another session, which fences nobody", () => {
+    const bench = new Bench(1, { sessionsMax: SESSIONS });
+    const { cluster } = bench;
+    const image = bench.open(0, { exclusive: true });
+    cluster.await("a write", image.write(0, filled(BLOCK_SIZE, 2)));
+    bench.forget(image);
+    const { id, lockEpoch } = image.session;
+    cluster.await("the next write", image.write(0, filled(BLOCK_SIZE, 3)));
+    expect(image.session.id).toBeGreaterThan(id);
+    expect(image.session.lockEpoch).toBe(lockEpoch);
+    // It is given back by the one that took its place.
+    const { sessions } = cluster.monitor.catalogue;
+    const isAlone = (): boolean =>
+      [...sessions.values()].filter((one) => one.image === image.id).length === 1;
+    expect(cluster.simulation.run(isAlone, LIMIT_US)).toBe(true);
   });
 });
 
