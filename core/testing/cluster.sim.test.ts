@@ -8,6 +8,10 @@ import { runHalf, runSeed } from "./cluster-harness.ts";
 const RECORDED: readonly [number, string][] = [
   [247, "a group that fell quiet while its disks were full never took writes again"],
   [1083, "reads that failed once at a start passed for damage, on two replicas of three"],
+  [2299, "one bad sector of the log cost the mover all that it read with it, for ever"],
+  [2945, "a group was to have two witnesses after a restore, and never had the new one"],
+  [3370, "a holder whose session was forgotten took its image back, past the fence"],
+  [4188, "who knew of a term that nobody had kept never left a group that was without it"],
 ];
 
 test.each(RECORDED)(
