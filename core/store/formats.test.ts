@@ -166,6 +166,13 @@ describe("zone table", () => {
   });
 });
 
+test("a zone that got no memory for its slots is not open", () => {
+  const zone = new SlotZone(geometryOf(256 * MIB), 0);
+  // As when memory runs out: an array can not be made.
+  expect(() => zone.open(-1)).toThrow(RangeError);
+  expect(zone.opened).toBe(false);
+});
+
 function slotOf(state: SlotState): { bytes: Uint8Array; zone: SlotZone } {
   const geometry = geometryOf(256 * MIB);
   const zone = new SlotZone(geometry, 0);

@@ -82,7 +82,6 @@ export class SlotZone {
   /** Make the arrays. */
   open(slots: number): void {
     if (this.opened) return;
-    this.opened = true;
     this.state = new Uint8Array(slots);
     this.flags = new Uint8Array(slots);
     this.row = new Uint16Array(slots);
@@ -97,6 +96,8 @@ export class SlotZone {
     this.crcs = new Uint32Array(slots * BLOCKS_PER_UNIT);
     this.versionLow = new Uint32Array(slots * BLOCKS_PER_UNIT);
     this.versionHigh = new Uint16Array(slots * BLOCKS_PER_UNIT);
+    // Last: memory may have run out before, and what is written to an array that is none is lost.
+    this.opened = true;
   }
 }
 
