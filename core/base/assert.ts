@@ -24,15 +24,21 @@ export interface FatalPath {
 }
 
 /**
- * End the process when an error of asynchronous work is a bug.
+ * End the process when an error of asynchronous work is a bug, or is that memory ran out.
  *
  * Whoever catches what he does not know asks this first, and neither answers nor goes on when it is
- * true: a promise carries a violated invariant past the turn that would have ended by it.
+ * true: a promise carries a violated invariant past the turn that would have ended by it. Where
+ * memory ran out something is half done, and nobody knows what.
  */
 export function failOnBug(path: FatalPath, error: unknown): boolean {
-  if (!(error instanceof AssertionError)) return false;
+  if (!(error instanceof AssertionError) && !isOutOfMemory(error)) return false;
   path.fail(error);
   return true;
+}
+
+/** The engine's words when it gets no memory for an array or a text. */
+export function isOutOfMemory(error: unknown): boolean {
+  return error instanceof RangeError && error.message === "Out of memory";
 }
 
 declare const VERIFY: boolean;
