@@ -14,6 +14,7 @@ import {
   STARTED_BY,
 } from "../core/dev/dev.ts";
 import { signalAtParentsEnd } from "../ffi/libc/parent.ts";
+import { memoryError, ownShortLimit } from "./memory.ts";
 
 /**
  * What every long-running role (`mon run`, `osd run`, `client nbd serve`) shares.
@@ -101,7 +102,8 @@ export async function serveAs(
 }
 
 /** An osd knows what the hints of errors about its device leave open. */
-function told(error: unknown, { data, osd }: DaemonFlags): unknown {
+function told(thrown: unknown, { data, osd }: DaemonFlags): unknown {
+  const error = memoryError(thrown);
   return osd === undefined ? error : withDevice(error, { path: data, osd });
 }
 
@@ -236,6 +238,8 @@ class RunningDaemon implements Daemon {
 
   ready(ports: Readonly<Record<string, number | string>>): void {
     if (this.isReady || this.isStopping) return;
+    const short = ownShortLimit();
+    if (short !== undefined) this.fail(short);
     this.isReady = true;
     const lines = Object.entries(ports).map(([role, port]) => `${role}=${port}`);
     this.publish("addr", `${this.flags.bind}\n`);

@@ -1,8 +1,11 @@
 /** For tests: a world under limits that are the process's own. Tells what it met, as JSON. */
 import { readFileSync } from "node:fs";
+import type { FastblockError } from "../core/base/errors.ts";
 import { silentLogger } from "../core/base/logger.ts";
 import { Status, statusName } from "../core/base/status.ts";
 import { DiskOp, DiskVerb } from "../core/reactor/world.ts";
+import { mapMemory } from "../ffi/libc/libc.ts";
+import { memoryError } from "./memory.ts";
 import { createWorld } from "./world.ts";
 
 const MIB = 1_048_576;
@@ -62,9 +65,25 @@ async function written(path: string, prefer: "uring" | "file"): Promise<unknown>
   return { right, failures, warnings };
 }
 
-const told =
-  what === "pin"
-    ? await pinned(Number(argument))
-    : await written(argument ?? "", backend === "file" ? "file" : "uring");
+/** Memory as a process takes it in the two ways that there are; what it meets, as people read it. */
+function allocated(bytes: number): readonly unknown[] {
+  const ways = [(): unknown => new Uint8Array(bytes), (): unknown => mapMemory(bytes)];
+  return ways.map((way) => {
+    try {
+      return way() !== undefined;
+    } catch (error) {
+      const { code, message } = memoryError(error) as FastblockError;
+      return [code, message];
+    }
+  });
+}
+
+async function met(): Promise<unknown> {
+  if (what === "pin") return await pinned(Number(argument));
+  if (what === "allocate") return allocated(Number(argument));
+  return await written(argument ?? "", backend === "file" ? "file" : "uring");
+}
+
+const told = await met();
 process.stdout.write(JSON.stringify(told));
 process.exit(0);

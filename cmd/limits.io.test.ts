@@ -82,3 +82,13 @@ test("little memory may be locked: one warning, and every block is right", async
     rmSync(folder, { recursive: true, force: true });
   }
 });
+
+test("memory that the system refuses is told as such, whoever asked for it", async () => {
+  const bytes = 4000 * 1_048_576;
+  expect(await told([], ["allocate", String(bytes)])).toEqual([true, true]);
+  const limited = ["prlimit", `--data=${4000 * 1_048_576}`];
+  expect(await told(limited, ["allocate", String(bytes)])).toEqual([
+    ["FB4012", "allocating memory: refused by the system, wanted it"],
+    ["FB4012", "mapping 4000 MiB of memory: errno 12, wanted all of it"],
+  ]);
+});

@@ -24,6 +24,7 @@ import { benchCommands } from "./bench.ts";
 import { devCommands } from "./dev.ts";
 import { unreadable } from "./input-file.ts";
 import { fuzzCommand } from "./fuzz.ts";
+import { memoryError } from "./memory.ts";
 import { simCommand } from "./sim.ts";
 
 /** The one executable: reads the subcommand and hands over. Heavy parts are loaded when used. */
@@ -159,14 +160,24 @@ function unwritable(path: string, error: unknown): FastblockError {
   return new FastblockError(isFull ? "FB4010" : "FB1008", `writing ${path}: ${why}`);
 }
 
+/** Code that calls the system, when it is used. Without memory for compiled code there are no such calls. */
+async function loaded<T>(part: Promise<T>): Promise<T> {
+  try {
+    return await part;
+  } catch (error) {
+    throw memoryError(error);
+  }
+}
+
 const programs: Programs = {
-  monRun: async (options) => (await import("./mon.ts")).monRun(options),
-  osdRun: async (options) => (await import("./osd.ts")).osdRun(options),
-  nbdServe: async (options) => (await import("./client.ts")).nbdServe(options),
-  osdFormat: async (options) => (await import("./store-tools.ts")).osdFormat(options),
-  osdInspect: async (options) => (await import("./store-tools.ts")).osdInspect(options),
-  osdFsck: async (options) => (await import("./store-tools.ts")).osdFsck(options),
-  withImages: async (options, body) => (await import("./attach.ts")).withImages(options, body),
+  monRun: async (options) => (await loaded(import("./mon.ts"))).monRun(options),
+  osdRun: async (options) => (await loaded(import("./osd.ts"))).osdRun(options),
+  nbdServe: async (options) => (await loaded(import("./client.ts"))).nbdServe(options),
+  osdFormat: async (options) => (await loaded(import("./store-tools.ts"))).osdFormat(options),
+  osdInspect: async (options) => (await loaded(import("./store-tools.ts"))).osdInspect(options),
+  osdFsck: async (options) => (await loaded(import("./store-tools.ts"))).osdFsck(options),
+  withImages: async (options, body) =>
+    (await loaded(import("./attach.ts"))).withImages(options, body),
   readBytes,
   writeBytes,
 };
@@ -221,7 +232,7 @@ function shownProgram(): string {
 
 function devNouns(root: CommandUnknownOpts, cli: CliContext): void {
   devCommands(root, cli, async () => {
-    const { BunDev } = await import("../core/dev/bun-dev.ts");
+    const { BunDev } = await loaded(import("../core/dev/bun-dev.ts"));
     return new BunDev({
       program,
       programShown: shownProgram(),

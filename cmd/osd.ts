@@ -19,6 +19,7 @@ import { type Daemon, serveAs } from "./daemon.ts";
 import { storeAt } from "./data-path.ts";
 import { replaceFile } from "./kept-file.ts";
 import { KeptStarts } from "./kept-starts.ts";
+import { ownAllowedBytes } from "./memory.ts";
 import type { ShardCommand, ShardEvent } from "./shard.ts";
 import { createWorld } from "./world.ts";
 
@@ -26,6 +27,9 @@ type Ready = Extract<ShardEvent, { kind: "ready" }>;
 
 /** How long a shard may take for its part of a report. */
 const COLLECT_MS = 1500;
+const MIB = 1_048_576;
+/** Slots and connections of the arena, and the heap, of a shard under floods. */
+const SHARD_BYTES_MAX = (384 + 512 + 128) * MIB;
 
 /** Run an osd: one Worker per shard, and the session with the mon on this thread. */
 export function osdRun(options: OsdRunOptions): Promise<"serving"> {
@@ -150,7 +154,20 @@ class Osd {
   private beReady(ready: readonly Ready[]): void {
     if (this.isReady) return;
     this.isReady = true;
+    this.lookAtMemory();
     this.daemon.ready(portsOf(ready));
+  }
+
+  /** It serves with less; the kernel would end it when clients make it use what it may. */
+  private lookAtMemory(): void {
+    const allowedBytes = ownAllowedBytes();
+    const wantedBytes = this.options.shards * SHARD_BYTES_MAX;
+    if (allowedBytes >= wantedBytes) return;
+    this.daemon.logger.warn("memory may run out: this osd may come to use more than there is", {
+      allowedMiB: Math.floor(allowedBytes / MIB),
+      wantedMiB: wantedBytes / MIB,
+      hint: "raise MemoryMax of its unit, or give the machine more",
+    });
   }
 
   private async startShard(shard: number, claim: StoreClaim | undefined): Promise<Ready> {

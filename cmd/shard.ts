@@ -6,6 +6,7 @@ import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import { collectNow, startCollector } from "./collector.ts";
 import type { LogLevel } from "./daemon.ts";
 import { openLogger } from "./daemon.ts";
+import { memoryError } from "./memory.ts";
 import { createWorld } from "./world.ts";
 
 /**
@@ -106,7 +107,8 @@ function tell(event: ShardEvent): void {
   self.postMessage(event);
 }
 
-function fail(error: unknown): void {
+function fail(thrown: unknown): void {
+  const error = memoryError(thrown);
   if (error instanceof FastblockError) {
     const { code, message, why, hint } = error;
     tell({ kind: "failed", code, reason: message, why, hint });

@@ -325,6 +325,12 @@ export const ERRORS = {
     exit: 3,
     hint: "check its path",
   },
+  FB4012: {
+    title: "There is too little memory",
+    http: 503,
+    exit: 1,
+    hint: "raise the limits of the process (ulimit -v and -d, LimitAS= and LimitDATA= of its unit), or free memory of this machine",
+  },
   FB5001: {
     title: "The data path answered an error",
     http: 503,

@@ -1,8 +1,9 @@
 import { dlopen, FFIType, type Pointer, ptr, read, toArrayBuffer } from "bun:ffi";
+import { MappingFailed } from "./mapping-failed.ts";
 
 /**
  * The system calls that the runtime does not offer. Functions answer a result, or the negative
- * errno; nothing here throws but `mapMemory`.
+ * errno; nothing here throws but what maps memory (`MappingFailed`).
  *
  * Pointers are taken only from buffers that were made as `new ArrayBuffer(n)` or mapped: the bytes
  * of a small typed array move when its buffer is touched.
@@ -98,7 +99,7 @@ function map(sizeBytes: number, flags: number, fd: number, offset: number): Mapp
   const address: unknown = libc.mmap(null, size, PROT_READ_WRITE, flags, fd, BigInt(offset));
   // A failure is the pointer -1, which arrives as a BigInt.
   if (typeof address !== "number") {
-    throw new Error(`mapping ${sizeBytes} bytes: errno ${read.i32(errnoAddress, 0)}`);
+    throw new MappingFailed(sizeBytes, read.i32(errnoAddress, 0));
   }
   return { address, buffer: toArrayBuffer(address as Pointer, 0, sizeBytes) };
 }
