@@ -2,8 +2,8 @@
 // what newer ones have (NO_SQARRAY of io_uring, O_DIRECT on tmpfs) and people run it.
 //
 // The guest sees this machine's file system read-only by 9p, keeps its cluster on its own tmpfs, starts
-// one osd, writes, kills the osd, starts it again, reads back, and reports over its serial line. It has
-// an empty block device, and nothing else: no network, no root, no disk image.
+// one osd, writes, lets the kernel's OOM killer end the osd, starts it again, reads back, and reports over
+// its serial line. It has an empty block device, and nothing else: no network, no root, no disk image.
 import {
   existsSync,
   mkdirSync,
@@ -55,9 +55,21 @@ step ${fastblock} pool create guest --size 1 --cluster /run/c
 step ${fastblock} image create guest/one --size 64MiB --cluster /run/c
 port=$(sed -n 's/^nbd=//p' /run/c/nbd.0.ports)
 step qemu-io -f raw -c 'write -P 0xa5 0 1M' -c flush -c 'read -P 0xa5 0 1M' nbd://127.0.0.1:$port/guest/one
-kill -9 $(cat /run/c/osd.0.pid)
-/run/c/osd.0.start >>/run/c/osd.0.again.log 2>&1 &
-step qemu-io -f raw -c 'read -P 0xa5 0 1M' -c 'write -P 0x5a 0 1M' -c 'read -P 0x5a 0 1M' nbd://127.0.0.1:$port/guest/one
+# G1, G15: it gets no memory any more, with a write on its way.
+group=/sys/fs/cgroup/osd
+mkdir $group
+cat /run/c/osd.0.pid >$group/cgroup.procs
+echo 0 >$group/memory.max
+qemu-io -f raw -c 'write -P 0xa6 1M 8M' nbd://127.0.0.1:$port/guest/one >/run/late 2>&1 &
+late=$!
+for look in $(seq 100); do grep -q '^oom_kill [1-9]' $group/memory.events && break; sleep 0.1; done
+step grep -q '^oom_kill [1-9]' $group/memory.events
+# Enough to serve, less than it may come to use: it warns.
+echo 800M >$group/memory.max
+sh -c "echo \\$\\$ >$group/cgroup.procs; exec /run/c/osd.0.start" >>/run/c/osd.0.again.log 2>&1 &
+step wait $late
+step grep -q 'memory may run out' /run/c/osd.0.log
+step qemu-io -f raw -c 'read -P 0xa5 0 1M' -c 'read -P 0xa6 1M 8M' -c 'write -P 0x5a 0 1M' -c 'read -P 0x5a 0 1M' nbd://127.0.0.1:$port/guest/one
 step ${fastblock} dev status --dir /run/c -o json
 echo "status-begin"; cat /run/out; echo "status-end"
 step ${fastblock} dev down --dir /run/c
@@ -77,6 +89,9 @@ for round in 1 2 3; do for module in /m/*.ko; do /bin/busybox insmod $module 2>/
 /bin/busybox mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144,cache=loose host /mnt
 /bin/busybox mount -t proc proc /mnt/proc
 /bin/busybox mount -t tmpfs tmpfs /mnt/run
+/bin/busybox mount -t sysfs sysfs /mnt/sys
+/bin/busybox mount -t cgroup2 cgroup2 /mnt/sys/fs/cgroup
+echo +memory >/mnt/sys/fs/cgroup/cgroup.subtree_control
 /bin/busybox mount -t devtmpfs dev /mnt/dev
 /bin/busybox mkdir /mnt/dev/shm
 /bin/busybox mount -t tmpfs tmpfs /mnt/dev/shm
