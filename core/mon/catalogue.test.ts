@@ -9,52 +9,12 @@ import {
   type ReplicaId,
   type Term,
 } from "../base/ids.ts";
-import {
-  firstReplicaOf,
-  type MapDelta,
-  type OsdInfo,
-  type PgInfo,
-  type PoolInfo,
-} from "../cluster/cluster.ts";
-import type { Timer, Timers } from "../reactor/world.ts";
+import { firstReplicaOf, type OsdInfo, type PgInfo, type PoolInfo } from "../cluster/cluster.ts";
 import { Catalogue } from "./catalogue.ts";
 import { Leadership } from "./leadership.ts";
 import { MemoryMetaStore } from "./memory-store.ts";
-import type { MetaStore } from "./meta-store.ts";
+import { CLUSTER, type Office, stoppedTimers, takeOffice } from "./office-harness.ts";
 import type { ImageRecord } from "./records.ts";
-
-const timers: Timers = {
-  arm: (timer: Timer) => {
-    timer.timerDueUs = 0;
-  },
-  armPeriod: (timer: Timer) => {
-    timer.timerDueUs = 0;
-  },
-  disarm: (timer: Timer) => {
-    timer.timerDueUs = -1;
-  },
-};
-
-const ID = "7d0b1f0a-1111-4222-8333-444455556666";
-
-interface Office {
-  readonly catalogue: Catalogue;
-  readonly leadership: Leadership;
-  readonly deltas: MapDelta[];
-}
-
-async function takeOffice(store: MetaStore, name: string): Promise<Office> {
-  const leadership = new Leadership(store, name);
-  expect(await leadership.campaign()).toBe(true);
-  const deltas: MapDelta[] = [];
-  const catalogue = new Catalogue(
-    store,
-    () => leadership.fence(),
-    (delta) => deltas.push(delta),
-  );
-  await catalogue.load(ID);
-  return { catalogue, leadership, deltas };
-}
 
 function image(id: number, name: string): ImageRecord {
   return {
@@ -103,7 +63,7 @@ function osd(id: number): OsdInfo {
 }
 
 test("a former leader changes nothing, neither in the store nor in its own memory", async () => {
-  const store = new MemoryMetaStore(timers);
+  const store = new MemoryMetaStore(stoppedTimers);
   const first = await takeOffice(store, "mon.a");
   await first.catalogue.change((change) => change.putImage(image(1, "kept")));
   expect(await new Leadership(store, "mon.b").campaign()).toBe(false);
@@ -124,7 +84,7 @@ test("a former leader changes nothing, neither in the store nor in its own memor
 });
 
 test("what a refused change staged and allocated never was", async () => {
-  const store = new MemoryMetaStore(timers);
+  const store = new MemoryMetaStore(stoppedTimers);
   const { catalogue, deltas } = await takeOffice(store, "mon.a");
   const refused = catalogue.change((change) => {
     change.allocate("image");
@@ -140,7 +100,7 @@ test("what a refused change staged and allocated never was", async () => {
 });
 
 test("changes queue: each sees what the one before it did", async () => {
-  const { catalogue } = await takeOffice(new MemoryMetaStore(timers), "mon.a");
+  const { catalogue } = await takeOffice(new MemoryMetaStore(stoppedTimers), "mon.a");
   const claims = Array.from({ length: 10 }, () =>
     catalogue.change((change) => {
       if (catalogue.imageByName(1 as PoolId, "one") !== undefined) return false;
@@ -152,7 +112,7 @@ test("changes queue: each sees what the one before it did", async () => {
 });
 
 test("G10: after a restart nothing is handed out twice; after a restore ids jump", async () => {
-  const store = new MemoryMetaStore(timers);
+  const store = new MemoryMetaStore(stoppedTimers);
   const kinds = ["pool", "image", "layer", "session", "operation"] as const;
   const first = await takeOffice(store, "mon.a");
   const used = await first.catalogue.change((change) => {
@@ -177,7 +137,7 @@ test("G10: after a restart nothing is handed out twice; after a restore ids jump
 });
 
 test("pools that were removed are known for good, and a restored catalogue knows what it did", async () => {
-  const store = new MemoryMetaStore(timers);
+  const store = new MemoryMetaStore(stoppedTimers);
   const first = await takeOffice(store, "mon.a");
   const makePool = (office: Office): Promise<PoolId> =>
     office.catalogue.change((change) => {
@@ -193,7 +153,7 @@ test("pools that were removed are known for good, and a restored catalogue knows
     office.catalogue.change((change) => change.changeMap({ removedPools: [id] }));
   for (let at = 0; at < 3; at++) await makePool(first);
   await remove(first, 1 as PoolId);
-  const backup = store.copy(timers);
+  const backup = store.copy(stoppedTimers);
   await remove(first, 2 as PoolId);
   const rows = (await store.range("")).rows.map(({ key }) => key);
   expect(rows.filter((key) => key.includes("p"))).toEqual([
@@ -220,7 +180,7 @@ test("pools that were removed are known for good, and a restored catalogue knows
 });
 
 test("G19: a store that fails ends the monitor: memory and store could differ", async () => {
-  const store = new MemoryMetaStore(timers);
+  const store = new MemoryMetaStore(stoppedTimers);
   const { catalogue } = await takeOffice(store, "mon.a");
   store.commit = () => Promise.reject(new Error("disk full"));
   const failed = catalogue.change((change) => change.putImage(image(1, "a")));
@@ -232,7 +192,7 @@ test("G19: a store that fails ends the monitor: memory and store could differ", 
 });
 
 test("a catalogue of another cluster, or of a newer layout, is refused", async () => {
-  const store = new MemoryMetaStore(timers);
+  const store = new MemoryMetaStore(stoppedTimers);
   const { leadership } = await takeOffice(store, "mon.a");
   const open = (id: string): Promise<unknown> =>
     new Catalogue(
@@ -245,9 +205,9 @@ test("a catalogue of another cluster, or of a newer layout, is refused", async (
         () => "loaded",
         (error: unknown) => (error as { code: string }).code,
       );
-  expect(await open(ID)).toBe("loaded");
-  expect(await open(ID.replace("7", "8"))).toBe("FB4002");
-  const value = JSON.stringify({ clusterId: ID, generation: 1, format: 2 });
+  expect(await open(CLUSTER)).toBe("loaded");
+  expect(await open(CLUSTER.replace("7", "8"))).toBe("FB4002");
+  const value = JSON.stringify({ clusterId: CLUSTER, generation: 1, format: 2 });
   await store.commit({ compares: [], writes: [{ key: "cluster", value }] });
-  expect(await open(ID)).toBe("FB4003");
+  expect(await open(CLUSTER)).toBe("FB4003");
 });

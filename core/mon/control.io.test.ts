@@ -633,6 +633,26 @@ describe("sessions", () => {
     });
   });
 
+  test("G4: a shared open that ends an exclusive holder fences it, be it alive or not", async () => {
+    const { EXCLUSIVE, SHARED } = ImageOpenMode;
+    const other = await mon.addClient().connected();
+    const first = grantOf(await call.open(other, EXCLUSIVE));
+    const taken = grantOf(await call.open(client, SHARED, true));
+    expect(taken.lockEpoch).toBe(first.lockEpoch + 1);
+    expect(grantOf(await call.open(client, SHARED)).lockEpoch).toBe(taken.lockEpoch);
+    const second = grantOf(await call.open(other, EXCLUSIVE));
+    await other.close();
+    let after: SessionGrant | undefined;
+    await until("the monitor sees it", async () => {
+      const opened = call.open(client, SHARED);
+      const failure = await failureOf(opened);
+      if (failure !== undefined) expect(failure).toMatchObject({ code: "FB3005" });
+      else after = grantOf(await opened);
+      return after !== undefined;
+    });
+    expect(after?.lockEpoch).toBe(second.lockEpoch + 1);
+  });
+
   test("who goes on with another session fences nobody, and is refused once that is over", async () => {
     const goOn = async (mode: ImageOpenMode, former: SessionGrant): Promise<SessionGrant> =>
       grantOf(await call.open(client, mode, false, former));

@@ -3,42 +3,22 @@ import { expect, test } from "bun:test";
 import type { Epoch, OsdId } from "../base/ids.ts";
 import { silentLogger } from "../base/logger.ts";
 import type { OsdInfo } from "../cluster/cluster.ts";
-import type { Timer, Timers } from "../reactor/world.ts";
-import { Catalogue } from "./catalogue.ts";
-import { Leadership } from "./leadership.ts";
+import type { Catalogue } from "./catalogue.ts";
 import { MemoryMetaStore } from "./memory-store.ts";
+import { stoppedTimers, takeOffice } from "./office-harness.ts";
 import { OldCopy } from "./old-copy.ts";
 
-const timers: Timers = {
-  arm: (timer: Timer) => {
-    timer.timerDueUs = 0;
-  },
-  armPeriod: (timer: Timer) => {
-    timer.timerDueUs = 0;
-  },
-  disarm: (timer: Timer) => {
-    timer.timerDueUs = -1;
-  },
-};
-const ID = "7d0b1f0a-1111-4222-8333-444455556666";
 const [A, B] = [1 as OsdId, 2 as OsdId];
 
-interface Office {
+interface Begun {
   readonly catalogue: Catalogue;
   readonly copies: OldCopy;
   readonly clock: { us: number };
 }
 
 /** A monitor begins with what is in the store. */
-async function begin(store: MemoryMetaStore, restored: boolean): Promise<Office> {
-  const leadership = new Leadership(store, "mon.a");
-  await leadership.campaign();
-  const catalogue = new Catalogue(
-    store,
-    () => leadership.fence(),
-    () => {},
-  );
-  await catalogue.load(ID);
+async function begin(store: MemoryMetaStore, restored: boolean): Promise<Begun> {
+  const { catalogue } = await takeOffice(store, "mon.a");
   const clock = { us: 0 };
   const options = { catalogue, logger: silentLogger, nowUs: () => clock.us, onRaised: () => {} };
   const copies = new OldCopy(options);
@@ -54,14 +34,14 @@ function osd(id: OsdId, up: boolean): OsdInfo {
 
 /** A store with two osds that are up, and one that is down. */
 async function backup(): Promise<MemoryMetaStore> {
-  const store = new MemoryMetaStore(timers);
+  const store = new MemoryMetaStore(stoppedTimers);
   const { catalogue } = await begin(store, false);
   const osds = [osd(A, true), osd(B, true), osd(3 as OsdId, false)];
   await catalogue.change((change) => change.changeMap({ osds }));
-  return store.copy(timers);
+  return store.copy(stoppedTimers);
 }
 
-function allocate({ catalogue }: Office): Promise<number> {
+function allocate({ catalogue }: Begun): Promise<number> {
   return catalogue.change((change) => change.allocate("session"));
 }
 
@@ -105,7 +85,7 @@ test("the same backup restored twice gives out no id twice, however often it did
   const given = new Set<number>();
   let generation = 1;
   for (let times = 1; times <= 4; times++) {
-    const office = await begin(store.copy(timers), true);
+    const office = await begin(store.copy(stoppedTimers), true);
     for (const id of [A, B]) await office.copies.hear(id, { generation, epoch: 99 });
     for (let count = 0; count < 3; count++) given.add(await allocate(office));
     expect(given.size).toBe(3 * times);
@@ -117,12 +97,12 @@ test("the same backup restored twice gives out no id twice, however often it did
 test("a monitor that dies before it was heard goes on with it, without being told again", async () => {
   const store = await backup();
   await begin(store, true);
-  const again = store.copy(timers);
+  const again = store.copy(stoppedTimers);
   const office = await begin(again, false);
   expect(await allocate(office).catch(reasonOf)).toMatchObject(HELD);
   for (const id of [A, B]) await office.copies.hear(id, { generation: 1, epoch: 9 });
   expect(office.catalogue.map.generation).toBe(2 as never);
-  const next = await begin(again.copy(timers), false);
+  const next = await begin(again.copy(stoppedTimers), false);
   expect(next.catalogue.map.generation).toBe(2 as never);
   expect(await allocate(next)).toBeGreaterThan(4_294_967_296);
 });

@@ -5,23 +5,9 @@ import { PgReportSchema } from "../../proto/gen/control_pb.ts";
 import type { Epoch, OsdId, PgId, ReplicaId, ShardIndex, Term } from "../base/ids.ts";
 import { silentLogger } from "../base/logger.ts";
 import type { OsdInfo, PgInfo, ReplicaInfo } from "../cluster/cluster.ts";
-import type { Timer, Timers } from "../reactor/world.ts";
-import { Catalogue } from "./catalogue.ts";
-import { Leadership } from "./leadership.ts";
 import { MemoryMetaStore } from "./memory-store.ts";
+import { stoppedTimers, takeOffice } from "./office-harness.ts";
 import { withRenewals } from "./replica-change.ts";
-
-const timers: Timers = {
-  arm: (timer: Timer) => {
-    timer.timerDueUs = 0;
-  },
-  armPeriod: (timer: Timer) => {
-    timer.timerDueUs = 0;
-  },
-  disarm: (timer: Timer) => {
-    timer.timerDueUs = -1;
-  },
-};
 
 function osd(id: number): OsdInfo {
   return {
@@ -45,15 +31,7 @@ function row(id: number, osdId: number): ReplicaInfo {
 
 /** The rows behind one renewal, where 1 and 4 vote and 3 was given up. */
 async function renewed(...replicas: readonly ReplicaInfo[]): Promise<string> {
-  const store = new MemoryMetaStore(timers);
-  const leadership = new Leadership(store, "mon.a");
-  expect(await leadership.campaign()).toBe(true);
-  const catalogue = new Catalogue(
-    store,
-    () => leadership.fence(),
-    () => undefined,
-  );
-  await catalogue.load("7d0b1f0a-1111-4222-8333-444455556666");
+  const { catalogue } = await takeOffice(new MemoryMetaStore(stoppedTimers), "mon.a");
   await catalogue.change((change) => change.changeMap({ osds: [1, 2, 3, 4].map(osd) }));
   const pg: PgInfo = {
     id: 65_536 as PgId,

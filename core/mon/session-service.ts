@@ -65,8 +65,10 @@ export class SessionService {
   }
 
   /**
-   * Open an image (`of` finds it and throws when it is missing). Exclusive: raises the lock epoch
-   * and ends every other session. Throws FB3005 while another exclusive session is alive.
+   * Open an image (`of` finds it and throws when it is missing). Exclusive: ends every other session.
+   * Shared: ends an exclusive one that is not alive, or is taken over. What is exclusive, before or from
+   * here on, raises the lock epoch: a former holder may not know yet that it is none. Throws FB3005 while
+   * another exclusive session is alive.
    *
    * `former`: whose session a group has forgotten goes on with the same attachment under another id. So
    * it gets no higher lock epoch than that one has: what it had begun must not pass the fence of who took
@@ -86,13 +88,13 @@ export class SessionService {
       const found = of();
       if (former === undefined) this.checkExclusive(found, mode, takeOver);
       else this.checkFormer(found, mode, former);
-      const image =
-        mode === "exclusive" && former === undefined
-          ? { ...found, lockEpoch: this.catalogue.nextLockEpoch(found) }
-          : found;
-      for (const other of this.sessionsOf(image.id)) {
-        if (mode !== "exclusive" && other.mode !== "exclusive") continue;
-        if (other.id === former?.id) continue;
+      const others = this.sessionsOf(found.id).filter(
+        (other) => other.id !== former?.id && [mode, other.mode].includes("exclusive"),
+      );
+      const fences =
+        former === undefined && [mode, ...others.map((other) => other.mode)].includes("exclusive");
+      const image = fences ? { ...found, lockEpoch: this.catalogue.nextLockEpoch(found) } : found;
+      for (const other of others) {
         change.removeSession(other.id);
         ended.push(other);
       }
@@ -190,9 +192,18 @@ export class SessionService {
     );
     if (dead.length === 0) return;
     await this.catalogue.change((change) => {
-      for (const id of dead) change.removeSession(id);
+      for (const id of dead) this.forget(change, id);
     });
     for (const id of dead) this.drop(id, false);
+  }
+
+  /** Nobody ends it any more who would raise the lock epoch, and its holder may still write. */
+  private forget(change: Change, id: SessionId): void {
+    const session = this.catalogue.sessions.get(id);
+    change.removeSession(id);
+    const image = session === undefined ? undefined : this.catalogue.images.get(session.image);
+    if (image === undefined || session?.mode !== "exclusive") return;
+    change.putImage({ ...image, lockEpoch: this.catalogue.nextLockEpoch(image) });
   }
 
   /** The grant under which the monitor writes an operation's entries itself. */
