@@ -341,8 +341,8 @@ class ClientSide implements ClientServices, ImageKeeper {
   }
 
   /**
-   * Another session of the same image, whatever is called by the name that it had. It fences nobody: an
-   * exclusive holder that others have taken the image from does not take it back.
+   * Another session of the same image, whatever is called by the name that it had. It fences nobody else:
+   * an exclusive holder that others have taken the image from does not take it back.
    */
   private async reopen(image: Image): Promise<ImageSession> {
     const former = image.session;

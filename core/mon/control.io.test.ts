@@ -653,7 +653,7 @@ describe("sessions", () => {
     expect(after?.lockEpoch).toBe(second.lockEpoch + 1);
   });
 
-  test("who goes on with another session fences nobody, and is refused once that is over", async () => {
+  test("who goes on with another session fences nobody else, and is refused once that is over", async () => {
     const goOn = async (mode: ImageOpenMode, former: SessionGrant): Promise<SessionGrant> =>
       grantOf(await call.open(client, mode, false, former));
     const { EXCLUSIVE, SHARED } = ImageOpenMode;
@@ -661,18 +661,22 @@ describe("sessions", () => {
     // The answer to the first try did not come: only the last one stays beside the former.
     const lost = await goOn(EXCLUSIVE, first);
     const second = await goOn(EXCLUSIVE, first);
-    expect([lost.lockEpoch, second.lockEpoch]).toEqual([first.lockEpoch, first.lockEpoch]);
+    const { lockEpoch } = first;
+    expect([lost.lockEpoch, second.lockEpoch]).toEqual([lockEpoch + 1, lockEpoch + 2]);
     const left = (await mon.get("/pools/p/images/a")).body.sessions as unknown[];
     expect(left.length).toBe(2);
     expect(await failureOf(goOn(SHARED, second))).toMatchObject({ code: "FB3007" });
+    // To give it back does not fence the one that took its place; the end of an exclusive one does.
     await call.close(client, first.session);
     const other = await mon.addClient().connected();
     const taken = grantOf(await call.open(other, EXCLUSIVE, true));
+    expect(taken.lockEpoch).toBe(second.lockEpoch + 1);
     expect(await failureOf(goOn(EXCLUSIVE, second))).toMatchObject({ code: "FB3007" });
     await call.close(other, taken.session);
     expect(await failureOf(goOn(EXCLUSIVE, second))).toMatchObject({ code: "FB3007" });
     // As a restored catalogue does, it knows nothing of this one; but that nobody was alone since.
     const shared = grantOf(await call.open(client, SHARED));
+    expect(shared.lockEpoch).toBe(taken.lockEpoch + 1);
     await call.close(client, shared.session);
     expect((await goOn(SHARED, shared)).lockEpoch).toBe(shared.lockEpoch);
     grantOf(await call.open(other, EXCLUSIVE, true));

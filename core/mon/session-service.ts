@@ -70,10 +70,11 @@ export class SessionService {
    * here on, raises the lock epoch: a former holder may not know yet that it is none. Throws FB3005 while
    * another exclusive session is alive.
    *
-   * `former`: whose session a group has forgotten goes on with the same attachment under another id. So
-   * it gets no higher lock epoch than that one has: what it had begun must not pass the fence of who took
-   * the image from it meanwhile. The former session stays until its client gives it back: who hears no
-   * answer asks again. Throws FB3007 when it is over.
+   * `former`: whose session a group has forgotten goes on with the same attachment under another id. It
+   * takes the image from nobody: what it had begun must not pass the fence of who took it meanwhile. The
+   * former session stays until its client gives it back: who hears no answer asks again. An exclusive one
+   * gets a higher lock epoch, which fences what its client gave up under the former. Throws FB3007 when
+   * that is over.
    */
   async open(
     of: () => ImageRecord,
@@ -91,8 +92,7 @@ export class SessionService {
       const others = this.sessionsOf(found.id).filter(
         (other) => other.id !== former?.id && [mode, other.mode].includes("exclusive"),
       );
-      const fences =
-        former === undefined && [mode, ...others.map((other) => other.mode)].includes("exclusive");
+      const fences = [mode, ...others.map((other) => other.mode)].includes("exclusive");
       const image = fences ? { ...found, lockEpoch: this.catalogue.nextLockEpoch(found) } : found;
       for (const other of others) {
         change.removeSession(other.id);
@@ -135,9 +135,7 @@ export class SessionService {
 
   /** End a session; unknown ones are over already. */
   async close(id: SessionId): Promise<void> {
-    await this.catalogue.change((change) => {
-      if (this.catalogue.sessions.has(id)) change.removeSession(id);
-    });
+    await this.catalogue.change((change) => this.forget(change, [id]));
     this.drop(id, false);
   }
 
@@ -191,19 +189,25 @@ export class SessionService {
         !this.holders.has(id) && now - (this.lastSeenUs.get(id) ?? this.startedUs) > FORGET_US,
     );
     if (dead.length === 0) return;
-    await this.catalogue.change((change) => {
-      for (const id of dead) this.forget(change, id);
-    });
+    await this.catalogue.change((change) => this.forget(change, dead));
     for (const id of dead) this.drop(id, false);
   }
 
-  /** Nobody ends it any more who would raise the lock epoch, and its holder may still write. */
-  private forget(change: Change, id: SessionId): void {
-    const session = this.catalogue.sessions.get(id);
-    change.removeSession(id);
-    const image = session === undefined ? undefined : this.catalogue.images.get(session.image);
-    if (image === undefined || session?.mode !== "exclusive") return;
-    change.putImage({ ...image, lockEpoch: this.catalogue.nextLockEpoch(image) });
+  /**
+   * Stage the end of sessions, known ones. Who comes next finds no exclusive one any more to fence, and what
+   * its client gave up may still be on its way: the lock epoch is raised here, unless the same client has
+   * gone on under another session.
+   */
+  private forget(change: Change, ids: readonly SessionId[]): void {
+    const ended = ids.flatMap((id) => this.catalogue.sessions.get(id) ?? []);
+    for (const { id } of ended) change.removeSession(id);
+    const held = ended.filter(({ mode }) => mode === "exclusive").map(({ image }) => image);
+    for (const id of new Set(held)) {
+      const image = this.catalogue.images.get(id);
+      const left = this.sessionsOf(id).filter((one) => !ids.includes(one.id));
+      if (image === undefined || left.some(({ mode }) => mode === "exclusive")) continue;
+      change.putImage({ ...image, lockEpoch: this.catalogue.nextLockEpoch(image) });
+    }
   }
 
   /** The grant under which the monitor writes an operation's entries itself. */

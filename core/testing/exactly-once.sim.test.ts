@@ -191,7 +191,7 @@ describe("an image whose session a group has forgotten", () => {
     cluster.await("a write of who holds it", present.write(0, filled(BLOCK_SIZE, 6)));
   });
 
-  test("an exclusive one goes on under another session, which fences nobody", () => {
+  test("an exclusive one goes on under another session, which fences what it gave up before", () => {
     const bench = new Bench(1, { sessionsMax: SESSIONS });
     const { cluster } = bench;
     const image = bench.open(0, { exclusive: true });
@@ -200,7 +200,7 @@ describe("an image whose session a group has forgotten", () => {
     const { id, lockEpoch } = image.session;
     cluster.await("the next write", image.write(0, filled(BLOCK_SIZE, 3)));
     expect(image.session.id).toBeGreaterThan(id);
-    expect(image.session.lockEpoch).toBe(lockEpoch);
+    expect(image.session.lockEpoch).toBe(lockEpoch + 1);
     // It is given back by the one that took its place.
     const { sessions } = cluster.monitor.catalogue;
     const isAlone = (): boolean =>

@@ -1546,8 +1546,8 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
   takeOver: boolean;
 
   /**
-   * The attachment that this one goes on with, whose session a group has forgotten; 0: none. Nobody is
-   * fenced and nobody else's session ends. FB3007: it is over, another one had the image alone since.
+   * The attachment that this one goes on with, whose session a group has forgotten; 0: none. Nobody
+   * else is fenced, and nobody else's session ends. FB3007: it is over, another one had the image alone since.
    *
    * @generated from field: uint64 former = 6;
    */
