@@ -19,11 +19,11 @@ function osd(id: number): OsdInfo {
   };
 }
 
-function row(id: number, osdId: number): ReplicaInfo {
+function row(id: number, osdId: number, storeUuid = `store-${String(osdId)}`): ReplicaInfo {
   return {
     replicaId: id as ReplicaId,
     osd: osdId as OsdId,
-    storeUuid: `store-${String(osdId)}`,
+    storeUuid,
     shard: 0 as ShardIndex,
     ...{ leaving: false, witness: false },
   };
@@ -58,4 +58,9 @@ test("a replica that its group went on without is renewed where it was", async (
 
 test("not where another one of the group lives by now: two copies on one disk are one", async () => {
   expect(await renewed(row(1, 1), row(4, 3), row(3, 3))).toBe("1@1, 4@3, 3@3");
+});
+
+test("the one that lives there is renewed on its new disk, whatever else the map has there", async () => {
+  const rows = await renewed(row(1, 1), row(4, 3, "the disk before"), row(3, 3));
+  expect(rows).toMatch(/^1@1, \d+@3, 3@3, 4@3 leaves$/);
 });

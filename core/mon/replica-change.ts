@@ -69,7 +69,7 @@ export function withRenewals(
 ): PgInfo {
   for (const old of pg.replicas) {
     const osd = catalogue.map.osds.get(old.osd);
-    if (old.leaving || osd === undefined || isPlaceTaken(pg, old)) continue;
+    if (old.leaving || osd === undefined || isPlaceTaken(pg, old, told)) continue;
     const why = lossOf(old, osd, told);
     if (why === undefined || isFounding(pg, old, told.reports)) continue;
     // The new store may have fewer shards.
@@ -87,8 +87,11 @@ export function withRenewals(
   return pg;
 }
 
-function isPlaceTaken(pg: PgInfo, old: ReplicaInfo): boolean {
-  return pg.replicas.some((one) => one !== old && one.osd === old.osd && !one.leaving);
+/** Whether the group lives on in another row of the same osd. */
+function isPlaceTaken(pg: PgInfo, old: ReplicaInfo, { led }: Told): boolean {
+  return pg.replicas.some(
+    (one) => one !== old && one.osd === old.osd && !one.leaving && !isLeftOut(one, led),
+  );
 }
 
 /** Why a replica is lost where it was, for people; undefined: it is not. */
