@@ -52,10 +52,21 @@ describe("the memory that control groups leave", () => {
     ["the group above's, when its own has no limit", "0::/system.slice/osd\n", 512 * MIB],
     ["all, without files", "0::/other\n", Infinity],
     ["all, in the root", "0::/\n", Infinity],
+    ["all, where none are told", "", Infinity],
     ["all, with groups of version 1", "4:memory:/system.slice/osd\n", Infinity],
   ])("is %s", (_, groups, wanted) => {
     expect(allowedBytes(groups, read)).toBe(wanted);
   });
+});
+
+test.each(["0::/\n", "0::/a/b\n"])("a container's own limit is that of its root: %s", (groups) => {
+  const read = (path: string): string | undefined =>
+    path === "/sys/fs/cgroup/memory.max" ? `${600 * MIB}\n` : undefined;
+  expect(allowedBytes(groups, read)).toBe(600 * MIB);
+});
+
+test("a process that is told of no limits has none", () => {
+  expect(shortLimit("", "")).toBeUndefined();
 });
 
 test.each([

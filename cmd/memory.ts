@@ -40,38 +40,39 @@ export function shortLimit(status: string, limits: string): FastblockError | und
 
 /** The error of a process that would end later for want of addresses. */
 export function ownShortLimit(): FastblockError | undefined {
-  return shortLimit(ownFile("status"), ownFile("limits"));
+  return shortLimit(textOf("/proc/self/status") ?? "", textOf("/proc/self/limits") ?? "");
 }
 
 /**
  * The most memory that the control groups of a process (`/proc/PID/cgroup`) leave it; Infinity: as
- * much as there is. `read` answers the text of a file, undefined where there is none.
+ * much as there is. A container sees its own group as the root. `read` answers the text of a file,
+ * undefined where there is none.
  */
 export function allowedBytes(groups: string, read: (path: string) => string | undefined): number {
-  const group = /^0::\/(.*)$/m.exec(groups)?.[1] ?? "";
+  const group = /^0::(\/.*)$/m.exec(groups)?.[1];
+  if (group === undefined) return Infinity;
   let least = Infinity;
-  for (let path = group; path !== ""; path = path.slice(0, Math.max(0, path.lastIndexOf("/")))) {
-    const most = Number(read(`/sys/fs/cgroup/${path}/memory.max`)?.trim());
+  for (let path = group === "/" ? "" : group; ; path = path.slice(0, path.lastIndexOf("/"))) {
+    const most = Number(read(`/sys/fs/cgroup${path}/memory.max`)?.trim());
     if (most < least) least = most;
+    if (path === "") return least;
   }
-  return least;
 }
 
 /** The memory that this process may have: of its control groups, or all of the machine. */
 export function ownAllowedBytes(): number {
-  const total = Number(/^MemTotal:\s+(\d+) kB/m.exec(readFileSync("/proc/meminfo", "utf8"))?.[1]);
-  const allowed = allowedBytes(ownFile("cgroup"), (path) => {
-    try {
-      return readFileSync(path, "utf8");
-    } catch {
-      return undefined;
-    }
-  });
-  return Math.min(allowed, total * 1024);
+  const total = /^MemTotal:\s+(\d+) kB/m.exec(textOf("/proc/meminfo") ?? "")?.[1];
+  const totalBytes = total === undefined ? Infinity : Number(total) * 1024;
+  return Math.min(allowedBytes(textOf("/proc/self/cgroup") ?? "", textOf), totalBytes);
 }
 
-function ownFile(name: string): string {
-  return readFileSync(`/proc/self/${name}`, "utf8");
+/** Undefined where there is none, or a sandbox hides it: then it tells of no limit. */
+function textOf(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
 }
 
 function mib(bytes: number): number {
