@@ -239,8 +239,8 @@ async function readLog(
  *
  * A start that finds both copies writes the older one, so the newest claim may be in one copy only. When
  * that one is damaged or can not be read, what is found is the store before it: the next incarnation was
- * claimed, and batches and pages may carry it. The one after that was not: the copies are one claim
- * apart at most, since a start that misses one writes both. Writing the missing one alone was not
+ * claimed, and batches and pages may carry it. The one after that was not, or nothing was written under
+ * it: a start that misses a copy works once it has written both. Writing the missing one alone was not
  * enough: a sector that takes writes and gives none back hides each claim from the next start.
  *
  * The two other facts that starts move go the same way: a clean mark may be older than a lost claim, and
@@ -251,7 +251,7 @@ async function claimSuperblock(
   device: Device,
   buffer: number,
 ): Promise<Superblock & { wasClean: boolean }> {
-  const { world, claim } = options;
+  const { world, claim, logger } = options;
   const { a, b } = await readSuperblocks(world, device, buffer);
   const found = newestSuperblock(a, b);
   if (found === undefined) throw await noStore(world, device, buffer);
@@ -266,7 +266,12 @@ async function claimSuperblock(
     }
     return { ...found, wasClean: found.clean };
   }
-  const isWhole = a !== undefined && b !== undefined;
+  const isWhole = areCopies(a, b);
+  if (!isWhole) {
+    logger.warn("a copy of the superblock is not valid, it is written anew", {
+      copy: found === a ? "B" : "A",
+    });
+  }
   const incarnation = found.incarnation + (isWhole ? 1 : 2);
   const format = Math.max(found.format, formatsOf(options).min);
   const copies = isWhole && format === found.format ? 1 : 2;
@@ -276,6 +281,12 @@ async function claimSuperblock(
     await writeSuperblock(world, device, claimed, buffer);
   }
   return { ...claimed, wasClean: isWhole && found.clean };
+}
+
+/** Whether both are there, of one store: a device that has grown may hold the end of an older one. */
+function areCopies(a: Superblock | undefined, b: Superblock | undefined): boolean {
+  if (a === undefined || b === undefined) return false;
+  return a.storeUuid.every((byte, at) => byte === b.storeUuid[at]);
 }
 
 function formatsOf(options: StoreOptions): FormatRange {

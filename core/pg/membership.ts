@@ -124,7 +124,8 @@ function isOut(group: Group, pg: PgInfo): boolean {
 /**
  * Whether the replica was a member, and is none at a later index of the same log: it never is again, as
  * no id is given out twice. A member that both name shows that it is the same log: ids of another
- * history of the group are others.
+ * history of the group are others. Where the group has replaced all members that this replica knows,
+ * nothing shows it, and people remove what is left.
  *
  * Its term says nothing against that. Story: A and B campaign while the disk of A hangs; B takes over
  * the term of a refusal of A, which A forgets in a power cut; the group goes on without B, in a term

@@ -1,4 +1,4 @@
-// cold path: read at start, written at format.
+// cold path: read at start, written at format and where a copy was lost.
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
