@@ -6,10 +6,14 @@ const NAMES = ["mon.a", "osd.0", "osd.1", "osd.2", "nbd.0"];
 const TICKS_PER_SECOND = 100;
 /**
  * Of one core, by all processes together, once it rests: what no loaded machine reaches without
- * somebody polling. The figure of a quiet machine, under 2 %, stands in the README; how often a reactor
- * wakes up is counted in `core/testing/idle.sim.test.ts`.
+ * somebody polling, or a thousand groups that do not fall quiet (48 %). The figure of a quiet machine,
+ * under 2 %, stands in the README; on one whose host was busy the same wake-ups, the idle gateway's too,
+ * cost seven times as much: 9 to 14 %. How often a reactor wakes up is counted in
+ * `core/testing/idle.sim.test.ts`.
  */
-const CPU_SHARE_MAX = 0.05;
+const CPU_SHARE_MAX = 0.2;
+/** What is waited for, while there is time. */
+const CPU_SHARE_WANTED = 0.05;
 const ANONYMOUS_BYTES_MAX = 100_000_000;
 /** With 1,024 groups, parked by then: 64 to 88 MB were seen. */
 const ANONYMOUS_BYTES_MANY_MAX = 115 * 1024 * 1024;
@@ -49,13 +53,13 @@ async function cpuShare(cluster: TestCluster): Promise<number> {
 /** Let it come to rest, and measure it. */
 async function rests(cluster: TestCluster, what: string, bytesMax: number): Promise<void> {
   const shares: number[] = [];
-  const resting = (): boolean =>
-    shares.length > RESTING_WINDOWS &&
-    shares.slice(-RESTING_WINDOWS).every((share) => share < CPU_SHARE_MAX);
-  while (!resting() && shares.length < WINDOWS_MAX) shares.push(await cpuShare(cluster));
+  const isBelow = (share: number): boolean =>
+    shares.length > RESTING_WINDOWS && shares.slice(-RESTING_WINDOWS).every((one) => one < share);
+  while (!isBelow(CPU_SHARE_WANTED) && shares.length < WINDOWS_MAX)
+    shares.push(await cpuShare(cluster));
   const windows = shares.map((share) => `${(share * 100).toFixed(2)} %`).join(", ");
   console.log(`${what}, of one core in windows of ${WINDOW_MS / 1000} s: ${windows}`);
-  expect(resting()).toBe(true);
+  expect(isBelow(CPU_SHARE_MAX)).toBe(true);
   for (const name of NAMES) {
     const bytes = cluster.anonymousBytes(name);
     console.log(`${name}: ${megabytes(bytes)} of anonymous memory`);
