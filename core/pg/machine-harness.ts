@@ -1,7 +1,12 @@
 // cold path: a simulated machine with one store, for tests.
 import type { Checksum } from "../base/checksum.ts";
-import type { Disk, World } from "../reactor/world.ts";
-import { type LoggedError, type SimWorld, Simulation } from "../reactor/reactor.ts";
+import { type Disk, DiskVerb, type World } from "../reactor/world.ts";
+import {
+  type DiskWatcher,
+  type LoggedError,
+  type SimWorld,
+  Simulation,
+} from "../reactor/reactor.ts";
 import { RIG_CLUSTER, type RigRunner, StoreRig, settle } from "./store-harness.ts";
 import { formatStore } from "./store-tools.ts";
 
@@ -115,4 +120,15 @@ export class Machine {
     this.world.powerCut();
     this.world = this.boot();
   }
+}
+
+/** Every read of the block at `offset` fails; it takes all writes. */
+export function badSector(offset: number): DiskWatcher {
+  return {
+    onSubmit: () => undefined,
+    onLand: (op) =>
+      op.verb === DiskVerb.Read &&
+      op.offsetBytes <= offset &&
+      offset < op.offsetBytes + op.lengthBytes,
+  };
 }

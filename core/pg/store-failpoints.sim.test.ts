@@ -3,12 +3,11 @@ import { expect, test } from "bun:test";
 import { EntryType } from "../log/log.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
-import type { DiskWatcher } from "../reactor/reactor.ts";
 import { DiskVerb } from "../reactor/world.ts";
 import { type FailpointReport, runFailpoints } from "./failpoint-harness.ts";
 import { STILL } from "./failpoint-drive-harness.ts";
 import { GroupHealth } from "./local-store.ts";
-import { Machine } from "./machine-harness.ts";
+import { badSector, Machine } from "./machine-harness.ts";
 import type { RigEntry, StoreRig } from "./store-harness.ts";
 import { fsckStore } from "./store-tools.ts";
 
@@ -221,15 +220,4 @@ test("a store both of whose checkpoints are gone does not open", async () => {
 function lastBlockOf(machine: Machine, from: number): number {
   const bytes = machine.simulation.disk("disk").peek(from, 4 * MIB);
   return from + Math.floor(bytes.findLastIndex((byte) => byte !== 0) / BLOCK_SIZE) * BLOCK_SIZE;
-}
-
-/** Every read of the block at `offset` fails. */
-function badSector(offset: number): DiskWatcher {
-  return {
-    onSubmit: () => undefined,
-    onLand: (op) =>
-      op.verb === DiskVerb.Read &&
-      op.offsetBytes <= offset &&
-      offset < op.offsetBytes + op.lengthBytes,
-  };
 }

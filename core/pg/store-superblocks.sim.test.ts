@@ -3,11 +3,10 @@ import { drainMicrotasks } from "bun:jsc";
 import type { FastblockError } from "../base/errors.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
-import type { DiskWatcher } from "../reactor/reactor.ts";
 import { DiskVerb } from "../reactor/world.ts";
 import { Prng } from "../base/prng.ts";
 import { decodeSuperblock, geometryOf, type Superblock, withStart } from "../store/store.ts";
-import { Machine } from "./machine-harness.ts";
+import { badSector, Machine } from "./machine-harness.ts";
 import { zoneTableOffsets } from "./store-device.ts";
 import { fsckStore, inspectStore } from "./store-tools.ts";
 
@@ -89,7 +88,7 @@ test.each([
     const disk = machine.simulation.disk("disk");
     if (fate === "overwritten") disk.rot(offsetBytes, 512);
     else if (fate === "unreadable") disk.spoil(offsetBytes, BLOCK_SIZE);
-    else disk.watcher = unreadableForGood(offsetBytes);
+    else disk.watcher = badSector(offsetBytes);
     const text = `copy ${copy} of the zone table is not valid; the other one serves, and the next start of the osd writes it anew`;
     const one = [{ region: "zone-table", offsetBytes, text }];
     expect(await check()).toMatchObject({ clean: false, startable: true, findings: one });
@@ -188,17 +187,6 @@ function codeOf(promise: Promise<unknown>): Promise<unknown> {
   );
 }
 
-/** Every read of the block at `offset` fails; it takes all writes. */
-function unreadableForGood(offset: number): DiskWatcher {
-  return {
-    onSubmit: () => undefined,
-    onLand: (op) =>
-      op.verb === DiskVerb.Read &&
-      op.offsetBytes <= offset &&
-      offset < op.offsetBytes + op.lengthBytes,
-  };
-}
-
 /** The copy that the last start claimed the device in. */
 function newestAt(machine: Machine): number {
   const [a, b] = [superblockAt(machine, 0)!, superblockAt(machine, END)!];
@@ -230,7 +218,7 @@ test.each([
     const newest = newestAt(machine);
     if (fate === "damaged") disk.rot(newest, 512);
     else if (fate === "unreadable") disk.spoil(newest, BLOCK_SIZE);
-    else disk.watcher = unreadableForGood(newest);
+    else disk.watcher = badSector(newest);
     for (let start = 0; start < 3; start++) {
       const { store } = await machine.open({});
       expect(store.identity.wasClean).toBe(false);
@@ -243,7 +231,7 @@ test.each([
 
 test("a start is recorded though one copy of the superblock can not be read for good", async () => {
   const machine = await Machine.make(7, { drainMicrotasks, checksum }, DEVICE_BYTES);
-  machine.simulation.disk("disk").watcher = unreadableForGood(END);
+  machine.simulation.disk("disk").watcher = badSector(END);
   const rig = await machine.open({});
   const { starts, incarnation } = rig.store.identity;
   const recorded = withStart(starts, incarnation, new Prng(1));
