@@ -383,6 +383,41 @@ describe("client: leaders come and go", () => {
   });
 
   test.each([
+    [1, 0],
+    [3, 5_000_000],
+  ])("G9: an osd of %i that lost a connection is found out when it is asked", (osds, idleUs) => {
+    const bench = new Bench(5, { osds, pgs: 1 });
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    // No sign of life is due for long, and none was sent for as long.
+    bench.pass(idleUs);
+    const before = bench.cluster.osds[0]!.writes;
+    const start = bench.simulation.nowUs;
+    bench.cluster.commitUs = 10_000;
+    const write = bench.image.write(4096, filled(4096, 2));
+    bench.simulation.run(() => bench.cluster.osds[0]!.writes > before);
+    // The answer to the write goes with it.
+    bench.simulation.orphan(bench.cluster.osds[0]!.address, bench.world.address);
+    bench.settle(write);
+    expect(bench.simulation.nowUs - start).toBeLessThan(900_000);
+    expect(appliedTwice(bench.cluster)).toEqual([]);
+  });
+
+  test("G9: a connection to a living leader that carries nothing back is made anew", () => {
+    const bench = new Bench(5, { pgs: 1 });
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    const { address } = bench.cluster.osds[0]!;
+    bench.simulation.cut(address, bench.world.address);
+    const start = bench.simulation.nowUs;
+    const write = bench.image.write(4096, filled(4096, 2));
+    bench.simulation.run(start + 3_500_000);
+    bench.simulation.heal();
+    bench.settle(write);
+    expect(bench.simulation.nowUs - start).toBeLessThan(5_000_000);
+    expect(bench.client.counts.resends).toBe(1);
+    expect(appliedTwice(bench.cluster)).toEqual([]);
+  });
+
+  test.each([
     ["that has no other replicas", 1],
     ["whose other replicas can not be reached", 3],
   ])("G9: a paused leader %s is asked again when it is back", (_, osds) => {

@@ -256,6 +256,11 @@ export class Leaders implements ProbeOwner {
     const waitedUs = oldest === null ? 0 : nowUs - oldest.sentUs;
     route.quietUntilUs = nowUs + pauseAfter(waitedUs, QUIET_US_MIN);
     this.adopt(route, leader);
+    // Or its end of the connection is gone, and ours was not told: whoever sends hears of that.
+    const link = route.link;
+    if (link === null || oldest?.session == null || !this.host.isReady(link, oldest.session))
+      return;
+    this.ask(route, leader, link, oldest);
   }
 
   /** The map has changed: follow moved replicas. */

@@ -42,6 +42,8 @@ import type { ImageSession } from "./session.ts";
 const SILENCE_US = 300_000;
 /** Unanswered for this long by a leader that lives: sent once more. */
 const RESEND_US = 5_000_000;
+/** A link that has been asked, and over which nothing came for this long, is made anew. */
+const GIVE_UP_US = 3_000_000;
 const SCAN_US = 50_000;
 const TICK_US = 10_000;
 const REFUSED_PAUSE_US = 100_000;
@@ -527,6 +529,11 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
   }
 
   private look(route: Route, nowUs: number): void {
+    const asked = route.sent.head;
+    const connection = asked?.link?.connection;
+    if (connection != null && nowUs - asked!.sentUs > GIVE_UP_US) {
+      if (connection.silentUs > GIVE_UP_US) connection.renew("the osd is silent");
+    }
     if (route.isProbing) {
       if (nowUs >= route.probeDueUs) this.leaders.probe(route);
       return;

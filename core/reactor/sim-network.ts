@@ -146,6 +146,13 @@ export class SimFabric {
     }
   }
 
+  /** Connections end at `forgetful`; the other end is not told, and hears of it once it sends. */
+  orphan(forgetful: string, other: string): void {
+    for (const connection of [...this.connections]) {
+      if (connection.joins(forgetful, other)) connection.orphan(forgetful);
+    }
+  }
+
   choosePort(): number {
     this.nextPort += 1;
     return this.nextPort;

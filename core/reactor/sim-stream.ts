@@ -291,6 +291,14 @@ export class SimConnection {
     if (this.incoming(by).bytes > 0) this.sendAgain(RETRANSMIT_US);
   }
 
+  /** Something between the ends has lost them, or one: the one at `address` hears of it, the other not. */
+  orphan(address: string): void {
+    const by = isAt(this.server.hostAddress, address) ? this.server : this.client;
+    if (this.forgottenBy !== null || by.isOver) return;
+    this.forget(by);
+    by.onReset("connection reset");
+  }
+
   /** The end that is left has sent something. */
   sent(): void {
     if (this.forgottenBy !== null && !this.sendsAgain) this.sendAgain(0);

@@ -291,6 +291,14 @@ export class Simulation {
     this.fabric.reset(a, b);
   }
 
+  /**
+   * Connections between two addresses end at the first one; `*` is everybody. The other end is not told:
+   * what it sends from then on is answered with a reset.
+   */
+  orphan(forgetful: string, other: string): void {
+    this.fabric.orphan(forgetful, other);
+  }
+
   /** 16 hex digits over everything that happened. */
   get traceHash(): string {
     return this.engine.traceHash;

@@ -7,7 +7,7 @@ import type { HandshakeConfig } from "./handshake.ts";
 import type { Link } from "./link.ts";
 
 /** A connection without a finished handshake is closed after this long. */
-export const HANDSHAKE_LIMIT_US = 5_000_000;
+export const HANDSHAKE_LIMIT_US = 3_000_000;
 /**
  * A dialled stream that nobody answers is given up: the kernel asks again after 1, 2, 4 … s, and
  * would find out that late that a cut has ended.

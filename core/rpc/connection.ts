@@ -100,6 +100,12 @@ export class Connection extends Link {
     return this.pending.waiting;
   }
 
+  /** µs since the last whole frame came in; 0: nobody listens now. */
+  get silentUs(): number {
+    if (this.pausedByOwner || this.pausedByLoad) return 0;
+    return this.world.clock.turnUs - this.heardUs;
+  }
+
   /** Bytes that the kernel has not taken. */
   get unsentBytes(): number {
     return this.stream === null ? 0 : this.stream.unsentBytes;
@@ -427,8 +433,7 @@ export class Connection extends Link {
     this.world.timers.armPeriod(this, PING_INTERVAL_US);
     const dueUs = this.pending.expire(nowUs);
     if (this.stage !== ConnectionState.Open) return;
-    const paused = this.pausedByOwner || this.pausedByLoad;
-    if (!paused && nowUs - this.heardUs > SILENCE_LIMIT_US) {
+    if (this.silentUs > SILENCE_LIMIT_US) {
       this.fail("peer is silent for 15 s", "");
       return;
     }

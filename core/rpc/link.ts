@@ -154,7 +154,7 @@ export abstract class Link extends Timer implements StreamHandler {
         else this.endStream("no answer within 1 s", false);
         return;
       case ConnectionState.Handshake:
-        this.fail("no handshake within 5 s", "");
+        this.fail("no handshake within 3 s", "");
         return;
       case ConnectionState.Open:
         this.sweep();

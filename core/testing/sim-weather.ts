@@ -25,7 +25,9 @@ export class SimWeather {
         name: "reset",
         weight: 2,
         run: (osd) => {
-          simulation.reset(osd.address, "*");
+          // Or something between forgot the connections: the others find out when they send.
+          if (this.faults.random.below(2) === 0) simulation.reset(osd.address, "*");
+          else simulation.orphan(osd.address, "*");
           return true;
         },
       },
