@@ -38,6 +38,8 @@ interface Step {
 const TOGETHER_MAX = 2;
 const OUTPUT_LINES_MAX = 200;
 const OUTPUT_LINES_HEAD = 40;
+/** Of what a failed test said, the error and what follows it stand first. */
+const ERROR_LINES = 12;
 const SEED_MAX = 2 ** 31;
 /** Test files of a whole gate that may fail once and pass when they are run again. */
 const UNSTABLE_MAX = 1;
@@ -172,7 +174,10 @@ function testOutput(
     ? files.filter((file) => !lines.includes(`${file}:`)).map((file) => `hung    ${file}`)
     : failures.map((text) => `failed  ${text}`);
   const said = lines.filter((line, at) => !(isHeader(line) && isHeader(lines[at + 1])));
-  return [...named, ...said].join("\n");
+  const errors = said.flatMap((line, at) =>
+    /^error: |^FAILED /.test(line) ? said.slice(at, at + ERROR_LINES) : [],
+  );
+  return [...named, ...errors, ...said].join("\n");
 }
 
 function readReport(path: string): string {

@@ -76,8 +76,10 @@ export interface KillReport {
   readonly errors: Readonly<Record<string, number>>;
   /** Kinds that this machine can not make, and why. */
   readonly notMade: readonly string[];
-  /** Empty: passed. */
+  /** What is wrong for good. Empty, and `late` as well: passed. */
   readonly failures: readonly string[];
+  /** Waits and starts that were longer than promised. */
+  readonly late: readonly string[];
 }
 
 const IMAGE = "campaign/disk";
@@ -112,6 +114,7 @@ class KillRun {
   private readonly history = new RegisterHistory();
   private readonly random: Prng;
   private readonly failures: string[] = [];
+  private readonly late: string[] = [];
   private readonly notMade: string[] = [];
   private readonly faults: FaultRow[] = [];
   private bag: FaultKind[] = [];
@@ -144,9 +147,9 @@ class KillRun {
     const { seed, osds, shards, gateways } = this.options;
     const seconds = Math.round((performance.now() - startMs) / 1000);
     const errors = Object.fromEntries(this.load?.errors ?? []);
-    const { kills, faults, notMade, failures } = this;
+    const { kills, faults, notMade, failures, late } = this;
     const counts = { seed, osds, shards, gateways, seconds, kills };
-    return { ...counts, faults, history, errors, notMade, failures };
+    return { ...counts, faults, history, errors, notMade, failures, late };
   }
 
   /* ------------------------------------------------------------- start, end */
@@ -210,8 +213,8 @@ class KillRun {
       () => this.device?.set({}),
       () => this.load?.stop(),
       () => cluster.down(),
-      () => this.disk?.close(this.failures.length > 0),
-      () => this.device?.close(this.failures.length > 0),
+      () => this.disk?.close(!this.isClean),
+      () => this.device?.close(!this.isClean),
       () => this.network?.close(),
     ];
     for (const step of steps) {
@@ -221,7 +224,7 @@ class KillRun {
         this.fail(`cleaning up: ${error instanceof Error ? error.message : String(error)}`);
       }
     }
-    if (this.failures.length === 0) cluster.remove();
+    if (this.isClean) cluster.remove();
     else this.options.say(`the cluster is left in ${cluster.directory}`);
   }
 
@@ -251,6 +254,15 @@ class KillRun {
   private fail(text: string): void {
     this.failures.push(text);
     this.options.say(`FAILED  ${text}`);
+  }
+
+  private get isClean(): boolean {
+    return this.failures.length + this.late.length === 0;
+  }
+
+  private tooLate(text: string): void {
+    this.late.push(text);
+    this.options.say(`LATE    ${text}`);
   }
 
   /* ----------------------------------------------------------------- faults */
@@ -364,10 +376,12 @@ class KillRun {
     const who = `${kind} (${victims})`;
     const beside = `and ${noiseMs} ms for what this machine takes`;
     if (stallMs > promiseMs + noiseMs) {
-      this.fail(`${who}: a request waited ${stallMs} ms, wanted at most ${promiseMs}, ${beside}`);
+      this.tooLate(
+        `${who}: a request waited ${stallMs} ms, wanted at most ${promiseMs}, ${beside}`,
+      );
     }
     if (startMs > START_MS + noiseMs) {
-      this.fail(`${who}: a process served after ${startMs} ms, wanted ${START_MS}, ${beside}`);
+      this.tooLate(`${who}: a process served after ${startMs} ms, wanted ${START_MS}, ${beside}`);
     }
   }
 
@@ -379,7 +393,7 @@ class KillRun {
       .sort((left, right) => right - left);
     const p99 = waits[Math.max(1, Math.floor(waits.length / 100))];
     if (p99 === undefined || p99 <= LEADER_P99_MS + this.noiseMs) return;
-    this.fail(`${LEADER_KILL}: 99 of 100 waits are up to ${p99} ms, wanted ${LEADER_P99_MS}`);
+    this.tooLate(`${LEADER_KILL}: 99 of 100 waits are up to ${p99} ms, wanted ${LEADER_P99_MS}`);
   }
 
   /** Nothing ended that nobody ended. */
@@ -446,7 +460,7 @@ export function formatKillReport(report: KillReport): string {
       ...[most(({ afterMs }) => afterMs), most(({ startMs }) => startMs)],
     ];
   });
-  const { history, failures, notMade } = report;
+  const { history, failures, late, notMade } = report;
   const widths = COLUMNS.map((name, at) =>
     Math.max(name.length, ...rows.map((cells) => cells[at]!.length)),
   );
@@ -461,6 +475,7 @@ export function formatKillReport(report: KillReport): string {
     ...rows.map(line),
     `history: ${history.operations} operations on ${history.keys} blocks (${history.searched} searched), ${history.unanswered} writes without an answer, ${history.violations.length} blocks not linearizable`,
     ...notMade.map((why) => `not made here: ${why}`),
+    ...late.map((text) => `LATE    ${text}`),
     ...failures.map((text) => `FAILED  ${text}`),
   ].join("\n");
 }

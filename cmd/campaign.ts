@@ -102,7 +102,7 @@ function killOptions(seed: number): KillOptions {
 async function killTurn(seed: number): Promise<Outcome> {
   const report = await runKillCampaign(killOptions(seed));
   const again = `repeat: npm run campaign -- kill --seed ${seed}`;
-  const failures = report.failures.map((text) => `${text}\n${again}`);
+  const failures = [...report.failures, ...report.late].map((text) => `${text}\n${again}`);
   return { text: formatKillReport(report), failures, data: report };
 }
 
@@ -247,7 +247,7 @@ function commands(): Command {
       });
       writeReport(resolve(options.report), report);
       process.stdout.write(`${formatKillReport(report)}\n`);
-      if (report.failures.length > 0) process.exitCode = 1;
+      if (report.failures.length + report.late.length > 0) process.exitCode = 1;
     });
   root
     .command("check")

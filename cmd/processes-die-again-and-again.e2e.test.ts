@@ -25,6 +25,9 @@ test("G1, G2, G9, G11, G14: nothing acknowledged is lost while processes are kil
   });
   console.log(formatKillReport(report));
   expect(report.failures).toEqual([]);
+  if (report.late.length > 0) {
+    throw new Error(`waited longer than promised: ${report.late.join("; ")}`);
+  }
   expect(report.kills).toBe(KILLS);
   // The first bag was emptied: each kind that this machine can make has struck.
   const struck = new Set(report.faults.map(({ kind }) => kind));
