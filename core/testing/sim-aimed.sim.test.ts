@@ -11,6 +11,7 @@ import { SimProbes } from "./sim-probes.ts";
 import { NO_TROUBLES } from "./sim-troubles.ts";
 import { SimWeather } from "./sim-weather.ts";
 
+const THINKING = { times: 1, livelyOperations: 400 };
 const LOG_BYTES = 8 * 1_048_576;
 const STRIKES = 6;
 const DOWN_US = 50_000;
@@ -34,8 +35,8 @@ beforeEach(() => {
   });
   cluster.start();
   const image = cluster.await("open", cluster.client.openImage("pool/image"));
-  const load = new SimLoad(cluster, [image], 1, 1);
-  const hot = new SimHot(cluster, [image], 0, 1);
+  const load = new SimLoad(cluster, [image], 1, THINKING);
+  const hot = new SimHot(cluster, [image], 0, THINKING);
   const watch = new SimWatch(cluster, new SimProbes(cluster, LOG_BYTES));
   faults = new SimFaults(cluster, { load, hot, locks: null, images: null }, watch, planOf());
   load.start();

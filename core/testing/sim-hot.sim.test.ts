@@ -8,6 +8,7 @@ import { SystemChecksum } from "../reactor/bun-system.ts";
 import { SimCluster } from "./sim-cluster.ts";
 import { SimHot } from "./sim-hot.ts";
 
+const THINKING = { times: 1, livelyOperations: 400 };
 const IMAGE_BYTES = 4 * 1_048_576;
 const REPLICAS = 3;
 /** The one that leads. */
@@ -44,7 +45,7 @@ class Copies implements ImageTarget {
       checksum: new SystemChecksum(),
       drainMicrotasks,
     });
-    this.hot = new SimHot(this.cluster, [this], TIMEOUT_MS, 1);
+    this.hot = new SimHot(this.cluster, [this], TIMEOUT_MS, THINKING);
   }
 
   submit(op: ImageOp): void {

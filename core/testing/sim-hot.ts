@@ -8,7 +8,7 @@ import { ImageOp, type ImageTarget, LEADER, OpKind } from "../client/client.ts";
 import { checkRegisters } from "./linearizable.ts";
 import { RegisterHistory } from "./linearizable-history.ts";
 import type { SimClient, SimCluster } from "./sim-cluster.ts";
-import { SimPace } from "./sim-pace.ts";
+import { SimPace, type Thinking } from "./sim-pace.ts";
 import { stampBlock, stampOf } from "./sim-stamps.ts";
 
 /**
@@ -62,16 +62,16 @@ export class SimHot {
   private readonly timeoutMs: number;
   private readonly pace: SimPace;
 
-  /** `images`: the same one, as each client of the cluster has opened it; `thinkTimes`: see `SimPace`. */
+  /** `images`: the same one, as each client of the cluster has opened it; `thinking`: see `SimPace`. */
   constructor(
     cluster: SimCluster,
     images: readonly ImageTarget[],
     timeoutMs: number,
-    thinkTimes: number,
+    thinking: Thinking,
   ) {
     this.cluster = cluster;
     this.timeoutMs = timeoutMs;
-    this.pace = new SimPace(THINK_US_MAX, thinkTimes);
+    this.pace = new SimPace(THINK_US_MAX, thinking);
     this.random = new Prng(cluster.simulation.seed * 37 + 3);
     cluster.clients.forEach((client, at) => {
       this.clients.push(new HotClient(this, at, client, images[at]!));

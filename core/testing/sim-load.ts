@@ -5,7 +5,7 @@ import { Status, statusName } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Image, ImageOp, LEADER, OpKind } from "../client/client.ts";
 import type { SimClient, SimCluster } from "./sim-cluster.ts";
-import { SimPace } from "./sim-pace.ts";
+import { SimPace, type Thinking } from "./sim-pace.ts";
 import { stampBlock, stampOf } from "./sim-stamps.ts";
 
 /**
@@ -63,12 +63,12 @@ export class SimLoad {
 
   /**
    * `images`: the same one, as each of the first clients has opened it. `wholes`: of 16 operations so
-   * many are of a whole unit. `thinkTimes`: see `SimPace`.
+   * many are of a whole unit. `thinking`: see `SimPace`.
    */
-  constructor(cluster: SimCluster, images: readonly Image[], wholes: number, thinkTimes: number) {
+  constructor(cluster: SimCluster, images: readonly Image[], wholes: number, thinking: Thinking) {
     this.cluster = cluster;
     this.wholes = wholes;
-    this.pace = new SimPace(THINK_US_MAX, thinkTimes);
+    this.pace = new SimPace(THINK_US_MAX, thinking);
     this.random = new Prng(cluster.simulation.seed * 31 + 5);
     for (let at = 0; at < DEPTH; at++) {
       const which = at % images.length;

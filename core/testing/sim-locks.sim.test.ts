@@ -9,7 +9,7 @@ const ROUNDS = 3;
 const ROUND_US = 3_000_000;
 /** No monitor, so nobody takes the image from the one who has read all. */
 const ALONE_US = 500_000;
-const THINK_TIMES = 4;
+const THINKING = { times: 4, livelyOperations: 400 };
 
 test("a round begins right after all was read: each operation is open once, and all are answered", () => {
   const cluster = new SimCluster(6, {
@@ -24,7 +24,7 @@ test("a round begins right after all was read: each operation is open once, and 
   const { simulation, clients } = cluster;
   cluster.start();
   cluster.createImage(LOCKED_IMAGE);
-  const locks = new SimLocks(cluster, clients, THINK_TIMES);
+  const locks = new SimLocks(cluster, clients, THINKING);
   let operations = 0;
   for (let round = 0; round < ROUNDS; round++) {
     cluster.crashMonitor();

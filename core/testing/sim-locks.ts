@@ -9,7 +9,7 @@ import type { SimWorld } from "../reactor/reactor.ts";
 import { checkRegisters } from "./linearizable.ts";
 import { RegisterHistory } from "./linearizable-history.ts";
 import type { SimClient, SimCluster } from "./sim-cluster.ts";
-import { SimPace } from "./sim-pace.ts";
+import { SimPace, type Thinking } from "./sim-pace.ts";
 import { stampBlock, stampOf } from "./sim-stamps.ts";
 
 /**
@@ -72,12 +72,12 @@ export class SimLocks {
   /** Grows with each start: who waits since an earlier one does not go on. */
   private round = 0;
 
-  /** `clients`: those that live as long as the run; `thinkTimes`: see `SimPace`. */
-  constructor(cluster: SimCluster, clients: readonly SimClient[], thinkTimes: number) {
+  /** `clients`: those that live as long as the run; `thinking`: see `SimPace`. */
+  constructor(cluster: SimCluster, clients: readonly SimClient[], thinking: Thinking) {
     this.cluster = cluster;
     this.clients = clients;
     this.random = new Prng(cluster.simulation.seed * 41 + 9);
-    this.pace = new SimPace(THINK_US_MAX, thinkTimes);
+    this.pace = new SimPace(THINK_US_MAX, thinking);
   }
 
   start(): void {

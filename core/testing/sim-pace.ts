@@ -1,26 +1,35 @@
 // cold: the simulator
 import type { Prng } from "../base/prng.ts";
 
-/**
- * Of one round: from here on clients take their time. Seeds with quick devices and nothing in the way made
- * forty times as many operations as the others, and met no more for it.
- */
-const LIVELY_OPERATIONS = 400;
 const LEISURELY_TIMES = 24;
+
+/** How the clients of a workload think between two operations. */
+export interface Thinking {
+  /** So many times as long as usual. */
+  readonly times: number;
+  /**
+   * Of one round: from so many operations on they take their time. Seeds with quick devices and nothing in
+   * the way made forty times as many operations as the others, and met no more for it.
+   */
+  readonly livelyOperations: number;
+}
 
 /** How long the clients of a workload think between two operations: chance, and how many they have made. */
 export class SimPace {
   private readonly usMax: number;
-  private leisurelyFrom = LIVELY_OPERATIONS;
+  private readonly livelyOperations: number;
+  private leisurelyFrom: number;
 
-  /** `thinkTimes`: so many times as long as usual, `usMax` µs. */
-  constructor(usMax: number, thinkTimes: number) {
-    this.usMax = usMax * thinkTimes;
+  /** `usMax`: µs, as usual. */
+  constructor(usMax: number, { times, livelyOperations }: Thinking) {
+    this.usMax = usMax * times;
+    this.livelyOperations = livelyOperations;
+    this.leisurelyFrom = livelyOperations;
   }
 
   /** A round begins after so many `operations`. */
   begin(operations: number): void {
-    this.leisurelyFrom = operations + LIVELY_OPERATIONS;
+    this.leisurelyFrom = operations + this.livelyOperations;
   }
 
   /** µs until the next one, after so many `operations`. */

@@ -22,6 +22,7 @@ import { SimImages } from "./sim-images.ts";
 import { SimLoad } from "./sim-load.ts";
 import { LOCKED_IMAGE, SimLocks } from "./sim-locks.ts";
 import { isOperated, isScrubLeft, SimOperators } from "./sim-operators.ts";
+import type { Thinking } from "./sim-pace.ts";
 import { SimPart, SimParts } from "./sim-parts.ts";
 import { SimProbes } from "./sim-probes.ts";
 import { type SimTunables, tunablesOf } from "./sim-tunables.ts";
@@ -125,6 +126,9 @@ const LONG_FAULT_US = 60_000_000;
 const LONG_PACE_US = 4_000_000;
 const LONG_PAUSE_US_MAX = 80_000_000;
 const LONG_THINK_TIMES = 16;
+/** Of a round: from there on clients take their time. Where file systems get full, they write on. */
+const LIVELY_OPERATIONS = 100;
+const LIVELY_OPERATIONS_FILLING = 400;
 const FINISH_LIMIT_US = 60_000_000;
 const LOOK_US = 20_000;
 /** Between two chances to collect garbage. */
@@ -155,8 +159,7 @@ const FULL = "no space beneath the store: what the log holds waits there";
 /** What the seed makes of a run. */
 interface Plan extends FaultPlan {
   readonly faultUs: number;
-  /** Clients think so many times as long as usual between two operations. */
-  readonly thinkTimes: number;
+  readonly thinking: Thinking;
   readonly clockDriftShare: number;
   readonly osds: number;
   readonly shards: number;
@@ -242,10 +245,9 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
   const isMore = random.below(MORE_SEEDS) === 0;
   const faultUs = isMore ? pick(random, FAULT_US_MORE) : pick(random, FAULT_US);
   const paceUs = pick(random, isMore ? PACE_US_MORE : PACE_US);
-  return {
+  const drawn = {
     without,
     faultUs: isLong ? LONG_FAULT_US : faultUs,
-    thinkTimes: isLong ? LONG_THINK_TIMES : 1,
     pauseUsMax: isLong ? LONG_PAUSE_US_MAX : PAUSE_US_MAX,
     clockDriftShare: random.below(2) === 0 ? 0 : DRIFT_SHARE,
     errors: random.below(3) === 0,
@@ -277,6 +279,8 @@ function fullPlanOf(seed: number, without: ReadonlySet<number>): Plan {
     isOperated: isOperated(seed),
     aimed: false,
   };
+  const livelyOperations = drawn.beneath ? LIVELY_OPERATIONS_FILLING : LIVELY_OPERATIONS;
+  return { ...drawn, thinking: { times: isLong ? LONG_THINK_TIMES : 1, livelyOperations } };
 }
 
 /** Of a handshake that failed: another one than was meant listens there. */
@@ -431,12 +435,12 @@ class SimRun {
       cluster,
       owners.map((client) => open(client, 0)),
       plan.wholes,
-      plan.thinkTimes,
+      plan.thinking,
     );
     const shared = cluster.clients.map((client) => open(client, plan.timeoutMs));
-    const hot = new SimHot(cluster, shared, plan.timeoutMs, plan.thinkTimes);
+    const hot = new SimHot(cluster, shared, plan.timeoutMs, plan.thinking);
     if (plan.locks) cluster.createImage(LOCKED_IMAGE);
-    const locks = plan.locks ? new SimLocks(cluster, owners, plan.thinkTimes) : null;
+    const locks = plan.locks ? new SimLocks(cluster, owners, plan.thinking) : null;
     const { monitorDies } = this.plan;
     const images = plan.changes ? new SimImages(cluster, this.probes, monitorDies) : null;
     if (this.tunables !== null) {

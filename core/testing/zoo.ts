@@ -60,7 +60,7 @@ export const ZOO: readonly PlantedBug[] = [
     table.cursorIndex = this.table.indexOf(slot);`,
       },
     ],
-    seed: 5,
+    seed: 17,
   },
   {
     name: "empty-disk-that-voted",
@@ -96,7 +96,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (entry === null) break;",
       },
     ],
-    seed: 5,
+    seed: 38,
   },
   {
     name: "location-replicated",
@@ -179,7 +179,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 4,
+    seed: 1,
   },
   {
     name: "counts-itself-before-durable",
@@ -218,7 +218,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (state < 0) {",
       },
     ],
-    seed: 21,
+    seed: 33,
   },
   {
     name: "windows-forgotten-by-a-start",
@@ -302,7 +302,7 @@ export const ZOO: readonly PlantedBug[] = [
     const latencyUs = this.world.clock.turnUs - op.submittedUs;`,
       },
     ],
-    seed: 10,
+    seed: 20,
   },
   {
     name: "flush-answered-early",
@@ -367,7 +367,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 123,
+    seed: 285,
   },
   {
     name: "shrunk-blocks-come-back",
@@ -381,7 +381,7 @@ export const ZOO: readonly PlantedBug[] = [
           'if (pg === undefined || (attempt > 1 && operation.kind === "image.shrink")) break; //',
       },
     ],
-    seed: 59,
+    seed: 95,
   },
   {
     name: "shrink-without-fence",
@@ -420,7 +420,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 26,
+    seed: 5,
   },
   {
     name: "vote-not-persisted",
@@ -513,7 +513,7 @@ export const ZOO: readonly PlantedBug[] = [
     else objects.putBlock(sourceSlot, bit, sourcePosition, op.version, op.crc);`,
       },
     ],
-    seed: 3,
+    seed: 4,
   },
   {
     name: "no-epoch-check",
