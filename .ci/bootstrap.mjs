@@ -5,6 +5,7 @@
 //   node .ci/bootstrap.mjs build            build dist/fastblock
 //   node .ci/bootstrap.mjs start [ARGS]     build, then `fastblock dev up --demo ARGS`
 //   node .ci/bootstrap.mjs test [ARGS]      install, then the gate (.ci/gate.ts ARGS)
+//   node .ci/bootstrap.mjs bench [ARGS]     build, then measure it against what is aimed at
 //   node .ci/bootstrap.mjs campaign [ARGS]  build, then attack it (cmd/campaign.ts ARGS)
 //   node .ci/bootstrap.mjs zoo [ARGS]       install, then plant bugs for the simulator (cmd/zoo.ts ARGS)
 //   node .ci/bootstrap.mjs run ARGS         build, then `fastblock ARGS`
@@ -373,6 +374,10 @@ const VERBS = {
     const bun = prepared();
     ensureExecutable(bun, VERIFYING);
     become(bun, [join(ROOT, "cmd", "campaign.ts"), ...args], childEnvironment());
+  },
+  bench: (args) => {
+    ensureExecutable(prepared());
+    become(EXECUTABLE, ["bench", "suite", "--bars", ...args], plainEnvironment());
   },
   zoo: (args) => become(prepared(), [join(ROOT, "cmd", "zoo.ts"), ...args], childEnvironment()),
   run: (args) => {

@@ -32,7 +32,7 @@ import { createWorld } from "./world.ts";
 
 /** `bench disk | reactor | rpc`: one layer at a time, the same load by fio beside it. */
 const ARENA_BYTES = 512 * 1_048_576;
-const CPU: CpuClock = { read: () => cpuTimes("process") };
+export const CPU: CpuClock = { read: () => cpuTimes("process") };
 const KEY_VARIABLE = "FASTBLOCK_BENCH_KEY";
 const BENCH_CLUSTER = "00000000-0000-0000-0000-000000000001";
 
@@ -104,14 +104,14 @@ export async function reactorBench(
   const durationMs = options.timeMs;
   const rows = await inWorld(options.backend, async (world) => {
     const made = [microRow(await runTurnBench(world, durationMs, CPU), 0, world.backend)];
-    const server = await startServer(program, "echo", options.backend, "");
+    const server = await startServer(program, "echo", options.backend);
     try {
       for (const one of ECHO_CASES) {
         const row = await runEchoBench(world, server.address, { ...one, durationMs }, CPU);
         made.push(microRow(row, one.payloadBytes, world.backend));
       }
     } finally {
-      server.stop();
+      await server.stop();
     }
     return made;
   });
@@ -135,7 +135,7 @@ export async function rpcBench(
   const { blockBytes, timeMs } = options;
   const depths = options.depth === 1 ? [1] : [1, options.depth];
   const rows = await inWorld(options.backend, async (world) => {
-    const server = await startServer(program, "rpc", options.backend, psk.toHex());
+    const server = await startServer(program, "rpc", options.backend, { key: psk.toHex() });
     const run = {
       world,
       target: server.address,
@@ -149,7 +149,7 @@ export async function rpcBench(
       for (const depth of depths) made.push(await runRpcBench({ ...run, depth }));
       return made;
     } finally {
-      server.stop();
+      await server.stop();
     }
   });
   if (!options.fio) return rows;
@@ -167,6 +167,7 @@ export async function rpcBench(
 export async function benchServe(
   kind: string,
   backend: "auto" | "uring" | "file",
+  diskPath: string,
 ): Promise<number> {
   const world = createWorld({
     arenaBytes: ARENA_BYTES,
@@ -179,7 +180,7 @@ export async function benchServe(
   const psk = Uint8Array.fromHex(process.env[KEY_VARIABLE] ?? "");
   const listener =
     kind === "echo"
-      ? serveEcho(world, address)
+      ? serveEcho(world, address, diskPath === "" ? null : world.disks.open(diskPath, {}))
       : serveRpcBench(world, address, { clusterId: BENCH_CLUSTER, psk }).listener;
   const port = listener.address.kind === "tcp" ? listener.address.port : 0;
   process.stdout.write(`${port}\n`);
@@ -195,20 +196,25 @@ export async function benchServe(
 interface BenchServer {
   readonly address: Address;
   cpuUs(): number;
-  stop(): void;
+  /** Resolves when it has ended, and its disk is free. */
+  stop(): Promise<void>;
 }
 
-function startServer(
+/** `key`: of the connections of `rpc`; `disk`: the path of what `echo` reads answers from. */
+export function startServer(
   program: readonly string[],
   kind: "echo" | "rpc",
   backend: string,
-  key: string,
+  { key = "", disk = "" }: { readonly key?: string; readonly disk?: string } = {},
 ): Promise<BenchServer> {
   const [executable, ...words] = program;
-  const child = spawn(executable!, [...words, "__bench-serve", kind, "--backend", backend], {
+  const place = disk === "" ? [] : ["--disk", disk];
+  const args = [...words, "__bench-serve", kind, "--backend", backend, ...place];
+  const child = spawn(executable!, args, {
     stdio: ["pipe", "pipe", "inherit"],
     env: { ...process.env, [KEY_VARIABLE]: key },
   });
+  const ended = new Promise<void>((resolve) => child.on("exit", () => resolve()));
   return new Promise((resolve, reject) => {
     child.on("error", reject);
     child.on("exit", (code) => {
@@ -219,7 +225,10 @@ function startServer(
       resolve({
         address: { kind: "tcp", host: "127.0.0.1", port: Number(bytes.toString()) },
         cpuUs: () => cpuUsOf(pid ?? 0) ?? 0,
-        stop: () => child.stdin.end(),
+        stop: () => {
+          child.stdin.end();
+          return ended;
+        },
       });
     });
   });

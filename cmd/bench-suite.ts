@@ -1,5 +1,7 @@
 import { join } from "node:path";
+import { geometryOf, shareZones } from "../core/store/store.ts";
 import {
+  type BareFigures,
   type BenchOutside,
   type BenchProgress,
   type BenchRow,
@@ -7,23 +9,36 @@ import {
   fillDisk,
   type ImageBenchOptions,
   type ImageBenchReport,
+  judgeRows,
+  runDiskBench,
+  runEchoBench,
   runImageBench,
   runSuite,
   type SuiteOptions,
   type SuiteOutside,
   type SuiteReport,
   type SuiteRow,
+  type SuiteRowReport,
 } from "../core/bench/bench.ts";
 import { runFioDisk } from "../core/bench/bun-fio.ts";
 import type { CliContext } from "../core/cli/cli.ts";
+import { OSD_BYTES_DEFAULT } from "../core/dev/dev.ts";
+import type { Address } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
 import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
+import { CPU, startServer } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
 
 /** `bench suite`: a cluster of its own, all rows on one image of it, and nothing left behind. */
 const IMAGE = "bench/suite";
 
-/** Run the rows; the cluster and its directory are gone afterwards. Throws FB1009, FB4008, FB5001. */
+/** Of a cluster whose logs a run goes around: a sixteenth of this, in images, is a log. */
+const STEADY_OSD_IMAGES = 2;
+
+/**
+ * Run the rows: those whose writes fit into the logs on a cluster with large ones, the others on one with
+ * small ones. The clusters and their directory are gone afterwards. Throws FB1009, FB4008, FB5001.
+ */
 export async function suiteBench(
   cli: CliContext,
   program: readonly string[],
@@ -31,10 +46,39 @@ export async function suiteBench(
   options: SuiteOptions,
 ): Promise<SuiteReport> {
   for (const row of options.rows) checkRow(row, options.imageBytes);
-  return await withBenchCluster(program, options, async (directory) => {
-    await makeImage(program, directory, IMAGE, options.imageBytes);
-    return await measure(cli, directory, progress, options);
-  });
+  const rows: SuiteRowReport[] = [];
+  let backend = "";
+  for (const steady of [false, true]) {
+    const some = options.rows.filter((row) => row.steady === steady);
+    if (some.length === 0) continue;
+    const osdBytes = steady ? STEADY_OSD_IMAGES * options.imageBytes : OSD_BYTES_DEFAULT;
+    const here = { ...options, rows: some, osdBytes, logBytes: logBytesOf(osdBytes) };
+    await withBenchCluster(program, here, async (directory) => {
+      await makeImage(program, directory, IMAGE, options.imageBytes);
+      const measured = await measure(cli, program, directory, progress, here);
+      rows.push(...measured.rows);
+      ({ backend } = measured);
+    });
+  }
+  return {
+    kind: "suite",
+    machine: machineNow(),
+    version: cli.ports.versions["fastblock"] ?? "",
+    osds: OSDS,
+    replicas: REPLICAS,
+    imageBytes: options.imageBytes,
+    seconds: options.timeMs / 1000,
+    repeat: options.repeat,
+    backend,
+    rows,
+    bars: judgeRows(rows, REPLICAS),
+  };
+}
+
+/** As `osd format` makes it, for one shard. */
+function logBytesOf(osdBytes: number): number {
+  const geometry = geometryOf(osdBytes);
+  return shareZones(geometry, 1).log * geometry.zoneSize;
 }
 
 function checkRow(row: SuiteRow, imageBytes: number): void {
@@ -45,10 +89,11 @@ function checkRow(row: SuiteRow, imageBytes: number): void {
 
 async function measure(
   cli: CliContext,
+  program: readonly string[],
   directory: string,
   progress: BenchProgress,
-  options: SuiteOptions,
-): Promise<SuiteReport> {
+  options: SuiteOptions & { readonly logBytes: number },
+): Promise<{ readonly rows: readonly SuiteRowReport[]; readonly backend: string }> {
   const { backend } = options;
   const { timeoutMs } = cli.globals;
   const attach = { cluster: directory, paths: [IMAGE], readOnly: false, backend, timeoutMs };
@@ -56,43 +101,38 @@ async function measure(
     if (image === undefined) throw new Error("no image was opened");
     // The cluster was started with the same choice on the same machine: one back end.
     const outside = benchOutside(directory, world, image, progress);
-    const bench = new SuiteBench(cli, join(directory, "raw.img"), outside, options);
+    const bench = new SuiteBench(cli, program, join(directory, "raw.img"), outside, options);
     await bench.prepare();
-    const rows = await runSuite(bench, options);
-    return {
-      kind: "suite",
-      machine: machineNow(),
-      version: cli.ports.versions["fastblock"] ?? "",
-      osds: OSDS,
-      replicas: REPLICAS,
-      imageBytes: options.imageBytes,
-      seconds: options.timeMs / 1000,
-      repeat: options.repeat,
-      backend: world.backend,
-      rows,
-    };
+    return { rows: await runSuite(bench, options, options.logBytes), backend: world.backend };
   });
 }
 
 /** One image, and a file beside the osds' for fio. */
 class SuiteBench implements SuiteOutside {
   private readonly cli: CliContext;
+  private readonly program: readonly string[];
   private readonly rawPath: string;
   private readonly outside: BenchOutside;
   private readonly options: SuiteOptions;
   private rawDirect = true;
   private filled = false;
 
-  constructor(cli: CliContext, rawPath: string, outside: BenchOutside, options: SuiteOptions) {
+  constructor(
+    cli: CliContext,
+    program: readonly string[],
+    rawPath: string,
+    outside: BenchOutside,
+    options: SuiteOptions,
+  ) {
     this.cli = cli;
+    this.program = program;
     this.rawPath = rawPath;
     this.outside = outside;
     this.options = options;
   }
 
-  /** Write fio's file in full: into holes a file system writes in another way. */
+  /** Write the file in full: into holes a file system writes in another way. */
   async prepare(): Promise<void> {
-    if (!this.options.fio || Bun.which("fio") === null) return;
     const { world } = this.outside;
     const disk = world.disks.open(this.rawPath, { createBytes: this.options.imageBytes });
     await fillDisk(world, disk);
@@ -109,7 +149,8 @@ class SuiteBench implements SuiteOutside {
   async raw(row: SuiteRow): Promise<BenchRow | undefined> {
     const isRead = row.rw === "read" || row.rw === "randread";
     const raw = await runFioDisk(this.rawPath, this.options.imageBytes, this.rawDirect, {
-      verb: isRead ? "read" : "writeDurable",
+      // Behind a log that is full, what counts is what the device takes.
+      verb: isRead ? "read" : row.steady ? "write" : "writeDurable",
       depth: row.depth,
       blockBytes: row.blockBytes,
       durationMs: this.options.timeMs,
@@ -118,6 +159,46 @@ class SuiteBench implements SuiteOutside {
     if (raw === undefined || "opsPerSecond" in raw) return raw;
     this.say(`${raw.name}: ${raw.note}`);
     return undefined;
+  }
+
+  async bare(row: SuiteRow): Promise<BareFigures | null> {
+    if (row.steady) return null;
+    const { rw, blockBytes, depth } = row;
+    if (rw === "randwrite") return depth === 1 ? await this.bareWrite(blockBytes) : null;
+    if (rw === "write") return null;
+    const isRandom = rw === "randread";
+    return await this.withServer(isRandom ? this.rawPath : "", async (address) => {
+      const { imageBytes, timeMs } = this.options;
+      const load = { depth, payloadBytes: 0, answerBytes: blockBytes, durationMs: timeMs };
+      const from = isRandom ? { diskBytes: imageBytes } : {};
+      const one = await runEchoBench(this.outside.world, address, { ...load, ...from }, CPU);
+      return { iops: one.opsPerSecond, p50Us: one.latencyUs.p50 };
+    });
+  }
+
+  /** A durable write of the device, and two messages with the block that are answered. */
+  private async bareWrite(blockBytes: number): Promise<BareFigures> {
+    const { world } = this.outside;
+    const durationMs = this.options.timeMs / 2;
+    const disk = world.disks.open(this.rawPath, {});
+    const write = { verb: "writeDurable", depth: 1, blockBytes, durationMs } as const;
+    const written = await runDiskBench(world, disk, write, CPU);
+    disk.close();
+    const sent = await this.withServer("", async (address) => {
+      const message = { depth: 1, payloadBytes: blockBytes, durationMs };
+      return await runEchoBench(world, address, message, CPU);
+    });
+    const p50Us = written.latencyUs.p50 + 2 * sent.latencyUs.p50;
+    return { iops: 1_000_000 / p50Us, p50Us };
+  }
+
+  private async withServer<T>(disk: string, body: (address: Address) => Promise<T>): Promise<T> {
+    const server = await startServer(this.program, "echo", this.options.backend, { disk });
+    try {
+      return await body(server.address);
+    } finally {
+      await server.stop();
+    }
   }
 
   say(words: string): void {

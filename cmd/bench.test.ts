@@ -24,6 +24,7 @@ const REPORT: ImageBenchReport = {
   deviceBytesPerClientByte: null,
   deviceWritesPerClientWrite: null,
   flushesPerClientWrite: null,
+  writtenBytes: 4096,
   drainSeconds: 0,
   backend: "uring",
   errors: 0,

@@ -49,6 +49,11 @@ medians over the runs, max is the worst. CPU, context switches, and the devices'
 flushes (durable writes among them) are per I/O of the client, summed over all replicas and
 processes, this one included; they count the run and the drain behind it. The directory is removed.
 
+Rows with :steady run on a cluster of its own whose logs are small: the run goes around them. With --bars
+each figure stands beside what is aimed at. Most are ratios to what the same machine does in the same run
+without fastblock: fio on the raw disk; a message between two processes, and a read or a durable write of the
+file, by the same reactor.
+
 Examples:
   fastblock bench suite -o json > a.json
   fastblock bench suite --rows randwrite:4KiB:32,randread:4KiB:32 --repeat 1 -o wide
@@ -188,7 +193,8 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .command("suite")
     .description("start a cluster of its own, run all rows, show them beside the raw disk's")
     .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
-    .option("--rows <rows>", "SHAPE:SIZE:DEPTH, with commas (default: seven of them)")
+    .option("--rows <rows>", "SHAPE:SIZE:DEPTH[:steady], with commas (default: seven of them)")
+    .option("--bars", "show what is aimed at, and whether it is reached (default rows: eleven)")
     .option("--time <time>", "measured time of each run", "3s")
     .option("--ramp <time>", "time before each, not counted", "3s")
     .option("--warm-up <time>", "load before the first run", "15s")
@@ -200,10 +206,10 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .action(async (options) => {
       const people = cli.globals.output === "table" || cli.globals.output === "wide";
       if (!people) cli.refuseListFlags();
-      const { parseSuiteRows, SUITE_ROWS } = await import("../core/bench/bench.ts");
-      const rows = parseSuiteRows(options.rows?.split(",") ?? SUITE_ROWS, (text) =>
-        sizeOf(text, "--rows"),
-      );
+      const { BAR_ROWS, parseSuiteRows, SUITE_ROWS } = await import("../core/bench/bench.ts");
+      const isJudged = options.bars === true;
+      const names = options.rows?.split(",") ?? (isJudged ? BAR_ROWS : SUITE_ROWS);
+      const rows = parseSuiteRows(names, (text) => sizeOf(text, "--rows"));
       const report = await (await load()).suite({
         directory: options.dir ?? "",
         rows,
@@ -215,7 +221,9 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         fio: options.fio,
         backend: backendOf(options.backend),
       });
-      if (people) await cli.rows(() => Promise.resolve(report.rows), SUITE_COLUMNS, nameOf);
+      if (people && isJudged)
+        await cli.rows(() => Promise.resolve(report.bars), BAR_COLUMNS, barOf);
+      else if (people) await cli.rows(() => Promise.resolve(report.rows), SUITE_COLUMNS, nameOf);
       else
         await cli.object(
           () => Promise.resolve({ ...report }),
@@ -459,6 +467,15 @@ const SUITE_COLUMNS: readonly Column[] = [
   { name: "÷ raw", path: "ratioToRaw", right: true },
 ];
 
+const BAR_COLUMNS: readonly Column[] = [
+  { name: "row" },
+  { name: "figure" },
+  { name: "seen", right: true, show: (value) => (typeof value === "number" ? `${value}` : "-") },
+  { name: "bound" },
+  { name: "wanted", right: true },
+  { name: "verdict" },
+];
+
 const RECOVERY_COLUMNS: readonly Column[] = [
   { name: "row", path: "name" },
   { name: "iops", right: true, show: figureText },
@@ -510,6 +527,10 @@ const MICRO_COLUMNS: readonly Column[] = [
 
 function nameOf(row: Row): string {
   return String(row["name"]);
+}
+
+function barOf(row: Row): string {
+  return `${String(row["row"])}: ${String(row["figure"])}`;
 }
 
 function figureText(value: unknown): string {

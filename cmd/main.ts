@@ -253,9 +253,10 @@ function benchNouns(root: CommandUnknownOpts, cli: CliContext): void {
     .command("__bench-serve", { hidden: true })
     .argument("<KIND>")
     .option("--backend <backend>", "", "auto")
+    .option("--disk <path>", "", "")
     .action(async (kind, options) => {
       const { benchServe } = await import("./bench-micro.ts");
-      cli.exitCode = await benchServe(kind, backendOf(options.backend));
+      cli.exitCode = await benchServe(kind, backendOf(options.backend), options.disk);
     });
 }
 

@@ -10,6 +10,7 @@ import type { ProcessCost } from "./spending.ts";
 import type { RecoveryOptions, RecoveryReport } from "./recovery.ts";
 import type { SuiteOptions, SuiteReport } from "./suite.ts";
 
+export { judgeRows } from "./bars.ts";
 export type { BenchRow, CpuClock } from "./bench-row.ts";
 export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
@@ -30,6 +31,8 @@ export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
 export { checkDiskShape, checkRpcShape, checkShape, type LoadShape } from "./shape.ts";
 export {
+  BAR_ROWS,
+  type BareFigures,
   parseSuiteRows,
   runSuite,
   SUITE_ROWS,
@@ -37,6 +40,7 @@ export {
   type SuiteOutside,
   type SuiteReport,
   type SuiteRow,
+  type SuiteRowReport,
 } from "./suite.ts";
 
 /** What to do with an image, and for how long. */
@@ -100,6 +104,8 @@ export interface ImageBenchReport {
   /** On all devices per write of clients: writes of any kind; flushes and durable writes. */
   readonly deviceWritesPerClientWrite: number | null;
   readonly flushesPerClientWrite: number | null;
+  /** By clients, from the start of the ramp on. */
+  readonly writtenBytes: number;
   readonly drainSeconds: number;
   /** Of this process and of all osds: one word when they agree, else `mixed`. */
   readonly backend: string;

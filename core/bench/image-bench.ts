@@ -121,6 +121,7 @@ export async function runImageBench(
     cpuUsPerIo: cpuUsPerIoOf(processes),
     processes,
     ...devicesOf(before, after, load),
+    writtenBytes: load.writtenBytesTotal,
     drainSeconds,
     backend: outside.backend,
     errors: load.errorsTotal + (back?.errorsTotal ?? 0),

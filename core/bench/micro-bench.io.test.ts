@@ -46,6 +46,29 @@ describe("micro-benchmarks count what they ran", () => {
     expect(turns.operations).toBeGreaterThan(100);
   });
 
+  test("answers that are read from a disk", async () => {
+    const disk = world.disks.open(join(directory, "read"), { createBytes: 4 * MIB });
+    await fillDisk(world, disk);
+    const listener = serveEcho(world, { kind: "tcp", host: "127.0.0.1", port: 0 }, disk);
+    const base = { payloadBytes: 0, durationMs: 50 };
+    const small = { ...base, depth: 16, answerBytes: 4096, diskBytes: disk.sizeBytes };
+    const row = await runEchoBench(world, listener.address, small, cpu);
+    expect(row.operations).toBeGreaterThan(16);
+    expect(row.name).toBe("message of 0 bytes, answer of 4096 bytes read depth 16");
+    const large = { ...base, depth: 40, answerBytes: 131_072, diskBytes: disk.sizeBytes };
+    const rows = await runEchoBench(world, listener.address, large, cpu);
+    expect(rows.operations).toBeGreaterThan(40);
+    const unread = await runEchoBench(
+      world,
+      listener.address,
+      { ...base, depth: 1, answerBytes: 8192 },
+      cpu,
+    );
+    expect(unread.operations).toBeGreaterThan(1);
+    listener.close();
+    disk.close();
+  });
+
   test("fio drives the same file, messages and nothing at all beside them", async () => {
     const path = join(directory, "fio");
     const one = { verb: "write", depth: 4, blockBytes: 4096, durationMs: 100 } as const;

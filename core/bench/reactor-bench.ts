@@ -1,7 +1,13 @@
+import { assert } from "../base/assert.ts";
+import { Status } from "../base/status.ts";
+import { BLOCK_SIZE } from "../base/units.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import {
   type Acceptor,
   type Address,
+  type Disk,
+  DiskOp,
+  DiskVerb,
   type Drain,
   DrainOrder,
   type Listener,
@@ -14,15 +20,20 @@ import { type BenchRow, type CpuClock, rowOf } from "./bench-row.ts";
 
 /**
  * Micro-benchmarks of the reactor: an empty turn, and messages of the shape of a replicated write
- * (64-byte header and payload one way, 64 bytes back) over a stream.
+ * (64-byte header and payload one way, 64 bytes back) or of a read (the other way round) over a stream.
  *
- * Header of a message, 64 bytes: word 0 payload length, word 1 place in the sender's window.
+ * Header of a message, 64 bytes: word 0 payload length, word 1 place in the sender's window, word 2 payload
+ * length of the answer, word 3 the 4 KiB block of the disk that it is read from, plus 1; 0: from none.
  */
 export interface EchoBenchOptions {
   /** Messages on their way at once. */
   readonly depth: number;
   /** Payload behind each header, a multiple of 8. */
   readonly payloadBytes: number;
+  /** Payload of each answer. Default 0. */
+  readonly answerBytes?: number;
+  /** Answers are read from random places of so many bytes of the server's disk. Default: from none. */
+  readonly diskBytes?: number;
   readonly durationMs: number;
   /** Local address of the connection. */
   readonly bind?: string;
@@ -31,9 +42,12 @@ export interface EchoBenchOptions {
 const HEADER_BYTES = 64;
 const RAMP_US = 300_000;
 
-/** Answer every message of every connection with 64 bytes, until the listener is closed. */
-export function serveEcho(world: World, address: Address): Listener {
-  const acceptor: Acceptor = { onAccept: () => new EchoServer(world) };
+/**
+ * Answer every message of every connection with 64 bytes and what it asks for, until the listener is
+ * closed. `disk`: what answers are read from.
+ */
+export function serveEcho(world: World, address: Address, disk: Disk | null = null): Listener {
+  const acceptor: Acceptor = { onAccept: () => new EchoServer(world, disk) };
   return world.network.listen(address, acceptor);
 }
 
@@ -98,33 +112,101 @@ class TurnLoad implements Drain {
 
 class EchoServer implements StreamHandler {
   private readonly world: World;
+  private readonly disk: Disk | null;
+  private readonly spare: ReadOp[] = [];
+  /** Read, and waiting for space to send. */
+  private readonly ready: ReadOp[] = [];
+  private stream: Stream | null = null;
 
-  constructor(world: World) {
+  constructor(world: World, disk: Disk | null) {
     this.world = world;
+    this.disk = disk;
   }
 
-  onOpen(): void {}
+  onOpen(stream: Stream): void {
+    this.stream = stream;
+  }
 
   onReceive(stream: Stream): void {
     const { words, bytes } = this.world.arena;
+    this.stream = stream;
     while (stream.receiveLength >= HEADER_BYTES) {
       const at = stream.receiveOffset;
-      const length = HEADER_BYTES + words[at >>> 2]!;
+      const header = at >>> 2;
+      const length = HEADER_BYTES + words[header]!;
       if (stream.receiveLength < length) return;
-      const reply = stream.reserve(HEADER_BYTES);
+      const answer = words[header + 2]!;
+      const block = words[header + 3]!;
+      if (block > 0) {
+        this.read(words[header + 1]!, block - 1, answer);
+        stream.consume(length);
+        continue;
+      }
+      const reply = stream.reserve(HEADER_BYTES + answer);
       // No space: go on when the peer has read some.
       if (reply < 0) return;
       bytes.copyWithin(reply, at, at + HEADER_BYTES);
-      stream.commit(HEADER_BYTES);
+      words[reply >>> 2] = answer;
+      stream.commit(HEADER_BYTES + answer);
       stream.consume(length);
     }
   }
 
   onWritable(stream: Stream): void {
+    while (this.ready.length > 0 && this.send(this.ready[0]!)) this.ready.shift();
     this.onReceive(stream);
   }
 
-  onClose(): void {}
+  onClose(): void {
+    this.stream = null;
+  }
+
+  /** By a read that ended. */
+  onRead(op: ReadOp): void {
+    assert(op.status === Status.Ok, "bench server: a read failed");
+    if (this.ready.length > 0 || !this.send(op)) this.ready.push(op);
+  }
+
+  private read(place: number, block: number, lengthBytes: number): void {
+    assert(this.disk !== null, "bench server: asked to read without a disk");
+    const op = this.spare.pop() ?? new ReadOp(this, this.world.arena.allocate(lengthBytes));
+    op.place = place;
+    op.offsetBytes = block * BLOCK_SIZE;
+    op.lengthBytes = lengthBytes;
+    this.disk.submit(op);
+  }
+
+  private send(op: ReadOp): boolean {
+    const { stream } = this;
+    if (stream !== null) {
+      const reply = stream.reserve(HEADER_BYTES + op.lengthBytes);
+      if (reply < 0) return false;
+      const { words, bytes } = this.world.arena;
+      words[reply >>> 2] = op.lengthBytes;
+      words[(reply >>> 2) + 1] = op.place;
+      const { arenaOffset, lengthBytes } = op;
+      bytes.copyWithin(reply + HEADER_BYTES, arenaOffset, arenaOffset + lengthBytes);
+      stream.commit(HEADER_BYTES + lengthBytes);
+    }
+    this.spare.push(op);
+    return true;
+  }
+}
+
+class ReadOp extends DiskOp {
+  place = 0;
+  private readonly server: EchoServer;
+
+  constructor(server: EchoServer, arenaOffset: number) {
+    super();
+    this.server = server;
+    this.verb = DiskVerb.Read;
+    this.arenaOffset = arenaOffset;
+  }
+
+  onDone(): void {
+    this.server.onRead(this);
+  }
 }
 
 class EchoClient extends Timer implements StreamHandler {
@@ -172,8 +254,11 @@ class EchoClient extends Timer implements StreamHandler {
   onReceive(stream: Stream): void {
     const { words } = this.world.arena;
     while (stream.receiveLength >= HEADER_BYTES) {
-      const place = words[(stream.receiveOffset >>> 2) + 1]!;
-      stream.consume(HEADER_BYTES);
+      const header = stream.receiveOffset >>> 2;
+      const length = HEADER_BYTES + words[header]!;
+      if (stream.receiveLength < length) return;
+      const place = words[header + 1]!;
+      stream.consume(length);
       this.histogram.record(this.world.clock.turnUs - this.sentUs[place]!);
       this.send(stream, place);
     }
@@ -191,8 +276,10 @@ class EchoClient extends Timer implements StreamHandler {
     const { startUs, cpuBefore } = this;
     const endUs = this.world.clock.nowUs();
     const cpuAfter = this.cpu.read();
-    const { depth, payloadBytes } = this.options;
-    const name = `message of ${payloadBytes} bytes depth ${depth}`;
+    const { depth, payloadBytes, answerBytes = 0, diskBytes } = this.options;
+    const from = diskBytes === undefined ? "" : " read";
+    const answer = answerBytes === 0 ? "" : `, answer of ${answerBytes} bytes${from}`;
+    const name = `message of ${payloadBytes} bytes${answer} depth ${depth}`;
     this.row = rowOf(name, this.histogram, { startUs, endUs, cpuBefore, cpuAfter });
     this.stream?.close("measured");
   }
@@ -206,13 +293,21 @@ class EchoClient extends Timer implements StreamHandler {
   }
 
   private send(stream: Stream, place: number): void {
-    const { payloadBytes } = this.options;
+    const { payloadBytes, answerBytes = 0, diskBytes } = this.options;
     const at = stream.reserve(HEADER_BYTES + payloadBytes);
     if (at < 0) return;
     const { words } = this.world.arena;
     words[at >>> 2] = payloadBytes;
     words[(at >>> 2) + 1] = place;
+    words[(at >>> 2) + 2] = answerBytes;
+    words[(at >>> 2) + 3] = diskBytes === undefined ? 0 : 1 + this.draw(diskBytes, answerBytes);
     this.sentUs[place] = this.world.clock.turnUs;
     stream.commit(HEADER_BYTES + payloadBytes);
+  }
+
+  /** The first block of a random answer. */
+  private draw(diskBytes: number, answerBytes: number): number {
+    const places = Math.floor(diskBytes / answerBytes);
+    return (this.world.random.below(places) * answerBytes) / BLOCK_SIZE;
   }
 }

@@ -5,16 +5,19 @@ import { parseSwitches } from "./bun-meter.ts";
 import { compareReports } from "./compare.ts";
 import { costsOf, cpuUsPerIoOf } from "./spending.ts";
 import {
+  BAR_ROWS,
   medianOf,
   parseSuiteRows,
   runSuite,
   SUITE_ROWS,
+  type BareFigures,
   type SuiteOptions,
   type SuiteOutside,
   type SuiteRow,
 } from "./suite.ts";
 
 const sizeOf = (text: string): number => (text === "4KiB" ? 4096 : 131_072);
+const LOG_BYTES = 65_536;
 const OPTIONS: SuiteOptions = {
   directory: "",
   rows: parseSuiteRows(["randwrite:4KiB:32", "read:128KiB:16"], sizeOf),
@@ -53,6 +56,7 @@ class Machine implements SuiteOutside {
       deviceBytesPerClientByte: row.rw === "read" ? null : 6,
       deviceWritesPerClientWrite: row.rw === "read" ? null : 4,
       flushesPerClientWrite: row.rw === "read" ? null : 1,
+      writtenBytes: row.rw === "read" ? 0 : 131_072,
       errorTexts: this.error === undefined ? [] : [this.error],
       timeouts: 0,
       refusedForSpace: 0,
@@ -72,27 +76,44 @@ class Machine implements SuiteOutside {
     });
   }
 
+  bare(row: SuiteRow): Promise<BareFigures | null> {
+    this.calls.push(`bare ${row.name}`);
+    return Promise.resolve(row.rw === "read" ? { iops: 20, p50Us: 50 } : null);
+  }
+
   say(): void {}
 }
 
 describe("the suite", () => {
   test("rows are named by shape, size and depth; others are refused", () => {
     expect(parseSuiteRows(["randwrite:4KiB:32"], sizeOf)).toEqual([
-      { name: "randwrite:4KiB:32", rw: "randwrite", blockBytes: 4096, depth: 32 },
+      { name: "randwrite:4KiB:32", rw: "randwrite", blockBytes: 4096, depth: 32, steady: false },
     ]);
+    expect(parseSuiteRows(["write:4KiB:2:steady"], sizeOf)[0]).toMatchObject({ steady: true });
+    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(11);
     expect(parseSuiteRows(SUITE_ROWS, sizeOf)).toHaveLength(7);
-    for (const name of ["", "rw:4KiB:1", "read:4KiB", "read:4KiB:0", "read:4KiB:x", "read::1"]) {
+    for (const name of [
+      "",
+      "rw:4KiB:1",
+      "read:4KiB",
+      "read:4KiB:0",
+      "read:4KiB:x",
+      "read::1",
+      "read:4KiB:1:steadily",
+    ]) {
       expect(() => parseSuiteRows([name], sizeOf)).toThrow("wanted SHAPE:SIZE:DEPTH");
     }
   });
 
   test("every run stands beside the raw disk's, row by row, again and again", async () => {
     const machine = new Machine({});
-    await runSuite(machine, { ...OPTIONS, repeat: 2, warmMs: 30 });
+    await runSuite(machine, { ...OPTIONS, repeat: 2, warmMs: 30 }, LOG_BYTES);
     const once = [
       "raw randwrite:4KiB:32",
+      "bare randwrite:4KiB:32",
       "image randwrite:4KiB:32 1000",
       "raw read:128KiB:16",
+      "bare read:128KiB:16",
       "image read:128KiB:16 1000",
     ];
     const warm = ["image randwrite 10", "image write 10", "image randread 10"];
@@ -101,7 +122,7 @@ describe("the suite", () => {
 
   test("figures are medians, max the worst; without fio there is no ratio", async () => {
     const rates = { "randwrite:4KiB:32": [100, 900, 200], "read:128KiB:16": [1, 2, 3] };
-    const [write, read] = await runSuite(new Machine(rates), OPTIONS);
+    const [write, read] = await runSuite(new Machine(rates), OPTIONS, LOG_BYTES);
     expect(write).toMatchObject({
       name: "randwrite:4KiB:32",
       iops: 200,
@@ -111,6 +132,8 @@ describe("the suite", () => {
       switchesPerIo: 4,
       deviceBytesPerClientByte: 6,
       ratioToRaw: 0.5,
+      bare: null,
+      logTurns: 2,
       runs: [100, 900, 200],
       rawRuns: [400, 400, 400],
     });
@@ -121,18 +144,23 @@ describe("the suite", () => {
       switchesPerIo: 2,
     });
     expect(read).toMatchObject({ deviceBytesPerClientByte: null, raw: { cpuUsPerIo: 3 } });
-    const alone = await runSuite(new Machine({}), { ...OPTIONS, fio: false });
+    expect(read).toMatchObject({ bare: { iops: 20, p50Us: 50 }, logTurns: null });
+    const alone = await runSuite(new Machine({}), { ...OPTIONS, fio: false }, LOG_BYTES);
     expect(alone[0]).toMatchObject({ raw: null, ratioToRaw: null });
   });
 
   test("an operation that failed fails the suite", async () => {
-    const failing = runSuite(new Machine({}, "a write failed"), OPTIONS);
+    const failing = runSuite(new Machine({}, "a write failed"), OPTIONS, LOG_BYTES);
     expect(failing).rejects.toThrow("running randwrite:4KiB:32: a write failed");
   });
 
   test("two suites are compared row by row", async () => {
-    const a = { rows: await runSuite(new Machine({ "read:128KiB:16": [10, 10, 10] }), OPTIONS) };
-    const b = { rows: await runSuite(new Machine({ "read:128KiB:16": [20, 20, 20] }), OPTIONS) };
+    const a = {
+      rows: await runSuite(new Machine({ "read:128KiB:16": [10, 10, 10] }), OPTIONS, LOG_BYTES),
+    };
+    const b = {
+      rows: await runSuite(new Machine({ "read:128KiB:16": [20, 20, 20] }), OPTIONS, LOG_BYTES),
+    };
     const iops = compareReports(a, b).filter(({ figure }) => figure.endsWith(" iops"));
     expect(iops).toEqual([
       { figure: "randwrite:4KiB:32 iops", a: 1, b: 1, ratio: 1, verdict: "same" },

@@ -1,4 +1,5 @@
 import { FastblockError } from "../base/errors.ts";
+import type { BarReport } from "./bars.ts";
 import type { ImageBenchReport } from "./bench.ts";
 import type { BenchRow } from "./bench-row.ts";
 import type { LatencyReport } from "./latency.ts";
@@ -9,14 +10,17 @@ import { type ProcessCost, round } from "./spending.ts";
  * `fastblock bench suite`: the same rows on every machine, against the raw disk below them.
  *
  * Each row runs several times, fio's row on a file beside the osds' right before it: machines
- * change their speed by the hour. A figure of a row is the median of its runs, `max` the worst.
+ * change their speed by the hour. So does what stands below an operation, without fastblock around it
+ * (`BareFigures`). A figure of a row is the median of its runs, `max` the worst.
  */
 export interface SuiteRow {
-  /** As people write it: `randwrite:4KiB:32`. */
+  /** As people write it: `randwrite:4KiB:32`, `randwrite:4KiB:32:steady`. */
   readonly name: string;
   readonly rw: "randwrite" | "randread" | "write" | "read";
   readonly blockBytes: number;
   readonly depth: number;
+  /** On a cluster whose logs are small: a run goes around them several times. Else it fits into them. */
+  readonly steady: boolean;
 }
 
 export interface SuiteOptions {
@@ -40,6 +44,8 @@ export interface SuiteOutside {
   image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport>;
   /** The same on a file; undefined without fio. */
   raw(row: SuiteRow): Promise<BenchRow | undefined>;
+  /** What the row comes down to; null where nothing is compared with that. */
+  bare(row: SuiteRow): Promise<BareFigures | null>;
   /** Tell how far it is. */
   say(words: string): void;
 }
@@ -49,6 +55,16 @@ export interface RawFigures {
   readonly iops: number;
   readonly latencyUs: Omit<LatencyReport, "mean">;
   readonly cpuUsPerIo: number;
+}
+
+/**
+ * What an operation comes down to, by the same reactor, between two processes: for a read a message to
+ * a server that reads the block from a file and answers; for a write alone a durable write to the file and
+ * two round trips of the block; for sequential reads, from the server's memory.
+ */
+export interface BareFigures {
+  readonly iops: number;
+  readonly p50Us: number;
 }
 
 /** One row of the report: medians over its runs. */
@@ -66,6 +82,9 @@ export interface SuiteRowReport {
   readonly raw: RawFigures | null;
   /** I/O per second ÷ those of the raw row. */
   readonly ratioToRaw: number | null;
+  readonly bare: BareFigures | null;
+  /** How often a run, its ramp included, has gone around the log of an osd; null: it only read. */
+  readonly logTurns: number | null;
   /** I/O per second of each run, in their order. */
   readonly runs: readonly number[];
   readonly rawRuns: readonly number[];
@@ -84,6 +103,8 @@ export interface SuiteReport {
   readonly repeat: number;
   readonly backend: string;
   readonly rows: readonly SuiteRowReport[];
+  /** How the rows stand to what fastblock aims at. */
+  readonly bars: readonly BarReport[];
 }
 
 export const SUITE_ROWS = [
@@ -96,11 +117,20 @@ export const SUITE_ROWS = [
   "read:128KiB:16",
 ] as const;
 
-const ROW = /^(randwrite|randread|write|read):([^:]+):(\d{1,4})$/;
+/** Those that the aims of `bars.ts` are about, besides. */
+export const BAR_ROWS = [
+  ...SUITE_ROWS,
+  "randwrite:64KiB:32",
+  "randwrite:4KiB:1:steady",
+  "randwrite:4KiB:32:steady",
+  "randwrite:4KiB:128:steady",
+] as const;
+
+const ROW = /^(randwrite|randread|write|read):([^:]+):(\d{1,4})(:steady)?$/;
 const WARM_ROWS: readonly SuiteRow[] = [
-  { name: "randwrite", rw: "randwrite", blockBytes: 4096, depth: 32 },
-  { name: "write", rw: "write", blockBytes: 131_072, depth: 16 },
-  { name: "randread", rw: "randread", blockBytes: 4096, depth: 32 },
+  { name: "randwrite", rw: "randwrite", blockBytes: 4096, depth: 32, steady: false },
+  { name: "write", rw: "write", blockBytes: 131_072, depth: 16, steady: false },
+  { name: "randread", rw: "randread", blockBytes: 4096, depth: 32, steady: false },
 ];
 
 /** Read the names of rows. `sizeOf` reads a size like `4KiB`. Throws FB1001. */
@@ -111,21 +141,24 @@ export function parseSuiteRows(
   return names.map((name) => {
     const match = ROW.exec(name);
     if (match === null || Number(match[3]) === 0) {
-      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}`;
+      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, or that and :steady`;
       throw new FastblockError("FB1001", message);
     }
     const rw = match[1] as SuiteRow["rw"];
-    return { name, rw, blockBytes: sizeOf(match[2]!), depth: Number(match[3]) };
+    const steady = match[4] !== undefined;
+    return { name, rw, blockBytes: sizeOf(match[2]!), depth: Number(match[3]), steady };
   });
 }
 
-/** Run all rows. Throws FB1006 or FB5001 when an operation failed or a block was wrong. */
+/** Run all rows; `logBytes`: of each osd's log. Throws FB1006 or FB5001 when an operation failed or a block was wrong. */
 export async function runSuite(
   outside: SuiteOutside,
   options: SuiteOptions,
+  logBytes: number,
 ): Promise<readonly SuiteRowReport[]> {
   const ours = new Map<SuiteRow, ImageBenchReport[]>();
   const raws = new Map<SuiteRow, BenchRow[]>();
+  const bares = new Map<SuiteRow, BareFigures[]>();
   for (const row of options.warmMs === 0 ? [] : WARM_ROWS) {
     outside.say(`warming up: ${row.name}`);
     refuseErrors(row, await outside.image(row, Math.ceil(options.warmMs / WARM_ROWS.length)));
@@ -133,8 +166,10 @@ export async function runSuite(
   for (let run = 1; run <= options.repeat; run++) {
     for (const row of options.rows) {
       const raw = options.fio ? await outside.raw(row) : undefined;
+      const bare = await outside.bare(row);
       const report = await outside.image(row, options.timeMs);
       refuseErrors(row, report);
+      if (bare !== null) bares.set(row, [...(bares.get(row) ?? []), bare]);
       if (raw !== undefined) raws.set(row, [...(raws.get(row) ?? []), raw]);
       ours.set(row, [...(ours.get(row) ?? []), report]);
       const beside = raw === undefined ? "" : `, raw ${Math.round(raw.opsPerSecond)}`;
@@ -142,7 +177,9 @@ export async function runSuite(
       outside.say(`run ${run} of ${options.repeat}: ${row.name}: ${rate}`);
     }
   }
-  return options.rows.map((row) => rowReport(row, ours.get(row) ?? [], raws.get(row) ?? []));
+  return options.rows.map((row) =>
+    rowReport(row, ours.get(row) ?? [], raws.get(row) ?? [], bares.get(row) ?? [], logBytes),
+  );
 }
 
 function refuseErrors(row: SuiteRow, report: ImageBenchReport): void {
@@ -155,6 +192,8 @@ function rowReport(
   row: SuiteRow,
   runs: readonly ImageBenchReport[],
   raws: readonly BenchRow[],
+  bares: readonly BareFigures[],
+  logBytes: number,
 ): SuiteRowReport {
   const of = (pick: (run: ImageBenchReport) => number | null): number | null =>
     medianOf(runs.map(pick).filter((value) => value !== null));
@@ -180,6 +219,8 @@ function rowReport(
     flushesPerClientWrite: of((run) => run.flushesPerClientWrite),
     raw,
     ratioToRaw: raw === null || raw.iops === 0 ? null : round(iops / raw.iops),
+    bare: bareFigures(bares),
+    logTurns: of((run) => (run.writtenBytes === 0 ? null : round(run.writtenBytes / logBytes))),
     runs: runs.map((run) => run.iops),
     rawRuns: raws.map((one) => Math.round(one.opsPerSecond)),
   };
@@ -197,6 +238,12 @@ function rawFigures(rows: readonly BenchRow[]): RawFigures {
     },
     cpuUsPerIo: round(of((row) => row.cpuUsPerOp.user + row.cpuUsPerOp.system)),
   };
+}
+
+function bareFigures(runs: readonly BareFigures[]): BareFigures | null {
+  const iops = medianOf(runs.map((run) => run.iops));
+  const p50Us = medianOf(runs.map((run) => run.p50Us));
+  return iops === null || p50Us === null ? null : { iops: Math.round(iops), p50Us };
 }
 
 function processCosts(runs: readonly ImageBenchReport[]): ProcessCost[] {

@@ -7,7 +7,7 @@
  */
 export { CLUSTER_FILE, type ClusterFile, KEY_FILE } from "./cluster-file.ts";
 export { parseClusterFile, parseKeyFile } from "./cluster-file.ts";
-export { parseDevPlan, parsePorts } from "./plan.ts";
+export { OSD_BYTES_DEFAULT, parseDevPlan, parsePorts } from "./plan.ts";
 
 /**
  * Environment of a process that shall end with the one that started it: the starter's pid. A

@@ -1,0 +1,126 @@
+import type { SuiteRowReport } from "./suite.ts";
+import { round } from "./spending.ts";
+
+/**
+ * What fastblock aims at, as figures of the suite. Ratios to what the machine itself does in the same run
+ * carry over to other machines; processor time per I/O does so nearly.
+ */
+interface Bar {
+  /** Of the suite. */
+  readonly row: string;
+  readonly figure: string;
+  readonly wanted: number;
+  /** `wanted` is the most, else the least. */
+  readonly isMost: boolean;
+  /** Null: was not measured. */
+  of(row: SuiteRowReport): number | null;
+}
+
+/** One line of `bench suite --bars`. */
+export interface BarReport {
+  readonly row: string;
+  readonly figure: string;
+  readonly seen: number | null;
+  readonly wanted: number;
+  readonly bound: "at least" | "at most";
+  readonly verdict: "pass" | "FAIL" | "not measured";
+  readonly [key: string]: unknown;
+}
+
+const STEADY_TURNS_MIN = 3;
+
+/** Judge the rows of a suite; those that no bar is about are left out. `replicas` of each block. */
+export function judgeRows(rows: readonly SuiteRowReport[], replicas: number): BarReport[] {
+  const byName = new Map(rows.map((row) => [row.name, row]));
+  return barsFor(replicas).flatMap((bar) => {
+    const row = byName.get(bar.row);
+    return row === undefined ? [] : [judge(bar, row)];
+  });
+}
+
+function judge(bar: Bar, row: SuiteRowReport): BarReport {
+  const figure = bar.of(row);
+  const seen = figure === null || !Number.isFinite(figure) ? null : round(figure);
+  const isMet = seen !== null && (bar.isMost ? seen <= bar.wanted : seen >= bar.wanted);
+  return {
+    row: bar.row,
+    figure: bar.figure,
+    seen,
+    wanted: bar.wanted,
+    bound: bar.isMost ? "at most" : "at least",
+    verdict: seen === null ? "not measured" : isMet ? "pass" : "FAIL",
+  };
+}
+
+function least(row: string, figure: string, wanted: number, of: Bar["of"]): Bar {
+  return { row, figure, wanted, isMost: false, of };
+}
+
+function most(row: string, figure: string, wanted: number, of: Bar["of"]): Bar {
+  return { row, figure, wanted, isMost: true, of };
+}
+
+function over(value: number | null, by: number | null | undefined): number | null {
+  return value === null || by == null || by === 0 ? null : value / by;
+}
+
+function barsFor(replicas: number): readonly Bar[] {
+  const bytes = (row: SuiteRowReport): number | null =>
+    over(row.deviceBytesPerClientByte, replicas);
+  const flushes = (row: SuiteRowReport): number | null => over(row.flushesPerClientWrite, replicas);
+  const bytesText = "device bytes per client byte and replica";
+  const flushesText = "durable writes ÷ (client writes × replicas)";
+  const toBare = (row: SuiteRowReport): number | null => over(row.iops, row.bare?.iops);
+  return [
+    ...burst("randwrite:4KiB:32", 42),
+    most("randwrite:4KiB:32", flushesText, 0.35, flushes),
+    ...burst("randwrite:4KiB:128", 27),
+    most("randwrite:4KiB:128", flushesText, 0.12, flushes),
+    ...[1, 32, 128].flatMap((depth) => steady(depth, bytesText, bytes)),
+    most("randwrite:4KiB:1", "p50 ÷ (durable device write + 2 round trips)", 1.3, (row) =>
+      over(row.latencyUs.p50, row.bare?.p50Us),
+    ),
+    most("randwrite:4KiB:1", "p99 ÷ p50", 3, (row) => over(row.latencyUs.p99, row.latencyUs.p50)),
+    least("randread:4KiB:1", "IOPS ÷ bare message and device read", 0.9, toBare),
+    least("randread:4KiB:32", "IOPS ÷ bare message and device read", 0.7, toBare),
+    most("randwrite:64KiB:32", bytesText, 1.15, bytes),
+    most("write:128KiB:16", bytesText, 1.08, bytes),
+    least("write:128KiB:16", "rate ÷ (raw device ÷ replicas)", 0.6, (row) =>
+      row.ratioToRaw === null ? null : row.ratioToRaw * replicas,
+    ),
+    least("read:128KiB:16", "rate ÷ the lower of raw device and loopback", 0.8, (row) =>
+      row.raw === null || row.bare === null
+        ? null
+        : over(row.iops, Math.min(row.raw.iops, row.bare.iops)),
+    ),
+  ];
+}
+
+function burst(row: string, cpuUs: number): readonly Bar[] {
+  return [
+    least(row, "IOPS ÷ raw durable IOPS", 0.75, ({ ratioToRaw }) => ratioToRaw),
+    most(row, "CPU µs per I/O", cpuUs, ({ cpuUsPerIo }) => (cpuUsPerIo === 0 ? null : cpuUsPerIo)),
+  ];
+}
+
+/** Nothing is said of a run that has not gone around the log often enough. */
+function steady(depth: number, bytesText: string, bytes: Bar["of"]): readonly Bar[] {
+  const row = `randwrite:4KiB:${String(depth)}:steady`;
+  const settled = (of: Bar["of"]): Bar["of"] => {
+    return (report) => ((report.logTurns ?? 0) < STEADY_TURNS_MIN ? null : of(report));
+  };
+  if (depth === 1) return [most(row, bytesText, 3, bytes)];
+  return [
+    least(
+      row,
+      "IOPS ÷ (raw IOPS ÷ device writes per client write)",
+      0.75,
+      settled(({ iops, raw, deviceWritesPerClientWrite }) =>
+        raw === null || deviceWritesPerClientWrite === null
+          ? null
+          : over(iops * deviceWritesPerClientWrite, raw.iops),
+      ),
+    ),
+    most(row, bytesText, 2.2, settled(bytes)),
+  ];
+}
