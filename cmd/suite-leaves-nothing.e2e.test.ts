@@ -58,6 +58,26 @@ test("the suite measures a cluster of its own beside the raw disk, and takes it 
   });
 }, 120_000);
 
+test("each figure is judged beside what the machine does without fastblock", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "cluster");
+    const words = ["bench", "suite", "--dir", directory, "--image-size", "128MiB", ...SHORT];
+    const rows = "randread:4KiB:32,randwrite:4KiB:1,randwrite:4KiB:1:steady";
+    const text = await succeed([EXECUTABLE, ...words, "--bars", "--no-fio", "--rows", rows]);
+    const lines = text.trim().split("\n").slice(1);
+    expect(lines.map((line) => line.split(/\s+/)[0])).toEqual([
+      "randwrite:4KiB:1:steady",
+      "randwrite:4KiB:1",
+      "randwrite:4KiB:1",
+      "randread:4KiB:32",
+    ]);
+    for (const line of lines)
+      expect(line).toMatch(/\d\.?\d* +at (least|most) +[\d.]+ +(pass|FAIL)$/);
+    expect(existsSync(directory)).toBe(false);
+    expect(processesOf(folder)).toEqual([]);
+  });
+}, 120_000);
+
 test("a directory that holds something is refused and left alone", async () => {
   await inFolder(async (folder) => {
     const directory = join(folder, "mine");
