@@ -99,6 +99,12 @@ export async function waitFor<T>(
   throw new Error(`waited ${limitMs} ms in vain for: ${what}`);
 }
 
+/** What took `ms` was to take less than `limitMs`: it was late, and nothing else is said of it. */
+export function expectWithin(what: string, ms: number, limitMs: number): void {
+  if (ms < limitMs) return;
+  throw new Error(`waited ${Math.round(ms)} ms for ${what}, wanted less than ${limitMs}`);
+}
+
 /**
  * All processes of a cluster directory run, and the mon must report io_uring for each of them but
  * itself: it has no data path.
