@@ -19,6 +19,8 @@ export interface BenchClusterOptions {
   readonly backend: "auto" | "uring" | "file";
   /** Of each osd's store. Default: as `dev up` has it. */
   readonly osdBytes?: number;
+  /** NBD gateways. Default: none. */
+  readonly gateways?: number;
 }
 
 /** Run `body` on a fresh cluster, which is gone afterwards. Throws FB1009, FB4008. */
@@ -64,7 +66,8 @@ function startCluster(
   options: BenchClusterOptions,
 ): ChildProcess {
   const [executable, ...first] = program;
-  const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS), "--nbd", "0"];
+  const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS)];
+  words.push("--nbd", String(options.gateways ?? 0));
   if (options.osdBytes !== undefined) words.push("--osd-size", String(options.osdBytes));
   return spawn(executable!, [...first, ...words, "--backend", options.backend], {
     cwd: "/",

@@ -1,4 +1,6 @@
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { FastblockError } from "../core/base/errors.ts";
 import { geometryOf, shareZones } from "../core/store/store.ts";
 import {
   type BareFigures,
@@ -6,9 +8,12 @@ import {
   type BenchProgress,
   type BenchRow,
   checkShape,
+  costsOf,
+  cpuUsPerIoOf,
+  type DiskBenchCase,
+  drain,
   fillDisk,
   type ImageBenchOptions,
-  type ImageBenchReport,
   judgeRows,
   runDiskBench,
   runEchoBench,
@@ -19,10 +24,11 @@ import {
   type SuiteReport,
   type SuiteRow,
   type SuiteRowReport,
+  type SuiteRun,
 } from "../core/bench/bench.ts";
-import { runFioDisk } from "../core/bench/bun-fio.ts";
+import { runFioDisk, runFioNbd } from "../core/bench/bun-fio.ts";
 import type { CliContext } from "../core/cli/cli.ts";
-import { OSD_BYTES_DEFAULT } from "../core/dev/dev.ts";
+import { OSD_BYTES_DEFAULT, parsePorts } from "../core/dev/dev.ts";
 import type { Address } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
 import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
@@ -32,6 +38,19 @@ import { benchOutside } from "./bench-outside.ts";
 /** `bench suite`: a cluster of its own, all rows on one image of it, and nothing left behind. */
 const IMAGE = "bench/suite";
 
+/** Until fio is connected. */
+const FIO_START_MS = 300;
+/** What is not counted for a gateway. */
+const NOTHING_WRITTEN = {
+  deviceBytesPerClientByte: null,
+  deviceWritesPerClientWrite: null,
+  flushesPerClientWrite: null,
+  writtenBytes: 0,
+  errorTexts: [],
+  verifyErrors: [],
+  timeouts: 0,
+  refusedForSpace: 0,
+} as const;
 /** Of a cluster whose logs a run goes around: a sixteenth of this, in images, is a log. */
 const STEADY_OSD_IMAGES = 2;
 
@@ -46,13 +65,15 @@ export async function suiteBench(
   options: SuiteOptions,
 ): Promise<SuiteReport> {
   for (const row of options.rows) checkRow(row, options.imageBytes);
+  const wanted = withoutFio(cli, options.rows, options.fio);
   const rows: SuiteRowReport[] = [];
   let backend = "";
   for (const steady of [false, true]) {
-    const some = options.rows.filter((row) => row.steady === steady);
+    const some = wanted.filter((row) => row.steady === steady);
     if (some.length === 0) continue;
     const osdBytes = steady ? STEADY_OSD_IMAGES * options.imageBytes : OSD_BYTES_DEFAULT;
-    const here = { ...options, rows: some, osdBytes, logBytes: logBytesOf(osdBytes) };
+    const gateways = some.some(({ nbd }) => nbd) ? 1 : 0;
+    const here = { ...options, rows: some, osdBytes, gateways, logBytes: logBytesOf(osdBytes) };
     await withBenchCluster(program, here, async (directory) => {
       await makeImage(program, directory, IMAGE, options.imageBytes);
       const measured = await measure(cli, program, directory, progress, here);
@@ -73,6 +94,18 @@ export async function suiteBench(
     rows,
     bars: judgeRows(rows, REPLICAS),
   };
+}
+
+/** Gateways are driven by fio. */
+function withoutFio(
+  cli: CliContext,
+  rows: readonly SuiteRow[],
+  isWanted: boolean,
+): readonly SuiteRow[] {
+  if (isWanted && Bun.which("fio") !== null) return rows;
+  const left = rows.filter(({ nbd }) => nbd);
+  if (left.length > 0) cli.say(`left out without fio: ${left.map(({ name }) => name).join(" ")}`);
+  return rows.filter(({ nbd }) => !nbd);
 }
 
 /** As `osd format` makes it, for one shard. */
@@ -101,16 +134,27 @@ async function measure(
     if (image === undefined) throw new Error("no image was opened");
     // The cluster was started with the same choice on the same machine: one back end.
     const outside = benchOutside(directory, world, image, progress);
-    const bench = new SuiteBench(cli, program, join(directory, "raw.img"), outside, options);
+    const bench = new SuiteBench(cli, program, directory, outside, options);
     await bench.prepare();
     return { rows: await runSuite(bench, options, options.logBytes), backend: world.backend };
   });
+}
+
+/** What fio does for a row. */
+function caseOf(
+  { rw, depth, blockBytes }: SuiteRow,
+  durationMs: number,
+  write: "write" | "writeDurable",
+): DiskBenchCase {
+  const verb = rw === "read" || rw === "randread" ? "read" : write;
+  return { verb, depth, blockBytes, durationMs, sequential: rw === "read" || rw === "write" };
 }
 
 /** One image, and a file beside the osds' for fio. */
 class SuiteBench implements SuiteOutside {
   private readonly cli: CliContext;
   private readonly program: readonly string[];
+  private readonly directory: string;
   private readonly rawPath: string;
   private readonly outside: BenchOutside;
   private readonly options: SuiteOptions;
@@ -120,13 +164,14 @@ class SuiteBench implements SuiteOutside {
   constructor(
     cli: CliContext,
     program: readonly string[],
-    rawPath: string,
+    directory: string,
     outside: BenchOutside,
     options: SuiteOptions,
   ) {
     this.cli = cli;
     this.program = program;
-    this.rawPath = rawPath;
+    this.directory = directory;
+    this.rawPath = join(directory, "raw.img");
     this.outside = outside;
     this.options = options;
   }
@@ -140,29 +185,61 @@ class SuiteBench implements SuiteOutside {
     disk.close();
   }
 
-  async image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport> {
+  async image(row: SuiteRow, timeMs: number): Promise<SuiteRun> {
+    if (row.nbd) return await this.gateway(row, timeMs);
     const fill = this.filled ? "never" : "always";
     this.filled = true;
     return await runImageBench(this.outside, { ...this.baseOptions(), ...row, timeMs, fill });
   }
 
+  /** By fio through the gateway. Of what it writes while it ramps up only the time is known. */
+  private async gateway(row: SuiteRow, timeMs: number): Promise<SuiteRun> {
+    const { meter } = this.outside;
+    const { imageBytes, rampMs } = this.options;
+    const load = runFioNbd(this.uri(), imageBytes, rampMs, caseOf(row, timeMs, "write"));
+    await Bun.sleep(FIO_START_MS + rampMs);
+    const atStart = meter.processes();
+    await Bun.sleep(timeMs);
+    const atEnd = meter.processes();
+    const fio = await load;
+    if (fio === undefined || !("opsPerSecond" in fio)) {
+      const message = `running ${row.name}: ${fio?.note ?? "fio is gone"}`;
+      throw new FastblockError("FB5001", message);
+    }
+    await drain(this.outside);
+    const windowOps = fio.operations;
+    const totalOps = windowOps * (1 + rampMs / timeMs);
+    const afterDrain = meter.processes();
+    const costs = costsOf({ atStart, atEnd, afterDrain, windowOps, totalOps });
+    const { user, system } = fio.cpuUsPerOp;
+    const ofFio = { kind: "fio", userUsPerIo: user, systemUsPerIo: system, switchesPerIo: 0 };
+    const processes = [...costs.filter(({ kind }) => kind !== "client"), ofFio];
+    return {
+      ...NOTHING_WRITTEN,
+      iops: fio.opsPerSecond,
+      latencyUs: { mean: (1_000_000 * row.depth) / fio.opsPerSecond, ...fio.latencyUs },
+      cpuUsPerIo: cpuUsPerIoOf(processes),
+      processes,
+    };
+  }
+
+  private uri(): string {
+    const { unix } = parsePorts(readFileSync(join(this.directory, "nbd.0.ports"), "utf8"));
+    return `nbd+unix:///${IMAGE}?socket=${encodeURIComponent(String(unix))}`;
+  }
+
   async raw(row: SuiteRow): Promise<BenchRow | undefined> {
-    const isRead = row.rw === "read" || row.rw === "randread";
-    const raw = await runFioDisk(this.rawPath, this.options.imageBytes, this.rawDirect, {
-      // Behind a log that is full, what counts is what the device takes.
-      verb: isRead ? "read" : row.steady ? "write" : "writeDurable",
-      depth: row.depth,
-      blockBytes: row.blockBytes,
-      durationMs: this.options.timeMs,
-      sequential: row.rw === "read" || row.rw === "write",
-    });
+    const { imageBytes, timeMs } = this.options;
+    // Behind a log that is full, what counts is what the device takes.
+    const one = caseOf(row, timeMs, row.steady ? "write" : "writeDurable");
+    const raw = await runFioDisk(this.rawPath, imageBytes, this.rawDirect, one);
     if (raw === undefined || "opsPerSecond" in raw) return raw;
     this.say(`${raw.name}: ${raw.note}`);
     return undefined;
   }
 
   async bare(row: SuiteRow): Promise<BareFigures | null> {
-    if (row.steady) return null;
+    if (row.steady || row.nbd) return null;
     const { rw, blockBytes, depth } = row;
     if (rw === "randwrite") return depth === 1 ? await this.bareWrite(blockBytes) : null;
     if (rw === "write") return null;

@@ -49,7 +49,8 @@ medians over the runs, max is the worst. CPU, context switches, and the devices'
 flushes (durable writes among them) are per I/O of the client, summed over all replicas and
 processes, this one included; they count the run and the drain behind it. The directory is removed.
 
-Rows with :steady run on a cluster of its own whose logs are small: the run goes around them. With --bars
+Rows with nbd: before go through a gateway, driven by fio; rows with :steady behind run on a cluster of its
+own whose logs are small: the run goes around them. With --bars
 each figure stands beside what is aimed at. Most are ratios to what the same machine does in the same run
 without fastblock: fio on the raw disk; a message between two processes, and a read or a durable write of the
 file, by the same reactor.
@@ -193,8 +194,11 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .command("suite")
     .description("start a cluster of its own, run all rows, show them beside the raw disk's")
     .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
-    .option("--rows <rows>", "SHAPE:SIZE:DEPTH[:steady], with commas (default: seven of them)")
-    .option("--bars", "show what is aimed at, and whether it is reached (default rows: eleven)")
+    .option(
+      "--rows <rows>",
+      "[nbd:]SHAPE:SIZE:DEPTH[:steady], with commas (default: seven of them)",
+    )
+    .option("--bars", "show what is aimed at, and whether it is reached (default rows: fifteen)")
     .option("--time <time>", "measured time of each run", "3s")
     .option("--ramp <time>", "time before each, not counted", "3s")
     .option("--warm-up <time>", "load before the first run", "15s")

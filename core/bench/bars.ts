@@ -12,8 +12,8 @@ interface Bar {
   readonly wanted: number;
   /** `wanted` is the most, else the least. */
   readonly isMost: boolean;
-  /** Null: was not measured. */
-  of(row: SuiteRowReport): number | null;
+  /** Null: was not measured. `rows`: all of the suite, by their names. */
+  of(row: SuiteRowReport, rows: ReadonlyMap<string, SuiteRowReport>): number | null;
 }
 
 /** One line of `bench suite --bars`. */
@@ -34,12 +34,16 @@ export function judgeRows(rows: readonly SuiteRowReport[], replicas: number): Ba
   const byName = new Map(rows.map((row) => [row.name, row]));
   return barsFor(replicas).flatMap((bar) => {
     const row = byName.get(bar.row);
-    return row === undefined ? [] : [judge(bar, row)];
+    return row === undefined ? [] : [judge(bar, row, byName)];
   });
 }
 
-function judge(bar: Bar, row: SuiteRowReport): BarReport {
-  const figure = bar.of(row);
+function judge(
+  bar: Bar,
+  row: SuiteRowReport,
+  rows: ReadonlyMap<string, SuiteRowReport>,
+): BarReport {
+  const figure = bar.of(row, rows);
   const seen = figure === null || !Number.isFinite(figure) ? null : round(figure);
   const isMet = seen !== null && (bar.isMost ? seen <= bar.wanted : seen >= bar.wanted);
   return {
@@ -93,7 +97,15 @@ function barsFor(replicas: number): readonly Bar[] {
         ? null
         : over(row.iops, Math.min(row.raw.iops, row.bare.iops)),
     ),
+    ...["randwrite:4KiB:1", "randwrite:4KiB:32", "randread:4KiB:32"].map(gateway),
   ];
+}
+
+/** Through a gateway, for the native client's thing. */
+function gateway(load: string): Bar {
+  return least(`nbd:${load}`, "IOPS ÷ the native client's", 0.7, ({ iops }, rows) =>
+    over(iops, rows.get(load)?.iops),
+  );
 }
 
 function burst(row: string, cpuUs: number): readonly Bar[] {
@@ -107,7 +119,7 @@ function burst(row: string, cpuUs: number): readonly Bar[] {
 function steady(depth: number, bytesText: string, bytes: Bar["of"]): readonly Bar[] {
   const row = `randwrite:4KiB:${String(depth)}:steady`;
   const settled = (of: Bar["of"]): Bar["of"] => {
-    return (report) => ((report.logTurns ?? 0) < STEADY_TURNS_MIN ? null : of(report));
+    return (report, rows) => ((report.logTurns ?? 0) < STEADY_TURNS_MIN ? null : of(report, rows));
   };
   if (depth === 1) return [most(row, bytesText, 3, bytes)];
   return [

@@ -15,7 +15,7 @@ export type { BenchRow, CpuClock } from "./bench-row.ts";
 export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { formatHistoryLine } from "./history.ts";
-export { type BenchOutside, type BenchProgress, runImageBench } from "./image-bench.ts";
+export { type BenchOutside, type BenchProgress, drain, runImageBench } from "./image-bench.ts";
 export { loadError } from "./load-failures.ts";
 export { samplesOf } from "./metrics-text.ts";
 export {
@@ -27,6 +27,7 @@ export {
   type RecoverySpeedWord,
   runRecovery,
 } from "./recovery.ts";
+export { costsOf, cpuUsPerIoOf } from "./spending.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
 export { checkDiskShape, checkRpcShape, checkShape, type LoadShape } from "./shape.ts";
@@ -41,6 +42,7 @@ export {
   type SuiteReport,
   type SuiteRow,
   type SuiteRowReport,
+  type SuiteRun,
 } from "./suite.ts";
 
 /** What to do with an image, and for how long. */

@@ -99,13 +99,36 @@ export function runFioNull(durationMs: number): Promise<FioRow> {
   return run(args, durationMs, { name: "fio null, operation without I/O", side: "read" });
 }
 
-function timed(durationMs: number): readonly string[] {
+function timed(durationMs: number, rampMs: number = RAMP_MS): readonly string[] {
   return [
     "--time_based",
-    `--ramp_time=${RAMP_MS}ms`,
+    `--ramp_time=${rampMs}ms`,
     `--runtime=${durationMs}ms`,
     "--output-format=json",
   ];
+}
+
+/** A random or sequential load through an NBD server at `uri`. Undefined without fio. */
+export function runFioNbd(
+  uri: string,
+  sizeBytes: number,
+  rampMs: number,
+  one: DiskBenchCase,
+): Promise<FioRow> {
+  const side = one.verb === "read" ? "read" : "write";
+  const order = one.sequential === true ? "" : "rand";
+  const args = [
+    ...timed(one.durationMs, rampMs),
+    "--name=fastblock",
+    "--ioengine=nbd",
+    `--uri=${uri}`,
+    `--rw=${order}${side}`,
+    `--bs=${one.blockBytes}`,
+    `--iodepth=${one.depth}`,
+    `--size=${sizeBytes}`,
+    "--norandommap",
+  ];
+  return run(args, rampMs + one.durationMs, { name: `fio nbd ${side} depth ${one.depth}`, side });
 }
 
 /** A port that was free a moment ago: fio takes no 0. */

@@ -289,7 +289,7 @@ async function tickThrough(
 }
 
 /** Wait until the devices are quiet. Answers the seconds that it took, the quiet looks left out. */
-async function drain(outside: BenchOutside): Promise<number> {
+export async function drain(outside: BenchOutside): Promise<number> {
   const { world, meter, progress } = outside;
   const startUs = world.clock.nowUs();
   let quiet = 0;

@@ -87,10 +87,18 @@ class Machine implements SuiteOutside {
 describe("the suite", () => {
   test("rows are named by shape, size and depth; others are refused", () => {
     expect(parseSuiteRows(["randwrite:4KiB:32"], sizeOf)).toEqual([
-      { name: "randwrite:4KiB:32", rw: "randwrite", blockBytes: 4096, depth: 32, steady: false },
+      {
+        name: "randwrite:4KiB:32",
+        rw: "randwrite",
+        blockBytes: 4096,
+        depth: 32,
+        nbd: false,
+        steady: false,
+      },
     ]);
     expect(parseSuiteRows(["write:4KiB:2:steady"], sizeOf)[0]).toMatchObject({ steady: true });
-    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(11);
+    expect(parseSuiteRows(["nbd:read:4KiB:2"], sizeOf)[0]).toMatchObject({ rw: "read", nbd: true });
+    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(15);
     expect(parseSuiteRows(SUITE_ROWS, sizeOf)).toHaveLength(7);
     for (const name of [
       "",

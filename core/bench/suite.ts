@@ -14,8 +14,10 @@ import { type ProcessCost, round } from "./spending.ts";
  * (`BareFigures`). A figure of a row is the median of its runs, `max` the worst.
  */
 export interface SuiteRow {
-  /** As people write it: `randwrite:4KiB:32`, `randwrite:4KiB:32:steady`. */
+  /** As people write it: `randwrite:4KiB:32`, `nbd:randread:4KiB:32`, `randwrite:4KiB:32:steady`. */
   readonly name: string;
+  /** Through an NBD gateway, by fio; else by the native client of this process. */
+  readonly nbd: boolean;
   readonly rw: "randwrite" | "randread" | "write" | "read";
   readonly blockBytes: number;
   readonly depth: number;
@@ -38,10 +40,27 @@ export interface SuiteOptions {
   readonly backend: "auto" | "uring" | "file";
 }
 
+/** What the suite takes of a run. */
+export type SuiteRun = Pick<
+  ImageBenchReport,
+  | "iops"
+  | "latencyUs"
+  | "cpuUsPerIo"
+  | "processes"
+  | "deviceBytesPerClientByte"
+  | "deviceWritesPerClientWrite"
+  | "flushesPerClientWrite"
+  | "writtenBytes"
+  | "errorTexts"
+  | "verifyErrors"
+  | "timeouts"
+  | "refusedForSpace"
+>;
+
 /** What the suite measures with. */
 export interface SuiteOutside {
   /** Drive the image; the drain of what was written is included. */
-  image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport>;
+  image(row: SuiteRow, timeMs: number): Promise<SuiteRun>;
   /** The same on a file; undefined without fio. */
   raw(row: SuiteRow): Promise<BenchRow | undefined>;
   /** What the row comes down to; null where nothing is compared with that. */
@@ -124,13 +143,18 @@ export const BAR_ROWS = [
   "randwrite:4KiB:1:steady",
   "randwrite:4KiB:32:steady",
   "randwrite:4KiB:128:steady",
+  "nbd:randwrite:4KiB:1",
+  "nbd:randwrite:4KiB:32",
+  "nbd:randwrite:4KiB:128",
+  "nbd:randread:4KiB:32",
 ] as const;
 
-const ROW = /^(randwrite|randread|write|read):([^:]+):(\d{1,4})(:steady)?$/;
+const ROW = /^(nbd:)?(randwrite|randread|write|read):([^:]+):(\d{1,4})(:steady)?$/;
+const NATIVE = { nbd: false, steady: false };
 const WARM_ROWS: readonly SuiteRow[] = [
-  { name: "randwrite", rw: "randwrite", blockBytes: 4096, depth: 32, steady: false },
-  { name: "write", rw: "write", blockBytes: 131_072, depth: 16, steady: false },
-  { name: "randread", rw: "randread", blockBytes: 4096, depth: 32, steady: false },
+  { name: "randwrite", rw: "randwrite", blockBytes: 4096, depth: 32, ...NATIVE },
+  { name: "write", rw: "write", blockBytes: 131_072, depth: 16, ...NATIVE },
+  { name: "randread", rw: "randread", blockBytes: 4096, depth: 32, ...NATIVE },
 ];
 
 /** Read the names of rows. `sizeOf` reads a size like `4KiB`. Throws FB1001. */
@@ -140,13 +164,13 @@ export function parseSuiteRows(
 ): SuiteRow[] {
   return names.map((name) => {
     const match = ROW.exec(name);
-    if (match === null || Number(match[3]) === 0) {
-      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, or that and :steady`;
+    if (match === null || Number(match[4]) === 0) {
+      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, nbd: before or :steady behind it`;
       throw new FastblockError("FB1001", message);
     }
-    const rw = match[1] as SuiteRow["rw"];
-    const steady = match[4] !== undefined;
-    return { name, rw, blockBytes: sizeOf(match[2]!), depth: Number(match[3]), steady };
+    const rw = match[2] as SuiteRow["rw"];
+    const [nbd, steady] = [match[1] !== undefined, match[5] !== undefined];
+    return { name, rw, blockBytes: sizeOf(match[3]!), depth: Number(match[4]), nbd, steady };
   });
 }
 
@@ -156,7 +180,7 @@ export async function runSuite(
   options: SuiteOptions,
   logBytes: number,
 ): Promise<readonly SuiteRowReport[]> {
-  const ours = new Map<SuiteRow, ImageBenchReport[]>();
+  const ours = new Map<SuiteRow, SuiteRun[]>();
   const raws = new Map<SuiteRow, BenchRow[]>();
   const bares = new Map<SuiteRow, BareFigures[]>();
   for (const row of options.warmMs === 0 ? [] : WARM_ROWS) {
@@ -182,7 +206,7 @@ export async function runSuite(
   );
 }
 
-function refuseErrors(row: SuiteRow, report: ImageBenchReport): void {
+function refuseErrors(row: SuiteRow, report: SuiteRun): void {
   const failure = report.verifyErrors[0] ?? report.errorTexts[0];
   if (failure === undefined) return;
   throw loadError(`running ${row.name}`, failure, report);
@@ -190,12 +214,12 @@ function refuseErrors(row: SuiteRow, report: ImageBenchReport): void {
 
 function rowReport(
   row: SuiteRow,
-  runs: readonly ImageBenchReport[],
+  runs: readonly SuiteRun[],
   raws: readonly BenchRow[],
   bares: readonly BareFigures[],
   logBytes: number,
 ): SuiteRowReport {
-  const of = (pick: (run: ImageBenchReport) => number | null): number | null =>
+  const of = (pick: (run: SuiteRun) => number | null): number | null =>
     medianOf(runs.map(pick).filter((value) => value !== null));
   const raw = raws.length === 0 ? null : rawFigures(raws);
   const processes = processCosts(runs);
@@ -246,7 +270,7 @@ function bareFigures(runs: readonly BareFigures[]): BareFigures | null {
   return iops === null || p50Us === null ? null : { iops: Math.round(iops), p50Us };
 }
 
-function processCosts(runs: readonly ImageBenchReport[]): ProcessCost[] {
+function processCosts(runs: readonly SuiteRun[]): ProcessCost[] {
   const kinds = new Set(runs.flatMap((run) => run.processes.map(({ kind }) => kind)));
   return [...kinds].map((kind) => {
     const costs = runs.flatMap((run) => run.processes.filter((cost) => cost.kind === kind));
