@@ -40,6 +40,8 @@ const OUTPUT_LINES_MAX = 200;
 const OUTPUT_LINES_HEAD = 40;
 /** Of what a failed test said, the error and what follows it stand first. */
 const ERROR_LINES = 12;
+/** A test that takes so long is named. */
+const LONG_S = 60;
 const SEED_MAX = 2 ** 31;
 /** Test files of a whole gate that may fail once and pass when they are run again. */
 const UNSTABLE_MAX = 2;
@@ -106,8 +108,15 @@ async function runTests(name: string, seed: number, kind: TestKind): Promise<Out
     again === null ? counts : { passed: counts.passed + counts.failed, failed: 0 };
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   const once = again === null ? "" : `, ${counts.failed} of them unstable`;
-  const summary = `${passed} passed${once}, ${failed} failed${skipped}, ${kind.files.length} files`;
+  const files = `${kind.files.length} files${longestOf(counts)}`;
+  const summary = `${passed} passed${once}, ${failed} failed${skipped}, ${files}`;
   return { passed, failed, skipped: counts.skipped, summary, output };
+}
+
+/** The test that a step waits for, if it is for long. */
+function longestOf({ longest }: TestCounts): string {
+  if (longest === null || longest.seconds < LONG_S) return "";
+  return `, longest ${longest.file} with ${Math.round(longest.seconds)} s`;
 }
 
 async function runFiles(

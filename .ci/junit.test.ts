@@ -23,6 +23,7 @@ describe("countTests", () => {
       failed: 1,
       skipped: 1,
       failures: ["a.test.ts: grp > bad"],
+      longest: { file: "a.test.ts", seconds: 0.1 },
     });
   });
 

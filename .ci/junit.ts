@@ -7,6 +7,8 @@ export interface TestCounts {
   readonly skipped: number;
   /** Each failed case or file, for people. */
   readonly failures: readonly string[];
+  /** The case that took longest; null: none tells its time. */
+  readonly longest: { readonly file: string; readonly seconds: number } | null;
 }
 
 /**
@@ -18,11 +20,14 @@ export function countTests(report: string, files: readonly string[], exitCode: n
   let skipped = 0;
   const failures: string[] = [];
   const seen = new Set<string>();
+  let longest: TestCounts["longest"] = null;
   for (const match of report.matchAll(/<testcase\b([^>]*?)(\/>|>([\s\S]*?)<\/testcase>)/g)) {
     const attributes = match[1] ?? "";
     const body = match[3] ?? "";
     const file = attribute(attributes, "file");
     seen.add(file);
+    const seconds = Number(attribute(attributes, "time"));
+    if (seconds > (longest?.seconds ?? 0)) longest = { file, seconds };
     if (/<(failure|error)\b/.test(body)) {
       failures.push(`${file}: ${title(attributes)}`);
     } else if (body.includes("<skipped")) {
@@ -35,7 +40,7 @@ export function countTests(report: string, files: readonly string[], exitCode: n
     if (!seen.has(file)) failures.push(`${file}: no test of it was reported`);
   }
   if (exitCode !== 0 && failures.length === 0) failures.push(`exit code ${exitCode}`);
-  return { passed, failed: failures.length, skipped, failures };
+  return { passed, failed: failures.length, skipped, failures, longest };
 }
 
 function title(attributes: string): string {
