@@ -110,6 +110,7 @@ class Osd {
         collect: (complete) => this.collect(complete),
         transferLeader: (pg, to) => this.tellAll({ kind: "transfer", pg, to }),
         scrub: (pg, order, isDeep) => this.tellAll({ kind: "scrub", pg, order, deep: isDeep }),
+        trace: (order) => this.tellAll({ kind: "trace", order }),
         onRefused: (error) => daemon.fail(error),
         onVerdict: (verdict) => admission.hearMonitor(verdict),
       },

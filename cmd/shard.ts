@@ -1,6 +1,7 @@
 import { failOnBug } from "../core/base/assert.ts";
 import { FastblockError } from "../core/base/errors.ts";
 import { type ShardReport, OsdShard, type Verdict } from "../core/osd/osd.ts";
+import type { TraceOrder } from "../core/metrics/metrics.ts";
 import type { StoreClaim, StoreIdentity, StoreStart } from "../core/pg/pg.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import { collectNow, startCollector } from "./collector.ts";
@@ -54,6 +55,7 @@ export type ShardCommand =
       readonly order: number;
       readonly deep: boolean;
     }
+  | { readonly kind: "trace"; readonly order: TraceOrder }
   /** Nobody can be asked about this store: serve clients, but no peers. */
   | { readonly kind: "serve-clients" }
   /** Make the store's starts durable: the first shard. */
@@ -193,6 +195,9 @@ async function obey(command: ShardCommand): Promise<void> {
       break;
     case "scrub":
       shard?.scrub(command.pg, command.order, command.deep);
+      break;
+    case "trace":
+      shard?.trace(command.order);
       break;
     case "serve-clients":
       shard?.serveClients();

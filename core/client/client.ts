@@ -53,6 +53,7 @@ import { type MapCache, type MonAddress, MonSession } from "./mon-session.ts";
 import { Image, type ImageKeeper, type OpenOptions } from "./open-image.ts";
 import type { RouterCounts } from "./router.ts";
 import { ImageSession } from "./session.ts";
+import { TraceTeller } from "./trace-teller.ts";
 
 export { BlockState, ImageOp, LEADER, OpKind, STATE_BYTES } from "./image-op.ts";
 export type { ImageTarget } from "./image-op.ts";
@@ -143,6 +144,7 @@ class ClientSide implements ClientServices, ImageKeeper {
   private readonly endpoint: RpcEndpoint;
   private readonly control: ControlService;
   private readonly mon: MonSession;
+  private readonly traces: TraceTeller;
   private readonly images = new Set<Image>();
   /** Blocks to merge in, given back by closed images. */
   private readonly scratches: number[] = [];
@@ -184,6 +186,7 @@ class ClientSide implements ClientServices, ImageKeeper {
         onImageChanged: (session, removed) => this.onImageChanged(session, removed),
       },
     });
+    this.traces = new TraceTeller(options.world, this.mon);
   }
 
   async start(timeoutMs: number): Promise<void> {
@@ -197,6 +200,7 @@ class ClientSide implements ClientServices, ImageKeeper {
     if (this.isStopped) return;
     await Promise.all([...this.images].map((image) => image.close()));
     this.isStopped = true;
+    await this.traces.stop();
     this.mon.stop();
     this.core.router.stop();
     this.endpoint.close("the client stops");

@@ -63,6 +63,8 @@ export abstract class ImageOp {
   /* Owned by the client from `submit` to `onDone`. */
   /** Order of submission within the image, which flushes compare. */
   order = 0;
+  /** While a trace is taken: when it was handed in, in µs of the clock; else 0. */
+  submittedUs = 0;
   /** The next byte to be split off. */
   cursor = 0;
   /** Parts split off and not done. */

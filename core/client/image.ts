@@ -139,6 +139,7 @@ export class ImageCore implements ImageTarget, PartOwner {
 
   submit(op: ImageOp): void {
     op.order = ++this.orders;
+    op.submittedUs = this.world.trace.sample === 0 ? 0 : this.world.clock.nowUs();
     op.cursor = op.offsetBytes;
     op.partsOpen = 0;
     op.isZero = op.kind === OpKind.Read;

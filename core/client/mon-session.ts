@@ -79,7 +79,8 @@ export class MonSession {
   private readonly options: MonSessionOptions;
   private readonly world: World;
   private readonly endpoint: RpcEndpoint;
-  private readonly control: ControlService;
+  /** For what else the mon pushes. */
+  readonly control: ControlService;
   private connection: Connection | null = null;
   private monIndex = 0;
   private isStopped = false;

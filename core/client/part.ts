@@ -88,6 +88,8 @@ export class Part extends RequestOp {
   /** How often it was put off for want of room: that alone ends nothing. */
   busies = 0;
   conflicts = 0;
+  /** Row of the trace of stages, 0: none. */
+  trace = 0;
   /** Why the session is to be renewed, while it waits for that. */
   staleStatus: Status = Status.Ok;
   /** State of the block that a partial change has read. */
@@ -178,6 +180,7 @@ export class PartPool {
     part.refusals = 0;
     part.busies = 0;
     part.conflicts = 0;
+    part.trace = 0;
     part.stateRead = 0;
     part.startedUs = 0;
     part.link = null;

@@ -21,6 +21,7 @@ import type { PgId } from "../base/ids.ts";
 import { Status } from "../base/status.ts";
 import { decodeReadReply, decodeWriteReply, ReadReply, WriteReply } from "../../proto/gen/hot.ts";
 import { type ClusterMap, holdersOf, type ReplicaInfo } from "../cluster/cluster.ts";
+import { Stage, type StageTrace, TraceColumn, TraceKind, TraceSide } from "../metrics/metrics.ts";
 import { Timer, type World } from "../reactor/world.ts";
 import type { Connection, Frame } from "../rpc/rpc.ts";
 import { LEADER } from "./image-op.ts";
@@ -32,6 +33,7 @@ import {
   type PartOwner,
   PartPool,
   type PartReplies,
+  PartVerb,
   REFUSALS_MAX,
 } from "./part.ts";
 import { RequestWriter } from "./requests.ts";
@@ -96,12 +98,14 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
   /** Operations with a time limit that are open. */
   private limitedOps = 0;
   private readonly requests: RequestWriter;
+  private readonly trace: StageTrace;
   private readonly writeReply: WriteReply = new WriteReply();
   private readonly readReply: ReadReply = new ReadReply();
 
   constructor(host: RouterHost) {
     this.host = host;
     this.world = host.world;
+    this.trace = host.world.trace;
     this.timer = new RouterTimer(this);
     this.links = new LinkTable(this, host.map);
     this.requests = new RequestWriter(host.world, host.map);
@@ -136,6 +140,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
 
   /** The part is over: give its number back and tell its owner. */
   finish(part: Part, status: Status): void {
+    if (part.trace !== 0) this.traceDone(part, status);
     const numbers = part.numbers;
     if (part.number >= 0 && numbers !== null) {
       numbers.end(part);
@@ -247,7 +252,30 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
     part.sends++;
     this.counts.sends++;
     if (part.sends > 1) this.counts.resends++;
+    if (this.trace.sample !== 0 && part.trace === 0) this.traceSent(part);
     return true;
+  }
+
+  // cold: while a trace is taken.
+  private traceSent(part: Part): void {
+    const { trace } = this;
+    const { pg } = part;
+    const session = part.session!.id;
+    const number = part.isChange ? part.number : part.rpcRequestId;
+    const { submittedUs } = part.op!;
+    if (part.verb === PartVerb.States || submittedUs === 0) return;
+    if (!trace.isSampled(session, pg, number)) return;
+    const kind = part.isChange ? TraceKind.Write : TraceKind.Read;
+    part.trace = trace.open(TraceSide.Client, kind, session, pg, number);
+    trace.stampAt(part.trace, Stage.Submitted, submittedUs);
+    trace.stamp(part.trace, Stage.Sent);
+  }
+
+  // cold: while a trace is taken.
+  private traceDone(part: Part, status: Status): void {
+    this.trace.stamp(part.trace, Stage.Done);
+    this.trace.note(part.trace, TraceColumn.Status, status);
+    part.trace = 0;
   }
 
   /** A read of a named replica's own store (verification): no retries but for time. */
@@ -276,6 +304,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
 
   onPartReply(part: Part, frame: Frame): void {
     const link = part.link;
+    if (part.trace !== 0) this.trace.stamp(part.trace, Stage.Answered);
     this.takeBack(part);
     const view = this.world.arena.view;
     if (part.isChange) {

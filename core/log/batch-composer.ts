@@ -2,6 +2,7 @@
 import { assert } from "../base/assert.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { DeviceRegion } from "../device/device.ts";
+import { Stage } from "../metrics/metrics.ts";
 import { DiskVerb, type World } from "../reactor/world.ts";
 import { BATCH_BLOCKS_MAX, BATCH_HEADER_SIZE, BatchHeader, sealBatch } from "./batch.ts";
 import type { BatchIo } from "./batch-io.ts";
@@ -280,6 +281,7 @@ export class BatchComposer {
     entry.batchSeq = io.seq;
     entry.inlineBlock = inlineBlock;
     entry.recordAt = at - io.buffer;
+    if (entry.trace !== 0) this.world.trace.stamp(entry.trace, Stage.Logged);
     // A second copy counts only once it is durable: until then the first one is read.
     if (entry.again) this.holdAgain(io, entry);
     else group.place(entry.index, io.seq, entry.recordAt, inlineBlock);

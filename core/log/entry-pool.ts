@@ -71,6 +71,7 @@ function clearEntry(entry: Entry): void {
   entry.ifVersion = 0;
   entry.payload = -1;
   entry.data = null;
+  entry.trace = 0;
   entry.unitCount = 0;
   entry.bare = false;
   entry.inlineBlock = -1;

@@ -56,6 +56,8 @@ export class Entry {
   /** Body of Conf and Session entries, at most 3 KiB; null otherwise. */
   data: Uint8Array | null = null;
   references = 0;
+  /** Row of the trace of stages, 0: none (`core/metrics/metrics.ts`). Not replicated. */
+  trace = 0;
 
   /* Where the entry lies on this replica: set by the local store, not replicated. */
 

@@ -2,6 +2,7 @@
 import { assert } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
 import type { Device } from "../device/device.ts";
+import { Stage } from "../metrics/metrics.ts";
 import type { World } from "../reactor/world.ts";
 import type { Quarantine, SlotTable } from "../store/store.ts";
 import { BatchComposer } from "./batch-composer.ts";
@@ -470,6 +471,7 @@ export class ShardLog implements BatchOwner, DirectOwner {
       if (group.pendingHead === null) group.pendingTail = null;
       entry.entryNext = null;
       group.durable = entry.index;
+      if (entry.trace !== 0) this.world.trace.stamp(entry.trace, Stage.Durable);
       this.entries.release(entry);
     }
     if (group.durable === before) return;

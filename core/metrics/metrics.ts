@@ -1,5 +1,21 @@
 // data path
+/** The face of `core/metrics`: histograms, counters, and the time stamps of stages. */
 import { assert } from "../base/assert.ts";
+
+export {
+  PEER_WIDTH,
+  PEERS_AT,
+  ROW_WIDTH,
+  Stage,
+  STAGE_COUNT,
+  StageTrace,
+  TRACE_PEERS_MAX,
+  TraceColumn,
+  TraceKind,
+  type TraceOrder,
+  type TraceRows,
+  TraceSide,
+} from "./stage-trace.ts";
 
 /** Below this many µs each has a bucket of its own; above, 32 buckets per doubling (≤ 3.2 % off). */
 const LINEAR_BUCKETS = 64;

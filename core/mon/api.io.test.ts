@@ -452,9 +452,40 @@ describe("the rest", () => {
         "/api/v1/pools/{pool}/images/{image}:resize",
         "/api/v1/pools/{pool}:explain",
         "/api/v1/status",
+        "/api/v1/trace",
         "/api/v1/version",
       ].sort(),
     );
+  });
+
+  test("a trace is started, shown and ended; what makes no sense is refused", async () => {
+    const [osd] = await mon.addOsds(1);
+    expect((await mon.get("/trace")).body).toMatchObject({
+      state: "never",
+      stages: [],
+      typical: null,
+    });
+    const wrong = [
+      { sample: 0 },
+      { sample: 1.5 },
+      { timeMs: 10 },
+      { timeMs: 86_400_000 },
+      { a: 1 },
+    ];
+    for (const body of wrong) {
+      expect((await mon.ask("POST", "/api/v1/trace", body)).status).toBe(400);
+    }
+    await mon.ask("POST", "/api/v1/trace?dryRun=true", { sample: 5 });
+    expect((await mon.get("/trace")).body.state).toBe("never");
+    const { body } = await mon.ask("POST", "/api/v1/trace", { sample: 5, timeMs: 30_000 });
+    expect(body).toMatchObject({ state: "on", sample: 5, secondsLeft: 30 });
+    const orders = (): unknown[] =>
+      osd!.commands.map(({ command }) => (command.case === "trace" ? command.value.sample : "?"));
+    await until("the osd hears", () => orders().length === 1);
+    expect((await mon.ask("GET", "/api/v1/trace?slowest=101")).status).toBe(400);
+    expect((await mon.ask("DELETE", "/api/v1/trace")).body.state).toBe("ended");
+    await until("the osd hears of the end", () => orders().length === 2);
+    expect(orders()).toEqual([5, 0]);
   });
 
   test("metrics have own names, one block a family, osds' counters labelled", async () => {

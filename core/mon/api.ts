@@ -22,6 +22,7 @@ import {
   V1,
 } from "./api-support.ts";
 import { addRecovery } from "./api-recovery.ts";
+import { addTrace } from "./api-trace.ts";
 import { MonMetrics, type ProcessUsage } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
 import {
@@ -103,6 +104,7 @@ export function createApi(options: ApiOptions): Api {
   addOsds(app, options.monitor);
   addPgs(app, options.monitor);
   addRecovery(app, options.monitor);
+  addTrace(app, options.monitor);
   addOperations(app, options.monitor);
   app.doc31("/openapi.json", {
     openapi: "3.1.0",

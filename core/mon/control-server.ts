@@ -22,6 +22,10 @@ import {
   OsdRegisterRequestSchema,
   OsdReportReplySchema,
   OsdReportRequestSchema,
+  type TraceOrder,
+  TraceOrderSchema,
+  TraceTellReplySchema,
+  TraceTellRequestSchema,
 } from "../../proto/gen/control_pb.ts";
 import { FastblockError } from "../base/errors.ts";
 import type { OsdId, SessionId } from "../base/ids.ts";
@@ -46,6 +50,7 @@ import {
   type SessionHolder,
   type SessionService,
 } from "./session-service.ts";
+import type { TraceService } from "./trace-service.ts";
 
 export interface ControlServerOptions {
   readonly world: World;
@@ -56,6 +61,7 @@ export interface ControlServerOptions {
   readonly pools: PoolService;
   readonly images: ImageService;
   readonly sessions: SessionService;
+  readonly traces: TraceService;
 }
 
 /**
@@ -78,6 +84,7 @@ export class ControlServer {
     this.serveOsds();
     this.serveMaps();
     this.serveImages();
+    this.serveTraces();
   }
 
   /** The map moved: push the change to everybody who follows. */
@@ -98,6 +105,27 @@ export class ControlServer {
       return this.service.push(peer.connection, Method.OsdCommand, OsdCommandSchema, message);
     }
     return false;
+  }
+
+  /** Tell everybody who can take part what is to be traced. */
+  orderTrace(order: TraceOrder): void {
+    for (const peer of this.peers.values()) this.tellTrace(peer, order);
+  }
+
+  private tellTrace(peer: ControlPeer, order: TraceOrder): void {
+    const { connection } = peer;
+    if (peer.osd !== undefined) {
+      const message = create(OsdCommandSchema, { command: { case: "trace", value: order } });
+      this.service.push(connection, Method.OsdCommand, OsdCommandSchema, message);
+    } else if (peer.backend !== "") {
+      this.service.push(connection, Method.TraceOrder, TraceOrderSchema, order);
+    }
+  }
+
+  /** Who comes while a trace is taken takes part. */
+  private welcome(peer: ControlPeer): void {
+    const { order } = this.options.traces;
+    if (order !== undefined) this.tellTrace(peer, order);
   }
 
   /** What carries disk and network of each gateway and client that follows the map. */
@@ -135,6 +163,7 @@ export class ControlServer {
         const peer = this.peerOf(connection);
         peer.osd = request.osd as OsdId;
         peer.subscribe(request.generation, request.epoch);
+        this.welcome(peer);
         return create(OsdRegisterReplySchema, {
           reportIntervalMs: REPORT_INTERVAL_MS,
         });
@@ -169,6 +198,7 @@ export class ControlServer {
         const peer = this.peerOf(connection);
         peer.backend = request.backend;
         peer.subscribe(request.generation, request.epoch);
+        this.welcome(peer);
         return create(MapSubscribeReplySchema);
       },
     );
@@ -240,6 +270,18 @@ export class ControlServer {
             header: headerOf(image),
           })),
         });
+      },
+    );
+  }
+
+  private serveTraces(): void {
+    this.service.serve(
+      Method.TraceTell,
+      TraceTellRequestSchema,
+      TraceTellReplySchema,
+      (request, connection) => {
+        const known = this.options.traces.hear(connection.peer?.name ?? "?", request);
+        return create(TraceTellReplySchema, { known });
       },
     );
   }

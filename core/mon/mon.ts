@@ -8,6 +8,7 @@
  * it shrinks, 202 ImageResized) osds/{id}:in osds/{id}:out pgs/{id}:transferLeader (PgTransfer)
  * pgs/{id}:replaceReplica (PgReplace) · PATCH pools/{p}/images/{i} (ImageRename → Image) recovery (RecoverySet → Recovery) · DELETE
  * pools/{p} (200 Pool) pools/{p}/images/{i}?force=FB3005 (202 Operation). Lists are `{items: […]}`.
+ * GET trace?slowest= (Trace) · POST trace (TraceStart → Trace) · DELETE trace (Trace).
  * `?fresh=true` on images asks the osds first what they hold now.
  * `?dryRun=true` on every change checks it and changes nothing. Errors are
  * `application/problem+json` (Problem).
@@ -17,6 +18,7 @@ export { Catalogue } from "./catalogue.ts";
 export { MemoryMetaStore } from "./memory-store.ts";
 export { Monitor, type MonitorOptions } from "./monitor.ts";
 export type { ImageRecord, OperationRecord } from "./records.ts";
+export type { TraceOpView, TraceView } from "./schema-trace.ts";
 export type {
   ImageView,
   OperationView,

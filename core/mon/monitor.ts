@@ -23,6 +23,7 @@ import { PoolService } from "./pool-service.ts";
 import { RecoveryService } from "./recovery-service.ts";
 import { ScrubService } from "./scrub-service.ts";
 import { SessionService } from "./session-service.ts";
+import { TraceService } from "./trace-service.ts";
 import { Views } from "./views.ts";
 import { WitnessService } from "./witness-service.ts";
 
@@ -98,6 +99,7 @@ export class Monitor {
   readonly reports: FreshReports;
   readonly transfers: LeaderTransfer;
   readonly recovery: RecoveryService;
+  readonly traces: TraceService;
   readonly views: Views;
   private readonly leadership: Leadership;
   private readonly control: ControlServer;
@@ -166,6 +168,12 @@ export class Monitor {
       onOperation: (operation) => this.operations.start(operation),
     });
     this.formats = this.newFormats();
+    this.traces = new TraceService({
+      nowUs,
+      wallMs,
+      formatTime: options.formatTime,
+      order: (order) => this.control.orderTrace(order),
+    });
     this.control = this.newControl();
     const command = (osd: OsdId, words: OsdCommand["command"]): boolean =>
       this.control.command(osd, words);
@@ -208,9 +216,10 @@ export class Monitor {
   }
 
   private newControl(): ControlServer {
-    const { catalogue, copies, formats, osds, pools, images, sessions } = this;
+    const { catalogue, copies, formats, osds, pools, images, sessions, traces } = this;
     const { world } = this.options;
-    return new ControlServer({ world, catalogue, copies, formats, osds, pools, images, sessions });
+    const services = { osds, pools, images, sessions, traces };
+    return new ControlServer({ world, catalogue, copies, formats, ...services });
   }
 
   private newScrubs(): ScrubService {

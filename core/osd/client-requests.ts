@@ -11,6 +11,7 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE, PAYLOAD_BLOCKS_MAX } from "../base/units.ts";
 import { ImageRights } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
+import { Stage, TraceColumn, TraceKind, TraceSide } from "../metrics/metrics.ts";
 import {
   BlockState,
   type Group,
@@ -102,6 +103,10 @@ export class ClientRequests {
     const op = this.takeWrite(connection, frame.requestId, request.pg);
     op.generation = request.generation;
     op.epoch = request.epoch;
+    op.trace = 0;
+    if (this.world.trace.sample !== 0) {
+      op.trace = this.trace(TraceKind.Write, request.session, request.pg, request.number);
+    }
     const status = this.admitWrite(op, request, connection, frame);
     if (status === Status.Ok) return;
     if (op.entry !== null) this.pg.store.entries.release(op.entry);
@@ -133,6 +138,7 @@ export class ClientRequests {
     const entry = this.pg.store.entries.take();
     op.entry = entry;
     fillEntry(entry, request);
+    entry.trace = op.trace;
     if (request.type === EntryType.Write) {
       const copied = this.copyPayload(entry, frame.payloadOffset);
       if (copied !== Status.Ok) return copied;
@@ -216,6 +222,7 @@ export class ClientRequests {
       encodeWriteReply(reply, this.world.arena.view, at);
       connection.finish();
     }
+    if (op.trace !== 0) this.traceReplied(op.trace, op.status);
     this.count(op.status, 1, 0);
     op.connection = null;
     op.poolNext = this.writeFree;
@@ -265,6 +272,11 @@ export class ClientRequests {
     const op = this.takeRead(connection, frame.requestId, request.pg);
     op.generation = request.generation;
     op.epoch = request.epoch;
+    op.trace = 0;
+    // Who asks for states only looks for a leader, or verifies.
+    if (this.world.trace.sample !== 0 && (request.flags & READ_STATES_ONLY) === 0) {
+      op.trace = this.trace(TraceKind.Read, request.session, request.pg, frame.requestId);
+    }
     const status = this.admitRead(op, request, connection);
     if (status === Status.Ok) return;
     op.status = status;
@@ -350,6 +362,7 @@ export class ClientRequests {
       connection.finish();
       this.counters.readBytes += payloadBytes;
     }
+    if (op.trace !== 0) this.traceReplied(op.trace, op.status);
     this.count(op.status, 0, 1);
     if (op.arenaOffset >= 0) this.world.slots.release(op.arenaOffset);
     op.arenaOffset = NO_SLOT;
@@ -396,6 +409,7 @@ export class ClientRequests {
     }
     const op = this.takeRead(connection, frame.requestId, request.pg);
     op.method = Method.BlockFetch;
+    op.trace = 0;
     const status = this.admitFetch(op, request);
     if (status === Status.Ok) return;
     op.status = status;
@@ -417,6 +431,23 @@ export class ClientRequests {
     op.statesOnly = false;
     op.arenaOffset = this.world.slots.take(request.blocks * BLOCK_SIZE);
     return op.arenaOffset < 0 ? Status.Busy : group.requests.read(op);
+  }
+
+  // cold: while a trace is taken.
+  private trace(kind: TraceKind, session: number, pg: number, number: number): number {
+    const { trace } = this.world;
+    if (session === 0 || !trace.isSampled(session, pg, number)) return 0;
+    const handle = trace.open(TraceSide.Leader, kind, session, pg, number);
+    trace.stamp(handle, Stage.Received);
+    const group = this.pg.groups.get(pg);
+    if (group !== undefined) trace.note(handle, TraceColumn.Replica, group.replica);
+    return handle;
+  }
+
+  // cold: while a trace is taken.
+  private traceReplied(handle: number, status: Status): void {
+    this.world.trace.stamp(handle, Stage.Replied);
+    this.world.trace.note(handle, TraceColumn.Status, status);
   }
 
   private fillReadReply(reply: ReadReply, op: ClientRead): void {

@@ -205,6 +205,7 @@ class Scene {
         collect: () => Promise.resolve([]),
         transferLeader: () => {},
         scrub: () => {},
+        trace: () => {},
         onRefused: (error) => void this.refused.push(error.code),
         onVerdict: ({ kind }) => void this.verdicts.push(kind),
       },

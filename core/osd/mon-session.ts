@@ -6,6 +6,7 @@ import { FORMATS, type FormatState } from "../base/formats.ts";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
 import { uuidBytes, uuidText } from "../base/uuid.ts";
 import { ApplyResult, ClusterMap, type MapDelta } from "../cluster/cluster.ts";
+import { ROW_WIDTH, type TraceOrder } from "../metrics/metrics.ts";
 import { CallbackTimer, type World } from "../reactor/world.ts";
 import {
   type Connection,
@@ -29,6 +30,8 @@ import {
   OsdReportReplySchema,
   type OsdReportRequest,
   OsdReportRequestSchema,
+  TraceTellReplySchema,
+  TraceTellRequestSchema,
 } from "../../proto/gen/control_pb.ts";
 import type { Verdict } from "./asking.ts";
 import type { ShardFigures, ShardReport } from "./report.ts";
@@ -83,6 +86,8 @@ export interface MonSessionHost {
   collect(complete: boolean): Promise<readonly ShardReport[]>;
   transferLeader(pg: number, toReplica: number): void;
   scrub(pg: number, order: number, isDeep: boolean): void;
+  /** Where the time of operations goes is wanted, or no more. */
+  trace(order: TraceOrder): void;
   /** The monitor refused this osd for good. */
   onRefused(error: FastblockError): void;
   /** A store that asks whether it is an old copy heard something: nothing against it, or nothing. */
@@ -173,6 +178,9 @@ export class MonSession {
       } else if (command.case === "scrub") {
         const { pg, order, deep } = command.value;
         options.host.scrub(pg, Number(order), deep);
+      } else if (command.case === "trace") {
+        const { id, sample, leftMs } = command.value;
+        options.host.trace({ id: Number(id), sample, leftMs });
       } else if (command.case === "reportNow") {
         this.asked = command.value.order;
         if (this.reporting) this.hastened = true;
@@ -389,6 +397,7 @@ export class MonSession {
       const reports = await this.options.host.collect(complete);
       await this.sendReport(reports, { complete, asked, stopping: false });
       if (complete) this.complete = false;
+      await this.tellTraces(reports);
     } catch (error) {
       // What changed was taken from the shards and did not arrive.
       this.complete = true;
@@ -413,6 +422,33 @@ export class MonSession {
       );
       if (stopping) return;
       if (reply.register) return this.register();
+    }
+  }
+
+  /** Rows that can not be told are lost: a report is worth more than they are. */
+  private async tellTraces(reports: readonly ShardReport[]): Promise<void> {
+    for (const { shard, trace } of reports) {
+      if (trace === undefined || !this.registered) continue;
+      const request = create(TraceTellRequestSchema, {
+        id: BigInt(trace.id),
+        shard,
+        width: ROW_WIDTH,
+        rows: trace.rows,
+        lost: BigInt(trace.lost),
+      });
+      try {
+        const { known } = await this.control.call(
+          this.connection!,
+          Method.TraceTell,
+          TraceTellRequestSchema,
+          request,
+          TraceTellReplySchema,
+          { timeoutMs: 2000 },
+        );
+        if (!known) this.options.host.trace({ id: trace.id, sample: 0, leftMs: 0 });
+      } catch (error) {
+        this.onFailure("telling of a trace", error);
+      }
     }
   }
 

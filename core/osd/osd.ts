@@ -30,6 +30,7 @@ import {
   type StoreStart,
   type StoreTuning,
 } from "../pg/pg.ts";
+import type { TraceOrder } from "../metrics/metrics.ts";
 import type { RaftMessage } from "../raft/raft.ts";
 import { type Disk, type Listener, sleep, type World } from "../reactor/world.ts";
 import type { Entry } from "../log/log.ts";
@@ -65,6 +66,7 @@ import {
   reportOfGone,
   reportOfMissing,
   type ShardReport,
+  traceOf,
 } from "./report.ts";
 import { ScrubStoreReader } from "./scrub-reader.ts";
 import { PeerScrub, serveScrub } from "./scrub-service.ts";
@@ -432,6 +434,7 @@ export class OsdShard implements PgHost {
       unreachable: this.peers.unreachable(),
       layers: this.space.layersOf(this.store, complete),
       figures: this.news.of(figures, complete),
+      trace: traceOf(this.options.world),
     };
   }
 
@@ -456,6 +459,11 @@ export class OsdShard implements PgHost {
   scrub(pg: number, order: number, isDeep: boolean): void {
     const group = this.pg.groups.get(pg);
     if (group !== undefined) this.pg.scrubs.order(group, order, isDeep);
+  }
+
+  /** The monitor wants to know where the time of operations goes, or wants that no more. Cold. */
+  trace(order: TraceOrder): void {
+    this.options.world.trace.obey(order);
   }
 
   /** Clean stop: leaders go elsewhere first, so that no client waits for an election. Cold. */

@@ -19,6 +19,7 @@ import { BLOCK_SIZE } from "../base/units.ts";
 import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
 import type { Group, PeerLink, PgShard } from "../pg/pg.ts";
+import { Stage, TraceColumn, TraceKind, TraceSide } from "../metrics/metrics.ts";
 import { MessageType, RaftMessage } from "../raft/raft.ts";
 import { CallbackTimer, type Drain, DrainOrder, type World } from "../reactor/world.ts";
 import {
@@ -474,6 +475,7 @@ export class RaftPeers implements ConnectionHandler, Drain {
     const lacksPayload = append.entryType === EntryType.Write && frame.payloadSize === 0;
     if (!group.knowsRole || (lacksPayload && !group.witness)) return null;
     const entry = this.pg.store.entries.take();
+    if (this.world.trace.sample !== 0) this.trace(entry, group, append);
     entry.bare = group.witness;
     entry.type = append.entryType;
     entry.session = append.session;
@@ -496,6 +498,16 @@ export class RaftPeers implements ConnectionHandler, Drain {
       entry.data = this.world.arena.bytes.slice(from, from + frame.payloadSize);
     }
     return entry;
+  }
+
+  // cold: while a trace is taken.
+  private trace(entry: Entry, group: Group, append: Append): void {
+    const { trace } = this.world;
+    const { session, number, pg } = append;
+    if (session === 0 || !trace.isSampled(session, pg, number)) return;
+    entry.trace = trace.open(TraceSide.Follower, TraceKind.Write, session, pg, number);
+    trace.stamp(entry.trace, Stage.Received);
+    trace.note(entry.trace, TraceColumn.Replica, group.replica);
   }
 }
 

@@ -8,7 +8,9 @@ import {
   type ScrubState,
   type StoreUsage,
 } from "../pg/pg.ts";
+import type { TraceRows } from "../metrics/metrics.ts";
 import { type Configuration, Role } from "../raft/raft.ts";
+import type { World } from "../reactor/world.ts";
 import type { FaultyEntries } from "./faulty-entries.ts";
 import type { Healer } from "./healer.ts";
 
@@ -93,6 +95,24 @@ export interface ShardReport {
   readonly layers: readonly LayerUsage[];
   /** Undefined: as in the report before, but for heartbeats. */
   readonly figures: ShardFigures | undefined;
+  /** Rows of the trace of stages, when there are any. */
+  readonly trace: ShardTrace | undefined;
+}
+
+/** What a shard has of the trace that was ordered. */
+export interface ShardTrace extends TraceRows {
+  readonly id: number;
+}
+
+/** Rows of a trace in one message: 280 KB of the 1 MiB that it may have. */
+const TRACE_ROWS_MAX = 1024;
+
+/** Rows of a reactor that ended since it was asked last. Undefined: there are none. */
+export function traceOf(world: World): ShardTrace | undefined {
+  const { trace } = world;
+  if (!trace.hasRows) return undefined;
+  const { rows, lost } = trace.take(TRACE_ROWS_MAX, false);
+  return rows.length === 0 && lost === 0 ? undefined : { id: trace.id, rows, lost };
 }
 
 /** What a shard holds and has done. */

@@ -18,6 +18,7 @@ import { assert, unreachable, verifying } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
 import type { PgInfo } from "../cluster/cluster.ts";
 import { type Entry, EntryType } from "../log/log.ts";
+import { Stage } from "../metrics/metrics.ts";
 import {
   decodeConfiguration,
   encodeConfiguration,
@@ -49,6 +50,8 @@ export class GroupPeer {
   readonly link: PeerLink;
   /** Entries read back from the log for this peer; null until it was far behind. */
   ahead: ReadAhead | null = null;
+  /** Acknowledged by it up to here, as the trace of stages knows. */
+  tracedIndex = 0;
   /** Stands in the list of its link that waits for room. */
   starved = false;
 
@@ -109,6 +112,8 @@ export class Group {
   gone = false;
   /** Work that goes on over turns with this very object: it is not parked meanwhile. */
   users = 0;
+  /** Acknowledged to its leader up to here, as the trace of stages knows. */
+  tracedIndex = 0;
   /** How often it was looked at since it was found last, see `parking.ts`. */
   quietLooks = 0;
   /** Set while `onReplicaCreated` is out: no vote, no acknowledgement. */
@@ -284,6 +289,7 @@ export class Group {
 
   private applyEntry(entry: Entry, index: number): void {
     this.shard.store.apply(this.row, entry);
+    if (entry.trace !== 0) this.shard.world.trace.stamp(entry.trace, Stage.Applied);
     this.appliedIndex = index;
     if (entry.session !== 0 && entry.type !== EntryType.Session) {
       this.sessions.apply(entry.session, entry.number, entry.below, index);

@@ -10,6 +10,7 @@ import { assert } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { Entry } from "../log/log.ts";
+import { Stage, type StageTrace } from "../metrics/metrics.ts";
 import {
   MessageFlag,
   MessageType,
@@ -28,6 +29,7 @@ export class Peers {
   readonly links: Map<number, PeerLink> = new Map();
   private readonly shard: PgShard;
   private readonly host: PgHost;
+  private readonly trace: StageTrace;
   /** Every Append is described in it. */
   private readonly message: RaftMessage;
   private readonly aheadBudget = new ReadAheadBudget();
@@ -36,6 +38,7 @@ export class Peers {
   constructor(shard: PgShard, host: PgHost) {
     this.shard = shard;
     this.host = host;
+    this.trace = shard.world.trace;
     this.message = shard.raft.pool.take();
   }
 
@@ -115,6 +118,9 @@ export class Peers {
       if (current && !reached) this.shard.fills.want(group, true);
       return true;
     }
+    if (this.trace.sample !== 0 && message.type === MessageType.AppendReply) {
+      this.traceReply(group, message);
+    }
     const leaving = message.type === MessageType.LeaderGone && message.from === group.node.leader;
     group.node.step(message);
     group.afterStep(leaving);
@@ -157,6 +163,7 @@ export class Peers {
       const index = message.index + 1;
       if (result === StepResult.Replaced) group.truncate(index);
       group.keep(entry, index, message.entryTerm);
+      if (entry.trace !== 0) this.trace.stamp(entry.trace, Stage.Proposed);
       // What was committed before it came is catch-up.
       if (index > message.commit) this.shard.noteClient();
     } else if (entry !== null) {
@@ -184,6 +191,8 @@ export class Peers {
         ) {
           this.host.dropLink(peer.link);
         }
+      } else if (this.trace.sample !== 0 && message.type === MessageType.AppendReply) {
+        if (group !== undefined) this.traceReplySent(group, message);
       }
       raft.pool.release(message);
     }
@@ -224,8 +233,38 @@ export class Peers {
         return;
       }
       node.appendSent(slot, bytes);
+      if (entry !== null && entry.trace !== 0) this.trace.sentTo(entry.trace, peer.replica);
       if (entry !== null && peer.ahead !== null) peer.ahead.sent(entry.index);
     }
+  }
+
+  // cold: while a trace is taken.
+  /** Leader: a follower says what it has. */
+  private traceReply(group: Group, message: RaftMessage): void {
+    const peer = group.peerOf(message.from);
+    if (peer === null || !group.isLeader || (message.flags & MessageFlag.Reject) !== 0) return;
+    const { ring } = group;
+    const last = Math.min(message.index, ring.last);
+    for (let index = Math.max(peer.tracedIndex + 1, ring.first); index <= last; index++) {
+      const entry = ring.get(index);
+      if (entry !== null && entry.trace !== 0) {
+        this.trace.acknowledgedBy(entry.trace, peer.replica);
+      }
+    }
+    peer.tracedIndex = last;
+  }
+
+  // cold: while a trace is taken.
+  /** Follower: it said what it has. */
+  private traceReplySent(group: Group, message: RaftMessage): void {
+    if ((message.flags & MessageFlag.Reject) !== 0) return;
+    const { ring } = group;
+    const last = Math.min(message.index, ring.last);
+    for (let index = Math.max(group.tracedIndex + 1, ring.first); index <= last; index++) {
+      const entry = ring.get(index);
+      if (entry !== null && entry.trace !== 0) this.trace.stamp(entry.trace, Stage.Acknowledged);
+    }
+    group.tracedIndex = last;
   }
 
   // cold: only for a follower that is far behind.

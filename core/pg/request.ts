@@ -16,6 +16,8 @@ export abstract class WriteRequestOp {
   status: Status = Status.Ok;
   /** Index of the entry that did it: the version of its blocks. 0 unless status is Ok. */
   version = 0;
+  /** Row of the trace of stages, 0: none. */
+  trace = 0;
   /** Queue of the group's proposed writes, by index. */
   writeNext: WriteRequestOp | null = null;
 
@@ -27,6 +29,8 @@ export abstract class WriteRequestOp {
 export abstract class ReadRequestOp extends StoreReadOp {
   group: Group | null = null;
   lockEpoch = 0;
+  /** Row of the trace of stages, 0: none. */
+  trace = 0;
   /** Read this replica's own store, whoever leads: for verification only. */
   own = false;
   /** What must be applied before the store is read. */

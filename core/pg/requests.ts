@@ -11,6 +11,7 @@
  */
 import { Status } from "../base/status.ts";
 import { type Entry, EntryType } from "../log/log.ts";
+import { Stage } from "../metrics/metrics.ts";
 import type { Group } from "./group.ts";
 import { LOCK_EPOCH_GONE } from "./layer-table.ts";
 import { SNAP_SEQ_HEAD } from "./local-store-types.ts";
@@ -87,6 +88,7 @@ export class Requests {
     if (entry.type === EntryType.LayerGone) group.layers.proposeRemoval(entry.layer);
     else if (entry.snapSeq > 0) group.layers.of(entry.layer).snapSeqProposed = entry.snapSeq;
     group.keep(entry, index, group.node.term);
+    if (entry.trace !== 0) group.shard.world.trace.stamp(entry.trace, Stage.Proposed);
     op.group = group;
     op.writeNext = null;
     if (this.writeTail === null) this.writeHead = op;
@@ -171,7 +173,9 @@ export class Requests {
       if (this.writeHead === null) this.writeTail = null;
       op.writeNext = null;
       op.group = null;
-      op.version = op.entry!.index;
+      const { index, trace } = op.entry!;
+      if (trace !== 0) this.group.shard.world.trace.stamp(trace, Stage.Committed);
+      op.version = index;
       op.entry = null;
       op.status = Status.Ok;
       op.onDone();
@@ -243,6 +247,7 @@ export class Requests {
   /** The store answered: the reply may leave while the lease holds, else after a check. */
   onStoreRead(op: ReadRequestOp): void {
     this.reading -= 1;
+    if (op.trace !== 0) this.group.shard.world.trace.stamp(op.trace, Stage.Looked);
     if (op.own || op.status !== Status.Ok) {
       op.onAnswer();
       return;

@@ -3,6 +3,7 @@ import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Random } from "../base/prng.ts";
+import { StageTrace } from "../metrics/metrics.ts";
 import { LinearArena } from "./arena.ts";
 import type { ShardMail } from "./channel.ts";
 import { SLAB_SIZE, SlotPool } from "./slots.ts";
@@ -123,6 +124,7 @@ export abstract class ReactorBase implements World {
   readonly turns: TurnDrains;
   readonly checksum: Checksum;
   readonly logger: Logger;
+  readonly trace: StageTrace;
   readonly stats: ReactorStats;
   abstract readonly disks: Disks;
   abstract readonly network: Network;
@@ -142,6 +144,7 @@ export abstract class ReactorBase implements World {
     this.turns = new TurnDrains();
     this.checksum = parts.checksum;
     this.logger = parts.options.logger;
+    this.trace = new StageTrace(parts.clock);
     this.stats = new ReactorStats();
   }
 

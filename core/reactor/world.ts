@@ -3,6 +3,7 @@ import type { Checksum } from "../base/checksum.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Random } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
+import type { StageTrace } from "../metrics/metrics.ts";
 
 /**
  * Every seam between fastblock and the outside: memory, time, randomness, disk and network.
@@ -27,6 +28,8 @@ export interface World {
   readonly network: Network;
   readonly checksum: Checksum;
   readonly logger: Logger;
+  /** Where the time of operations goes, while people want to know. */
+  readonly trace: StageTrace;
   /** What carries disk and network: shown by every command as `backend`. */
   readonly backend: Backend;
   /**

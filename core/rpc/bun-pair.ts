@@ -7,6 +7,7 @@ import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
 import type { LogFields, Logger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
+import { StageTrace } from "../metrics/metrics.ts";
 import type {
   Acceptor,
   Address,
@@ -135,6 +136,7 @@ export class MemoryWorld implements World {
   readonly network: Network;
   readonly checksum: Checksum = testChecksum;
   readonly logger: NotingLogger = new NotingLogger();
+  readonly trace: StageTrace;
   readonly backend: Backend = "memory";
   readonly pair: Pair;
   /** Buffers of ended streams, by size. */
@@ -156,6 +158,7 @@ export class MemoryWorld implements World {
       },
       wallMs: () => 0,
     };
+    this.trace = new StageTrace(this.clock);
     this.timers = {
       arm: (timer, delayUs) => {
         timer.timerDueUs = pair.nowUs + delayUs;

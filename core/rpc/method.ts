@@ -34,6 +34,10 @@ export enum Method {
   OsdCommand = 73,
   /** One-way, mon to the holder of a session: control.ImageChanged. */
   ImageChanged = 74,
+  /** One-way, mon to gateways and clients: control.TraceOrder. */
+  TraceOrder = 75,
+  /** To the mon: control.TraceTellRequest. */
+  TraceTell = 76,
   SessionAttach = 80,
   // Catch-up by difference, replica to leader: proto/fill.proto.
   FillBegin = 96,

@@ -35,6 +35,7 @@ export class FeedWorld implements World {
   readonly disks: Disks;
   readonly checksum: Checksum;
   readonly logger: Logger;
+  readonly trace: World["trace"];
   readonly backend: Backend = "memory";
   readonly random: FixedRandom = new FixedRandom();
   readonly network: FeedNetwork;
@@ -50,6 +51,7 @@ export class FeedWorld implements World {
     this.disks = world.disks;
     this.checksum = world.checksum;
     this.logger = world.logger;
+    this.trace = world.trace;
     this.network = new FeedNetwork(this.arena);
   }
 

@@ -526,6 +526,9 @@ export class SimCluster {
         scrub: (pg, order, isDeep) => {
           for (const shard of shards) shard.scrub(pg, order, isDeep);
         },
+        trace: (order) => {
+          for (const shard of shards) shard.trace(order);
+        },
         onRefused: (error) => this.refuse(osd, world, error),
         onVerdict: (verdict) => osd.admission?.hearMonitor(verdict),
       },

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file control.proto.
  */
 export const file_control: GenFile = /*@__PURE__*/
-  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCL2AgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCBIwCghyZWNvdmVyeRgNIAEoCzIeLmZhc3RibG9jay5jb250cm9sLk1hcFJlY292ZXJ5EjkKDXJlbW92ZWRfcG9vbHMYDiADKAsyIi5mYXN0YmxvY2suY29udHJvbC5NYXBSZW1vdmVkUG9vbHMSDgoGZm9ybWF0GA8gASgNSgQICBAJSgQICRAKSgQIChALIlgKD01hcFJlbW92ZWRQb29scxINCgVmaXJzdBgBIAEoDRIMCgRsYXN0GAIgASgNEhIKCmdlbmVyYXRpb24YAyABKA0SFAoMY2hhbmdlX2Vwb2NoGAQgASgNImQKC01hcFJlY292ZXJ5Ei8KBXNwZWVkGAEgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTcGVlZBIOCgZwYXVzZWQYAiABKAgSFAoMY2hhbmdlX2Vwb2NoGAMgASgNIqgBCgZNYXBPc2QSCgoCaWQYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEgoKAnVwGAQgASgIEgoKAmluGAUgASgIEg4KBndlaWdodBgGIAEoDRIyCglhZGRyZXNzZXMYByADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSFAoMY2hhbmdlX2Vwb2NoGAggASgNIioKDFNoYXJkQWRkcmVzcxIMCgRob3N0GAEgASgJEgwKBHBvcnQYAiABKA0inAEKB01hcFBvb2wSCgoCaWQYASABKA0SDAoEbmFtZRgCIAEoCRIMCgRzaXplGAMgASgNEhAKCHBnX2NvdW50GAQgASgNEhUKDW9iamVjdF9ibG9ja3MYBSABKA0SFgoOZmFpbHVyZV9kb21haW4YBiABKAkSFAoMY2hhbmdlX2Vwb2NoGAcgASgNEhIKCmdlbmVyYXRpb24YCCABKA0i6AEKBU1hcFBnEgoKAmlkGAEgASgNEhkKEWxhc3RfY2hhbmdlX2Vwb2NoGAIgASgNEhQKDGNoYW5nZV9lcG9jaBgDIAEoDRIQCghjcmVhdGluZxgEIAEoCBIvCghyZXBsaWNhcxgFIAMoCzIdLmZhc3RibG9jay5jb250cm9sLk1hcFJlcGxpY2ESDgoGbGVhZGVyGAYgASgNEhMKC2xlYWRlcl90ZXJtGAcgASgBEjoKDWNvbmZpZ3VyYXRpb24YCCABKAsyIy5mYXN0YmxvY2suY29udHJvbC5NYXBDb25maWd1cmF0aW9uInIKCk1hcFJlcGxpY2ESEgoKcmVwbGljYV9pZBgBIAEoDRILCgNvc2QYAiABKA0SEgoKc3RvcmVfdXVpZBgDIAEoCRINCgVzaGFyZBgEIAEoDRIPCgdsZWF2aW5nGAUgASgIEg8KB3dpdG5lc3MYBiABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAginQMKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQSMwoIcmVjb3ZlcnkYDCADKAsyIS5mYXN0YmxvY2suY29udHJvbC5SZWNvdmVyeVJlcG9ydBINCgVzaGFyZBgNIAEoDRIPCgd3aXRuZXNzGA4gASgIEhcKD25leHRfcmVwbGljYV9pZBgPIAEoDSLgAQoOUmVjb3ZlcnlSZXBvcnQSDwoHcmVwbGljYRgBIAEoDRIvCgVzdGFnZRgCIAEoDjIgLmZhc3RibG9jay5jb250cm9sLlJlY292ZXJ5U3RhZ2USFAoMZW50cmllc19sZWZ0GAMgASgEEgwKBHBhc3MYBCABKA0SEgoKdW5pdHNfZG9uZRgFIAEoDRISCgp1bml0c19sZWZ0GAYgASgNEg8KB3Bhc3NfbXMYByABKA0SGAoQYmxvY2tzX2RpZmZlcmluZxgIIAEoBBIVCg1ibG9ja3NfY29waWVkGAkgASgEIpcBCgtTY3J1YlJlcG9ydBINCgVvcmRlchgBIAEoBBIMCgRkZWVwGAIgASgIEgwKBGRvbmUYAyABKAgSDQoFZm91bmQYBCABKA0SDgoGaGVhbGVkGAUgASgNEgwKBGxlZnQYBiABKA0SMAoGYmxvY2tzGAcgAygLMiAuZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJiZWRCbG9jayJACg1TY3J1YmJlZEJsb2NrEg0KBWxheWVyGAEgASgEEg0KBWJsb2NrGAIgASgEEhEKCXVuZGVjaWRlZBgDIAEoCCLMAQoIT3NkVXNhZ2USFgoOY2FwYWNpdHlfYnl0ZXMYASABKAQSEgoKdXNlZF9ieXRlcxgCIAEoBBIaChJsb2dfY2FwYWNpdHlfYnl0ZXMYAyABKAQSFgoObG9nX3VzZWRfYnl0ZXMYBCABKAQSMAoHYmVuZWF0aBgFIAEoCzIfLmZhc3RibG9jay5jb250cm9sLlNwYWNlQmVuZWF0aBIuCgZkZXZpY2UYBiABKAsyHi5mYXN0YmxvY2suY29udHJvbC5EZXZpY2VTdGF0ZSKEAQoLRGV2aWNlU3RhdGUSEwoLcmVhZF9lcnJvcnMYASABKAQSFAoMd3JpdGVfZXJyb3JzGAIgASgEEhQKDGZsdXNoX2Vycm9ycxgDIAEoBBISCgpyZWFkc19mYWlsGAQgASgIEgwKBHNsb3cYBSABKAgSEgoKbGF0ZW5jeV9tcxgGIAEoDSJgCgxTcGFjZUJlbmVhdGgSLgoFc3RhdGUYASABKA4yHy5mYXN0YmxvY2suY29udHJvbC5CZW5lYXRoU3RhdGUSEgoKZnJlZV9ieXRlcxgCIAEoBBIMCgRwYXRoGAMgASgJIjYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEiuQEKCk9zZENvbW1hbmQSPAoPdHJhbnNmZXJfbGVhZGVyGAEgASgLMiEuZmFzdGJsb2NrLmNvbnRyb2wuVHJhbnNmZXJMZWFkZXJIABIuCgVzY3J1YhgCIAEoCzIdLmZhc3RibG9jay5jb250cm9sLlNjcnViR3JvdXBIABIyCgpyZXBvcnRfbm93GAMgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuUmVwb3J0Tm93SABCCQoHY29tbWFuZCIaCglSZXBvcnROb3cSDQoFb3JkZXIYASABKAQiNQoKU2NydWJHcm91cBIKCgJwZxgBIAEoDRINCgVvcmRlchgCIAEoBBIMCgRkZWVwGAMgASgIIjAKDlRyYW5zZmVyTGVhZGVyEgoKAnBnGAEgASgNEhIKCnRvX3JlcGxpY2EYAiABKA0iqAEKC0ltYWdlSGVhZGVyEg0KBWltYWdlGAEgASgEEgwKBG5hbWUYAiABKAkSDAoEcG9vbBgDIAEoDRIOCgZmYW1pbHkYBCABKAQSDQoFbGF5ZXIYBSABKAQSEgoKc2l6ZV9ieXRlcxgGIAEoBBIVCg1vYmplY3RfYmxvY2tzGAcgASgNEhAKCHNuYXBfc2VxGAggASgNEhIKCmxvY2tfZXBvY2gYCSABKA0ipQEKDFNlc3Npb25HcmFudBIPCgdzZXNzaW9uGAEgASgEEg0KBWltYWdlGAIgASgEEg0KBWxheWVyGAMgASgEEhIKCnNpemVfYnl0ZXMYBCABKAQSDgoGcmlnaHRzGAUgASgNEhIKCmxvY2tfZXBvY2gYBiABKA0SEAoIc25hcF9zZXEYByABKA0SDAoEcG9vbBgIIAEoDRIOCgZzZXJpYWwYCSABKA0irQEKEEltYWdlT3BlblJlcXVlc3QSDAoEcG9vbBgBIAEoCRINCgVpbWFnZRgCIAEoCRIuCgRtb2RlGAMgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VPcGVuTW9kZRIOCgZjbGllbnQYBCABKAkSEQoJdGFrZV9vdmVyGAUgASgIEg4KBmZvcm1lchgGIAEoBBIZChFmb3JtZXJfbG9ja19lcG9jaBgHIAEoDSJcCg5JbWFnZU9wZW5SZXBseRIuCgZoZWFkZXIYASABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlchINCgVncmFudBgCIAEoDBILCgNtYWMYAyABKAwiJgoTSW1hZ2VSZWZyZXNoUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgEIl8KEUltYWdlUmVmcmVzaFJlcGx5Ei4KBmhlYWRlchgBIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyEg0KBWdyYW50GAIgASgMEgsKA21hYxgDIAEoDCIkChFJbWFnZUNsb3NlUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgEIhEKD0ltYWdlQ2xvc2VSZXBseSIgChBJbWFnZUxpc3RSZXF1ZXN0EgwKBHBvb2wYASABKAkiQgoOSW1hZ2VMaXN0UmVwbHkSMAoGaW1hZ2VzGAEgAygLMiAuZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VMaXN0SXRlbSJNCg1JbWFnZUxpc3RJdGVtEgwKBHBvb2wYASABKAkSLgoGaGVhZGVyGAIgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXIiMAoMSW1hZ2VDaGFuZ2VkEg8KB3Nlc3Npb24YASABKAQSDwoHcmVtb3ZlZBgCIAEoCCIyChRTZXNzaW9uQXR0YWNoUmVxdWVzdBINCgVncmFudBgBIAEoDBILCgNtYWMYAiABKAwiJAoSU2Vzc2lvbkF0dGFjaFJlcGx5Eg4KBnN0YXR1cxgBIAEoDSp7Cg1SZWNvdmVyeVNwZWVkEh4KGlJFQ09WRVJZX1NQRUVEX1VOU1BFQ0lGSUVEEAASFgoSUkVDT1ZFUllfU1BFRURfTE9XEAESGQoVUkVDT1ZFUllfU1BFRURfTUVESVVNEAISFwoTUkVDT1ZFUllfU1BFRURfSElHSBADKoIBCg1SZWNvdmVyeVN0YWdlEh4KGlJFQ09WRVJZX1NUQUdFX1VOU1BFQ0lGSUVEEAASFgoSUkVDT1ZFUllfU1RBR0VfTE9HEAESGgoWUkVDT1ZFUllfU1RBR0VfV0FJVElORxACEh0KGVJFQ09WRVJZX1NUQUdFX0RJRkZFUkVOQ0UQAyq5AQoGUGdSb2xlEhcKE1BHX1JPTEVfVU5TUEVDSUZJRUQQABIUChBQR19ST0xFX0ZPTExPV0VSEAESFQoRUEdfUk9MRV9DQU5ESURBVEUQAhISCg5QR19ST0xFX0xFQURFUhADEhMKD1BHX1JPTEVfTEVBUk5FUhAEEhMKD1BHX1JPTEVfRklMTElORxAFEhMKD1BHX1JPTEVfUkVNT1ZFRBAGEhYKElBHX1JPTEVfRElTVFJVU1RFRBAHKngKDEJlbmVhdGhTdGF0ZRIdChlCRU5FQVRIX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUQkVORUFUSF9TVEFURV9FTk9VR0gQARIWChJCRU5FQVRIX1NUQVRFX05FQVIQAhIXChNCRU5FQVRIX1NUQVRFX1NIT1JUEAMqigEKDUltYWdlT3Blbk1vZGUSHwobSU1BR0VfT1BFTl9NT0RFX1VOU1BFQ0lGSUVEEAASGgoWSU1BR0VfT1BFTl9NT0RFX1NIQVJFRBABEh0KGUlNQUdFX09QRU5fTU9ERV9SRUFEX09OTFkQAhIdChlJTUFHRV9PUEVOX01PREVfRVhDTFVTSVZFEANiBnByb3RvMw");
+  fileDesc("Cg1jb250cm9sLnByb3RvEhFmYXN0YmxvY2suY29udHJvbCL2AgoJTWFwVXBkYXRlEhIKCmdlbmVyYXRpb24YASABKA0SEgoKZnJvbV9lcG9jaBgCIAEoDRINCgVlcG9jaBgDIAEoDRIMCgRmdWxsGAQgASgIEicKBG9zZHMYBSADKAsyGS5mYXN0YmxvY2suY29udHJvbC5NYXBPc2QSKQoFcG9vbHMYBiADKAsyGi5mYXN0YmxvY2suY29udHJvbC5NYXBQb29sEiUKA3BncxgHIAMoCzIYLmZhc3RibG9jay5jb250cm9sLk1hcFBnEgwKBHBhcnQYCyABKA0SDAoEbW9yZRgMIAEoCBIwCghyZWNvdmVyeRgNIAEoCzIeLmZhc3RibG9jay5jb250cm9sLk1hcFJlY292ZXJ5EjkKDXJlbW92ZWRfcG9vbHMYDiADKAsyIi5mYXN0YmxvY2suY29udHJvbC5NYXBSZW1vdmVkUG9vbHMSDgoGZm9ybWF0GA8gASgNSgQICBAJSgQICRAKSgQIChALIlgKD01hcFJlbW92ZWRQb29scxINCgVmaXJzdBgBIAEoDRIMCgRsYXN0GAIgASgNEhIKCmdlbmVyYXRpb24YAyABKA0SFAoMY2hhbmdlX2Vwb2NoGAQgASgNImQKC01hcFJlY292ZXJ5Ei8KBXNwZWVkGAEgASgOMiAuZmFzdGJsb2NrLmNvbnRyb2wuUmVjb3ZlcnlTcGVlZBIOCgZwYXVzZWQYAiABKAgSFAoMY2hhbmdlX2Vwb2NoGAMgASgNIqgBCgZNYXBPc2QSCgoCaWQYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEgoKAnVwGAQgASgIEgoKAmluGAUgASgIEg4KBndlaWdodBgGIAEoDRIyCglhZGRyZXNzZXMYByADKAsyHy5mYXN0YmxvY2suY29udHJvbC5TaGFyZEFkZHJlc3MSFAoMY2hhbmdlX2Vwb2NoGAggASgNIioKDFNoYXJkQWRkcmVzcxIMCgRob3N0GAEgASgJEgwKBHBvcnQYAiABKA0inAEKB01hcFBvb2wSCgoCaWQYASABKA0SDAoEbmFtZRgCIAEoCRIMCgRzaXplGAMgASgNEhAKCHBnX2NvdW50GAQgASgNEhUKDW9iamVjdF9ibG9ja3MYBSABKA0SFgoOZmFpbHVyZV9kb21haW4YBiABKAkSFAoMY2hhbmdlX2Vwb2NoGAcgASgNEhIKCmdlbmVyYXRpb24YCCABKA0i6AEKBU1hcFBnEgoKAmlkGAEgASgNEhkKEWxhc3RfY2hhbmdlX2Vwb2NoGAIgASgNEhQKDGNoYW5nZV9lcG9jaBgDIAEoDRIQCghjcmVhdGluZxgEIAEoCBIvCghyZXBsaWNhcxgFIAMoCzIdLmZhc3RibG9jay5jb250cm9sLk1hcFJlcGxpY2ESDgoGbGVhZGVyGAYgASgNEhMKC2xlYWRlcl90ZXJtGAcgASgBEjoKDWNvbmZpZ3VyYXRpb24YCCABKAsyIy5mYXN0YmxvY2suY29udHJvbC5NYXBDb25maWd1cmF0aW9uInIKCk1hcFJlcGxpY2ESEgoKcmVwbGljYV9pZBgBIAEoDRILCgNvc2QYAiABKA0SEgoKc3RvcmVfdXVpZBgDIAEoCRINCgVzaGFyZBgEIAEoDRIPCgdsZWF2aW5nGAUgASgIEg8KB3dpdG5lc3MYBiABKAgiVQoQTWFwQ29uZmlndXJhdGlvbhINCgVpbmRleBgBIAEoARIOCgZ2b3RlcnMYAiADKA0SEAoIb3V0Z29pbmcYAyADKA0SEAoIbGVhcm5lcnMYBCADKA0iSQoTTWFwU3Vic2NyaWJlUmVxdWVzdBISCgpnZW5lcmF0aW9uGAEgASgNEg0KBWVwb2NoGAIgASgNEg8KB2JhY2tlbmQYAyABKAkiQQoRTWFwU3Vic2NyaWJlUmVwbHkSLAoGdXBkYXRlGAEgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuTWFwVXBkYXRlIjIKDU1hcEdldFJlcXVlc3QSEgoKZ2VuZXJhdGlvbhgBIAEoDRINCgVlcG9jaBgCIAEoDSI7CgtNYXBHZXRSZXBseRIsCgZ1cGRhdGUYASABKAsyHC5mYXN0YmxvY2suY29udHJvbC5NYXBVcGRhdGUinAIKEk9zZFJlZ2lzdGVyUmVxdWVzdBILCgNvc2QYASABKA0SEgoKc3RvcmVfdXVpZBgCIAEoCRIMCgRob3N0GAMgASgJEjIKCWFkZHJlc3NlcxgEIAMoCzIfLmZhc3RibG9jay5jb250cm9sLlNoYXJkQWRkcmVzcxITCgtpbmNhcm5hdGlvbhgFIAEoBBIWCg5jYXBhY2l0eV9ieXRlcxgGIAEoBBIMCgRib290GAcgASgEEg8KB3ZlcnNpb24YCCABKAkSDwoHYmFja2VuZBgJIAEoCRISCgpnZW5lcmF0aW9uGAogASgNEg0KBWVwb2NoGAsgASgNEg4KBnN0YXJ0cxgMIAEoDBITCgtzdGFydHNfb25seRgNIAEoCCJiChBPc2RSZWdpc3RlclJlcGx5EiwKBnVwZGF0ZRgCIAEoCzIcLmZhc3RibG9jay5jb250cm9sLk1hcFVwZGF0ZRIaChJyZXBvcnRfaW50ZXJ2YWxfbXMYAyABKA1KBAgBEAIi/QIKEE9zZFJlcG9ydFJlcXVlc3QSCwoDb3NkGAEgASgNEgwKBGJvb3QYAiABKAQSEgoKZ2VuZXJhdGlvbhgDIAEoDRINCgVlcG9jaBgEIAEoDRIoCgNwZ3MYBSADKAsyGy5mYXN0YmxvY2suY29udHJvbC5QZ1JlcG9ydBITCgt1bnJlYWNoYWJsZRgGIAMoDRIqCgV1c2FnZRgHIAEoCzIbLmZhc3RibG9jay5jb250cm9sLk9zZFVzYWdlEiwKCGNvdW50ZXJzGAggAygLMhouZmFzdGJsb2NrLmNvbnRyb2wuQ291bnRlchIQCghzdG9wcGluZxgJIAEoCBIQCghjb21wbGV0ZRgKIAEoCBIwCgdyZWZ1c2VkGAsgAygLMh8uZmFzdGJsb2NrLmNvbnRyb2wuUmVmdXNlZEJsb2NrEi0KBmxheWVycxgMIAMoCzIdLmZhc3RibG9jay5jb250cm9sLkxheWVyVXNhZ2USDQoFYXNrZWQYDSABKAQiPgoKTGF5ZXJVc2FnZRINCgVzaGFyZBgBIAEoDRINCgVsYXllchgCIAEoBBISCgp1c2VkX2J5dGVzGAMgASgEIkYKDFJlZnVzZWRCbG9jaxIKCgJwZxgBIAEoDRINCgVsYXllchgCIAEoBBINCgVibG9jaxgDIAEoBBIMCgRsb3N0GAQgASgIIkUKDk9zZFJlcG9ydFJlcGx5EhIKCmdlbmVyYXRpb24YASABKA0SDQoFZXBvY2gYAiABKA0SEAoIcmVnaXN0ZXIYAyABKAginQMKCFBnUmVwb3J0EgoKAnBnGAEgASgNEg8KB3JlcGxpY2EYAiABKA0SJwoEcm9sZRgDIAEoDjIZLmZhc3RibG9jay5jb250cm9sLlBnUm9sZRIMCgR0ZXJtGAQgASgEEg4KBmxlYWRlchgFIAEoDRIUCgxjb21taXRfaW5kZXgYBiABKAQSFQoNYXBwbGllZF9pbmRleBgHIAEoBBITCgtlc3RhYmxpc2hlZBgIIAEoCBI6Cg1jb25maWd1cmF0aW9uGAkgASgLMiMuZmFzdGJsb2NrLmNvbnRyb2wuTWFwQ29uZmlndXJhdGlvbhISCgp1c2VkX2J5dGVzGAogASgEEi0KBXNjcnViGAsgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJSZXBvcnQSMwoIcmVjb3ZlcnkYDCADKAsyIS5mYXN0YmxvY2suY29udHJvbC5SZWNvdmVyeVJlcG9ydBINCgVzaGFyZBgNIAEoDRIPCgd3aXRuZXNzGA4gASgIEhcKD25leHRfcmVwbGljYV9pZBgPIAEoDSLgAQoOUmVjb3ZlcnlSZXBvcnQSDwoHcmVwbGljYRgBIAEoDRIvCgVzdGFnZRgCIAEoDjIgLmZhc3RibG9jay5jb250cm9sLlJlY292ZXJ5U3RhZ2USFAoMZW50cmllc19sZWZ0GAMgASgEEgwKBHBhc3MYBCABKA0SEgoKdW5pdHNfZG9uZRgFIAEoDRISCgp1bml0c19sZWZ0GAYgASgNEg8KB3Bhc3NfbXMYByABKA0SGAoQYmxvY2tzX2RpZmZlcmluZxgIIAEoBBIVCg1ibG9ja3NfY29waWVkGAkgASgEIpcBCgtTY3J1YlJlcG9ydBINCgVvcmRlchgBIAEoBBIMCgRkZWVwGAIgASgIEgwKBGRvbmUYAyABKAgSDQoFZm91bmQYBCABKA0SDgoGaGVhbGVkGAUgASgNEgwKBGxlZnQYBiABKA0SMAoGYmxvY2tzGAcgAygLMiAuZmFzdGJsb2NrLmNvbnRyb2wuU2NydWJiZWRCbG9jayJACg1TY3J1YmJlZEJsb2NrEg0KBWxheWVyGAEgASgEEg0KBWJsb2NrGAIgASgEEhEKCXVuZGVjaWRlZBgDIAEoCCLMAQoIT3NkVXNhZ2USFgoOY2FwYWNpdHlfYnl0ZXMYASABKAQSEgoKdXNlZF9ieXRlcxgCIAEoBBIaChJsb2dfY2FwYWNpdHlfYnl0ZXMYAyABKAQSFgoObG9nX3VzZWRfYnl0ZXMYBCABKAQSMAoHYmVuZWF0aBgFIAEoCzIfLmZhc3RibG9jay5jb250cm9sLlNwYWNlQmVuZWF0aBIuCgZkZXZpY2UYBiABKAsyHi5mYXN0YmxvY2suY29udHJvbC5EZXZpY2VTdGF0ZSKEAQoLRGV2aWNlU3RhdGUSEwoLcmVhZF9lcnJvcnMYASABKAQSFAoMd3JpdGVfZXJyb3JzGAIgASgEEhQKDGZsdXNoX2Vycm9ycxgDIAEoBBISCgpyZWFkc19mYWlsGAQgASgIEgwKBHNsb3cYBSABKAgSEgoKbGF0ZW5jeV9tcxgGIAEoDSJgCgxTcGFjZUJlbmVhdGgSLgoFc3RhdGUYASABKA4yHy5mYXN0YmxvY2suY29udHJvbC5CZW5lYXRoU3RhdGUSEgoKZnJlZV9ieXRlcxgCIAEoBBIMCgRwYXRoGAMgASgJIjYKB0NvdW50ZXISDAoEbmFtZRgBIAEoCRIOCgZsYWJlbHMYAiADKAkSDQoFdmFsdWUYAyABKAEi6QEKCk9zZENvbW1hbmQSPAoPdHJhbnNmZXJfbGVhZGVyGAEgASgLMiEuZmFzdGJsb2NrLmNvbnRyb2wuVHJhbnNmZXJMZWFkZXJIABIuCgVzY3J1YhgCIAEoCzIdLmZhc3RibG9jay5jb250cm9sLlNjcnViR3JvdXBIABIyCgpyZXBvcnRfbm93GAMgASgLMhwuZmFzdGJsb2NrLmNvbnRyb2wuUmVwb3J0Tm93SAASLgoFdHJhY2UYBCABKAsyHS5mYXN0YmxvY2suY29udHJvbC5UcmFjZU9yZGVySABCCQoHY29tbWFuZCIaCglSZXBvcnROb3cSDQoFb3JkZXIYASABKAQiNQoKU2NydWJHcm91cBIKCgJwZxgBIAEoDRINCgVvcmRlchgCIAEoBBIMCgRkZWVwGAMgASgIIjkKClRyYWNlT3JkZXISCgoCaWQYASABKAQSDgoGc2FtcGxlGAIgASgNEg8KB2xlZnRfbXMYAyABKA0iWAoQVHJhY2VUZWxsUmVxdWVzdBIKCgJpZBgBIAEoBBINCgVzaGFyZBgCIAEoDRINCgV3aWR0aBgDIAEoDRIMCgRyb3dzGAQgAygBEgwKBGxvc3QYBSABKAQiHwoOVHJhY2VUZWxsUmVwbHkSDQoFa25vd24YASABKAgiMAoOVHJhbnNmZXJMZWFkZXISCgoCcGcYASABKA0SEgoKdG9fcmVwbGljYRgCIAEoDSKoAQoLSW1hZ2VIZWFkZXISDQoFaW1hZ2UYASABKAQSDAoEbmFtZRgCIAEoCRIMCgRwb29sGAMgASgNEg4KBmZhbWlseRgEIAEoBBINCgVsYXllchgFIAEoBBISCgpzaXplX2J5dGVzGAYgASgEEhUKDW9iamVjdF9ibG9ja3MYByABKA0SEAoIc25hcF9zZXEYCCABKA0SEgoKbG9ja19lcG9jaBgJIAEoDSKlAQoMU2Vzc2lvbkdyYW50Eg8KB3Nlc3Npb24YASABKAQSDQoFaW1hZ2UYAiABKAQSDQoFbGF5ZXIYAyABKAQSEgoKc2l6ZV9ieXRlcxgEIAEoBBIOCgZyaWdodHMYBSABKA0SEgoKbG9ja19lcG9jaBgGIAEoDRIQCghzbmFwX3NlcRgHIAEoDRIMCgRwb29sGAggASgNEg4KBnNlcmlhbBgJIAEoDSKtAQoQSW1hZ2VPcGVuUmVxdWVzdBIMCgRwb29sGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBG1vZGUYAyABKA4yIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZU9wZW5Nb2RlEg4KBmNsaWVudBgEIAEoCRIRCgl0YWtlX292ZXIYBSABKAgSDgoGZm9ybWVyGAYgASgEEhkKEWZvcm1lcl9sb2NrX2Vwb2NoGAcgASgNIlwKDkltYWdlT3BlblJlcGx5Ei4KBmhlYWRlchgBIAEoCzIeLmZhc3RibG9jay5jb250cm9sLkltYWdlSGVhZGVyEg0KBWdyYW50GAIgASgMEgsKA21hYxgDIAEoDCImChNJbWFnZVJlZnJlc2hSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiXwoRSW1hZ2VSZWZyZXNoUmVwbHkSLgoGaGVhZGVyGAEgASgLMh4uZmFzdGJsb2NrLmNvbnRyb2wuSW1hZ2VIZWFkZXISDQoFZ3JhbnQYAiABKAwSCwoDbWFjGAMgASgMIiQKEUltYWdlQ2xvc2VSZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAQiEQoPSW1hZ2VDbG9zZVJlcGx5IiAKEEltYWdlTGlzdFJlcXVlc3QSDAoEcG9vbBgBIAEoCSJCCg5JbWFnZUxpc3RSZXBseRIwCgZpbWFnZXMYASADKAsyIC5mYXN0YmxvY2suY29udHJvbC5JbWFnZUxpc3RJdGVtIk0KDUltYWdlTGlzdEl0ZW0SDAoEcG9vbBgBIAEoCRIuCgZoZWFkZXIYAiABKAsyHi5mYXN0YmxvY2suY29udHJvbC5JbWFnZUhlYWRlciIwCgxJbWFnZUNoYW5nZWQSDwoHc2Vzc2lvbhgBIAEoBBIPCgdyZW1vdmVkGAIgASgIIjIKFFNlc3Npb25BdHRhY2hSZXF1ZXN0Eg0KBWdyYW50GAEgASgMEgsKA21hYxgCIAEoDCIkChJTZXNzaW9uQXR0YWNoUmVwbHkSDgoGc3RhdHVzGAEgASgNKnsKDVJlY292ZXJ5U3BlZWQSHgoaUkVDT1ZFUllfU1BFRURfVU5TUEVDSUZJRUQQABIWChJSRUNPVkVSWV9TUEVFRF9MT1cQARIZChVSRUNPVkVSWV9TUEVFRF9NRURJVU0QAhIXChNSRUNPVkVSWV9TUEVFRF9ISUdIEAMqggEKDVJlY292ZXJ5U3RhZ2USHgoaUkVDT1ZFUllfU1RBR0VfVU5TUEVDSUZJRUQQABIWChJSRUNPVkVSWV9TVEFHRV9MT0cQARIaChZSRUNPVkVSWV9TVEFHRV9XQUlUSU5HEAISHQoZUkVDT1ZFUllfU1RBR0VfRElGRkVSRU5DRRADKrkBCgZQZ1JvbGUSFwoTUEdfUk9MRV9VTlNQRUNJRklFRBAAEhQKEFBHX1JPTEVfRk9MTE9XRVIQARIVChFQR19ST0xFX0NBTkRJREFURRACEhIKDlBHX1JPTEVfTEVBREVSEAMSEwoPUEdfUk9MRV9MRUFSTkVSEAQSEwoPUEdfUk9MRV9GSUxMSU5HEAUSEwoPUEdfUk9MRV9SRU1PVkVEEAYSFgoSUEdfUk9MRV9ESVNUUlVTVEVEEAcqeAoMQmVuZWF0aFN0YXRlEh0KGUJFTkVBVEhfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRCRU5FQVRIX1NUQVRFX0VOT1VHSBABEhYKEkJFTkVBVEhfU1RBVEVfTkVBUhACEhcKE0JFTkVBVEhfU1RBVEVfU0hPUlQQAyqKAQoNSW1hZ2VPcGVuTW9kZRIfChtJTUFHRV9PUEVOX01PREVfVU5TUEVDSUZJRUQQABIaChZJTUFHRV9PUEVOX01PREVfU0hBUkVEEAESHQoZSU1BR0VfT1BFTl9NT0RFX1JFQURfT05MWRACEh0KGUlNQUdFX09QRU5fTU9ERV9FWENMVVNJVkUQA2IGcHJvdG8z");
 
 /**
  * A delta of the cluster map, or a full one. Method 67 (one-way) when the mon pushes it, or an osd in
@@ -1298,6 +1298,12 @@ export type OsdCommand = Message<"fastblock.control.OsdCommand"> & {
      */
     value: ReportNow;
     case: "reportNow";
+  } | {
+    /**
+     * @generated from field: fastblock.control.TraceOrder trace = 4;
+     */
+    value: TraceOrder;
+    case: "trace";
   } | { case: undefined; value?: undefined };
 };
 
@@ -1362,6 +1368,106 @@ export const ScrubGroupSchema: GenMessage<ScrubGroup> = /*@__PURE__*/
   messageDesc(file_control, 29);
 
 /**
+ * Take the times of one operation in `sample` at the stages of its way (core/metrics/stage-trace.ts).
+ * To osds as a command; to gateways and clients that follow the map as method 75 (one-way).
+ *
+ * @generated from message fastblock.control.TraceOrder
+ */
+export type TraceOrder = Message<"fastblock.control.TraceOrder"> & {
+  /**
+   * Raised with each start.
+   *
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * 0: no more.
+   *
+   * @generated from field: uint32 sample = 2;
+   */
+  sample: number;
+
+  /**
+   * After this it ends by itself, whoever is there to say so.
+   *
+   * @generated from field: uint32 left_ms = 3;
+   */
+  leftMs: number;
+};
+
+/**
+ * Describes the message fastblock.control.TraceOrder.
+ * Use `create(TraceOrderSchema)` to create a new message.
+ */
+export const TraceOrderSchema: GenMessage<TraceOrder> = /*@__PURE__*/
+  messageDesc(file_control, 30);
+
+/**
+ * Everybody who has such an order to the mon, about once a second while there is something. Method 76.
+ *
+ * @generated from message fastblock.control.TraceTellRequest
+ */
+export type TraceTellRequest = Message<"fastblock.control.TraceTellRequest"> & {
+  /**
+   * @generated from field: uint64 id = 1;
+   */
+  id: bigint;
+
+  /**
+   * Of an osd.
+   *
+   * @generated from field: uint32 shard = 2;
+   */
+  shard: number;
+
+  /**
+   * Rows of so many columns each, one behind the other: later programs may have more of them.
+   *
+   * @generated from field: uint32 width = 3;
+   */
+  width: number;
+
+  /**
+   * @generated from field: repeated double rows = 4;
+   */
+  rows: number[];
+
+  /**
+   * Rows that were overwritten before they were told.
+   *
+   * @generated from field: uint64 lost = 5;
+   */
+  lost: bigint;
+};
+
+/**
+ * Describes the message fastblock.control.TraceTellRequest.
+ * Use `create(TraceTellRequestSchema)` to create a new message.
+ */
+export const TraceTellRequestSchema: GenMessage<TraceTellRequest> = /*@__PURE__*/
+  messageDesc(file_control, 31);
+
+/**
+ * @generated from message fastblock.control.TraceTellReply
+ */
+export type TraceTellReply = Message<"fastblock.control.TraceTellReply"> & {
+  /**
+   * False: the mon knows of no such order, so nobody wants more of it.
+   *
+   * @generated from field: bool known = 1;
+   */
+  known: boolean;
+};
+
+/**
+ * Describes the message fastblock.control.TraceTellReply.
+ * Use `create(TraceTellReplySchema)` to create a new message.
+ */
+export const TraceTellReplySchema: GenMessage<TraceTellReply> = /*@__PURE__*/
+  messageDesc(file_control, 32);
+
+/**
  * Give leadership of a group to another replica.
  *
  * @generated from message fastblock.control.TransferLeader
@@ -1383,7 +1489,7 @@ export type TransferLeader = Message<"fastblock.control.TransferLeader"> & {
  * Use `create(TransferLeaderSchema)` to create a new message.
  */
 export const TransferLeaderSchema: GenMessage<TransferLeader> = /*@__PURE__*/
-  messageDesc(file_control, 30);
+  messageDesc(file_control, 33);
 
 /**
  * @generated from message fastblock.control.ImageHeader
@@ -1442,7 +1548,7 @@ export type ImageHeader = Message<"fastblock.control.ImageHeader"> & {
  * Use `create(ImageHeaderSchema)` to create a new message.
  */
 export const ImageHeaderSchema: GenMessage<ImageHeader> = /*@__PURE__*/
-  messageDesc(file_control, 31);
+  messageDesc(file_control, 34);
 
 /**
  * What a session may do. Encoded once by the mon and signed as bytes (core/cluster, signGrant):
@@ -1508,7 +1614,7 @@ export type SessionGrant = Message<"fastblock.control.SessionGrant"> & {
  * Use `create(SessionGrantSchema)` to create a new message.
  */
 export const SessionGrantSchema: GenMessage<SessionGrant> = /*@__PURE__*/
-  messageDesc(file_control, 32);
+  messageDesc(file_control, 35);
 
 /**
  * Method 69. Fails with FB2001, FB3001, FB3005. The session belongs to this connection; on another one, refresh it.
@@ -1566,7 +1672,7 @@ export type ImageOpenRequest = Message<"fastblock.control.ImageOpenRequest"> & {
  * Use `create(ImageOpenRequestSchema)` to create a new message.
  */
 export const ImageOpenRequestSchema: GenMessage<ImageOpenRequest> = /*@__PURE__*/
-  messageDesc(file_control, 33);
+  messageDesc(file_control, 36);
 
 /**
  * @generated from message fastblock.control.ImageOpenReply
@@ -1595,7 +1701,7 @@ export type ImageOpenReply = Message<"fastblock.control.ImageOpenReply"> & {
  * Use `create(ImageOpenReplySchema)` to create a new message.
  */
 export const ImageOpenReplySchema: GenMessage<ImageOpenReply> = /*@__PURE__*/
-  messageDesc(file_control, 34);
+  messageDesc(file_control, 37);
 
 /**
  * Method 70: the same session again, after a reconnect, a change of the image, or `Fenced`.
@@ -1615,7 +1721,7 @@ export type ImageRefreshRequest = Message<"fastblock.control.ImageRefreshRequest
  * Use `create(ImageRefreshRequestSchema)` to create a new message.
  */
 export const ImageRefreshRequestSchema: GenMessage<ImageRefreshRequest> = /*@__PURE__*/
-  messageDesc(file_control, 35);
+  messageDesc(file_control, 38);
 
 /**
  * @generated from message fastblock.control.ImageRefreshReply
@@ -1642,7 +1748,7 @@ export type ImageRefreshReply = Message<"fastblock.control.ImageRefreshReply"> &
  * Use `create(ImageRefreshReplySchema)` to create a new message.
  */
 export const ImageRefreshReplySchema: GenMessage<ImageRefreshReply> = /*@__PURE__*/
-  messageDesc(file_control, 36);
+  messageDesc(file_control, 39);
 
 /**
  * Method 71. Unknown sessions are closed already.
@@ -1661,7 +1767,7 @@ export type ImageCloseRequest = Message<"fastblock.control.ImageCloseRequest"> &
  * Use `create(ImageCloseRequestSchema)` to create a new message.
  */
 export const ImageCloseRequestSchema: GenMessage<ImageCloseRequest> = /*@__PURE__*/
-  messageDesc(file_control, 37);
+  messageDesc(file_control, 40);
 
 /**
  * @generated from message fastblock.control.ImageCloseReply
@@ -1674,7 +1780,7 @@ export type ImageCloseReply = Message<"fastblock.control.ImageCloseReply"> & {
  * Use `create(ImageCloseReplySchema)` to create a new message.
  */
 export const ImageCloseReplySchema: GenMessage<ImageCloseReply> = /*@__PURE__*/
-  messageDesc(file_control, 38);
+  messageDesc(file_control, 41);
 
 /**
  * Method 72: for the list of exports. Empty pool: all pools.
@@ -1693,7 +1799,7 @@ export type ImageListRequest = Message<"fastblock.control.ImageListRequest"> & {
  * Use `create(ImageListRequestSchema)` to create a new message.
  */
 export const ImageListRequestSchema: GenMessage<ImageListRequest> = /*@__PURE__*/
-  messageDesc(file_control, 39);
+  messageDesc(file_control, 42);
 
 /**
  * @generated from message fastblock.control.ImageListReply
@@ -1710,7 +1816,7 @@ export type ImageListReply = Message<"fastblock.control.ImageListReply"> & {
  * Use `create(ImageListReplySchema)` to create a new message.
  */
 export const ImageListReplySchema: GenMessage<ImageListReply> = /*@__PURE__*/
-  messageDesc(file_control, 40);
+  messageDesc(file_control, 43);
 
 /**
  * @generated from message fastblock.control.ImageListItem
@@ -1732,7 +1838,7 @@ export type ImageListItem = Message<"fastblock.control.ImageListItem"> & {
  * Use `create(ImageListItemSchema)` to create a new message.
  */
 export const ImageListItemSchema: GenMessage<ImageListItem> = /*@__PURE__*/
-  messageDesc(file_control, 41);
+  messageDesc(file_control, 44);
 
 /**
  * Method 74, one-way, mon to the connection that holds a session: refresh it.
@@ -1756,7 +1862,7 @@ export type ImageChanged = Message<"fastblock.control.ImageChanged"> & {
  * Use `create(ImageChangedSchema)` to create a new message.
  */
 export const ImageChangedSchema: GenMessage<ImageChanged> = /*@__PURE__*/
-  messageDesc(file_control, 42);
+  messageDesc(file_control, 45);
 
 /**
  * Method 80, client (or mon) to each shard of an osd that it talks to, before the session's first
@@ -1781,7 +1887,7 @@ export type SessionAttachRequest = Message<"fastblock.control.SessionAttachReque
  * Use `create(SessionAttachRequestSchema)` to create a new message.
  */
 export const SessionAttachRequestSchema: GenMessage<SessionAttachRequest> = /*@__PURE__*/
-  messageDesc(file_control, 43);
+  messageDesc(file_control, 46);
 
 /**
  * @generated from message fastblock.control.SessionAttachReply
@@ -1800,7 +1906,7 @@ export type SessionAttachReply = Message<"fastblock.control.SessionAttachReply">
  * Use `create(SessionAttachReplySchema)` to create a new message.
  */
 export const SessionAttachReplySchema: GenMessage<SessionAttachReply> = /*@__PURE__*/
-  messageDesc(file_control, 44);
+  messageDesc(file_control, 47);
 
 /**
  * @generated from enum fastblock.control.RecoverySpeed
