@@ -355,6 +355,12 @@ export const ERRORS = {
     exit: 8,
     hint: "see what it waits for: fastblock op info OPERATION",
   },
+  FB6003: {
+    title: "The trace has no operation to draw",
+    http: 404,
+    exit: 3,
+    hint: "fastblock trace start, then let clients write for some seconds",
+  },
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof ERRORS;

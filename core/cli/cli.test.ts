@@ -225,6 +225,63 @@ describe("commands", () => {
     expect(await run(ports, "recovery speed fast")).toBe(2);
   });
 
+  test("a trace is started, ended and shown as a table, as a list, and drawn", async () => {
+    const figures = { count: 9, meanUs: 400, p50Us: 380.5, p99Us: 1200, maxUs: 2000 };
+    const row = { kind: "write", what: "in words", ...figures };
+    const stages = [
+      { ...row, stage: "replicate", within: null, who: "leader", share: 0.75 },
+      { ...row, stage: "log-write", within: "replicate", who: "leader", share: 0.5 },
+      { ...row, stage: "total", within: null, who: "all", share: 1 },
+    ];
+    const op = {
+      ...{ kind: "write", pg: "1.4", session: 5, number: 7, totalUs: 2000, leader: "osd.2" },
+      ...{ slowestFollower: null, stagesUs: { request: 40, replicate: 1500 }, lanes: [], bars: [] },
+    };
+    const off = { state: "never", writes: 0, reads: 0, rowsLost: 0, stages: [], typical: null };
+    const on = {
+      ...{ ...off, state: "on", sample: 100, startedAt: "2026-01-31T12:00:00.000Z" },
+      ...{ secondsLeft: 42, writes: 9, stages, typical: op, slowest: [op] },
+    };
+    let isOn = false;
+    const ports = new TestPorts({
+      "GET /trace?slowest=1": () => ({ body: isOn ? on : off }),
+      "GET /trace?slowest=5": { body: on },
+      "POST /trace": { body: on },
+      "DELETE /trace": { body: { ...on, state: "ended" } },
+    });
+    expect(await run(ports, "trace show")).toBe(0);
+    expect(ports.errText).toBe("no trace was taken: fastblock trace start\n");
+    expect(await run(ports, "trace show --svg /nowhere/x.svg")).toBe(3);
+    expect(ports.errText).toContain("drawing a trace: 0 operations with all stages, wanted one");
+    ports.errText = "";
+    isOn = true;
+    expect(await run(ports, "trace start --sample 100 --time 90s")).toBe(0);
+    expect(JSON.parse(ports.asked.at(-1)!.body!)).toEqual({ sample: 100, timeMs: 90_000 });
+    expect(ports.errText).toBe("1 operation in 100 is traced for 90 s: fastblock trace show\n");
+    ports.errText = "";
+    ports.outText = "";
+    expect(await run(ports, "trace show")).toBe(0);
+    expect(ports.errText).toBe(
+      "the trace of 1 in 100 goes on for 42 s: 9 writes, 0 reads\n" +
+        "a write takes 400 µs in the mean: replicate 75.0 %\n",
+    );
+    expect(ports.outText).toMatch(/^OP +STAGE +WHO +COUNT +P50 +P99 +MAX +SHARE\n/);
+    expect(ports.outText).toMatch(
+      /\nwrite +replicate +leader +9 +38[01].* µs +1.2 ms +2 ms +75.0 %\n/,
+    );
+    expect(ports.outText).toMatch(/\nwrite {4}log-write /);
+    ports.outText = "";
+    expect(await run(ports, "trace show --slowest 5")).toBe(0);
+    expect(ports.outText).toMatch(/\nwrite +1.4 +2 ms +40 µs +1.5 ms +- +osd.2 +-\n/);
+    ports.outText = "";
+    expect(await run(ports, "trace show -o json")).toBe(0);
+    expect(JSON.parse(ports.outText)).toEqual(on);
+    expect(await run(ports, "trace stop")).toBe(0);
+    for (const wrong of ["start --sample 0", "start --time x", "show --slowest 101"]) {
+      expect(await run(ports, `trace ${wrong}`)).toBe(2);
+    }
+  });
+
   test("pg scrub waits until what it ordered is done, and fails when something is left", async () => {
     let looks = 0;
     const ports = new TestPorts({

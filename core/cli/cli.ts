@@ -12,6 +12,7 @@ import { osdCommands } from "./commands-osd.ts";
 import { poolCommands } from "./commands-pool.ts";
 import { clientCommands, roleCommands } from "./commands-roles.ts";
 import { selfCommands } from "./commands-self.ts";
+import { traceCommands } from "./commands-trace.ts";
 import { CliContext } from "./context.ts";
 import { Exit, exitOf, formatProblem, problemOf } from "./failure.ts";
 import { FORMATS } from "./output.ts";
@@ -123,6 +124,7 @@ export async function loadCommands(): Promise<void> {
     import("./copy.ts"),
     import("./progress.ts"),
     import("./table.ts"),
+    import("./trace-svg.ts"),
     import("./verify.ts"),
   ]);
 }
@@ -167,6 +169,7 @@ export function buildTree(root: CommandUnknownOpts, cli: CliContext, more: MoreC
   imageCommands(root, cli);
   clientCommands(root, cli);
   more.last(root, cli);
+  traceCommands(root, cli);
   opCommands(root, cli);
   selfCommands(root, cli);
 }

@@ -105,7 +105,7 @@ export interface TraceStage {
   readonly kind: TraceOpView["kind"];
   readonly name: string;
   readonly within: string | null;
-  readonly who: "client" | "network" | "leader" | "follower";
+  readonly who: "client" | "network" | "leader" | "follower" | "all";
   readonly what: string;
 }
 
@@ -117,7 +117,10 @@ function stagesOf(
   return rows.map(([name, who, what]) => ({ kind, name, within, who, what }));
 }
 
-/** Those without `within` follow each other, from the submission to the end. */
+/** The whole, as a row of the table. */
+export const TRACE_TOTAL = "total";
+
+/** Those without `within` follow each other, from the submission to the end, before the total. */
 export const TRACE_STAGES: readonly TraceStage[] = [
   ...stagesOf("write", null, [
     ["client", "client", "cut up, checksummed, waits for its turn and for its leader to be known"],
@@ -137,6 +140,10 @@ export const TRACE_STAGES: readonly TraceStage[] = [
     ["answer", "leader", "committed: the answer is made"],
     ["reply", "network", "on its way to the client"],
     ["finish", "client", "the client tells its user"],
+    [TRACE_TOTAL, "all", "from its submission to its answer"],
+  ]),
+  ...stagesOf("write", TRACE_TOTAL, [
+    ["apply", "leader", "behind the answer: committed and durable here, until it is applied"],
   ]),
   ...stagesOf("read", null, [
     ["client", "client", "cut up, waits for its turn and for its leader to be known"],
@@ -145,6 +152,7 @@ export const TRACE_STAGES: readonly TraceStage[] = [
     ["answer", "leader", "waits for the end of the turn and for the lease"],
     ["reply", "network", "on its way to the client"],
     ["finish", "client", "checksums; the client tells its user"],
+    [TRACE_TOTAL, "all", "from its submission to its answer"],
   ]),
 ];
 
@@ -244,6 +252,10 @@ function drawn(client: TraceRow, leader: Place, followers: readonly Follower[]):
   if (has(leader.row, [Stage.Logged, Stage.Durable])) {
     bar(1, "log-wait", led(Stage.Proposed), led(Stage.Logged));
     bar(1, "log-write", led(Stage.Logged), led(Stage.Durable));
+  }
+  if (isWrite && has(leader.row, [Stage.Durable, Stage.Applied])) {
+    const fromUs = Math.max(led(Stage.Committed), led(Stage.Durable));
+    bar(1, "apply", fromUs, led(Stage.Applied));
   }
   followers.forEach(({ row, offsetUs, peer }, at) => {
     const there = (stage: Stage): number => row.stages[stage]! + offsetUs - zeroUs;

@@ -11,6 +11,7 @@ import {
   readTraceRows,
   timelineOf,
   TRACE_STAGES,
+  TRACE_TOTAL,
   traceKeyOf,
   type TraceOp,
   type TraceRow,
@@ -20,8 +21,6 @@ const SAMPLE_DEFAULT = 100;
 const TIME_MS_DEFAULT = 60_000;
 /** Operations that are kept, some KB each; the oldest go first. */
 const OPS_MAX = 4096;
-/** The whole of a kind, as a row of the table. */
-const TOTAL = "total";
 
 export interface TraceServiceOptions {
   readonly nowUs: () => number;
@@ -161,10 +160,10 @@ function keep(rows: Map<string, TraceRow>, row: TraceRow): void {
   rows.set(row.process, before === undefined ? row : mergeTraceRows(before, row));
 }
 
-/** A row for each stage, and one for the whole. */
+/** A row for each stage. */
 function summaryOf(kind: TraceOpView["kind"], ops: readonly TraceOpView[]): TraceStageView[] {
   if (ops.length === 0) return [];
-  const values = new Map<string, number[]>([[TOTAL, ops.map(({ totalUs }) => totalUs)]]);
+  const values = new Map<string, number[]>([[TRACE_TOTAL, ops.map(({ totalUs }) => totalUs)]]);
   for (const { bars } of ops) {
     for (const { stage, fromUs, toUs } of bars) {
       const known = values.get(stage);
@@ -172,16 +171,13 @@ function summaryOf(kind: TraceOpView["kind"], ops: readonly TraceOpView[]): Trac
       else known.push(toUs - fromUs);
     }
   }
-  const wholeUs = meanOf(values.get(TOTAL)!);
+  const wholeUs = meanOf(values.get(TRACE_TOTAL)!);
   const rows: TraceStageView[] = [];
   for (const { kind: of, name, within, who, what } of TRACE_STAGES) {
     const found = of === kind ? values.get(name) : undefined;
     if (found === undefined) continue;
     rows.push({ kind, stage: name, within, who, what, ...figuresOf(found, wholeUs) });
   }
-  const what = "from its submission to its answer";
-  const total = figuresOf(values.get(TOTAL)!, wholeUs);
-  rows.push({ kind, stage: TOTAL, within: null, who: "all", what, ...total });
   return rows;
 }
 
