@@ -54,13 +54,13 @@ const LEGEND: readonly (readonly [Hue, string])[] = [
 ];
 
 const STYLE = `
-  svg { --ground: #ffffff; --ink: #1b1f24; --faint: #59636e; --line: #d1d9e0; }
+  text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #1b1f24; }
+  .ground { fill: #ffffff; } .faint { fill: #59636e; } .title { font-size: 15px; font-weight: 600; }
+  .line { stroke: #d1d9e0; } .commit { stroke: #1b1f24; stroke-dasharray: 4 3; }
   @media (prefers-color-scheme: dark) {
-    svg { --ground: #14171c; --ink: #e6eaef; --faint: #9aa5b1; --line: #3a424c; }
+    text { fill: #e6eaef; } .ground { fill: #14171c; } .faint { fill: #9aa5b1; }
+    .line { stroke: #3a424c; } .commit { stroke: #e6eaef; }
   }
-  text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: var(--ink); }
-  .ground { fill: var(--ground); } .faint { fill: var(--faint); } .title { font-size: 15px; font-weight: 600; }
-  .line { stroke: var(--line); } .commit { stroke: var(--ink); stroke-dasharray: 4 3; }
   .client { fill: #8f5bd1; } .network { fill: #b9c2cc; } .leader { fill: #2f6fd0; }
   .wait { fill: #f0c14b; } .write { fill: #b4451f; }
   .on-client, .on-leader, .on-write { fill: #ffffff; } .on-network, .on-wait { fill: #15181c; }
