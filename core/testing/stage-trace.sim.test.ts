@@ -190,6 +190,11 @@ test("one in many is looked at, and all processes agree on which", () => {
   expect(view.writes).toBeGreaterThan(5);
   expect(view.writes).toBeLessThan(50);
   expect(view.partial).toBe(0);
+  // Entries, parts and ops are pooled: those that were looked at before leave no times in others.
+  for (const op of view.slowest) {
+    checkWhole(op, WRITE_STAGES);
+    checkFollowers(op);
+  }
 });
 
 test("a trace that everybody forgot ends by itself, also without a mon", () => {
