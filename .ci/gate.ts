@@ -45,8 +45,6 @@ const LONG_S = 60;
 const SEED_MAX = 2 ** 31;
 /** Test files of a whole gate that may fail once and pass when they are run again. */
 const UNSTABLE_MAX = 2;
-/** What a test says that waited too long, of its own or for the runner. */
-const LATE = /^error: (?:conformance: )?waited |this test timed out after/gm;
 
 interface TestKind {
   readonly files: readonly string[];
@@ -161,10 +159,8 @@ async function secondChance(
   output: string,
 ): Promise<string | null> {
   const files = kind.files.filter((file) => counts.failures.some((at) => at.startsWith(file)));
-  if (counts.failed === 0 || unstableFiles + files.length > UNSTABLE_MAX) return null;
-  const late = output.match(LATE)?.length ?? 0;
-  const other = output.match(/^error: (?!(?:conformance: )?waited )/gm)?.length ?? 0;
-  if (late < counts.failed || other > 0) return null;
+  const isLate = counts.late === counts.failed && !/^# Unhandled error/m.test(output);
+  if (!isLate || files.length === 0 || unstableFiles + files.length > UNSTABLE_MAX) return null;
   const again = await runFiles(name, seed, { ...kind, files });
   if (again.counts.failed > 0) return null;
   unstableFiles += files.length;

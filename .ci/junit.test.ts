@@ -23,8 +23,23 @@ describe("countTests", () => {
       failed: 1,
       skipped: 1,
       failures: ["a.test.ts: grp > bad"],
+      late: 0,
       longest: { file: "a.test.ts", seconds: 0.1 },
     });
+  });
+
+  test("a case is late that ran out of time or says that it waited, whatever is behind that", () => {
+    const late = (type: string, message: string): number => {
+      const failure = `<failure type="${type}" message="${message}">text</failure>`;
+      const report = `<testcase name="a" classname="" file="a.test.ts">${failure}</testcase>`;
+      return countTests(report, ["a.test.ts"], 1).late;
+    };
+    expect(late("TimeoutError", "test timed out")).toBe(1);
+    expect(late("Error", "waited 5 ms in vain for: all to be well")).toBe(1);
+    expect(late("Error", "conformance: waited 5 ms")).toBe(1);
+    expect(late("FastblockError", "waited 5 ms")).toBe(0);
+    expect(late("AssertionError", "expect(received).toBe(expected), waited 5 ms")).toBe(0);
+    expect(late("Error", "block 5 differs, waited 5 ms for it")).toBe(0);
   });
 
   test("a file without a row is a failure", () => {

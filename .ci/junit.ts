@@ -7,9 +7,13 @@ export interface TestCounts {
   readonly skipped: number;
   /** Each failed case or file, for people. */
   readonly failures: readonly string[];
+  /** Failed cases that ran out of time, or say that they waited: nothing else is known against them. */
+  readonly late: number;
   /** The case that took longest; null: none tells its time. */
   readonly longest: { readonly file: string; readonly seconds: number } | null;
 }
+
+const LATE = /<failure type="(?:TimeoutError"|Error" message="(?:conformance: )?waited )/;
 
 /**
  * Count the cases of a JUnit report. Every file of `files` (paths from the root) without a row is a
@@ -18,6 +22,7 @@ export interface TestCounts {
 export function countTests(report: string, files: readonly string[], exitCode: number): TestCounts {
   let passed = 0;
   let skipped = 0;
+  let late = 0;
   const failures: string[] = [];
   const seen = new Set<string>();
   let longest: TestCounts["longest"] = null;
@@ -30,6 +35,7 @@ export function countTests(report: string, files: readonly string[], exitCode: n
     if (seconds > (longest?.seconds ?? 0)) longest = { file, seconds };
     if (/<(failure|error)\b/.test(body)) {
       failures.push(`${file}: ${title(attributes)}`);
+      if (LATE.test(body)) late++;
     } else if (body.includes("<skipped")) {
       skipped++;
     } else {
@@ -40,7 +46,7 @@ export function countTests(report: string, files: readonly string[], exitCode: n
     if (!seen.has(file)) failures.push(`${file}: no test of it was reported`);
   }
   if (exitCode !== 0 && failures.length === 0) failures.push(`exit code ${exitCode}`);
-  return { passed, failed: failures.length, skipped, failures, longest };
+  return { passed, failed: failures.length, skipped, failures, late, longest };
 }
 
 function title(attributes: string): string {

@@ -222,6 +222,7 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         warmMs: durationMsOf(options.warmUp, "--warm-up"),
         repeat: options.repeat,
         imageBytes: sizeOf(options.imageSize, "--image-size"),
+        judged: isJudged,
         fio: options.fio,
         backend: backendOf(options.backend),
       });

@@ -135,7 +135,7 @@ test("G9: the writer of a group goes on after its leader is killed, and after it
     const stopped = await medianOf("SIGTERM", "a clean stop");
     expectWithin("another leader after a kill", killed, PROMISED_MS);
     // An election waits out the lease of the leader that was killed; one that is stopped hands over.
-    expectWithin("another leader after a clean stop", stopped, killed / 2);
+    expect(stopped).toBeLessThan(killed / 2);
     await cluster.run("image", "verify", "one/pause");
   });
 });

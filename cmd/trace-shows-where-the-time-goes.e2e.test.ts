@@ -38,12 +38,13 @@ test("a trace of a load shows each stage of its writes, as a table and as a pict
     expect((await shown()).state).toBe("never");
     await cluster.run("pool", "create", "demo", "--size", "3");
     await cluster.run("image", "create", "demo/disk1", "--size", "64MiB");
-    await cluster.run("trace", "start", "--sample", "5", "--time", "5m");
+    await cluster.run("trace", "start", "--sample", "20", "--time", "5m");
     await cluster.run("bench", "image", "demo/disk1", ...LOAD);
     await cluster.run("trace", "stop");
     const trace = await waitFor("all rows to be told", async () => {
       const now = await shown();
-      return now.writes > 0 && now.reads > 0 && now.partial === 0 ? now : undefined;
+      const followed = now.stages.find(({ stage }) => stage === "follower-write")?.count ?? 0;
+      return now.reads > 0 && followed > now.writes ? now : undefined;
     });
     expect(trace.state).toBe("ended");
     expect(trace.processes).toEqual(expect.arrayContaining(["osd.0", "osd.1", "osd.2"]));

@@ -115,7 +115,10 @@ function burst(row: string, cpuUs: number): readonly Bar[] {
   ];
 }
 
-/** Nothing is said of a run that has not gone around the log often enough. */
+/**
+ * Nothing is said of a run that has not gone around the log often enough; but for depth 1, which would
+ * take minutes to: what it wrote is moved home by the drain.
+ */
 function steady(depth: number, bytesText: string, bytes: Bar["of"]): readonly Bar[] {
   const row = `randwrite:4KiB:${String(depth)}:steady`;
   const settled = (of: Bar["of"]): Bar["of"] => {

@@ -26,6 +26,7 @@ const OPTIONS: SuiteOptions = {
   warmMs: 0,
   repeat: 3,
   imageBytes: 1_048_576,
+  judged: true,
   fio: true,
   backend: "auto",
 };
@@ -117,11 +118,11 @@ describe("the suite", () => {
     const machine = new Machine({});
     await runSuite(machine, { ...OPTIONS, repeat: 2, warmMs: 30 }, LOG_BYTES);
     const once = [
-      "raw randwrite:4KiB:32",
       "bare randwrite:4KiB:32",
+      "raw randwrite:4KiB:32",
       "image randwrite:4KiB:32 1000",
-      "raw read:128KiB:16",
       "bare read:128KiB:16",
+      "raw read:128KiB:16",
       "image read:128KiB:16 1000",
     ];
     const warm = ["image randwrite 10", "image write 10", "image randread 10"];
@@ -155,6 +156,9 @@ describe("the suite", () => {
     expect(read).toMatchObject({ bare: { iops: 20, p50Us: 50 }, logTurns: null });
     const alone = await runSuite(new Machine({}), { ...OPTIONS, fio: false }, LOG_BYTES);
     expect(alone[0]).toMatchObject({ raw: null, ratioToRaw: null });
+    const unjudged = new Machine({});
+    await runSuite(unjudged, { ...OPTIONS, judged: false }, LOG_BYTES);
+    expect(unjudged.calls.filter((call) => call.startsWith("bare"))).toEqual([]);
   });
 
   test("an operation that failed fails the suite", async () => {

@@ -382,14 +382,11 @@ describe("client: leaders come and go", () => {
     expect(bench.client.counts.probeRounds).toBeGreaterThan(0);
   });
 
-  test.each([
-    [1, 0],
-    [3, 5_000_000],
-  ])("G9: an osd of %i that lost a connection is found out when it is asked", (osds, idleUs) => {
-    const bench = new Bench(5, { osds, pgs: 1 });
+  test("G9: an osd that lost a connection is found out when it is asked", () => {
+    const bench = new Bench(5, { osds: 3, pgs: 1 });
     bench.settle(bench.image.write(0, filled(4096, 1)));
     // No sign of life is due for long, and none was sent for as long.
-    bench.pass(idleUs);
+    bench.pass(5_000_000);
     const before = bench.cluster.osds[0]!.writes;
     const start = bench.simulation.nowUs;
     bench.cluster.commitUs = 10_000;
@@ -398,7 +395,7 @@ describe("client: leaders come and go", () => {
     // The answer to the write goes with it.
     bench.simulation.orphan(bench.cluster.osds[0]!.address, bench.world.address);
     bench.settle(write);
-    expect(bench.simulation.nowUs - start).toBeLessThan(900_000);
+    expect(bench.simulation.nowUs - start).toBeLessThan(600_000);
     expect(appliedTwice(bench.cluster)).toEqual([]);
   });
 

@@ -46,33 +46,43 @@ export class TraceTeller {
   async stop(): Promise<void> {
     this.isStopped = true;
     this.world.timers.disarm(this.timer);
-    if (this.mon.isReady && this.world.trace.hasRows) await this.tell(true, LAST_MS);
+    if (this.mon.isReady && this.world.trace.hasRows) await this.tellAll(true, LAST_MS);
   }
 
   private tick(): void {
     const { trace, timers } = this.world;
+    trace.expire();
     if (trace.sample === 0 && !trace.hasRows) return;
     timers.armPeriod(this.timer, TELL_US);
     if (this.isTelling || !this.mon.isReady || !trace.hasRows) return;
     this.isTelling = true;
     // Every error is handled in it.
-    void this.tell(false, TELL_MS).finally(() => {
+    void this.tellAll(false, TELL_MS).finally(() => {
       this.isTelling = false;
     });
   }
 
-  private async tell(all: boolean, timeoutMs: number): Promise<void> {
+  /** Message by message: the ring holds what four of them take. */
+  private async tellAll(all: boolean, timeoutMs: number): Promise<void> {
+    while (await this.tell(all, timeoutMs));
+  }
+
+  /** One message; false: nothing is left, or nobody takes it. */
+  private async tell(all: boolean, timeoutMs: number): Promise<boolean> {
     const { trace } = this.world;
     const { rows, lost } = trace.take(ROWS_MAX, all);
-    if (rows.length === 0 && lost === 0) return;
+    if (rows.length === 0 && lost === 0) return false;
     const { id } = trace;
     const request = { id: BigInt(id), width: ROW_WIDTH, rows, lost: BigInt(lost) };
     try {
       const { known } = await this.call(create(TraceTellRequestSchema, request), timeoutMs);
       if (!known) trace.obey({ id, sample: 0, leftMs: 0 });
+      return known;
     } catch (error) {
-      if (failOnBug(this.world, error)) return;
-      this.world.logger.warn("telling of a trace failed", { reason: String(error) });
+      if (!failOnBug(this.world, error)) {
+        this.world.logger.warn("telling of a trace failed", { reason: String(error) });
+      }
+      return false;
     }
   }
 

@@ -137,3 +137,16 @@ test("one in so many is looked at, whatever the steps of the numbers are", () =>
     expect(hits).toBeLessThan(400);
   }
 });
+
+test("the end of an earlier order ends no later one, and the time ends without an operation", () => {
+  const { clock, trace } = newTrace();
+  trace.obey({ id: 8, sample: 1, leftMs: 1000 });
+  trace.obey({ id: 7, sample: 0, leftMs: 0 });
+  expect(trace.sample).toBe(1);
+  clock.us += 1_000_000;
+  trace.expire();
+  expect(trace.sample).toBe(0);
+  trace.obey({ id: 9, sample: 1, leftMs: 1000 });
+  trace.obey({ id: 9, sample: 0, leftMs: 0 });
+  expect(trace.sample).toBe(0);
+});

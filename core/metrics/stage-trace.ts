@@ -121,13 +121,13 @@ export class StageTrace {
 
   // cold: when people want it, and when they want it no more.
   /**
-   * Look at one operation in `sample` from now on, for `leftMs`; 0: take no new rows. What is under
-   * way goes on, and is told.
+   * Look at one operation in `sample` from now on, for `leftMs`; 0: take no new rows under that order, a
+   * later one goes on. What is under way is told.
    */
   obey({ id, sample, leftMs }: TraceOrder): void {
     assert(sample >= 0, "StageTrace.obey: one in less than none");
     if (sample === 0) {
-      this.sample = 0;
+      if (id === this.id) this.sample = 0;
       return;
     }
     if (this.rows.length === 0) this.rows = new Float64Array(ROWS * ROW_WIDTH);
@@ -215,6 +215,12 @@ export class StageTrace {
   }
 
   // cold: once a second while it is on.
+  /** End it when its time is over. */
+  expire(): void {
+    if (this.clock.nowUs() >= this.untilUs) this.sample = 0;
+  }
+
+  // cold: once a second while it is on.
   /**
    * Rows that nobody was told of yet, the oldest first, `max` at most: those that have ended, and
    * with `all` those under way as well.
@@ -222,7 +228,7 @@ export class StageTrace {
   take(max: number, all: boolean): TraceRows {
     const told: number[] = [];
     const nowUs = this.clock.nowUs();
-    if (nowUs >= this.untilUs) this.sample = 0;
+    this.expire();
     this.toldUpTo = Math.max(this.toldUpTo, this.last - ROWS);
     let isGapless = true;
     for (let handle = this.toldUpTo + 1; handle <= this.last; handle++) {

@@ -280,7 +280,9 @@ export class ControlServer {
       TraceTellRequestSchema,
       TraceTellReplySchema,
       (request, connection) => {
-        const known = this.options.traces.hear(connection.peer?.name ?? "?", request);
+        const { peer } = connection;
+        const isOsd = peer?.role === Role.Osd;
+        const known = this.options.traces.hear(peer?.name ?? "?", isOsd, request);
         return create(TraceTellReplySchema, { known });
       },
     );

@@ -66,12 +66,12 @@ class Bench {
   tell(
     process: string,
     rows: readonly number[],
-    more: { width?: number; lost?: number } = {},
+    more: { width?: number; lost?: number; shard?: number } = {},
   ): boolean {
-    return this.service.hear(process, {
+    return this.service.hear(process, process.startsWith("osd."), {
       $typeName: "fastblock.control.TraceTellRequest",
       id: this.id,
-      shard: 0,
+      shard: more.shard ?? 0,
       width: more.width ?? ROW_WIDTH,
       rows: [...rows],
       lost: BigInt(more.lost ?? 0),
@@ -193,4 +193,18 @@ test("rows of another order are not wanted; a new start forgets; the slowest com
   bench.service.start({});
   expect(bench.view()).toMatchObject({ state: "on", sample: 100, writes: 0, processes: [] });
   expect(bench.tell("nbd.0", rowOf(TraceSide.Client, CLIENT))).toBe(false);
+});
+
+test("a client tells of itself alone, and nobody more than a group has members", () => {
+  const bench = new Bench();
+  bench.tell("cli.7", rowOf(TraceSide.Leader, LEADER), { shard: 3 });
+  expect(bench.view()).toMatchObject({ partial: 0, processes: ["cli.7"] });
+  bench.tell("nbd.0", rowOf(TraceSide.Client, CLIENT));
+  bench.tell("osd.0", rowOf(TraceSide.Leader, LEADER));
+  for (let shard = 1; shard <= 100; shard++) {
+    bench.tell("osd.1", rowOf(TraceSide.Follower, FOLLOWER, { replica: 11 }), { shard });
+  }
+  const view = bench.view();
+  const followers = view.stages.find(({ stage }) => stage === "follower-write");
+  expect([view.writes, (followers?.count ?? 0) <= 16]).toEqual([1, true]);
 });

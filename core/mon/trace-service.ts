@@ -21,6 +21,9 @@ const SAMPLE_DEFAULT = 100;
 const TIME_MS_DEFAULT = 60_000;
 /** Operations that are kept, some KB each; the oldest go first. */
 const OPS_MAX = 4096;
+/** Processes that are named, and members of a group, whatever is told. */
+const PROCESSES_MAX = 4096;
+const MEMBERS_MAX = 16;
 
 export interface TraceServiceOptions {
   readonly nowUs: () => number;
@@ -95,13 +98,18 @@ export class TraceService {
     this.options.order(create(TraceOrderSchema, { id: BigInt(taken.id), sample: 0, leftMs: 0 }));
   }
 
-  /** A process tells what it saw. False: of a trace that nobody wants. */
-  hear(process: string, request: TraceTellRequest): boolean {
+  /**
+   * A process tells what it saw; whoever is no osd, as a client alone. False: of a trace that nobody
+   * wants.
+   */
+  hear(process: string, isOsd: boolean, request: TraceTellRequest): boolean {
     if (this.taken === undefined || Number(request.id) !== this.taken.id) return false;
-    const name = request.shard === 0 ? process : `${process}/${request.shard}`;
-    this.processes.add(name);
+    const name = isOsd && request.shard > 0 ? `${process}/${request.shard}` : process;
+    if (this.processes.size < PROCESSES_MAX) this.processes.add(name);
     this.rowsLost += Number(request.lost);
-    for (const row of readTraceRows(name, request.width, request.rows)) this.add(row);
+    for (const row of readTraceRows(name, request.width, request.rows)) {
+      if (isOsd || row.side === TraceSide.Client) this.add(row);
+    }
     return true;
   }
 
@@ -157,6 +165,7 @@ export class TraceService {
 
 function keep(rows: Map<string, TraceRow>, row: TraceRow): void {
   const before = rows.get(row.process);
+  if (before === undefined && rows.size >= MEMBERS_MAX) return;
   rows.set(row.process, before === undefined ? row : mergeTraceRows(before, row));
 }
 

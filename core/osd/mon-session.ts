@@ -31,6 +31,7 @@ import {
   type OsdReportRequest,
   OsdReportRequestSchema,
   TraceTellReplySchema,
+  type TraceTellRequest,
   TraceTellRequestSchema,
 } from "../../proto/gen/control_pb.ts";
 import type { Verdict } from "./asking.ts";
@@ -38,6 +39,8 @@ import type { ShardFigures, ShardReport } from "./report.ts";
 import { countersOf, recoveryMessage, scrubMessage, usageOf } from "./report-message.ts";
 
 /** Between two reports, unless the monitor asks for another pace. */
+/** Rows of a trace in one message: 280 KB of the 1 MiB that it may have. */
+const TELL_CELLS_MAX = 1024 * ROW_WIDTH;
 const REPORT_INTERVAL_MS = 1000;
 
 /** Who says that there is a newer map is heard at most once in this time. */
@@ -145,6 +148,8 @@ export class MonSession {
   private mapAskedUs = -MAP_ASK_US;
   /** What each shard told last. */
   private readonly figures = new Map<number, ShardFigures>();
+  /** Ends with what is told of a trace now. */
+  private tellings: Promise<void> = Promise.resolve();
 
   constructor(options: MonSessionOptions) {
     this.options = options;
@@ -397,7 +402,8 @@ export class MonSession {
       const reports = await this.options.host.collect(complete);
       await this.sendReport(reports, { complete, asked, stopping: false });
       if (complete) this.complete = false;
-      await this.tellTraces(reports);
+      // Nothing waits for that, and it handles every error.
+      this.tellings = this.tellings.then(() => this.tellTraces(reports));
     } catch (error) {
       // What changed was taken from the shards and did not arrive.
       this.complete = true;
@@ -429,26 +435,32 @@ export class MonSession {
   private async tellTraces(reports: readonly ShardReport[]): Promise<void> {
     for (const { shard, trace } of reports) {
       if (trace === undefined || !this.registered) continue;
-      const request = create(TraceTellRequestSchema, {
-        id: BigInt(trace.id),
-        shard,
-        width: ROW_WIDTH,
-        rows: trace.rows,
-        lost: BigInt(trace.lost),
-      });
-      try {
-        const { known } = await this.control.call(
-          this.connection!,
-          Method.TraceTell,
-          TraceTellRequestSchema,
-          request,
-          TraceTellReplySchema,
-          { timeoutMs: 2000 },
-        );
-        if (!known) this.options.host.trace({ id: trace.id, sample: 0, leftMs: 0 });
-      } catch (error) {
-        this.onFailure("telling of a trace", error);
+      for (let from = 0; from < Math.max(1, trace.rows.length); from += TELL_CELLS_MAX) {
+        const rows = trace.rows.slice(from, from + TELL_CELLS_MAX);
+        const lost = from === 0 ? BigInt(trace.lost) : 0n;
+        const id = BigInt(trace.id);
+        const request = create(TraceTellRequestSchema, { id, shard, width: ROW_WIDTH, rows, lost });
+        if (!(await this.tellTrace(request))) break;
       }
+    }
+  }
+
+  /** False: nobody takes it. */
+  private async tellTrace(request: TraceTellRequest): Promise<boolean> {
+    try {
+      const { known } = await this.control.call(
+        this.connection!,
+        Method.TraceTell,
+        TraceTellRequestSchema,
+        request,
+        TraceTellReplySchema,
+        { timeoutMs: 2000 },
+      );
+      if (!known) this.options.host.trace({ id: Number(request.id), sample: 0, leftMs: 0 });
+      return known;
+    } catch (error) {
+      this.onFailure("telling of a trace", error);
+      return false;
     }
   }
 

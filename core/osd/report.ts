@@ -104,8 +104,8 @@ export interface ShardTrace extends TraceRows {
   readonly id: number;
 }
 
-/** Rows of a trace in one message: 280 KB of the 1 MiB that it may have. */
-const TRACE_ROWS_MAX = 1024;
+/** Rows of a trace in one report: all that a ring has. */
+const TRACE_ROWS_MAX = 4096;
 
 /** Rows of a reactor that ended since it was asked last. Undefined: there are none. */
 export function traceOf(world: World): ShardTrace | undefined {
