@@ -58,7 +58,7 @@ interface TestKind {
 }
 
 function testFiles(): readonly string[] {
-  const found = new Bun.Glob("{cmd,core,ffi,proto,web,.ci}/**/*.test.{ts,tsx}").scanSync({
+  const found = new Bun.Glob("{cmd,core,deploy,ffi,proto,web,.ci}/**/*.test.{ts,tsx}").scanSync({
     cwd: ROOT,
     dot: true,
   });
