@@ -172,25 +172,32 @@ async function run(): Promise<void> {
   const about = await reportWithout(settings, timing, repeat);
   const runs: Run[] = [];
   await warmUp(settings, timing);
-  for (const load of loads) {
-    for (let repetition = 1; repetition <= repeat; repetition++) {
+  // A bad minute of the machine hits one repetition of some rows, not all of one row.
+  for (let repetition = 1; repetition <= repeat; repetition++) {
+    for (const load of loads) {
       for (const system of turnsOf(repetition)) {
-        const startedAt = new Date().toISOString();
-        const side = isWrite(load) ? "write" : "read";
-        const running = start(system, settings, load, timing);
-        const read =
-          system === "fastblock" ? parseOurLoad : (text: string) => parseFioLoad(text, side);
-        const measured = await watch(meter, load, timing, running, read);
-        const one = runOf({ load, system, repetition, startedAt, timing }, measured);
-        runs.push(one);
+        runs.push(await oneRun(meter, { load, system, repetition, settings, timing }));
         // After each run: who is interrupted keeps what there is.
         writeFileSync(values.out, `${JSON.stringify({ ...about, runs }, null, 1)}\n`);
-        const cost = `${one.cpuUsPerIo} µs of CPU per I/O, strangers ${one.foreignPercent} %`;
-        say(`${load.name}, ${system}, ${repetition}: ${Math.round(one.iops)} IOPS, ${cost}`);
       }
     }
   }
   process.stdout.write(reportText({ ...about, runs }));
+}
+
+async function oneRun(
+  meter: Meter,
+  turn: { load: Load; system: System; repetition: number; settings: Settings; timing: Timing },
+): Promise<Run> {
+  const { load, system, repetition, settings, timing } = turn;
+  const startedAt = new Date().toISOString();
+  const side = isWrite(load) ? "write" : "read";
+  const read = system === "fastblock" ? parseOurLoad : (text: string) => parseFioLoad(text, side);
+  const running = start(system, settings, load, timing);
+  const one = runOf({ ...turn, startedAt }, await watch(meter, load, timing, running, read));
+  const cost = `${one.cpuUsPerIo} µs of CPU per I/O, strangers ${one.foreignPercent} %`;
+  say(`${load.name}, ${system}, ${repetition}: ${Math.round(one.iops)} IOPS, ${cost}`);
+  return one;
 }
 
 async function reportWithout(
