@@ -81,6 +81,14 @@ test("the median is the middle one, and of two their mean", () => {
   expect(mediansOf(REPORT.runs, "another load", "ceph")).toBeUndefined();
 });
 
+test("runs that strangers took part in count only where there are no others", () => {
+  const loud = { ...RUN, iops: 100, foreignPercent: 90 };
+  const runs = [loud, RUN, loud];
+  expect(mediansOf(runs, RUN.load, "ceph")).toMatchObject({ count: 1, countAll: 3, iops: 1000 });
+  expect(cells(reportText({ ...REPORT, runs }), RUN.load, "Ceph")[2]).toBe("1 of 3");
+  expect(mediansOf([loud, loud], RUN.load, "ceph")).toMatchObject({ count: 2, iops: 100 });
+});
+
 test("a row has both systems, their ratios, and whether the bars are reached", () => {
   const text = reportText(REPORT);
   expect(cells(text, RUN.load, "60,000 IOPS")).toEqual([
@@ -121,12 +129,12 @@ test("a load that one system did not run has no ratio, and large blocks are told
 test("the report says what two cores do to Ceph, who was there besides, and what failed", () => {
   const text = reportText(REPORT);
   expect(text).toContain("So few cores suit Ceph worst");
-  expect(text).toContain("more than 15 % of a core in 0 of 5 runs.");
+  expect(text).toContain("more than 15 % of a core in 0 of 5 runs;");
   expect(cells(text, "fastblock acknowledges")[1]).toContain("two of three");
   const runs = [{ ...RUN, foreignPercent: 40, errors: 2 }, OURS];
   const machine = { ...REPORT.machine, cores: 16 };
   const loud = reportText({ ...REPORT, machine, runs });
-  expect(loud).toContain("more than 15 % of a core in 1 of 2 runs: their rows, marked (!)");
+  expect(loud).toContain("more than 15 % of a core in 1 of 2 runs;");
   expect(cells(loud, RUN.load, "Ceph").at(-1)).toBe("40 (!)");
   expect(loud).toContain("- ceph, 4 KiB random write, depth 32: 2 errors.\n");
   expect(loud).not.toContain("suit Ceph worst");

@@ -36,9 +36,10 @@ export function medianOf(values: readonly number[]): number {
   return (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** Medians of the runs of a load on a system; undefined without any. */
+/** Of the runs of a load on a system: of those without strangers, where there are any. */
 interface Medians {
   readonly count: number;
+  readonly countAll: number;
   readonly iops: number;
   readonly iopsMin: number;
   readonly iopsMax: number;
@@ -54,13 +55,17 @@ interface Medians {
   readonly foreignPercentMax: number;
 }
 
+/** Undefined: there is no such run. */
 export function mediansOf(runs: readonly Run[], load: string, system: System): Medians | undefined {
-  const of = runs.filter((run) => run.load === load && run.system === system);
-  if (of.length === 0) return undefined;
+  const all = runs.filter((run) => run.load === load && run.system === system);
+  if (all.length === 0) return undefined;
+  const quiet = all.filter(({ foreignPercent }) => foreignPercent <= FOREIGN_PERCENT_MAX);
+  const of = quiet.length > 0 ? quiet : all;
   const median = (pick: (run: Run) => number): number => medianOf(of.map(pick));
   const rates = of.map(({ iops }) => iops);
   return {
     count: of.length,
+    countAll: all.length,
     iops: median(({ iops }) => iops),
     iopsMin: Math.min(...rates),
     iopsMax: Math.max(...rates),
@@ -149,7 +154,7 @@ function detail(load: Load, name: string, of: Medians): string[] {
   return [
     load.name,
     name,
-    String(of.count),
+    of.count === of.countAll ? String(of.count) : `${of.count} of ${of.countAll}`,
     `${number(of.iopsMin)} to ${number(of.iopsMax)}`,
     number(of.p50Us / 1000),
     number(of.p99Us / 1000),
@@ -176,7 +181,7 @@ function cautions(report: Report): string {
     "I/O per CPU second ÷ Ceph is Ceph's CPU per I/O ÷ ours: one ratio, and the bar is on it.",
     "The cluster that is not measured rests meanwhile; what it takes is in its column.",
     `Strangers took more than ${FOREIGN_PERCENT_MAX} % of a core in ${loud.length} of ` +
-      `${report.runs.length} runs${loud.length > 0 ? ": their rows, marked (!), say little." : "."}`,
+      `${report.runs.length} runs; these count only where a row has no others, and are marked (!).`,
     ...failed.map(({ load, system, errors }) => `${system}, ${load}: ${errors} errors.`),
   ];
   return `${lines.map((line) => `- ${line}`).join("\n")}\n`;
