@@ -129,8 +129,11 @@ describe("a write that the network keeps past its retry and past another client'
     const refused = bench.refusedBy(first);
     simulation.heal();
     bench.pass(100_000);
-    // It is told that it was applied, or that another one leads.
-    expect(bench.refusedBy(first) - refused).toBe(seed % 2 === 0 ? 0 : 1);
+    // It is told that it was applied, or that another one leads; so is the question who leads, if the
+    // network kept one as well.
+    const told = bench.refusedBy(first) - refused;
+    if (seed % 2 === 0) expect(told).toBe(0);
+    else expect(told).toBeOneOf([1, 2]);
     bench.expectEverywhere(3);
   });
 });
