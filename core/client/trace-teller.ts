@@ -7,7 +7,7 @@ import {
   type TraceTellRequest,
   TraceTellRequestSchema,
 } from "../../proto/gen/control_pb.ts";
-import { ROW_WIDTH } from "../metrics/metrics.ts";
+import { ROW_WIDTH, TRACE_ROWS_TOLD_MAX } from "../metrics/metrics.ts";
 import { CallbackTimer, type World } from "../reactor/world.ts";
 import { Method } from "../rpc/rpc.ts";
 import type { MonSession } from "./mon-session.ts";
@@ -16,8 +16,6 @@ const TELL_US = 1_000_000;
 const TELL_MS = 2000;
 /** A client that ends waits no longer for the mon to take what is left. */
 const LAST_MS = 500;
-/** Rows in one message: 280 KB of the 1 MiB that it may have. */
-const ROWS_MAX = 1024;
 
 /**
  * Obeys the mon's orders about the trace of stages, and tells it once a second what was seen.
@@ -70,7 +68,7 @@ export class TraceTeller {
   /** One message; false: nothing is left, or nobody takes it. */
   private async tell(all: boolean, timeoutMs: number): Promise<boolean> {
     const { trace } = this.world;
-    const { rows, lost } = trace.take(ROWS_MAX, all);
+    const { rows, lost } = trace.take(TRACE_ROWS_TOLD_MAX, all);
     if (rows.length === 0 && lost === 0) return false;
     const { id } = trace;
     const request = { id: BigInt(id), width: ROW_WIDTH, rows, lost: BigInt(lost) };

@@ -10,6 +10,8 @@ export {
   STAGE_COUNT,
   StageTrace,
   TRACE_PEERS_MAX,
+  TRACE_ROWS,
+  TRACE_ROWS_TOLD_MAX,
   TraceColumn,
   TraceKind,
   type TraceOrder,

@@ -15,7 +15,7 @@
 // what is not looked at, a place costs the test of one field. Rows lie in a ring: who is older than the
 // ring is long is overwritten, and its handle fits its row no more.
 //
-//   told ≤ every handle below `toldUpTo`;  last - ROWS < handle of each row ≤ last
+//   told ≤ every handle below `toldUpTo`;  last - TRACE_ROWS < handle of each row ≤ last
 import { assert } from "../base/assert.ts";
 
 /** Who keeps a row. */
@@ -76,8 +76,10 @@ export const PEERS_AT: number = TraceColumn.Stages + STAGE_COUNT;
 export const ROW_WIDTH: number = PEERS_AT + TRACE_PEERS_MAX * PEER_WIDTH;
 
 /** Rows of a reactor: 1.1 MB, taken when it is looked for the first time. */
-const ROWS = 4096;
-const MASK = ROWS - 1;
+export const TRACE_ROWS = 4096;
+/** Rows in one message to the mon: 280 KB of the 1 MiB that it may have. */
+export const TRACE_ROWS_TOLD_MAX = 1024;
+const MASK = TRACE_ROWS - 1;
 /** A row is told this long after its last stage: acknowledgements of others still come. */
 const SETTLE_US = 100_000;
 /** One that does not end is told after this, as far as it came. */
@@ -130,7 +132,7 @@ export class StageTrace {
       if (id === this.id) this.sample = 0;
       return;
     }
-    if (this.rows.length === 0) this.rows = new Float64Array(ROWS * ROW_WIDTH);
+    if (this.rows.length === 0) this.rows = new Float64Array(TRACE_ROWS * ROW_WIDTH);
     if (this.id !== id) {
       // What an earlier order left is nobody's.
       this.toldUpTo = this.last;
@@ -229,7 +231,7 @@ export class StageTrace {
     const told: number[] = [];
     const nowUs = this.clock.nowUs();
     this.expire();
-    this.toldUpTo = Math.max(this.toldUpTo, this.last - ROWS);
+    this.toldUpTo = Math.max(this.toldUpTo, this.last - TRACE_ROWS);
     let isGapless = true;
     for (let handle = this.toldUpTo + 1; handle <= this.last; handle++) {
       const at = (handle & MASK) * ROW_WIDTH;

@@ -6,7 +6,7 @@ import { FORMATS, type FormatState } from "../base/formats.ts";
 import { type ErrorCode, FastblockError } from "../base/errors.ts";
 import { uuidBytes, uuidText } from "../base/uuid.ts";
 import { ApplyResult, ClusterMap, type MapDelta } from "../cluster/cluster.ts";
-import { ROW_WIDTH, type TraceOrder } from "../metrics/metrics.ts";
+import { ROW_WIDTH, TRACE_ROWS_TOLD_MAX, type TraceOrder } from "../metrics/metrics.ts";
 import { CallbackTimer, type World } from "../reactor/world.ts";
 import {
   type Connection,
@@ -39,8 +39,7 @@ import type { ShardFigures, ShardReport } from "./report.ts";
 import { countersOf, recoveryMessage, scrubMessage, usageOf } from "./report-message.ts";
 
 /** Between two reports, unless the monitor asks for another pace. */
-/** Rows of a trace in one message: 280 KB of the 1 MiB that it may have. */
-const TELL_CELLS_MAX = 1024 * ROW_WIDTH;
+const TELL_CELLS_MAX = TRACE_ROWS_TOLD_MAX * ROW_WIDTH;
 const REPORT_INTERVAL_MS = 1000;
 
 /** Who says that there is a newer map is heard at most once in this time. */

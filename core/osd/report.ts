@@ -8,7 +8,7 @@ import {
   type ScrubState,
   type StoreUsage,
 } from "../pg/pg.ts";
-import type { TraceRows } from "../metrics/metrics.ts";
+import { TRACE_ROWS, type TraceRows } from "../metrics/metrics.ts";
 import { type Configuration, Role } from "../raft/raft.ts";
 import type { World } from "../reactor/world.ts";
 import type { FaultyEntries } from "./faulty-entries.ts";
@@ -104,14 +104,11 @@ export interface ShardTrace extends TraceRows {
   readonly id: number;
 }
 
-/** Rows of a trace in one report: all that a ring has. */
-const TRACE_ROWS_MAX = 4096;
-
-/** Rows of a reactor that ended since it was asked last. Undefined: there are none. */
+/** All rows of a reactor that ended since it was asked last. Undefined: there are none. */
 export function traceOf(world: World): ShardTrace | undefined {
   const { trace } = world;
   if (!trace.hasRows) return undefined;
-  const { rows, lost } = trace.take(TRACE_ROWS_MAX, false);
+  const { rows, lost } = trace.take(TRACE_ROWS, false);
   return rows.length === 0 && lost === 0 ? undefined : { id: trace.id, rows, lost };
 }
 
