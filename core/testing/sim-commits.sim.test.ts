@@ -12,7 +12,7 @@ import {
 } from "../raft/raft.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { groupsOf, SimCluster, type SimOsd } from "./sim-cluster.ts";
-import { SimCommits } from "./sim-commits.ts";
+import { isElsewhere, SimCommits } from "./sim-commits.ts";
 
 const LIMIT_US = 20_000_000;
 const PG = 7;
@@ -118,6 +118,49 @@ describe("in a joint configuration", () => {
     look(commits, 10, [10, 10, 5, 5]);
     look(commits, 11, [11, 11, 11, 5]);
     expect(() => look(commits, 12, [12, 12, 11, 5])).toThrow("replicas 4, 5 of 3");
+  });
+});
+
+describe("what one replica has lies elsewhere", () => {
+  const storeUuid = "0".repeat(32);
+  const before = changeConfiguration(members(3), {
+    addLearners: [4, 5].map((osd) => ({ osd, storeUuid })),
+  });
+  const joint = changeConfiguration(before, { promote: [4, 5], remove: [1, 2] });
+  // Durable indexes of replicas 1, 2, …; the first one may lose 10.
+  const among = (conf: Configuration, durable: readonly number[], who = 1): boolean => {
+    const all = durable.map((index, at) => replicaOf(at + 1, index, [conf, 9]));
+    return isElsewhere(all[who - 1]!, all);
+  };
+
+  test.each([
+    [3, [10, 10, 10], true],
+    [3, [10, 10, 9], false],
+    [3, [10, 12, 11], true],
+    [3, [10, 10], false],
+    [5, [10, 10, 10, 10, 9], true],
+    [5, [10, 10, 10, 9, 9], false],
+  ] as const)("of %d, with %j durable: %p", (count, durable, isThere) => {
+    expect(among(members(count), durable)).toBe(isThere);
+  });
+
+  test("in each half of a joint configuration that it votes in", () => {
+    expect(among(joint, [10, 10, 10, 0, 0])).toBe(true);
+    expect(among(joint, [10, 10, 10, 0, 0], 3)).toBe(false);
+    expect(among(joint, [10, 10, 10, 10, 10], 3)).toBe(true);
+  });
+
+  test("with the same term, or beneath what is left of a log", () => {
+    const conf = members(3);
+    const liar = replicaOf(1, 10, [conf, 9]);
+    const isThere = (log: object): boolean => {
+      const other = replicaOf(2, 10);
+      Object.assign(other.node.log, log);
+      return isElsewhere(liar, [liar, other, replicaOf(3, 10)]);
+    };
+    expect(isThere({})).toBe(true);
+    expect(isThere({ termAt: () => TERM - 1 })).toBe(false);
+    expect(isThere({ termAt: () => -1, baseIndex: 11 })).toBe(true);
   });
 });
 

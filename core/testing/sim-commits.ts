@@ -140,6 +140,28 @@ export class SimCommits {
   }
 }
 
+/** Whether all that a replica has called durable lies on stable storage of a majority without it. */
+export function isElsewhere(group: Group, groups: readonly Group[]): boolean {
+  const { pg, replica, row, node, shard } = group;
+  const { conf, log } = node;
+  const index = shard.store.durableIndex(row);
+  const holders = new Set<number>();
+  for (const one of groups) {
+    if (one.pg !== pg || one.replica === replica || !isWhole(one)) continue;
+    if (one.shard.store.durableIndex(one.row) < index) continue;
+    const other = one.node.log;
+    if (other.baseIndex > index || other.termAt(index) === log.termAt(index)) {
+      holders.add(one.replica);
+    }
+  }
+  const isCovered = (half: number): boolean => {
+    const voters = conf.members.filter((_, slot) => (half & (1 << slot)) !== 0);
+    if (!voters.some(({ id }) => id === replica)) return true;
+    return voters.filter(({ id }) => holders.has(id)).length * 2 > voters.length;
+  };
+  return isCovered(conf.voters) && isCovered(conf.outgoing);
+}
+
 function keyOf({ pg, replica }: Group): string {
   return `${String(pg)}/${String(replica)}`;
 }

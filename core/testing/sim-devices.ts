@@ -2,6 +2,7 @@
 import { BLOCK_SIZE } from "../base/units.ts";
 import { inspectStore } from "../pg/pg.ts";
 import { groupsOf, isServing, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import { isElsewhere } from "./sim-commits.ts";
 import type { SimFaults } from "./sim-faults.ts";
 import { stampBlock } from "./sim-stamps.ts";
 import { FORMATS_NEXT } from "./sim-versions.ts";
@@ -15,10 +16,16 @@ import { FORMATS_NEXT } from "./sim-versions.ts";
  *   rot, unreadable sectors              the victim's device: data, index, log, a copy of the superblock
  *   misdirected and lost writes,
  *   misdirected reads                    the victim's device, while it serves
- *   lying flush, then the power is cut   the victim, with everybody else in peace
+ *   lying flush, then the power is cut   the victim, with everybody else in peace, once a majority has
+ *                                        all without it
  *
  * Damage to the last batches before a crash, which nobody vouched for, is not told from a torn end:
  * it would be a second fault. So an osd whose device is damaged while it runs goes on for a while.
+ *
+ * What a device that lied loses may leave no trace: its log ends earlier, and is whole. An entry that
+ * counts as committed by such a replica and one more of three is lost then if the third one, which was
+ * behind, meets the liar before the one that has it: nothing that either of them holds tells of it. So
+ * the power of a liar is cut while all that it has called durable lies on a majority without it.
  */
 
 /** An osd whose device rots while it runs does not crash for this long: see the file's comment. */
@@ -36,8 +43,9 @@ const LITTLE_BYTES_MAX = 96 * 1_048_576;
 /** For this long, in looks, an osd is waited for that starts between two power cuts. */
 const START_LOOKS_MAX = 500;
 const START_LOOK_US = 1_000;
-/** After a power cut of a device that lied everybody else stays up for this long. */
+/** Beside a device that lies, and after its power cut, everybody else stays up for this long. */
 const PEACE_US = 4_000_000;
+const LIE_LOOK_US = 1_000;
 
 export class SimDevices {
   /** Blocks of a device that were damaged. */
@@ -226,7 +234,7 @@ export class SimDevices {
     return true;
   }
 
-  /** The victim's device makes nothing stable for a while; then its power is cut. */
+  /** The victim's device makes nothing stable for a while; then its power is cut: see `endLie`. */
   lie(): boolean {
     const { victim, random } = this.faults;
     const { osds } = this.cluster;
@@ -237,11 +245,33 @@ export class SimDevices {
     this.faults.distrust(victim);
     this.mar(victim);
     this.cluster.simulation.disk(victim.path).faults.lyingFlush = true;
-    this.faults.later(10_000 + random.below(600_000), () => {
-      this.faults.cutPower(victim);
-      this.mend(victim);
-    });
+    this.faults.later(10_000 + random.below(600_000), () => this.endLie(victim));
     return true;
+  }
+
+  /** Whether the device makes nothing stable: then nobody but `endLie` ends the process above it. */
+  isLying(osd: SimOsd): boolean {
+    return this.cluster.simulation.disk(osd.path).faults.lyingFlush;
+  }
+
+  /** The power of a liar is cut as soon as others have all, in a peace of its own; else not at all. */
+  private endLie(victim: SimOsd): void {
+    const { faults } = this;
+    const isSpare = this.isSpare(victim);
+    if (!isSpare && faults.isPeace) {
+      faults.later(LIE_LOOK_US, () => this.endLie(victim));
+      return;
+    }
+    if (isSpare && faults.makePeace(PEACE_US)) faults.cutPower(victim);
+    else faults.steady(victim, VOUCH_US);
+    this.mend(victim);
+  }
+
+  /** Whether all that an osd has called durable is durable at a majority of each group without it. */
+  private isSpare(osd: SimOsd): boolean {
+    const others = this.cluster.osds.filter((one) => one !== osd && isServing(one));
+    const groups = others.flatMap(groupsOf);
+    return isServing(osd) && groupsOf(osd).every((group) => isElsewhere(group, groups));
   }
 
   /* -------------------------------------------------------------------- rot */

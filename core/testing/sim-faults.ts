@@ -388,10 +388,10 @@ export class SimFaults {
     return true;
   }
 
-  /** An osd ends: its process crashes, or its power is cut. False: it does not run, or is steady. */
+  /** An osd ends: its process crashes, or its power is cut. False: it does not run, is steady, or lies. */
   kill(osd: SimOsd, crashes: boolean = this.random.below(2) === 0): boolean {
     const { world } = osd;
-    if (world?.alive !== true || this.isSteady(osd)) return false;
+    if (world?.alive !== true || this.isSteady(osd) || this.devices.isLying(osd)) return false;
     this.count(osd);
     if (crashes) world.crash();
     else world.powerCut();
