@@ -40,12 +40,20 @@ const CLIENT_NET = "10.0.0.";
 const CLIENT_HOST = 200;
 const CONTROL_PORT = 7400;
 export const DATA_PORT = 7500;
-const ARENA_BYTES = 192 * 1_048_576;
-/** Of an osd: connections of all its shards have their buffers there. */
-const SHARD_ARENA_BYTES = 96 * 1_048_576;
-const TOOL_ARENA_BYTES = 32 * 1_048_576;
-const DEVICE_BYTES = 512 * 1_048_576;
-const LOG_BYTES_DEFAULT = 96 * 1_048_576;
+const MIB = 1_048_576;
+const ARENA_BYTES = 192 * MIB;
+/** Of an osd, for payloads: for each of its shards, and at least. */
+const SHARD_SLOTS_BYTES = 48 * MIB;
+const SLOTS_BYTES_MIN = 96 * MIB;
+/** What a shard's store has for itself, and the two buffers of a connection. */
+const STORE_BYTES = 7 * MIB;
+const STREAM_BYTES = 2 * MIB;
+/** Connections of an osd: to any shard of so many others, there and back; of clients, to each shard. */
+const OTHERS_MAX = 7;
+const CLIENTS_MAX = 8;
+const TOOL_ARENA_BYTES = 32 * MIB;
+const DEVICE_BYTES = 512 * MIB;
+const LOG_BYTES_DEFAULT = 96 * MIB;
 /** How long, in simulated time, a step of the set-up may take. */
 const STEP_LIMIT_US = 60_000_000;
 
@@ -67,7 +75,7 @@ export interface SimClusterOptions {
   readonly tuning?: Partial<StoreTuning>;
   /** Of the osds' groups, other than the defaults. */
   readonly limits?: Partial<GroupLimits>;
-  /** Memory of an osd for payloads. Default: half of its memory. */
+  /** Memory of an osd for payloads. Default: 96 MiB, or 48 MiB a shard. */
   readonly slotsBytes?: number;
   /** Between two looks for quiet groups. Default as in an osd. */
   readonly parkLookUs?: number;
@@ -109,6 +117,20 @@ export interface SimOsd {
   /** What decides whether its store may serve, and what it keeps of its peers' stores. */
   admission: Admission | null;
   readonly peerStarts: Map<string, StoreStart>;
+}
+
+function slotsBytesOf(shards: number): number {
+  return Math.max(SLOTS_BYTES_MIN, shards * SHARD_SLOTS_BYTES);
+}
+
+/**
+ * Memory of an osd's process: here all shards share it, so their connections grow with the square of
+ * them. One for which there is none is never made, and its groups wait for ever.
+ */
+function arenaBytesOf(shards: number): number {
+  const streams = 2 * OTHERS_MAX * shards * shards + CLIENTS_MAX * shards + 1;
+  const wanted = slotsBytesOf(shards) + shards * STORE_BYTES + streams * STREAM_BYTES;
+  return Math.max(ARENA_BYTES, wanted);
 }
 
 function newOsd(id: number): SimOsd {
@@ -402,12 +424,11 @@ export class SimCluster {
   startOsd(osd: SimOsd): void {
     assert(osd.world === null || !osd.world.alive, "SimCluster.startOsd: it runs");
     this.onStarting(osd);
-    const arenaBytes = Math.max(ARENA_BYTES, this.shardCount * SHARD_ARENA_BYTES);
     const name = `osd.${String(osd.id)}`;
-    const { slotsBytes } = this.options;
+    const slotsBytes = this.options.slotsBytes ?? slotsBytesOf(this.shardCount);
     const world = this.simulation.createWorld(name, osd.address, {
-      arenaBytes,
-      ...(slotsBytes === undefined ? {} : { slotsBytes }),
+      arenaBytes: arenaBytesOf(this.shardCount),
+      slotsBytes,
     });
     this.options.onWorld?.(world);
     osd.world = world;

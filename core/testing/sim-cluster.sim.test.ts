@@ -1,0 +1,34 @@
+import { expect, test } from "bun:test";
+import { drainMicrotasks } from "bun:jsc";
+import { SystemChecksum } from "../reactor/bun-system.ts";
+import { SimCluster } from "./sim-cluster.ts";
+
+/** As many of both as a seed draws, with the osd that operators add. */
+const OSDS = 8;
+const SHARDS = 3;
+/** So many that nearly all shards share some. */
+const GROUPS = 256;
+const LIMIT_US = 10_000_000;
+
+test("osds have memory for connections to all others", () => {
+  const cluster = new SimCluster(1, {
+    osds: OSDS,
+    shards: SHARDS,
+    replicas: 3,
+    pgCount: GROUPS,
+    clients: 4,
+    imageBytes: 1_048_576,
+    checksum: new SystemChecksum(),
+    drainMicrotasks,
+  });
+  cluster.start();
+  const links = (): boolean[] =>
+    cluster.osds.flatMap(({ shards }) =>
+      shards.flatMap(({ pg }) => [...pg.peers.links.values()].map(({ up }) => up)),
+    );
+  cluster.simulation.run(() => !links().includes(false), LIMIT_US);
+  const pairs = OSDS * SHARDS * (OSDS - 1) * SHARDS;
+  expect(links().length).toBeGreaterThan(pairs * 0.9);
+  expect(links().filter((up) => !up)).toHaveLength(0);
+  cluster.simulation.dispose();
+}, 60_000);
