@@ -323,6 +323,14 @@ export async function writeCheckpoint(
 ): Promise<number> {
   const { meta, seed, shard, buffer } = places;
   const bytes = encodeBody(body);
+  // Counted at once: a replica may leave its tombstone in the body's list while the body is written.
+  const counts = {
+    bodyBytes: bytes.length,
+    groups: body.groups.length,
+    pages: body.pageCrcs.length,
+    tombstones: body.tombstones.length,
+    parents: body.parents.length,
+  };
   if (BLOCK_SIZE + bytes.length > meta.halfBytes) {
     throw new FastblockError(
       "FB4006",
@@ -341,16 +349,7 @@ export async function writeCheckpoint(
     await writeOnce(device, buffer, offset + BLOCK_SIZE + at, length);
     written += length;
   }
-  const header: CheckpointHeader = {
-    ...facts,
-    shard,
-    bodyBytes: bytes.length,
-    bodyCrc,
-    groups: body.groups.length,
-    pages: body.pageCrcs.length,
-    tombstones: body.tombstones.length,
-    parents: body.parents.length,
-  };
+  const header: CheckpointHeader = { ...facts, ...counts, shard, bodyCrc };
   world.arena.bytes.set(encodeCheckpointHeader(header, seed, world.checksum), buffer);
   await writeOnce(device, buffer, offset, BLOCK_SIZE);
   return written;

@@ -13,6 +13,7 @@ const RECORDED: readonly [number, string][] = [
   [3370, "a holder whose session was forgotten took its image back, past the fence"],
   [4188, "who knew of a term that nobody had kept never left a group that was without it"],
   [8637, "of six simulated osds one had no memory for connections to all others"],
+  [7898, "a replica that went while a checkpoint was written made that unreadable"],
 ];
 
 test.each(RECORDED)(
