@@ -44,8 +44,9 @@ export interface TurnWaiter {
  *
  * capture each group's state at its applied index c → move everything before the head of that moment
  * home, fills under way among it → write the index pages → make the commit index durable up to everything applied → hold
- * background writes, one flush → checkpoint A or B, body first, header last → wait for the reads that
- * began before → tail moves, quarantine is released.
+ * background writes, one flush → wait for the tombstones of replicas that were removed meanwhile →
+ * checkpoint A or B, body first, header last → wait for the reads that began before → tail moves,
+ * quarantine is released.
  *
  * The log goes on all the time: entries behind the captured head stay in the log and are redone.
  *
@@ -92,6 +93,8 @@ export class Checkpointer {
       const { quarantined } = this.parts.slots;
       const captured = await this.capture();
       await this.settle(headSeq);
+      // The turn in which a wait ends may begin with another one.
+      while (this.hasLeaving) await this.waiter.waitUntil(() => !this.hasLeaving);
       // A group that took another position meanwhile is not what was captured.
       if (this.state.rebases !== rebases) continue;
       const tailSeq = this.tailFor(captured, headSeq);
@@ -137,11 +140,25 @@ export class Checkpointer {
 
   private tellPositions(captured: readonly Captured[]): void {
     for (const { row, group, begins, renews } of captured) {
-      const rows = this.machines.log.groups[row]!;
-      if (!rows.alive || rows.replicaId !== group.replicaId) continue;
+      if (!this.isHere(row, group)) continue;
       if (begins) this.waiter.onBeginningDurable(row);
       if (renews) this.waiter.onRenewable(row);
     }
+  }
+
+  /**
+   * Whether a replica was removed and that is not durable yet. It has no place in a checkpoint any more,
+   * and no tombstone: were that all that a power cut leaves, nobody would know that it was ever here.
+   */
+  private get hasLeaving(): boolean {
+    const { rows } = this.state;
+    return this.machines.log.groups.some(({ alive, row }) => !alive && rows[row] !== undefined);
+  }
+
+  /** Whether a row is still that of the replica that was captured there: rows are used again. */
+  private isHere(row: number, group: CheckpointGroup): boolean {
+    const { alive, pg, replicaId } = this.machines.log.groups[row]!;
+    return alive && pg === group.pg && replicaId === group.replicaId;
   }
 
   private nextTurn(): Promise<void> {
@@ -284,8 +301,8 @@ export class Checkpointer {
     const keepFrom = log.headPosition - retained;
     const crowded = this.quarantineCrowded();
     for (const { row, group, heldSeq } of captured) {
+      if (!this.isHere(row, group)) continue;
       const rows = log.groups[row]!;
-      if (!rows.alive || rows.replicaId !== group.replicaId) continue;
       tail = Math.min(tail, heldSeq);
       for (let index = group.state.applied + 1; index <= rows.last; index++) {
         const seq = rows.holds(index) ? rows.seqAt(index) : 0;
@@ -326,12 +343,9 @@ export class Checkpointer {
     forgetful: boolean,
   ): Promise<void> {
     const { batches } = this.parts;
-    const { log, pages } = this.machines;
+    const { pages } = this.machines;
     const groups = captured
-      .filter(({ row, group }) => {
-        const rows = log.groups[row]!;
-        return rows.alive && rows.replicaId === group.replicaId;
-      })
+      .filter(({ row, group }) => this.isHere(row, group))
       .map(({ row, group }) => this.withBase(row, group, tailSeq));
     const parents = this.parents();
     const body = { groups, tombstones: this.parts.tombstones, parents, pageCrcs: this.pageCrcs() };

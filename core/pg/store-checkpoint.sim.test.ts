@@ -118,4 +118,39 @@ describe("a replica goes while a checkpoint is written", () => {
     await scene.checkpointed(1);
     expect((await scene.after()).trusted).toEqual([PG, PG + 1, PG + 2]);
   });
+
+  test("G1: its record takes longer than all the rest: nobody forgets that it was here", async () => {
+    const scene = await Scene.make(3);
+    await scene.checkpointUntil("flush");
+    scene.latency(10 * SLOW_US);
+    scene.rig.store.removeReplica(scene.rows[1]!);
+    await scene.rig.until(() => scene.calls.includes("batch"), "batch");
+    expect(scene.calls).toEqual(["flush", "batch"]);
+    scene.latency(30);
+    await scene.checkpointed(1);
+    expect(await scene.after()).toEqual({
+      trusted: [PG, PG + 2],
+      buried: [PG + 1],
+      findings: [],
+    });
+  });
+
+  test("its row is another's when the checkpoint is written: that one is not taken for it", async () => {
+    const scene = await Scene.make(4);
+    const { rig, rows } = scene;
+    const row = rows[1]!;
+    rig.renew(row, 4);
+    await scene.checkpointUntil("flush");
+    scene.latency(30);
+    rig.store.removeReplica(row);
+    await rig.until(() => rig.owner.gone.has(row), "gone");
+    expect(await rig.create(PG + 3, 3)).toBe(row);
+    expect(scene.calls).not.toContain("body");
+    await scene.checkpointed(1);
+    expect(await scene.after()).toEqual({
+      trusted: [PG, PG + 2, PG + 3],
+      buried: [PG + 1],
+      findings: [],
+    });
+  });
 });
