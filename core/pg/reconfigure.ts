@@ -355,8 +355,10 @@ function viewOf(group: Group): MemberView {
   node.conf.members.forEach((_, slot) => {
     const bit = 1 << slot;
     if (peers[slot]?.link.up === true) live |= bit;
-    // A learner that knows the configuration that made it one has everything up to there.
-    const knows = node.progress[slot]!.commitKnown >= group.confIndex;
+    // It knows the configuration that made it a learner once it has it on its disk, and that it is
+    // committed. The latter alone is told from memory: of a disk that answers nothing it says no more.
+    const { match, commitKnown } = node.progress[slot]!;
+    const knows = Math.min(match, commitKnown) >= group.confIndex;
     if (knows && node.caughtUp(slot)) ready |= bit;
   });
   return { live, ready, self: group.replica };

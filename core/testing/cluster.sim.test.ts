@@ -12,8 +12,9 @@ const RECORDED: readonly [number, string][] = [
   [2945, "a group was to have two witnesses after a restore, and never had the new one"],
   [3370, "a holder whose session was forgotten took its image back, past the fence"],
   [4188, "who knew of a term that nobody had kept never left a group that was without it"],
-  [8637, "of six simulated osds one had no memory for connections to all others"],
+  [7306, "a newcomer whose disk had kept nothing of its configuration became a voter"],
   [7898, "a replica that went while a checkpoint was written made that unreadable"],
+  [8637, "of six simulated osds one had no memory for connections to all others"],
 ];
 
 test.each(RECORDED)(

@@ -9,6 +9,7 @@ import { Prng } from "../base/prng.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { Image } from "../client/client.ts";
 import { type Group, inspectStore } from "../pg/pg.ts";
+import { formatConfiguration } from "../raft/raft.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { MON_ADDRESS, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
@@ -315,6 +316,35 @@ test("G7: a newcomer that a leader with an older map takes for a stray comes und
   const second = cluster.pgs[0]!.replicas.find((one) => one.osd === spare.id)!.replicaId;
   expect(second).toBeGreaterThan(first);
   bench.stop();
+  bench.verifyMembers();
+}, 60_000);
+
+/**
+ * All that a short log holds is less than what a newcomer may be behind when it becomes a voter: what
+ * keeps the group from giving up a good copy for a disk that answers nothing is that it must have the
+ * configuration that made it a learner. It says from memory that it knows of that as committed.
+ */
+test("G1: a newcomer whose disk answers nothing takes nobody's place until it does", () => {
+  const bench = new Bench(17, { pgCount: 1 });
+  const { cluster } = bench;
+  const pg = cluster.pgs[0]!.id;
+  bench.load();
+  bench.until("something is written", () => bench.writes >= 20);
+  bench.stop();
+  const [old, spare] = [bench.member(pg, 2), bench.spare(pg)];
+  cluster.replaceReplica(pg, old.id, spare.id);
+  const { faults } = cluster.simulation.disk(spare.path);
+  const newcomer = (): Group | undefined => bench.groupOn(spare, pg);
+  bench.until("it has begun", () => (newcomer()?.node.durableIndex ?? 0) > 0);
+  faults.stalled = true;
+  bench.pass(2_000_000);
+  const leader = bench.groupOn(bench.leaderOf(pg), pg)!;
+  const { conf } = leader.node;
+  expect(newcomer()!.node.durableIndex).toBeLessThan(leader.confIndex);
+  expect(newcomer()!.commitIndex).toBeGreaterThanOrEqual(leader.confIndex);
+  expect(formatConfiguration(conf)).toBe("voters 1,2,3 learners 4");
+  faults.stalled = false;
+  bench.until("replaced", () => cluster.settled);
   bench.verifyMembers();
 }, 60_000);
 
