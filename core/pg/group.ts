@@ -108,6 +108,8 @@ export class Group {
   transferAfterUs = 0;
   /** Leader: index of the configuration that was told as settled last, see `reconfigure.ts`; -1: none. */
   settledTold = -1;
+  /** Leader: an entry behind this index makes its configuration a settled one, see `reconfigure.ts`. */
+  settlesBehind = 0;
   /** Taken off its shard, or parked: open requests are answered, nothing else is done with it. */
   gone = false;
   /** Work that goes on over turns with this very object: it is not parked meanwhile. */
@@ -323,6 +325,7 @@ export class Group {
     const conf = decodeConfiguration(entry.data);
     assert(conf !== null, "Group: a configuration that can not be read");
     this.confIndex = index;
+    this.settlesBehind = this.isLeader ? this.node.log.lastIndex : 0;
     this.node.applyConfiguration(index, conf);
     this.shard.onConfiguration(this);
   }
@@ -386,6 +389,7 @@ export class Group {
     if (leads === this.isLeader) return;
     this.isLeader = leads;
     this.servingTold = false;
+    this.settlesBehind = 0;
     this.layers.dropProposed();
     if (leads) return;
     // What was read for followers is of a log that the next leader may cut.

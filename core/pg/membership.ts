@@ -16,10 +16,10 @@
  * restarted before it learned so, it would leave its group without a majority.
  *
  * A replica goes when the map shows that a configuration without it is settled: committed, and known
- * to be so by a majority of its voters. Going at the entry that removes it was not enough: the leader
- * may die before anybody else knows that this entry is committed, and what they know until then
- * makes them ask the removed replica for its vote. Until the map tells, it stays and answers; the
- * leader says farewell with its last commit index and sends it nothing more.
+ * to be so on the disks of a majority of its voters. Going at the entry that removes it was not
+ * enough: the leader may die before anybody else knows that this entry is committed, and what they
+ * know until then makes them ask the removed replica for its vote. Until the map tells, it stays and
+ * answers; the leader says farewell with its last commit index and sends it nothing more.
  *
  * Maps of a monitor that was restored from a backup may lack what happened since. Hence nothing is
  * removed because a map merely lacks it: the map's configuration must be newer than the replica's.

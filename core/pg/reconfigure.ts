@@ -22,11 +22,20 @@
  * shard that stops, or whose device is slow, hands over all that it leads (`transferAll`); while the
  * device is slow it takes no leadership that is handed to it, and gives away what it is elected to.
  *
- * A configuration is told to the monitor once it is settled: a majority of its voters knows that it
- * is committed. Only then may a replica that it lacks be destroyed (`membership.ts`).
+ * A configuration is told to the monitor once it is settled: a majority of its voters knows on disk
+ * that it is committed. Only then may a replica that it lacks be destroyed (`membership.ts`).
+ *
+ * Knowing it in memory was not enough. Story: 4 comes for 1, all know that 2,3,4 is committed, 1 is
+ * destroyed. Power fails everywhere, and the disk of 3 does not come back. 2 and 4 have the entry, and
+ * not that it is committed: they ask for majorities of 2,3,4 and of 1,2,3, for ever.
+ *
+ * Who has an entry that was proposed when the configuration was committed has that on its disk, as the
+ * record of an entry tells the commit index that came with it. So one entry behind it settles it once
+ * that is committed: voters without it have older logs, and vote for one with it. A new leader's Noop
+ * is such an entry; where nobody writes, a Noop is proposed.
  */
 import type { PgInfo } from "../cluster/cluster.ts";
-import { EntryType } from "../log/log.ts";
+import { type Entry, EntryType } from "../log/log.ts";
 import { Status } from "../base/status.ts";
 import { uuidDigits } from "../base/uuid.ts";
 import {
@@ -34,6 +43,7 @@ import {
   type ConfChange,
   type Configuration,
   encodeConfiguration,
+  ENTRY_KIND_NOOP,
   formatConfiguration,
   hasQuorum,
   type Member,
@@ -141,6 +151,8 @@ export class Reconfigurer {
   /** No leader goes home before. */
   private nextHomeUs = 0;
   private stopped = false;
+  /** An entry is under way that settles a configuration. */
+  private settling = false;
 
   constructor(shard: PgShard) {
     this.shard = shard;
@@ -189,10 +201,12 @@ export class Reconfigurer {
   /** The timer. */
   onTimer(): void {
     const now = this.shard.world.clock.nowUs();
+    this.settling = false;
     for (const group of this.watched) {
       if (!this.advance(group, now)) this.watched.delete(group);
     }
-    if (this.watched.size > 0) this.shard.world.timers.arm(this.timer, LOOK_US);
+    const delayUs = this.settling ? SOON_US : LOOK_US;
+    if (this.watched.size > 0) this.shard.world.timers.arm(this.timer, delayUs);
   }
 
   /** Do what is due. Answers whether something is left to do. */
@@ -207,10 +221,22 @@ export class Reconfigurer {
   }
 
   private tellSettled(group: Group): boolean {
-    if (!isSettled(group)) return false;
+    if (!isSettled(group)) {
+      if (group.node.log.lastIndex <= group.settlesBehind) this.settle(group);
+      return false;
+    }
     if (group.settledTold !== group.confIndex) this.shard.onSettled(group);
     group.settledTold = group.confIndex;
     return true;
+  }
+
+  /** Nobody wrote since the configuration was applied: a Noop stands behind it as well. */
+  private settle(group: Group): void {
+    const entry = this.shard.store.entries.take();
+    entry.type = EntryType.Noop;
+    if (this.append(group, entry, () => group.node.propose(ENTRY_KIND_NOOP)) >= 0) {
+      this.settling = true;
+    }
   }
 
   /* ---------------------------------------------------------- configuration */
@@ -241,27 +267,34 @@ export class Reconfigurer {
   }
 
   private propose(group: Group, next: Configuration): void {
-    const { logger, store } = this.shard;
-    const entry = store.entries.take();
+    const entry = this.shard.store.entries.take();
     entry.type = EntryType.Conf;
     entry.data = encodeConfiguration(next);
-    if (store.reserve(group.row, entry) !== Status.Ok) {
-      // The log is full: at the next look there is room again.
-      store.entries.release(entry);
-      return;
-    }
-    const index = group.node.proposeConfiguration(next);
-    if (index < 0) {
-      store.unreserve(entry);
-      store.entries.release(entry);
-      return;
-    }
-    group.keep(entry, index, group.node.term);
-    logger.info("changing a configuration", {
+    const index = this.append(group, entry, () => group.node.proposeConfiguration(next));
+    if (index < 0) return;
+    this.shard.logger.info("changing a configuration", {
       pg: group.pg,
       index,
       to: formatConfiguration(next),
     });
+  }
+
+  /** Answers the index; negative: not now, and the entry is released. */
+  private append(group: Group, entry: Entry, propose: () => number): number {
+    const { store } = this.shard;
+    if (store.reserve(group.row, entry) !== Status.Ok) {
+      // The log is full: at the next look there is room again.
+      store.entries.release(entry);
+      return -1;
+    }
+    const index = propose();
+    if (index < 0) {
+      store.unreserve(entry);
+      store.entries.release(entry);
+      return -1;
+    }
+    group.keep(entry, index, group.node.term);
+    return index;
   }
 
   /* ------------------------------------------------------------- leadership */
@@ -328,7 +361,7 @@ export class Reconfigurer {
 
 /** Whether the configuration that this leader applied may be told, see the file's comment. */
 export function isSettled(group: Group): boolean {
-  return group.serving && group.node.commitKnownByQuorum(group.confIndex);
+  return group.serving && group.commitIndex > group.settlesBehind;
 }
 
 function wantedOf(info: PgInfo): Member[] {

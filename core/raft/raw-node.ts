@@ -46,7 +46,7 @@ import { EntryLog } from "./entry-log.ts";
 import { checkInvariants } from "./invariants.ts";
 import { ENTRY_KIND_CONF, type RaftMessage } from "./message.ts";
 import { ProgressState } from "./progress.ts";
-import { hasQuorum, quorumValue } from "./quorum.ts";
+import { quorumValue } from "./quorum.ts";
 import { fillReady, type Ready, Refusal } from "./ready.ts";
 import { endRestore, type RaftRestore } from "./restore.ts";
 import {
@@ -276,19 +276,6 @@ export class RaftNode extends RaftState {
   /** Leader: whether the member in `slot` is reachable, whole, and at most a little behind. */
   caughtUp(slot: number): boolean {
     return this.role === Role.Leader && isCaughtUp(this, slot);
-  }
-
-  /**
-   * Leader: whether a quorum of the voters confirmed to know that everything up to `index` is
-   * committed. Whoever leads next can then learn it from any quorum.
-   */
-  commitKnownByQuorum(index: number): boolean {
-    if (this.role !== Role.Leader || this.commitIndex < index) return false;
-    let known = this.selfBit;
-    for (let slot = 0; slot < this.progress.length; slot++) {
-      if (this.progress[slot]!.commitKnown >= index) known |= 1 << slot;
-    }
-    return hasQuorum(known, this.conf.voters, this.conf.outgoing);
   }
 
   /**

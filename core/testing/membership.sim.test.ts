@@ -348,6 +348,27 @@ test("G1: a newcomer whose disk answers nothing takes nobody's place until it do
   bench.verifyMembers();
 }, 60_000);
 
+test.each([
+  ["who leads", 0],
+  ["a follower", 1],
+] as const)(
+  "G11: power fails when a replica has just left, and %s does not come back: the others serve",
+  (_, at) => {
+    const bench = new Bench(21, { pgCount: 1, idleMs: 1e9 });
+    const { cluster } = bench;
+    const pg = cluster.pgs[0]!.id;
+    const [old, spare, lost] = [bench.member(pg, 2), bench.spare(pg), bench.member(pg, at)];
+    cluster.replaceReplica(pg, old.id, spare.id);
+    bench.until("it has left", () => cluster.settled && bench.groupOn(old, pg) === undefined);
+    for (const osd of cluster.osds) osd.world!.powerCut();
+    for (const osd of cluster.osds) if (osd !== lost) cluster.startOsd(osd);
+    bench.until("the others serve", () => cluster.serving);
+    cluster.startOsd(lost);
+    bench.verifyMembers();
+  },
+  60_000,
+);
+
 test("G7: a replica of a higher term than its group ever has goes when its group is without it", () => {
   const bench = new Bench(13, { pgCount: 1 });
   const { cluster } = bench;

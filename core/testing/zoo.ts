@@ -249,7 +249,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 195,
+    seed: 515,
   },
   {
     name: "late-write-after-a-fence",
