@@ -23,6 +23,7 @@ import { type LoggedError, type SimMemory, Simulation, type SimWorld } from "../
 import type { Disk } from "../reactor/world.ts";
 import type { StoreCredentials } from "../rpc/rpc.ts";
 import { encodeStarts } from "../store/store.ts";
+import { SESSIONS_FEW } from "./sim-tunables.ts";
 import { uuidBytes } from "../base/uuid.ts";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
 
@@ -398,6 +399,12 @@ export class SimCluster {
 
   private get deviceBytes(): number {
     return this.options.deviceBytes ?? DEVICE_BYTES;
+  }
+
+  /** Groups may forget the sessions of clients that still work. */
+  get remembersFew(): boolean {
+    const { limits } = this.options;
+    return limits?.sessionsMax !== undefined && limits.sessionsMax <= SESSIONS_FEW;
   }
 
   get shardCount(): number {

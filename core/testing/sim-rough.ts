@@ -11,7 +11,8 @@ import type { FaultKind, SimFaults } from "./sim-faults.ts";
  *   lossy wires             segments between some machines are lost: their streams stall, for longer
  *                           and longer, until they are sent again
  *   late requests           connections break off, and what was on its way arrives behind what their
- *                           ends send on the next ones: requests come twice, and late
+ *                           ends send on the next ones: requests come twice, and late; also where
+ *                           groups remember few sessions, which are there to tell such ones
  *   ports taken again       osds, and the shards of each, listen at once where others did a moment
  *                           ago, while peers and clients still dial there
  *   a stranger at the port  something else listens there while an osd is down
@@ -59,6 +60,8 @@ export class SimRough {
     const kinds: FaultKind[] = [];
     if (isRough(seed)) {
       kinds.push({ name: "lossy wires", weight: 9, run: () => this.lose() });
+    }
+    if (isRough(seed) || this.cluster.remembersFew) {
       kinds.push({ name: "late requests", weight: 12, run: () => this.delay() });
     }
     if (takesPorts(seed)) {

@@ -13,6 +13,8 @@ import { RAFT_OPTIONS_DEFAULT } from "../raft/raft.ts";
 
 /** In one of so many seeds; recorded seeds are not among them. */
 const TWISTED_SEEDS = 4;
+/** No more sessions than this: groups forget clients that work. */
+export const SESSIONS_FEW = 8;
 const MIB = 1_048_576;
 const KIB = 1024;
 
@@ -46,7 +48,7 @@ export function tunablesOf(seed: number, shards: number): SimTunables | null {
         windowBytes: pick([1, 64 * KIB, MIB, 4 * MIB]),
         promoteLagMax: pick([0, 8, 64, 512]),
       },
-      sessionsMax: random.below(2) === 0 ? between(3, 8) : between(9, 1024),
+      sessionsMax: random.below(2) === 0 ? between(3, SESSIONS_FEW) : between(9, 1024),
       fillUnits: pick([1, 2, 16, 64]),
       heartbeatUs: between(20_000, 100_000),
     },

@@ -148,7 +148,7 @@ export const ZOO: readonly PlantedBug[] = [
           "if (peer.link.leaseUntilUs > Math.min(nowUs, peer.link.heardUs)) granted |= 1 << slot;",
       },
     ],
-    seed: 46,
+    seed: 48,
   },
   {
     name: "commits-at-election",
@@ -249,7 +249,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 515,
+    seed: 23,
   },
   {
     name: "late-write-after-a-fence",
