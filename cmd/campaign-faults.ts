@@ -187,6 +187,7 @@ export const FAULT_KINDS: readonly FaultKind[] = [
   },
   cutKind("cut a leader off", "both", (cluster) => cluster.names),
   cutKind("cut a leader from its peers", "both", (cluster) => cluster.osds),
+  cutKind("cut a leader from one peer", "both", (cluster) => cluster.osds, 1),
   cutKind("nothing leaves a leader", "out", (cluster) => cluster.names),
   cutKind("nothing reaches a leader", "in", (cluster) => cluster.names),
   networkKind("a leader's links flap", [2000, 4000], flapping),
@@ -240,7 +241,7 @@ export const FAULT_KINDS: readonly FaultKind[] = [
     share: 1,
     needs: "disk",
     holdMs: [2000, 6000],
-    promiseMs: 10_000,
+    promiseMs: 5000,
     from: "fault",
     prepare: ({ cluster, diskOsd }) => cluster.giveLeadership(diskOsd),
     begin: ({ disk, diskOsd }) => {
@@ -267,11 +268,12 @@ export const FAULT_KINDS: readonly FaultKind[] = [
   },
 ];
 
-/** Cut an osd that leads groups from others. */
+/** Cut an osd that leads groups from others, or from some `count` of them. */
 function cutKind(
   name: string,
   direction: Direction,
   others: (cluster: CampaignCluster) => readonly string[],
+  count = Infinity,
 ): FaultKind {
   return {
     name,
@@ -283,13 +285,15 @@ function cutKind(
     begin: async (scene) => {
       const { cluster, network } = scene;
       const victim = await leaderOf(scene);
-      const far = others(cluster).filter((one) => one !== victim);
+      const all = others(cluster).filter((one) => one !== victim);
+      const far = some(scene, all, Math.min(count, all.length));
       const addresses = far.map((one) => cluster.address(one));
+      const before = await network!.heal();
       await network!.cut(cluster.address(victim), addresses, direction);
       return {
         victims: [victim],
         end: async () => {
-          await network!.heal();
+          judgeStruck(name, (await network!.heal()) - before);
           return [];
         },
       };
@@ -301,7 +305,11 @@ function cutKind(
 function networkKind(
   name: string,
   holdMs: readonly [number, number],
-  begin: (network: CampaignNetwork, address: string, scene: Scene) => Promise<() => Promise<void>>,
+  begin: (
+    network: CampaignNetwork,
+    address: string,
+    scene: Scene,
+  ) => Promise<() => Promise<unknown>>,
 ): FaultKind {
   return {
     name,
@@ -312,14 +320,22 @@ function networkKind(
     from: "fault",
     begin: async (scene) => {
       const victim = await leaderOf(scene);
-      const heal = await begin(scene.network!, scene.cluster.address(victim), scene);
+      const network = scene.network!;
+      const before = await network.heal();
+      const heal = await begin(network, scene.cluster.address(victim), scene);
       const end = async (): Promise<readonly number[]> => {
         await heal();
+        judgeStruck(name, (await network.heal()) - before);
         return [];
       };
       return { victims: [victim], end };
     },
   };
+}
+
+/** A fault that met no packet proves nothing. */
+function judgeStruck(name: string, packets: number): void {
+  if (packets === 0) throw new Error(`${name}: it met no packet, wanted some`);
 }
 
 /** Cut off and not, by turns. */

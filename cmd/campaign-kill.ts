@@ -207,7 +207,7 @@ class KillRun {
 
   private async cleanUp(): Promise<void> {
     const { cluster } = this;
-    const steps: (() => Promise<void> | void)[] = [
+    const steps: (() => Promise<unknown> | void)[] = [
       () => this.network?.heal(),
       () => this.disk?.thaw(),
       () => this.device?.set({}),

@@ -6,6 +6,8 @@ import { type Subprocess, spawn, which } from "bun";
  */
 
 const ANSWER_LIMIT_MS = 5_000;
+/** How nft ends what it tells of a table. */
+const TABLE_END = "\n}";
 
 /** What of an address is lost on the way. */
 export type Direction = "both" | "out" | "in";
@@ -14,6 +16,8 @@ export class CampaignNetwork {
   private readonly nft: Subprocess<"pipe", "pipe", "pipe">;
   private readonly table: string;
   private said = "";
+  /** Packets that were lost, reset or led astray by what has been healed. */
+  private struck = 0;
 
   private constructor(nft: Subprocess<"pipe", "pipe", "pipe">) {
     this.nft = nft;
@@ -48,15 +52,15 @@ export class CampaignNetwork {
   async cut(address: string, others: readonly string[], direction: Direction): Promise<void> {
     const set = `{ ${others.join(", ")} }`;
     const rule = `add rule inet ${this.table} cut`;
-    if (direction !== "in") this.say(`${rule} ip saddr ${address} ip daddr ${set} drop`);
-    if (direction !== "out") this.say(`${rule} ip saddr ${set} ip daddr ${address} drop`);
+    if (direction !== "in") this.say(`${rule} ip saddr ${address} ip daddr ${set} counter drop`);
+    if (direction !== "out") this.say(`${rule} ip saddr ${set} ip daddr ${address} counter drop`);
     await this.wait("drop");
   }
 
   /** Lose a share of the packets between an address and all others. */
   async lose(address: string, percent: number): Promise<void> {
     const rule = `add rule inet ${this.table} cut`;
-    const chance = `numgen random mod 100 < ${percent} drop`;
+    const chance = `numgen random mod 100 < ${percent} counter drop`;
     this.say(`${rule} ip saddr ${address} ${chance}`, `${rule} ip daddr ${address} ${chance}`);
     await this.wait("drop");
   }
@@ -64,7 +68,7 @@ export class CampaignNetwork {
   /** Reset every connection of an address, and each that is tried. */
   async reset(address: string): Promise<void> {
     const rule = `add rule inet ${this.table} cut meta l4proto tcp`;
-    const how = "reject with tcp reset";
+    const how = "counter reject with tcp reset";
     this.say(`${rule} ip saddr ${address} ${how}`, `${rule} ip daddr ${address} ${how}`);
     await this.wait("reset");
   }
@@ -82,11 +86,17 @@ export class CampaignNetwork {
     await this.wait("dnat");
   }
 
-  async heal(): Promise<void> {
+  /** Answers how many packets all faults so far have met: one that meets none proves nothing. */
+  async heal(): Promise<number> {
     const { table } = this;
+    await this.wait(TABLE_END);
+    for (const [, packets] of this.said.matchAll(/counter packets (\d+)/g)) {
+      this.struck += Number(packets);
+    }
     this.say(`flush chain inet ${table} cut`);
     if (this.said.includes("chain detour")) this.say(`delete chain inet ${table} detour`);
-    await this.wait("}");
+    await this.wait(TABLE_END);
+    return this.struck;
   }
 
   async close(): Promise<void> {

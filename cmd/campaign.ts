@@ -36,6 +36,7 @@ const KILLS_PER_TURN = 12;
 const SEEDS_PER_TURN = 100;
 const FUZZ_INPUTS_PER_TURN = 100_000;
 const FAILPOINTS = "./core/pg/store-failpoints.sim.test.ts";
+const ZOO = "./core/testing/zoo.sim.test.ts";
 /** What a report keeps of a program's output. */
 const OUTPUT_CHARS_MAX = 4_000;
 const SEED_MAX = 2 ** 31;
@@ -69,6 +70,7 @@ const PARTS: readonly Part[] = [
       return programTurn([...PROGRAM, "fuzz", "--seed", String(seed), "--inputs", inputs], {});
     },
   },
+  { name: "zoo", turn: () => programTurn([process.execPath, "test", ZOO], {}) },
 ];
 
 function say(text: string): void {

@@ -8,11 +8,16 @@ import { runHalf, runSeed } from "./cluster-harness.ts";
 const RECORDED: readonly [number, string][] = [
   [247, "a group that fell quiet while its disks were full never took writes again"],
   [1083, "reads that failed once at a start passed for damage, on two replicas of three"],
+  [2178, "rest was looked for while an osd had not opened its stores"],
   [2299, "one bad sector of the log cost the mover all that it read with it, for ever"],
   [2945, "a group was to have two witnesses after a restore, and never had the new one"],
   [3370, "a holder whose session was forgotten took its image back, past the fence"],
+  [3374, "an operation of the locked image was submitted while it was open"],
+  [3605, "a leader was killed in the peace of an aimed fault"],
   [4188, "who knew of a term that nobody had kept never left a group that was without it"],
+  [4296, "the check made one entry of a log in memory and a store behind it"],
   [7306, "a newcomer whose disk had kept nothing of its configuration became a voter"],
+  [7502, "the power of a lying device was cut while others lacked what it had"],
   [7898, "a replica that went while a checkpoint was written made that unreadable"],
   [8637, "of six simulated osds one had no memory for connections to all others"],
 ];

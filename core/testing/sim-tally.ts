@@ -2,7 +2,7 @@
 import type { SimVerdict } from "./sim-run.ts";
 
 /** So many seeds meet every rare situation that is known. */
-const SEEDS_NIGHTLY = 400;
+const SEEDS_NIGHTLY = 1000;
 
 /** What many runs came to. */
 export class SimTally {
