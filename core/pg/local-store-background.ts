@@ -163,11 +163,18 @@ export class Background implements Drain, TurnWaiter {
 
   // cold: once per checkpoint.
   private runCheckpoint(): void {
-    this.checkpointer.run().catch((error: unknown) => {
-      if (failOnBug(this.parts.world, error)) return;
-      if (this.state.failed) return;
-      this.parts.logger.error("checkpoint failed", { error: String(error) });
-    });
+    const { logger, space, world } = this.parts;
+    const beganUs = world.clock.nowUs();
+    const onFailed = (error: unknown): void => {
+      if (failOnBug(world, error) || this.state.failed) return;
+      logger.error("checkpoint failed", { error: String(error) });
+    };
+    const onWritten = (): void => {
+      const ms = Math.round((world.clock.nowUs() - beganUs) / 1000);
+      const logTurns = Math.round((100 * this.log.headPosition) / space.ringBlocks) / 100;
+      logger.debug("checkpoint written", { ms, logTurns });
+    };
+    this.checkpointer.run().then(onWritten, onFailed);
   }
 
   /** Move everything home and write a checkpoint soon. */

@@ -131,8 +131,7 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
     if (this.hasFailed) return;
     this.network.flush();
     clock.end();
-    const took = clock.nowUs() - clock.turnUs;
-    if (took > stats.turnUsMax) stats.turnUsMax = took;
+    this.noteTurn(clock.nowUs() - clock.turnUs);
   }
 
   /** Be woken for the next timer. */

@@ -45,6 +45,9 @@ export class ReactorStats {
   turnUsMax = 0;
 }
 
+/** Turns from here on are logged, at level debug: people notice them in the tail of latencies. */
+const LONG_TURN_US = 10_000;
+
 /** What every world is made with. */
 export interface WorldOptions {
   /** Size of the arena: at most 4 GiB, multiples of 1 MiB; untouched parts cost nothing. */
@@ -149,6 +152,20 @@ export abstract class ReactorBase implements World {
   }
 
   abstract fail(error: unknown): void;
+
+  /**
+   * Keep what a turn took, in µs. One that was long is told: who waits for an answer then waits for the
+   * turn, be it a long handler, a collection of garbage, or a processor that was not there.
+   */
+  protected noteTurn(tookUs: number): void {
+    if (tookUs > this.stats.turnUsMax) this.stats.turnUsMax = tookUs;
+    if (tookUs >= LONG_TURN_US) this.tellLongTurn(tookUs);
+  }
+
+  // cold: turns are shorter.
+  private tellLongTurn(tookUs: number): void {
+    this.logger.debug("long turn", { ms: Math.round(tookUs / 1000) });
+  }
 
   /** Expire timers, then run the drains: the middle of every turn, alike in all worlds. */
   protected runTimersAndDrains(): void {

@@ -227,8 +227,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     turns.againRequested = false;
     let timeoutUs = 0;
     const nowUs = this.clock.nowUs();
-    const took = nowUs - this.clock.turnUs;
-    if (took > this.stats.turnUsMax && this.stats.turns > 0) this.stats.turnUsMax = took;
+    if (this.stats.turns > 0) this.noteTurn(nowUs - this.clock.turnUs);
     if (!again) {
       timeoutUs = this.guestEveryUs;
       const timerUs = this.timers.nextDueUs() - nowUs;
