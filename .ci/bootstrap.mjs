@@ -377,7 +377,11 @@ const VERBS = {
   },
   bench: (args) => {
     ensureExecutable(prepared());
-    become(EXECUTABLE, ["bench", "suite", "--bars", ...args], plainEnvironment());
+    become(
+      EXECUTABLE,
+      ["bench", "suite", "--bars", "--tail-time", "60s", ...args],
+      plainEnvironment(),
+    );
   },
   zoo: (args) => become(prepared(), [join(ROOT, "cmd", "zoo.ts"), ...args], childEnvironment()),
   run: (args) => {

@@ -21,6 +21,8 @@ export interface BenchClusterOptions {
   readonly osdBytes?: number;
   /** NBD gateways. Default: none. */
   readonly gateways?: number;
+  /** Of the daemons. Default: info. */
+  readonly logLevel?: "debug" | "info";
 }
 
 /** Run `body` on a fresh cluster, which is gone afterwards. Throws FB1009, FB4008. */
@@ -68,6 +70,7 @@ function startCluster(
   const [executable, ...first] = program;
   const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS)];
   words.push("--nbd", String(options.gateways ?? 0));
+  if (options.logLevel !== undefined) words.push("--log-level", options.logLevel);
   if (options.osdBytes !== undefined) words.push("--osd-size", String(options.osdBytes));
   return spawn(executable!, [...first, ...words, "--backend", options.backend], {
     cwd: "/",

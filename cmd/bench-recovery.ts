@@ -213,6 +213,7 @@ class RecoveryBench implements RecoveryOutside {
       jobs: 1,
       timeMs,
       rampMs: options.rampMs,
+      opsPerSecond: 0,
       readPercent: 50,
       verify: false,
       fill: "never",

@@ -19,6 +19,7 @@ import {
   runEchoBench,
   runImageBench,
   runSuite,
+  type SlowMoment,
   type SuiteOptions,
   type SuiteOutside,
   type SuiteReport,
@@ -26,6 +27,7 @@ import {
   type SuiteRowReport,
   type SuiteRun,
 } from "../core/bench/bench.ts";
+import { ranBetween, readLogs } from "../core/bench/bun-daemon-logs.ts";
 import { runFioDisk, runFioNbd } from "../core/bench/bun-fio.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { OSD_BYTES_DEFAULT, parsePorts } from "../core/dev/dev.ts";
@@ -50,7 +52,10 @@ const NOTHING_WRITTEN = {
   verifyErrors: [],
   timeouts: 0,
   refusedForSpace: 0,
+  worst: [],
 } as const;
+/** Of an open loop: its operations wait for nobody's end, so long as no stall lasts for seconds. */
+const TAIL_OPEN_MAX = 1024;
 /** Of a cluster whose logs a run goes around: a sixteenth of this, in images, is a log. */
 const STEADY_OSD_IMAGES = 2;
 
@@ -73,7 +78,10 @@ export async function suiteBench(
     if (some.length === 0) continue;
     const osdBytes = steady ? STEADY_OSD_IMAGES * options.imageBytes : OSD_BYTES_DEFAULT;
     const gateways = some.some(({ nbd }) => nbd) ? 1 : 0;
-    const here = { ...options, rows: some, osdBytes, gateways, logBytes: logBytesOf(osdBytes) };
+    // Stalls are to be explained: daemons tell then what they do.
+    const logLevel = some.some(({ tail }) => tail) ? "debug" : "info";
+    const logBytes = logBytesOf(osdBytes);
+    const here = { ...options, rows: some, osdBytes, gateways, logBytes, logLevel } as const;
     await withBenchCluster(program, here, async (directory) => {
       await makeImage(program, directory, IMAGE, options.imageBytes);
       const measured = await measure(cli, program, directory, progress, here);
@@ -185,14 +193,23 @@ class SuiteBench implements SuiteOutside {
     disk.close();
   }
 
-  async image(row: SuiteRow, timeMs: number): Promise<SuiteRun> {
+  async image(row: SuiteRow, timeMs: number, opsPerSecond: number): Promise<SuiteRun> {
     if (row.nbd) {
-      if (!this.filled) await this.image({ ...row, nbd: false }, timeMs);
+      if (!this.filled) await this.image({ ...row, nbd: false }, timeMs, 0);
       return await this.gateway(row, timeMs);
     }
     const fill = this.filled ? "never" : "always";
     this.filled = true;
-    return await runImageBench(this.outside, { ...this.baseOptions(), ...row, timeMs, fill });
+    const depth = opsPerSecond === 0 ? row.depth : TAIL_OPEN_MAX;
+    const load = { ...row, depth, opsPerSecond, timeMs, fill } as const;
+    return await runImageBench(this.outside, { ...this.baseOptions(), ...load });
+  }
+
+  ran(moments: readonly SlowMoment[]): readonly (readonly string[])[] {
+    const logs = readLogs(this.directory);
+    return moments.map(({ wallMs, latencyUs }) =>
+      ranBetween(logs, wallMs, wallMs + latencyUs / 1000),
+    );
   }
 
   /** By fio through the gateway. Of what it writes while it ramps up only the time is known. */
@@ -219,6 +236,7 @@ class SuiteBench implements SuiteOutside {
     const processes = [...costs.filter(({ kind }) => kind !== "client"), ofFio];
     return {
       ...NOTHING_WRITTEN,
+      seconds: timeMs / 1000,
       iops: fio.opsPerSecond,
       latencyUs: { mean: (1_000_000 * row.depth) / fio.opsPerSecond, ...fio.latencyUs },
       cpuUsPerIo: cpuUsPerIoOf(processes),
@@ -287,7 +305,7 @@ class SuiteBench implements SuiteOutside {
 
   private baseOptions(): Omit<
     ImageBenchOptions,
-    "rw" | "blockBytes" | "depth" | "timeMs" | "fill"
+    "rw" | "blockBytes" | "depth" | "opsPerSecond" | "timeMs" | "fill"
   > {
     return {
       cluster: "",

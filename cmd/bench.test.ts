@@ -34,6 +34,8 @@ const REPORT: ImageBenchReport = {
   verifiedBlocks: 0,
   verifyErrors: [],
   seed: 1,
+  opsPerSecond: 0,
+  worst: [],
 };
 
 test("a report says whether the image was filled before the run, and how long that took", () => {
@@ -41,5 +43,12 @@ test("a report says whether the image was filled before the run, and how long th
   const filled = { bytes: 1_073_741_824, seconds: 3.25 };
   expect(imageText({ ...REPORT, filled })).toContain(
     "\nfilled         1 GiB before the run, in 3.25 s\n",
+  );
+});
+
+test("a report says at which rate an open loop ran", () => {
+  expect(imageText(REPORT)).toContain("depth 32 × 1, 1 s\n");
+  expect(imageText({ ...REPORT, opsPerSecond: 700 })).toContain(
+    "open loop at 700 per s, at most 32 × 1 open, 1 s\n",
   );
 });

@@ -30,6 +30,9 @@ const IMAGE_HELP = `
 What a load writes replaces what the image holds. A range that has holes is written in full with
 random data first; for a load that only reads, this is done only where nothing is written at all.
 
+With --rate operations are due at that rate, each millisecond's together, and latency counts from then: a stall
+counts for all that came during it. Those that are due while --depth are open wait.
+
 CPU per I/O counts every process of the cluster directory and this one. Device bytes per client
 byte count the run and the drain after it.
 
@@ -50,7 +53,10 @@ flushes (durable writes among them) are per I/O of the client, summed over all r
 processes, this one included; they count the run and the drain behind it. The directory is removed.
 
 Rows with nbd: before go through a gateway, driven by fio; rows with :steady behind run on a cluster of its
-own whose logs are small: the run goes around them. With --bars
+own whose logs are small: the run goes around them. Rows with :tail run there as well, as an open loop at
+half of the rate that the closed loop has just reached: operations are due at that rate, whatever becomes of
+those before, and latency counts from then. The worst moments are told, with what the logs of the cluster
+(at level debug) say of them. With --bars
 each figure stands beside what is aimed at. Most are ratios to what the same machine does in the same run
 without fastblock: fio on the raw disk; a message between two processes, and a read or a durable write of the
 file, by the same reactor.
@@ -83,6 +89,7 @@ for messages of the reactor.`;
 
 const RAMP_MS_DEFAULT = 3000;
 const MEASURED_MS_MIN = 100;
+const RATE_MAX = 10_000_000;
 
 type Load = () => Promise<BenchPrograms>;
 
@@ -127,6 +134,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--bs <size>", "bytes of each operation", "4KiB")
     .option("--depth <count>", "operations open at a time, of each job", count("--depth"), 32)
     .option("--jobs <count>", "jobs", count("--jobs"), 1)
+    .option("--rate <count>", "an open loop: so many a second, at most --depth open", rateOf)
     .option("--time <time>", "measured time", "8s")
     .option("--ramp <time>", "time before it (default 3s, at most half of --time)", parseDurationMs)
     .option(
@@ -159,6 +167,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         blockBytes: sizeOf(options.bs, "--bs"),
         depth: options.depth,
         jobs: options.jobs,
+        opsPerSecond: options.rate ?? 0,
         timeMs: measuredMs(options.time),
         rampMs: options.ramp ?? Math.min(RAMP_MS_DEFAULT, durationMsOf(options.time, "--time") / 2),
         readPercent: options.readPercent,
@@ -183,6 +192,10 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     });
 }
 
+function rateOf(text: string): number {
+  return parseWhole(text, "--rate", 1, RATE_MAX);
+}
+
 /** `--fill`, `--no-fill`, or neither. */
 function fillOf(option: boolean | undefined): "always" | "holes" | "never" {
   if (option === undefined) return "holes";
@@ -196,10 +209,11 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
     .option(
       "--rows <rows>",
-      "[nbd:]SHAPE:SIZE:DEPTH[:steady], with commas (default: seven of them)",
+      "[nbd:]SHAPE:SIZE:DEPTH[:steady|:tail], with commas (default: seven of them)",
     )
-    .option("--bars", "show what is aimed at, and whether it is reached (default rows: fifteen)")
+    .option("--bars", "show what is aimed at, and whether it is reached (default rows: sixteen)")
     .option("--time <time>", "measured time of each run", "3s")
+    .option("--tail-time <time>", "measured time of a row with :tail, which runs once", "10m")
     .option("--ramp <time>", "time before each, not counted", "3s")
     .option("--warm-up <time>", "load before the first run", "15s")
     .option("--repeat <count>", "runs of each row", count("--repeat"), 3)
@@ -218,6 +232,7 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         directory: options.dir ?? "",
         rows,
         timeMs: measuredMs(options.time),
+        tailMs: measuredMs(options.tailTime, "--tail-time"),
         rampMs: durationMsOf(options.ramp, "--ramp"),
         warmMs: durationMsOf(options.warmUp, "--warm-up"),
         repeat: options.repeat,
@@ -297,10 +312,10 @@ function wordsOf<Word extends string>(flag: string, text: string, known: readonl
   });
 }
 
-function measuredMs(text: string): number {
-  const ms = durationMsOf(text, "--time");
+function measuredMs(text: string, flag = "--time"): number {
+  const ms = durationMsOf(text, flag);
   if (ms >= MEASURED_MS_MIN) return ms;
-  throw new FastblockError("FB1001", `reading --time: ${text}, wanted 100ms or more`);
+  throw new FastblockError("FB1001", `reading ${flag}: ${text}, wanted 100ms or more`);
 }
 
 /** A run with wrong blocks or failed operations has failed, whatever its figures say. */
@@ -409,7 +424,7 @@ export function imageText(report: ImageBenchReport): string {
   const lines: [string, string][] = [
     [
       "load",
-      `${report.rw} ${formatSize(report.blockBytes)}, depth ${report.depth} × ${report.jobs}, ${report.seconds} s`,
+      `${report.rw} ${formatSize(report.blockBytes)}, ${loopText(report)}, ${report.seconds} s`,
     ],
     ["rate", `${formatCount(report.iops)} I/O per s, ${formatSize(report.bytesPerSec)}/s`],
     [
@@ -438,6 +453,11 @@ export function imageText(report: ImageBenchReport): string {
   lines.push(["backend", report.backend], ["errors", String(report.errors)]);
   if (report.verifiedBlocks > 0) lines.push(["verified", `${report.verifiedBlocks} blocks`]);
   return lines.map(([key, value]) => `${key.padEnd(14)} ${value}\n`).join("");
+}
+
+function loopText({ depth, jobs, opsPerSecond }: ImageBenchReport): string {
+  if (opsPerSecond === 0) return `depth ${depth} × ${jobs}`;
+  return `open loop at ${formatCount(opsPerSecond)} per s, at most ${depth} × ${jobs} open`;
 }
 
 const COMPARE_COLUMNS: readonly Column[] = [

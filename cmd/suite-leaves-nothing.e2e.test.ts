@@ -79,6 +79,23 @@ test("each figure is judged beside what the machine does without fastblock", asy
   });
 }, 120_000);
 
+test("the tail of latencies is that of an open loop at half of the peak", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "cluster");
+    const words = ["bench", "suite", "--dir", directory, "--image-size", "128MiB", ...SHORT];
+    words.push("--tail-time", "1s", "--rows", "randwrite:4KiB:8:tail", "-o", "json");
+    const { rows, bars } = JSON.parse(await succeed([EXECUTABLE, ...words])) as SuiteReport;
+    const { iops, latencyUs, tail } = rows[0]!;
+    expect(tail!.seconds).toBeGreaterThanOrEqual(1);
+    expect(tail!.opsPerSecond / tail!.peakIops).toBeCloseTo(0.5, 2);
+    expect(iops / tail!.opsPerSecond).toBeGreaterThan(0.9);
+    expect(iops / tail!.opsPerSecond).toBeLessThan(1.1);
+    expect(tail!.worst[0]!.latencyUs).toBe(latencyUs.max);
+    expect(tail!.worst[0]!.atSeconds).toBeLessThan(1.5);
+    expect(bars).toEqual([]);
+  });
+}, 120_000);
+
 test("a directory that holds something is refused and left alone", async () => {
   await inFolder(async (folder) => {
     const directory = join(folder, "mine");

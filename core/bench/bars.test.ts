@@ -19,6 +19,7 @@ function rowOf(name: string, figures: Partial<SuiteRowReport>): SuiteRowReport {
     raw: RAW,
     ratioToRaw: 0.75,
     bare: { iops: 800, p50Us: 8 },
+    tail: null,
     logTurns: 3,
     runs: [],
     rawRuns: [],
@@ -92,6 +93,19 @@ describe("bars", () => {
     ]);
   });
 
+  test("a tail is judged by what is slowest, from three turns of the log on", () => {
+    const latencyUs = { mean: 9, p50: 2000, p99: 9000, p999: 20_000, max: 100_000 };
+    expect(seenOf("randwrite:4KiB:128:tail", { latencyUs })).toEqual([
+      ["p99.9 ÷ p50 at half of the peak", 10, "pass"],
+      ["longest ms at half of the peak", 100, "pass"],
+    ]);
+    const worse = { latencyUs: { ...latencyUs, p999: 20_100, max: 100_100 } };
+    const verdicts = seenOf("randwrite:4KiB:128:tail", worse).map(([, , verdict]) => verdict);
+    expect(verdicts).toEqual(["FAIL", "FAIL"]);
+    const short = seenOf("randwrite:4KiB:128:tail", { ...worse, logTurns: 2.9 });
+    expect(short.map(([, , verdict]) => verdict)).toEqual(["not measured", "not measured"]);
+  });
+
   test("without fio, counters or anything beside it, nothing is said", () => {
     const none = { raw: null, ratioToRaw: null, bare: null, cpuUsPerIo: 0 };
     const uncounted = { deviceBytesPerClientByte: null, deviceWritesPerClientWrite: null };
@@ -100,7 +114,12 @@ describe("bars", () => {
     );
     const judged = judgeRows(rows, 3).filter(({ verdict }) => verdict !== "not measured");
     expect(new Set(judged.map(({ figure }) => figure))).toEqual(
-      new Set(["p99 ÷ p50", "IOPS ÷ the native client's"]),
+      new Set([
+        "p99 ÷ p50",
+        "IOPS ÷ the native client's",
+        "p99.9 ÷ p50 at half of the peak",
+        "longest ms at half of the peak",
+      ]),
     );
   });
 });

@@ -81,6 +81,7 @@ function barsFor(replicas: number): readonly Bar[] {
     ...burst("randwrite:4KiB:128", 27),
     most("randwrite:4KiB:128", flushesText, 0.12, flushes),
     ...[1, 32, 128].flatMap((depth) => steady(depth, bytesText, bytes)),
+    ...tail("randwrite:4KiB:128:tail"),
     most("randwrite:4KiB:1", "p50 ÷ (durable device write + 2 round trips)", 1.3, (row) =>
       over(row.latencyUs.p50, row.bare?.p50Us),
     ),
@@ -108,6 +109,29 @@ function gateway(load: string): Bar {
   );
 }
 
+/** Of an open loop at half of the peak; what the log's turns do to it shows only when there were some. */
+function tail(row: string): readonly Bar[] {
+  return [
+    most(
+      row,
+      "p99.9 ÷ p50 at half of the peak",
+      10,
+      settled(({ latencyUs }) => over(latencyUs.p999, latencyUs.p50)),
+    ),
+    most(
+      row,
+      "longest ms at half of the peak",
+      100,
+      settled(({ latencyUs }) => latencyUs.max / 1000),
+    ),
+  ];
+}
+
+/** Nothing is said of a run that has not gone around the log often enough. */
+function settled(of: Bar["of"]): Bar["of"] {
+  return (report, rows) => ((report.logTurns ?? 0) < STEADY_TURNS_MIN ? null : of(report, rows));
+}
+
 function burst(row: string, cpuUs: number): readonly Bar[] {
   return [
     least(row, "IOPS ÷ raw durable IOPS", 0.75, ({ ratioToRaw }) => ratioToRaw),
@@ -115,15 +139,9 @@ function burst(row: string, cpuUs: number): readonly Bar[] {
   ];
 }
 
-/**
- * Nothing is said of a run that has not gone around the log often enough; but for depth 1, which would
- * take minutes to: what it wrote is moved home by the drain.
- */
+/** Depth 1 would take minutes to go around the log: what it wrote is moved home by the drain. */
 function steady(depth: number, bytesText: string, bytes: Bar["of"]): readonly Bar[] {
   const row = `randwrite:4KiB:${String(depth)}:steady`;
-  const settled = (of: Bar["of"]): Bar["of"] => {
-    return (report, rows) => ((report.logTurns ?? 0) < STEADY_TURNS_MIN ? null : of(report, rows));
-  };
   if (depth === 1) return [most(row, bytesText, 3, bytes)];
   return [
     least(

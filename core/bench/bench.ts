@@ -52,9 +52,11 @@ export interface ImageBenchOptions {
   readonly path: string;
   readonly rw: LoadShape;
   readonly blockBytes: number;
-  /** Operations kept open per job. */
+  /** Operations kept open per job; of an open loop: at most so many. */
   readonly depth: number;
   readonly jobs: number;
+  /** An open loop: so many are due each second, and latency counts from then. 0: a closed loop. */
+  readonly opsPerSecond: number;
   readonly timeMs: number;
   /** Not counted; before `timeMs`. */
   readonly rampMs: number;
@@ -123,6 +125,21 @@ export interface ImageBenchReport {
   readonly seed: number;
   /** µs during which no operation was done, at its longest. */
   readonly pauseUsMax: number;
+  /** Of an open loop; 0: a closed one. */
+  readonly opsPerSecond: number;
+  /** The slowest operations, at most one of neighbouring tenths of a second; the worst first. */
+  readonly worst: readonly SlowMoment[];
+}
+
+/** When an operation was due that took long, and how long. */
+export interface SlowMoment {
+  /** From the start of the measured time on. */
+  readonly atSeconds: number;
+  /** The same since 1970, as logs tell it. */
+  readonly wallMs: number;
+  readonly latencyUs: number;
+  /** Of that time: until the load submitted it, since it was late itself or had too many open. */
+  readonly lateUs: number;
 }
 
 export interface DiskBenchOptions {

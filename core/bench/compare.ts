@@ -53,7 +53,16 @@ export function compareReports(a: unknown, b: unknown): Comparison[] {
 }
 
 /** What makes a load: figures of unlike ones say little of each other. */
-const LOAD = ["kind", "rw", "blockBytes", "depth", "jobs", "replicas", "imageBytes"];
+const LOAD = [
+  "kind",
+  "rw",
+  "blockBytes",
+  "depth",
+  "jobs",
+  "opsPerSecond",
+  "replicas",
+  "imageBytes",
+];
 
 /** In which words the loads of two reports differ, a line each; what one does not tell is left out. */
 export function unlikeLoads(a: unknown, b: unknown): string[] {

@@ -3,15 +3,17 @@ import { exactSize } from "../base/size-text.ts";
 import { BlockState, type ImageTarget } from "../client/client.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import { sleep, type World } from "../reactor/world.ts";
-import type { ImageBenchOptions, ImageBenchReport } from "./bench.ts";
+import type { ImageBenchOptions, ImageBenchReport, SlowMoment } from "./bench.ts";
 import type { OpLog } from "./history.ts";
 import { ImageLoad, type LoadOptions } from "./image-load.ts";
 import { latencyReport } from "./latency.ts";
 import { loadError } from "./load-failures.ts";
+import { Pace } from "./pace.ts";
 import { costsOf, cpuUsPerIoOf, type DeviceUsage, type ProcessUsage, round } from "./spending.ts";
 import type { LoadShape } from "./shape.ts";
 import { StampBook } from "./stamp.ts";
 import { anyBlockIs } from "./survey.ts";
+import { WorstMoments } from "./worst-moments.ts";
 
 /**
  * One run of `fastblock bench image`: fill (where it has holes) → ramp → measured window → end of the open operations
@@ -20,7 +22,8 @@ import { anyBlockIs } from "./survey.ts";
  * What the figures count. Latency and I/O per second: the window alone. Device bytes per client
  * byte: everything from the start of the ramp to the end of the drain over everything written in
  * that time, because the log of the ramp is moved home during the window. CPU per I/O: the
- * window's, plus the drain's share of all I/O since the start of the ramp.
+ * window's, plus the drain's share of all I/O since the start of the ramp. Of an open loop the window is
+ * all that was due in it, however late it ended.
  */
 export interface BenchOutside {
   readonly world: World;
@@ -74,6 +77,8 @@ const FINISH_MS_MAX = 30_000;
 /** How much later than its limit an operation may end. */
 const FINISH_LATE_MS = 2000;
 const FINISH_LOOK_MS = 10;
+const WORST_LISTED = 10;
+const CLOSED = { pace: null, worst: null };
 
 /** Run it. The image stays open. Throws FB1006 or FB5001 when a fill failed. */
 export async function runImageBench(
@@ -85,6 +90,7 @@ export async function runImageBench(
   const filled = await prepare(outside, options, common);
   // Without the drain, what the logs still hold would be missing from the devices' bytes.
   const counts = options.drain && !onlyReads(options.rw);
+  const worst = new WorstMoments(options.timeMs);
   const load = new ImageLoad({
     ...common,
     rw: options.rw,
@@ -92,6 +98,9 @@ export async function runImageBench(
     depth: options.depth,
     jobs: options.jobs,
     once: false,
+    pace:
+      options.opsPerSecond === 0 ? null : new Pace(world.clock, world.timers, options.opsPerSecond),
+    worst,
   });
   const before = counts ? await meter.devices() : null;
   load.start();
@@ -100,9 +109,11 @@ export async function runImageBench(
   const atStart = meter.processes();
   const startUs = world.clock.nowUs();
   await tickThrough(outside, load, "run", options.timeMs);
-  const window = windowOf(load, world.clock.nowUs() - startUs);
+  const lengthUs = world.clock.nowUs() - startUs;
   const atEnd = meter.processes();
+  const closed = options.opsPerSecond === 0 ? windowOf(load, lengthUs) : null;
   await finish(outside, load, options.timeoutMs);
+  const window = closed ?? windowOf(load, lengthUs);
   const drainSeconds = counts ? await drain(outside) : 0;
   const afterDrain = meter.processes();
   const after = counts ? await meter.devices() : null;
@@ -131,10 +142,26 @@ export async function runImageBench(
     verifiedBlocks: load.verifiedBlocks + (back?.verifiedBlocks ?? 0),
     verifyErrors: [...load.failures.blockTexts, ...(back?.failures.blockTexts ?? [])],
     seed: options.seed,
+    opsPerSecond: options.opsPerSecond,
+    worst: slowOf(world, worst, startUs),
   };
 }
 
-type LoadBase = Omit<LoadOptions, "rw" | "blockBytes" | "depth" | "jobs" | "once">;
+/** The slowest operations, in the words of the report. */
+function slowOf({ clock }: World, worst: WorstMoments, startUs: number): SlowMoment[] {
+  const wallOfClockMs = clock.wallMs() - clock.nowUs() / 1000;
+  return worst.list(WORST_LISTED).map(({ dueUs, latencyUs, lateUs }) => ({
+    atSeconds: round((dueUs - startUs) / 1_000_000),
+    wallMs: Math.round(wallOfClockMs + dueUs / 1000),
+    latencyUs,
+    lateUs,
+  }));
+}
+
+type LoadBase = Omit<
+  LoadOptions,
+  "rw" | "blockBytes" | "depth" | "jobs" | "once" | "pace" | "worst"
+>;
 
 /** What the fill and the load itself share. */
 function baseOf(outside: BenchOutside, options: ImageBenchOptions): LoadBase {
@@ -214,6 +241,7 @@ async function fill(outside: BenchOutside, common: LoadBase): Promise<number> {
     depth: FILL_DEPTH,
     jobs: 1,
     once: true,
+    ...CLOSED,
   });
   await walkThrough(outside, load, "fill", common.rangeBytes);
   const failure = load.failures.statusTexts[0];
@@ -239,6 +267,7 @@ async function readBack(
     depth: Math.min(options.depth * options.jobs, READ_BACK_DEPTH_MAX),
     jobs: 1,
     once: true,
+    ...CLOSED,
   });
   await walkThrough(outside, back, "verify", 0);
   return back;
@@ -276,7 +305,7 @@ async function tickThrough(
   const endUs = world.clock.nowUs() + lengthMs * 1000;
   progress.begin(phase, lengthMs);
   let opsBefore = load.ops;
-  for (let leftMs = lengthMs; leftMs > 0 && load.open > 0; ) {
+  for (let leftMs = lengthMs; leftMs > 0 && !load.isOver; ) {
     await sleep(world.timers, Math.max(1, Math.min(TICK_MS, leftMs)) * 1000);
     leftMs = Math.round((endUs - world.clock.nowUs()) / 1000);
     // Processes may die and come back during a run: the meter looks often.

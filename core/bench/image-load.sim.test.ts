@@ -5,7 +5,7 @@ import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
 import { BlockState, type ImageOp, OpKind, STATE_BYTES } from "../client/client.ts";
 import { Simulation, type SimWorld } from "../reactor/reactor.ts";
-import { type Drain, DrainOrder } from "../reactor/world.ts";
+import { CallbackTimer, type Drain, DrainOrder } from "../reactor/world.ts";
 import { type BenchImage, runImageBench } from "./image-bench.ts";
 import type { ImageBenchOptions } from "./bench.ts";
 
@@ -35,6 +35,7 @@ class MemoryImage implements BenchImage, Drain {
   fillBytes = 0;
   depthMax = 0;
   readonly written = new Uint8Array(IMAGE_BYTES / 4096);
+  private isStalled = false;
   private readonly bytes = new Uint8Array(IMAGE_BYTES);
   private readonly older = new Uint8Array(IMAGE_BYTES);
   private readonly queue: ImageOp[] = [];
@@ -60,7 +61,20 @@ class MemoryImage implements BenchImage, Drain {
     this.world.turns.again();
   }
 
+  /** Answer nothing for `lengthUs`, from `afterUs` on. */
+  stall({ afterUs, lengthUs }: { readonly afterUs: number; readonly lengthUs: number }): void {
+    const { timers, turns } = this.world;
+    const turn = (isStalled: boolean): CallbackTimer =>
+      new CallbackTimer(() => {
+        this.isStalled = isStalled;
+        turns.again();
+      });
+    timers.arm(turn(true), afterUs);
+    timers.arm(turn(false), afterUs + lengthUs);
+  }
+
   drain(): void {
+    if (this.isStalled) return;
     for (let left = this.queue.length; left > 0 && this.random.below(4) !== 0; left--) {
       const at = this.random.below(this.queue.length);
       const op = this.queue[at]!;
@@ -112,6 +126,7 @@ const OPTIONS: ImageBenchOptions = {
   blockBytes: 4096,
   depth: 16,
   jobs: 2,
+  opsPerSecond: 0,
   timeMs: 20,
   rampMs: 5,
   readPercent: 50,
@@ -136,11 +151,13 @@ async function bench(
   fault: Fault = "none",
   writtenBlocks: readonly [from: number, to: number] = [0, 0],
   freeBytes = 1e12,
+  stall = { afterUs: 0, lengthUs: 0 },
 ) {
   simulation = new Simulation(SEED, { drainMicrotasks });
   const world = simulation.createWorld("bench", "10.0.0.1");
   const image = new MemoryImage(world, fault);
   image.written.fill(1, ...writtenBlocks);
+  if (stall.lengthUs > 0) image.stall(stall);
   const lines: string[] = [];
   let userUs = 0;
   const running = runImageBench(
@@ -274,6 +291,54 @@ describe("a load on an honest image", () => {
       }
     }
     expect(written.size).toBe(8);
+  });
+});
+
+describe("an open loop", () => {
+  const open = { rw: "randwrite", opsPerSecond: 1000, jobs: 1, depth: 4, timeMs: 200 } as const;
+  const paced = (change: Partial<ImageBenchOptions>, afterUs = 0, lengthUs = 0) =>
+    bench({ ...open, rampMs: 0, ...change }, "none", [0, 0], 1e12, { afterUs, lengthUs });
+
+  test("does so many operations a second, however fast the image is", async () => {
+    const { report, image } = await paced({ opsPerSecond: 700, timeMs: 1000, rampMs: 100 });
+    expect(report.ops).toBeGreaterThanOrEqual(699);
+    expect(report.ops).toBeLessThanOrEqual(701);
+    expect(report).toMatchObject({ opsPerSecond: 700, errors: 0, verifyErrors: [] });
+    expect(report.verifiedBlocks).toBeGreaterThan(100);
+    expect(image.depthMax).toBeLessThanOrEqual(4);
+    expect(report.latencyUs.max).toBeLessThan(1500);
+  });
+
+  test("a stall counts for all that were due during it, though few can be open", async () => {
+    const { report } = await paced({}, 100_000, 50_000);
+    expect(report.ops).toBeGreaterThanOrEqual(199);
+    // 50 of 200 operations waited, 25 ms in the mean; the first of them for all of it.
+    expect(report.latencyUs.mean).toBeGreaterThan(5000);
+    expect(report.latencyUs.max).toBeGreaterThan(48_000);
+    const [worst, ...others] = report.worst;
+    expect(worst!.atSeconds).toBeCloseTo(0.1, 1);
+    expect(worst!.latencyUs).toBe(report.latencyUs.max);
+    expect(others.every(({ latencyUs }) => latencyUs < 2000)).toBe(true);
+    const closed = await paced({ opsPerSecond: 0, verify: false }, 100_000, 50_000);
+    expect(closed.report.latencyUs.mean).toBeLessThan(1000);
+  });
+
+  test("what is due belongs to its window, when it ends late as well", async () => {
+    const atEnd = await paced({}, 180_000, 100_000);
+    expect(atEnd.report.ops).toBeGreaterThanOrEqual(199);
+    expect(atEnd.report.latencyUs.max).toBeGreaterThan(98_000);
+    expect(atEnd.report.seconds).toBeCloseTo(0.2, 2);
+    const inRamp = await paced({ rampMs: 50 }, 20_000, 31_000);
+    expect(inRamp.report.latencyUs.max).toBeLessThan(3000);
+    expect(inRamp.report.ops).toBeGreaterThanOrEqual(198);
+  });
+
+  test("failed operations end it; what would have been due is not submitted", async () => {
+    const { report } = await bench({ ...open, rampMs: 0, timeMs: 10_000 }, "fails");
+    expect(report.errors).toBe(100);
+    expect(report.seconds).toBeLessThan(5);
+    const { report: silent } = await bench({ ...open, rampMs: 0, timeMs: 10_000 }, "silent");
+    expect(silent.timeouts).toBeLessThanOrEqual(4);
   });
 });
 

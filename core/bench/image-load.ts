@@ -9,12 +9,15 @@ import { LatencyHistogram } from "../metrics/metrics.ts";
 import type { Arena, Clock } from "../reactor/world.ts";
 import { formatHistoryLine, type OpLog } from "./history.ts";
 import { LoadFailures } from "./load-failures.ts";
+import type { Pace } from "./pace.ts";
 import type { LoadShape } from "./shape.ts";
 import { judgeBlock, stampBlock, StampBook, StampFinding, stampSequence } from "./stamp.ts";
+import type { WorstMoments } from "./worst-moments.ts";
 
 /**
- * A closed-loop load on one image: `depth × jobs` operations are open at any time, each of which
- * submits the next as soon as it is done.
+ * A load on one image. In a closed loop `depth × jobs` operations are open at any time, each of which
+ * submits the next as soon as it is done. In an open loop operations are due at a rate (`pace.ts`), at most
+ * so many are open, and latency counts from when one was due; those that are due wait for one that ends.
  *
  * Jobs of a sequential shape walk their own equal part of the range, round and round. With
  * `verify`, a block is never written by two open operations, so that the newest acknowledged
@@ -49,6 +52,10 @@ export interface LoadOptions {
    * out what no load of this run wrote.
    */
   readonly once: boolean;
+  /** Of an open loop; null: a closed one. */
+  readonly pace: Pace | null;
+  /** What is slow is noted there as well. */
+  readonly worst: WorstMoments | null;
 }
 
 /** After so many failed operations the load stops by itself; after one without an answer at once. */
@@ -85,9 +92,14 @@ export class ImageLoad {
   /** Bit per block: an open write touches it. Empty without `verify`. */
   private readonly busy: Uint8Array;
   private readonly all: LoadOp[] = [];
+  /** Of an open loop: those that are not open. */
+  private readonly free: LoadOp[] = [];
   private stopping = false;
+  /** Of an open loop: `stop` was called, and what was due by then is submitted yet. */
+  private winding = false;
   private abandoned = false;
   private lastDoneUs = 0;
+  private windowUs = 0;
 
   constructor(options: LoadOptions) {
     assert(options.rangeBytes >= options.blockBytes, "ImageLoad: the range is below one block");
@@ -109,17 +121,38 @@ export class ImageLoad {
     }
   }
 
-  /** Submit the first operations. Once. */
+  // cold: once per load.
+  /** Submit the first operations. */
   start(): void {
-    this.lastDoneUs = this.options.clock.nowUs();
-    for (let at = 0; at < this.all.length; at++) this.next(this.all[at]!);
+    const { clock, pace } = this.options;
+    this.lastDoneUs = clock.nowUs();
+    if (pace !== null) {
+      for (let at = 0; at < this.all.length; at++) this.free.push(this.all[at]!);
+      pace.begin(() => this.submitDue());
+      return;
+    }
+    for (let at = 0; at < this.all.length; at++) this.next(this.all[at]!, -1);
     if (this.open === 0) this.idle();
   }
 
-  /** Submit no more; `onIdle` follows when all are done (at once when none is open). */
+  /**
+   * Submit no more, but what was due by now; `onIdle` follows when all are done (at once when none is
+   * open).
+   */
   stop(): void {
+    const { clock, pace } = this.options;
+    if (pace !== null && !this.stopping) {
+      pace.end(clock.nowUs());
+      this.winding = true;
+      this.submitDue();
+    }
     this.stopping = true;
     if (this.open === 0) this.idle();
+  }
+
+  /** It was stopped, or has stopped by itself, and nothing is open. */
+  get isOver(): boolean {
+    return this.stopping && this.open === 0;
   }
 
   /** Begin to count anew: the ramp is over. */
@@ -130,7 +163,9 @@ export class ImageLoad {
     this.errors = 0;
     this.writtenBytes = 0;
     this.pauseUsMax = 0;
-    this.lastDoneUs = this.options.clock.nowUs();
+    this.windowUs = this.options.clock.nowUs();
+    this.lastDoneUs = this.windowUs;
+    this.options.worst?.reset(this.windowUs);
   }
 
   /** Bytes that so many operations moved. */
@@ -169,22 +204,43 @@ export class ImageLoad {
     if (gapUs > this.pauseUsMax) this.pauseUsMax = gapUs;
     this.lastDoneUs = nowUs;
     const ok = op.status === Status.Ok;
-    if (ok && isWrite) {
-      this.writes.record(latencyUs);
+    if (ok) this.onOk(op, isWrite, latencyUs);
+    else this.onFailed(op);
+    if (this.stamped) this.onStampedDone(op, nowUs, ok);
+    if (this.options.pace !== null) {
+      this.free.push(op);
+      this.submitDue();
+    } else if (!this.stopping) {
+      this.next(op, -1);
+      this.stopping = this.open === 0;
+    }
+    if (this.isOver) this.idle();
+  }
+
+  private onOk(op: LoadOp, isWrite: boolean, latencyUs: number): void {
+    if (isWrite) {
       this.writtenBytes += op.lengthBytes;
       this.writtenBytesTotal += op.lengthBytes;
-    } else if (ok) {
-      this.reads.record(latencyUs);
-    } else {
-      this.onFailed(op);
     }
-    if (this.stamped) this.onStampedDone(op, nowUs, ok);
-    if (this.stopping) {
-      if (this.open === 0) this.idle();
-      return;
+    const { pace, worst } = this.options;
+    // What was due in the ramp belongs to it, however late it ends.
+    if (pace !== null && op.callUs < this.windowUs) return;
+    if (isWrite) this.writes.record(latencyUs);
+    else this.reads.record(latencyUs);
+    if (worst !== null) worst.note(op.callUs, latencyUs, op.lateUs);
+  }
+
+  /** Of an open loop: submit what is due, as far as there are operations for it. */
+  private submitDue(): void {
+    const { pace } = this.options;
+    assert(pace !== null, "ImageLoad: a closed loop has no pace");
+    // It has stopped by itself: nobody waits for the rest.
+    if (this.stopping && !this.winding) return pace.end(this.options.clock.nowUs());
+    while (this.free.length > 0) {
+      const dueUs = pace.take();
+      if (dueUs < 0) return;
+      this.next(this.free.pop()!, dueUs);
     }
-    this.next(op);
-    if (this.open === 0) this.idle();
   }
 
   // cold: the pool is filled before the first operation.
@@ -201,8 +257,8 @@ export class ImageLoad {
     return new LoadOp(this, job, buffer, this.stamped ? blocks : 0);
   }
 
-  /** Submit the next operation, unless a single walk is over. */
-  private next(op: LoadOp): void {
+  /** Submit the next operation, unless a single walk is over. `dueUs`: of an open loop, else -1. */
+  private next(op: LoadOp, dueUs: number): void {
     const options = this.options;
     op.kind = this.drawsWrite() ? OpKind.Write : OpKind.Read;
     let slot = this.drawSlot(op.job);
@@ -220,7 +276,9 @@ export class ImageLoad {
     op.arenaOffset = op.buffer + (op.offsetBytes % BLOCK_SIZE);
     if (op.kind === OpKind.Write) this.prepareWrite(op);
     else if (this.stamped) this.prepareRead(op);
-    op.callUs = options.clock.nowUs();
+    const nowUs = options.clock.nowUs();
+    op.callUs = dueUs < 0 ? nowUs : dueUs;
+    op.lateUs = nowUs - op.callUs;
     op.isOpen = true;
     this.open++;
     options.image.submit(op);
@@ -387,7 +445,10 @@ class LoadOp extends ImageOp {
   readonly load: ImageLoad;
   readonly job: number;
   readonly buffer: number;
+  /** When it was submitted; of an open loop, when it was due. */
   callUs = 0;
+  /** How much later than that it was submitted. */
+  lateUs = 0;
   isOpen = false;
   /** Per block: of a write the sequence written, of a read the one acknowledged before it. */
   readonly sequences: Uint32Array;

@@ -22,6 +22,7 @@ const OPTIONS: SuiteOptions = {
   directory: "",
   rows: parseSuiteRows(["randwrite:4KiB:32", "read:128KiB:16"], sizeOf),
   timeMs: 1000,
+  tailMs: 7000,
   rampMs: 0,
   warmMs: 0,
   repeat: 3,
@@ -34,6 +35,7 @@ const OPTIONS: SuiteOptions = {
 /** Answers each run of a row with the next of its rates, and writes down what was asked for. */
 class Machine implements SuiteOutside {
   readonly calls: string[] = [];
+  readonly said: string[] = [];
   private readonly rates: Record<string, number[]>;
   private readonly error: string | undefined;
 
@@ -42,8 +44,9 @@ class Machine implements SuiteOutside {
     this.error = error;
   }
 
-  image(row: SuiteRow, timeMs: number): Promise<ImageBenchReport> {
-    this.calls.push(`image ${row.name} ${timeMs}`);
+  image(row: SuiteRow, timeMs: number, opsPerSecond: number): Promise<ImageBenchReport> {
+    const pace = opsPerSecond === 0 ? "" : ` at ${opsPerSecond}`;
+    this.calls.push(`image ${row.name} ${timeMs}${pace}`);
     const iops = this.rates[row.name]?.shift() ?? 1;
     const cost = { userUsPerIo: iops / 10, systemUsPerIo: iops / 5, switchesPerIo: 2 };
     const report = {
@@ -62,6 +65,8 @@ class Machine implements SuiteOutside {
       timeouts: 0,
       refusedForSpace: 0,
       verifyErrors: [],
+      seconds: timeMs / 1000,
+      worst: opsPerSecond === 0 ? [] : [{ atSeconds: 1, wallMs: 2, latencyUs: 8400, lateUs: 100 }],
     };
     return Promise.resolve(report as unknown as ImageBenchReport);
   }
@@ -82,7 +87,13 @@ class Machine implements SuiteOutside {
     return Promise.resolve(row.rw === "read" ? { iops: 20, p50Us: 50 } : null);
   }
 
-  say(): void {}
+  ran(moments: readonly unknown[]): string[][] {
+    return moments.map(() => ["a", "b", "c", "d", "e", "f"].map((daemon) => `${daemon}: worked`));
+  }
+
+  say(words: string): void {
+    this.said.push(words);
+  }
 }
 
 describe("the suite", () => {
@@ -95,11 +106,18 @@ describe("the suite", () => {
         depth: 32,
         nbd: false,
         steady: false,
+        tail: false,
       },
     ]);
     expect(parseSuiteRows(["write:4KiB:2:steady"], sizeOf)[0]).toMatchObject({ steady: true });
     expect(parseSuiteRows(["nbd:read:4KiB:2"], sizeOf)[0]).toMatchObject({ rw: "read", nbd: true });
-    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(15);
+    expect(parseSuiteRows(["write:4KiB:2:tail"], sizeOf)[0]).toMatchObject({
+      steady: true,
+      tail: true,
+    });
+    const both = (): unknown => parseSuiteRows(["nbd:write:4KiB:2:tail"], sizeOf);
+    expect(both).toThrow("wanted nbd: before or :tail behind, not both");
+    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(16);
     expect(parseSuiteRows(SUITE_ROWS, sizeOf)).toHaveLength(7);
     for (const name of [
       "",
@@ -159,6 +177,23 @@ describe("the suite", () => {
     const unjudged = new Machine({});
     await runSuite(unjudged, { ...OPTIONS, judged: false }, LOG_BYTES);
     expect(unjudged.calls.filter((call) => call.startsWith("bare"))).toEqual([]);
+  });
+
+  test("a tail is that of an open loop at half of the peak right before, once", async () => {
+    const name = "randwrite:4KiB:128:tail";
+    const machine = new Machine({ [name]: [900, 449], "read:128KiB:16": [1, 2, 3] });
+    const rows = parseSuiteRows([name, "read:128KiB:16"], sizeOf);
+    const [tail, read] = await runSuite(machine, { ...OPTIONS, rows, repeat: 2 }, LOG_BYTES);
+    const about = machine.calls.filter((call) => call.includes("tail"));
+    expect(about).toEqual([`image ${name} 1000`, `image ${name} 7000 at 450`]);
+    expect(machine.calls.filter((call) => call.startsWith("image read"))).toHaveLength(2);
+    expect(tail).toMatchObject({ iops: 449, runs: [449], logTurns: 2, raw: null });
+    expect(tail!.tail).toMatchObject({ peakIops: 900, opsPerSecond: 450, seconds: 7 });
+    expect(tail!.tail!.worst[0]).toMatchObject({ latencyUs: 8400, ran: { length: 6 } });
+    expect(machine.said).toContain(
+      `${name}: at 1 s: 8.4 ms, submitted 0.1 ms late; a: worked; b: worked; c: worked; d: worked; and 2 more`,
+    );
+    expect(read!.tail).toBeNull();
   });
 
   test("an operation that failed fails the suite", async () => {

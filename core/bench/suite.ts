@@ -1,6 +1,6 @@
 import { FastblockError } from "../base/errors.ts";
 import type { BarReport } from "./bars.ts";
-import type { ImageBenchReport } from "./bench.ts";
+import type { ImageBenchReport, SlowMoment } from "./bench.ts";
 import type { BenchRow } from "./bench-row.ts";
 import type { LatencyReport } from "./latency.ts";
 import { loadError } from "./load-failures.ts";
@@ -14,7 +14,10 @@ import { type ProcessCost, round } from "./spending.ts";
  * (`BareFigures`). A figure of a row is the median of its runs, `max` the worst.
  */
 export interface SuiteRow {
-  /** As people write it: `randwrite:4KiB:32`, `nbd:randread:4KiB:32`, `randwrite:4KiB:32:steady`. */
+  /**
+   * As people write it: `randwrite:4KiB:32`, `nbd:randread:4KiB:32`, `randwrite:4KiB:32:steady`,
+   * `randwrite:4KiB:128:tail`.
+   */
   readonly name: string;
   /** Through an NBD gateway, by fio; else by the native client of this process. */
   readonly nbd: boolean;
@@ -23,6 +26,11 @@ export interface SuiteRow {
   readonly depth: number;
   /** On a cluster whose logs are small: a run goes around them several times. Else it fits into them. */
   readonly steady: boolean;
+  /**
+   * The latency tail: an open loop at half of the rate that the closed loop reaches right before, once and
+   * for `tailMs`.
+   */
+  readonly tail: boolean;
 }
 
 export interface SuiteOptions {
@@ -31,6 +39,8 @@ export interface SuiteOptions {
   readonly rows: readonly SuiteRow[];
   /** Measured time of each run, of fio's as well. */
   readonly timeMs: number;
+  /** Measured time of the open loop of a row that is about the tail. */
+  readonly tailMs: number;
   readonly rampMs: number;
   /** Load before anything is measured: the processes compile what they run often. */
   readonly warmMs: number;
@@ -57,12 +67,16 @@ export type SuiteRun = Pick<
   | "verifyErrors"
   | "timeouts"
   | "refusedForSpace"
+  | "seconds"
+  | "worst"
 >;
 
 /** What the suite measures with. */
 export interface SuiteOutside {
-  /** Drive the image; the drain of what was written is included. */
-  image(row: SuiteRow, timeMs: number): Promise<SuiteRun>;
+  /** Drive the image; the drain of what was written is included. `opsPerSecond`: 0 in a closed loop. */
+  image(row: SuiteRow, timeMs: number, opsPerSecond: number): Promise<SuiteRun>;
+  /** What the cluster's daemons did meanwhile, as far as they tell, by moment. */
+  ran(moments: readonly SlowMoment[]): readonly (readonly string[])[];
   /** The same on a file; undefined without fio. */
   raw(row: SuiteRow): Promise<BenchRow | undefined>;
   /** What the row comes down to; null where nothing is compared with that. */
@@ -88,6 +102,16 @@ export interface BareFigures {
   readonly p50Us: number;
 }
 
+/** The tail of latencies: operations were due at a rate, and count from then. */
+export interface TailFigures {
+  /** Of the closed loop before. */
+  readonly peakIops: number;
+  readonly opsPerSecond: number;
+  readonly seconds: number;
+  /** The worst moments, worst first, and what the daemons' logs tell of them. */
+  readonly worst: readonly (SlowMoment & { readonly ran: readonly string[] })[];
+}
+
 /** One row of the report: medians over its runs. */
 export interface SuiteRowReport {
   readonly name: string;
@@ -104,6 +128,7 @@ export interface SuiteRowReport {
   /** I/O per second ÷ those of the raw row. */
   readonly ratioToRaw: number | null;
   readonly bare: BareFigures | null;
+  readonly tail: TailFigures | null;
   /** How often a run, its ramp included, has gone around the log of an osd; null: it only read. */
   readonly logTurns: number | null;
   /** I/O per second of each run, in their order. */
@@ -145,14 +170,19 @@ export const BAR_ROWS = [
   "randwrite:4KiB:1:steady",
   "randwrite:4KiB:32:steady",
   "randwrite:4KiB:128:steady",
+  "randwrite:4KiB:128:tail",
   "nbd:randwrite:4KiB:1",
   "nbd:randwrite:4KiB:32",
   "nbd:randwrite:4KiB:128",
   "nbd:randread:4KiB:32",
 ] as const;
 
-const ROW = /^(nbd:)?(randwrite|randread|write|read):([^:]+):(\d{1,4})(:steady)?$/;
-const NATIVE = { nbd: false, steady: false };
+const ROW = /^(nbd:)?(randwrite|randread|write|read):([^:]+):(\d{1,4})(:steady|:tail)?$/;
+const NATIVE = { nbd: false, steady: false, tail: false };
+/** Of the peak, and how many worst moments are told to people. */
+const TAIL_SHARE = 0.5;
+const TAIL_TOLD = 5;
+const RAN_TOLD = 4;
 const WARM_ROWS: readonly SuiteRow[] = [
   { name: "randwrite", rw: "randwrite", blockBytes: 4096, depth: 32, ...NATIVE },
   { name: "write", rw: "write", blockBytes: 131_072, depth: 16, ...NATIVE },
@@ -167,12 +197,17 @@ export function parseSuiteRows(
   return names.map((name) => {
     const match = ROW.exec(name);
     if (match === null || Number(match[4]) === 0) {
-      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, nbd: before or :steady behind it`;
+      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, nbd: before or :steady or :tail behind it`;
       throw new FastblockError("FB1001", message);
     }
     const rw = match[2] as SuiteRow["rw"];
-    const [nbd, steady] = [match[1] !== undefined, match[5] !== undefined];
-    return { name, rw, blockBytes: sizeOf(match[3]!), depth: Number(match[4]), nbd, steady };
+    const [nbd, tail] = [match[1] !== undefined, match[5] === ":tail"];
+    if (nbd && tail) {
+      const message = `reading --rows: ${name}, wanted nbd: before or :tail behind, not both`;
+      throw new FastblockError("FB1001", message);
+    }
+    const steady = match[5] !== undefined;
+    return { name, rw, blockBytes: sizeOf(match[3]!), depth: Number(match[4]), nbd, steady, tail };
   });
 }
 
@@ -182,30 +217,69 @@ export async function runSuite(
   options: SuiteOptions,
   logBytes: number,
 ): Promise<readonly SuiteRowReport[]> {
-  const ours = new Map<SuiteRow, SuiteRun[]>();
-  const raws = new Map<SuiteRow, BenchRow[]>();
-  const bares = new Map<SuiteRow, BareFigures[]>();
+  const runs = new Map(options.rows.map((row) => [row, new RowRuns()]));
   for (const row of options.warmMs === 0 ? [] : WARM_ROWS) {
     outside.say(`warming up: ${row.name}`);
-    refuseErrors(row, await outside.image(row, Math.ceil(options.warmMs / WARM_ROWS.length)));
+    const report = await outside.image(row, Math.ceil(options.warmMs / WARM_ROWS.length), 0);
+    refuseErrors(row, report);
   }
   for (let run = 1; run <= options.repeat; run++) {
-    for (const row of options.rows) {
+    for (const [row, done] of runs) {
+      if (row.tail) {
+        if (run === 1) await runTail(outside, options, row, done);
+        continue;
+      }
       const bare = options.judged ? await outside.bare(row) : null;
       const raw = options.fio ? await outside.raw(row) : undefined;
-      const report = await outside.image(row, options.timeMs);
+      const report = await outside.image(row, options.timeMs, 0);
       refuseErrors(row, report);
-      if (bare !== null) bares.set(row, [...(bares.get(row) ?? []), bare]);
-      if (raw !== undefined) raws.set(row, [...(raws.get(row) ?? []), raw]);
-      ours.set(row, [...(ours.get(row) ?? []), report]);
+      if (bare !== null) done.bares.push(bare);
+      if (raw !== undefined) done.raws.push(raw);
+      done.ours.push(report);
       const beside = raw === undefined ? "" : `, raw ${Math.round(raw.opsPerSecond)}`;
       const rate = `${Math.round(report.iops)} I/O per s${beside}`;
       outside.say(`run ${run} of ${options.repeat}: ${row.name}: ${rate}`);
     }
   }
-  return options.rows.map((row) =>
-    rowReport(row, ours.get(row) ?? [], raws.get(row) ?? [], bares.get(row) ?? [], logBytes),
-  );
+  return options.rows.map((row) => rowReport(row, runs.get(row)!, logBytes));
+}
+
+/** What the runs of a row have brought. */
+class RowRuns {
+  readonly ours: SuiteRun[] = [];
+  readonly raws: BenchRow[] = [];
+  readonly bares: BareFigures[] = [];
+  tail: TailFigures | null = null;
+}
+
+/** The closed loop says what the machine can do just now; what counts is the open loop behind it. */
+async function runTail(
+  outside: SuiteOutside,
+  options: SuiteOptions,
+  row: SuiteRow,
+  done: RowRuns,
+): Promise<void> {
+  const peak = await outside.image(row, options.timeMs, 0);
+  refuseErrors(row, peak);
+  const opsPerSecond = Math.max(1, Math.round(peak.iops * TAIL_SHARE));
+  const rate = `${opsPerSecond} I/O per s of ${Math.round(peak.iops)}`;
+  outside.say(`${row.name}: ${rate} for ${options.tailMs / 1000} s`);
+  const report = await outside.image(row, options.tailMs, opsPerSecond);
+  refuseErrors(row, report);
+  const ran = outside.ran(report.worst);
+  const worst = report.worst.map((moment, at) => ({ ...moment, ran: ran[at] ?? [] }));
+  done.ours.push(report);
+  done.tail = { peakIops: peak.iops, opsPerSecond, seconds: report.seconds, worst };
+  for (const moment of worst.slice(0, TAIL_TOLD)) outside.say(`${row.name}: ${momentText(moment)}`);
+}
+
+/** `at 12.3 s: 84.2 ms, submitted 0.1 ms late; osd.1/0: checkpoint written (ms 31)` */
+function momentText({ atSeconds, latencyUs, lateUs, ran }: TailFigures["worst"][number]): string {
+  const ms = (us: number): string => `${(us / 1000).toFixed(1)} ms`;
+  const words = [`at ${atSeconds} s: ${ms(latencyUs)}, submitted ${ms(lateUs)} late`];
+  words.push(...ran.slice(0, RAN_TOLD));
+  if (ran.length > RAN_TOLD) words.push(`and ${ran.length - RAN_TOLD} more`);
+  return words.join("; ");
 }
 
 function refuseErrors(row: SuiteRow, report: SuiteRun): void {
@@ -216,9 +290,7 @@ function refuseErrors(row: SuiteRow, report: SuiteRun): void {
 
 function rowReport(
   row: SuiteRow,
-  runs: readonly SuiteRun[],
-  raws: readonly BenchRow[],
-  bares: readonly BareFigures[],
+  { ours: runs, raws, bares, tail }: RowRuns,
   logBytes: number,
 ): SuiteRowReport {
   const of = (pick: (run: SuiteRun) => number | null): number | null =>
@@ -246,6 +318,7 @@ function rowReport(
     raw,
     ratioToRaw: raw === null || raw.iops === 0 ? null : round(iops / raw.iops),
     bare: bareFigures(bares),
+    tail,
     logTurns: of((run) => (run.writtenBytes === 0 ? null : round(run.writtenBytes / logBytes))),
     runs: runs.map((run) => run.iops),
     rawRuns: raws.map((one) => Math.round(one.opsPerSecond)),
