@@ -18,24 +18,21 @@ import {
 } from "../core/bench/bench.ts";
 import { FastblockError } from "../core/base/errors.ts";
 import type { CliContext } from "../core/cli/cli.ts";
-import { runCommand } from "../core/dev/bun-demo.ts";
-import { lastLines, readPlan, runningPid } from "../core/dev/bun-processes.ts";
+import { readPlan, runningPid } from "../core/dev/bun-processes.ts";
 import { withImages } from "./attach.ts";
 import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
-import { benchOutside, monUrl } from "./bench-outside.ts";
+import { BenchControl } from "./bench-control.ts";
+import { benchOutside } from "./bench-outside.ts";
 
 /** `bench recovery`: a cluster of its own, one image, and an osd that is brought back under load. */
 const IMAGE = "bench/recovery";
 /** The osd that is brought back. */
 const VICTIM = "osd.2";
-const LOOK_MS = 100;
 /** How long the osd is away: what is written meanwhile is still in the log. */
 const AWAY_MS = 3000;
 /** Writes that go through the log, whatever clients do otherwise. */
 const LOG_FILL = { rw: "write", blockBytes: 32_768 } as const;
 const LOG_FILL_MS = 2000;
-/** For a step beside the loads; copying all of a large image takes long. */
-const STEP_MS_MAX = 600_000;
 
 /** Run it; the cluster and its directory are gone afterwards. Throws FB1006, FB1009, FB4008, FB5001. */
 export async function recoveryBench(
@@ -81,20 +78,12 @@ interface OsdAnswer {
   readonly logCapacityBytes: number | string;
 }
 
-interface PgAnswer {
-  readonly state: string;
-  readonly joining: readonly number[];
-  readonly leaving: readonly number[];
-  readonly filling: readonly number[];
-}
-
 class RecoveryBench implements RecoveryOutside {
   private readonly cli: CliContext;
-  private readonly program: readonly string[];
+  private readonly control: BenchControl;
   private readonly directory: string;
   private readonly outside: BenchOutside;
   private readonly options: RecoveryOptions;
-  private readonly http: string;
   private readonly victim: ReturnType<typeof readPlan>["processes"][number];
 
   constructor(
@@ -105,11 +94,10 @@ class RecoveryBench implements RecoveryOutside {
     options: RecoveryOptions,
   ) {
     this.cli = cli;
-    this.program = program;
+    this.control = new BenchControl(cli, program, directory);
     this.directory = directory;
     this.outside = outside;
     this.options = options;
-    this.http = monUrl(directory);
     this.victim = readPlan(directory).processes.find(({ name }) => name === VICTIM)!;
   }
 
@@ -118,7 +106,7 @@ class RecoveryBench implements RecoveryOutside {
     this.say("filling the image, warming up");
     await this.run(this.options.warmMs, { fill: "always" });
     // An empty disk would get all that ever was from logs that have not gone round once.
-    const { items } = (await this.ask("/api/v1/osds")) as { items: readonly OsdAnswer[] };
+    const { items } = (await this.control.ask("/api/v1/osds")) as { items: readonly OsdAnswer[] };
     const logBytes = Math.max(...items.map((osd) => Number(osd.logCapacityBytes)));
     for (let bytes = 0; bytes < logBytes; ) {
       const report = await this.run(LOG_FILL_MS, { ...LOG_FILL, rampMs: 0 });
@@ -135,7 +123,11 @@ class RecoveryBench implements RecoveryOutside {
   private async turnTo(wish: Readonly<Record<string, unknown>>): Promise<void> {
     const headers = { "content-type": "application/json" };
     const body = JSON.stringify(wish);
-    const reply = await fetch(`${this.http}/api/v1/recovery`, { method: "PATCH", headers, body });
+    const reply = await fetch(`${this.control.http}/api/v1/recovery`, {
+      method: "PATCH",
+      headers,
+      body,
+    });
     if (reply.ok) return;
     const message = `turning the recovery dial: the mon answered ${reply.status}, wanted 200`;
     throw new FastblockError("FB1003", message);
@@ -157,11 +149,13 @@ class RecoveryBench implements RecoveryOutside {
       return;
     }
     process.kill(pid, "SIGKILL");
-    await this.until(`${VICTIM} to end`, () => Promise.resolve(!existsSync(`/proc/${pid}/exe`)));
+    await this.control.until(`${VICTIM} to end`, () =>
+      Promise.resolve(!existsSync(`/proc/${pid}/exe`)),
+    );
     rmSync(join(this.directory, this.victim.data));
     await this.turnTo({ paused: true });
-    await this.command("dev", "up", "--dir", this.directory, "--detach");
-    await this.until("recovery to wait", async () => (await this.look()).replicas > 0);
+    await this.control.up();
+    await this.control.until("recovery to wait", async () => (await this.look()).replicas > 0);
   }
 
   async bringBack(cause: RecoveryCause): Promise<void> {
@@ -170,8 +164,8 @@ class RecoveryBench implements RecoveryOutside {
   }
 
   async look(): Promise<RecoveryLook> {
-    const { replicas } = (await this.ask("/api/v1/recovery")) as RecoveryAnswer;
-    const text = await (await fetch(`${this.http}/metrics`)).text();
+    const { replicas } = (await this.control.ask("/api/v1/recovery")) as RecoveryAnswer;
+    const text = await (await fetch(`${this.control.http}/metrics`)).text();
     const sum = (name: string): number =>
       samplesOf(text, name).reduce((total, { value }) => total + value, 0);
     return {
@@ -181,14 +175,8 @@ class RecoveryBench implements RecoveryOutside {
     };
   }
 
-  async whole(): Promise<void> {
-    await this.until("all replicas to be whole", async () => {
-      const { replicas } = (await this.ask("/api/v1/recovery")) as RecoveryAnswer;
-      const { items } = (await this.ask("/api/v1/pgs")) as { items: readonly PgAnswer[] };
-      const isWhole = ({ state, joining, leaving, filling }: PgAnswer): boolean =>
-        state === "active" && joining.length + leaving.length + filling.length === 0;
-      return replicas.length === 0 && items.every(isWhole);
-    });
+  whole(): Promise<void> {
+    return this.control.whole();
   }
 
   nowMs(): number {
@@ -227,32 +215,5 @@ class RecoveryBench implements RecoveryOutside {
       progress: this.cli.progress,
       ...other,
     });
-  }
-
-  private async command(...words: readonly string[]): Promise<void> {
-    const { code, text } = await runCommand(this.program, words);
-    if (code === 0) return;
-    const message = `running ${words.slice(0, 2).join(" ")}: exit code ${code}, wanted 0`;
-    throw new FastblockError("FB5001", message, { why: lastLines(text) });
-  }
-
-  private async ask(path: string): Promise<unknown> {
-    const reply = await fetch(this.http + path);
-    if (reply.ok) return await reply.json();
-    const message = `asking the mon: ${path} answered ${reply.status}, wanted 200`;
-    throw new FastblockError("FB1003", message);
-  }
-
-  private async until(what: string, check: () => Promise<boolean>): Promise<void> {
-    const endMs = this.nowMs() + STEP_MS_MAX;
-    while (!(await check())) {
-      if (this.nowMs() > endMs) {
-        throw new FastblockError(
-          "FB1006",
-          `waiting for ${what}: nothing in ${STEP_MS_MAX / 1000} s`,
-        );
-      }
-      await this.cli.ports.sleep(LOOK_MS);
-    }
   }
 }

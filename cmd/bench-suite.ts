@@ -34,6 +34,7 @@ import { OSD_BYTES_DEFAULT, parsePorts } from "../core/dev/dev.ts";
 import type { Address } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
 import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
+import { BenchControl } from "./bench-control.ts";
 import { CPU, startServer } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
 
@@ -163,6 +164,7 @@ class SuiteBench implements SuiteOutside {
   private readonly cli: CliContext;
   private readonly program: readonly string[];
   private readonly directory: string;
+  private readonly control: BenchControl;
   private readonly rawPath: string;
   private readonly outside: BenchOutside;
   private readonly options: SuiteOptions;
@@ -179,6 +181,7 @@ class SuiteBench implements SuiteOutside {
     this.cli = cli;
     this.program = program;
     this.directory = directory;
+    this.control = new BenchControl(cli, program, directory);
     this.rawPath = join(directory, "raw.img");
     this.outside = outside;
     this.options = options;
@@ -194,14 +197,15 @@ class SuiteBench implements SuiteOutside {
   }
 
   async image(row: SuiteRow, timeMs: number, opsPerSecond: number): Promise<SuiteRun> {
-    if (row.nbd) {
-      if (!this.filled) await this.image({ ...row, nbd: false }, timeMs, 0);
-      return await this.gateway(row, timeMs);
-    }
+    const isPlain = !row.nbd && !row.cold;
+    if (!isPlain && !this.filled) await this.image({ ...row, nbd: false, cold: false }, timeMs, 0);
+    if (row.nbd) return await this.gateway(row, timeMs);
+    if (row.cold) await this.control.restartOsds();
     const fill = this.filled ? "never" : "always";
     this.filled = true;
     const depth = opsPerSecond === 0 ? row.depth : TAIL_OPEN_MAX;
-    const load = { ...row, depth, opsPerSecond, timeMs, fill } as const;
+    const rampMs = row.cold ? 0 : this.options.rampMs;
+    const load = { ...row, depth, opsPerSecond, rampMs, timeMs, fill } as const;
     return await runImageBench(this.outside, { ...this.baseOptions(), ...load });
   }
 
@@ -260,7 +264,7 @@ class SuiteBench implements SuiteOutside {
   }
 
   async bare(row: SuiteRow): Promise<BareFigures | null> {
-    if (row.steady || row.nbd) return null;
+    if (row.steady || row.nbd || row.cold) return null;
     const { rw, blockBytes, depth } = row;
     if (rw === "randwrite") return depth === 1 ? await this.bareWrite(blockBytes) : null;
     if (rw === "write") return null;
@@ -305,13 +309,12 @@ class SuiteBench implements SuiteOutside {
 
   private baseOptions(): Omit<
     ImageBenchOptions,
-    "rw" | "blockBytes" | "depth" | "opsPerSecond" | "timeMs" | "fill"
+    "rw" | "blockBytes" | "depth" | "opsPerSecond" | "rampMs" | "timeMs" | "fill"
   > {
     return {
       cluster: "",
       path: IMAGE,
       jobs: 1,
-      rampMs: this.options.rampMs,
       readPercent: 0,
       verify: false,
       drain: true,

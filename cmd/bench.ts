@@ -56,7 +56,8 @@ Rows with nbd: before go through a gateway, driven by fio; rows with :steady beh
 own whose logs are small: the run goes around them. Rows with :tail run there as well, as an open loop at
 half of the rate that the closed loop has just reached: operations are due at that rate, whatever becomes of
 those before, and latency counts from then. The worst moments are told, with what the logs of the cluster
-(at level debug) say of them. With --bars
+(at level debug) say of them. Rows with :cold start all osds anew before each run, and count from the first
+operation on. With --bars
 each figure stands beside what is aimed at. Most are ratios to what the same machine does in the same run
 without fastblock: fio on the raw disk; a message between two processes, and a read or a durable write of the
 file, by the same reactor.
@@ -209,9 +210,9 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
     .option(
       "--rows <rows>",
-      "[nbd:]SHAPE:SIZE:DEPTH[:steady|:tail], with commas (default: seven of them)",
+      "[nbd:]SHAPE:SIZE:DEPTH[:steady|:tail|:cold], with commas (default: seven of them)",
     )
-    .option("--bars", "show what is aimed at, and whether it is reached (default rows: sixteen)")
+    .option("--bars", "show what is aimed at, and whether it is reached (default rows: seventeen)")
     .option("--time <time>", "measured time of each run", "3s")
     .option("--tail-time <time>", "measured time of a row with :tail, which runs once", "10m")
     .option("--ramp <time>", "time before each, not counted", "3s")

@@ -1,5 +1,13 @@
 import { expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { SuiteReport } from "../core/bench/bench.ts";
@@ -93,6 +101,34 @@ test("the tail of latencies is that of an open loop at half of the peak", async 
     expect(tail!.worst[0]!.latencyUs).toBe(latencyUs.max);
     expect(tail!.worst[0]!.atSeconds).toBeLessThan(1.5);
     expect(bars).toEqual([]);
+  });
+}, 120_000);
+
+test("cold reads are those of osds that were just started", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "cluster");
+    const words = ["bench", "suite", "--dir", directory, "--image-size", "64MiB", ...SHORT];
+    const suite = Bun.spawn(
+      [EXECUTABLE, ...words, "--rows", "randread:4KiB:8:cold", "-o", "json"],
+      {
+        stdout: "pipe",
+        stderr: "ignore",
+      },
+    );
+    const pids = new Set<string>();
+    const look = (): void => {
+      const path = join(directory, "osd.0.pid");
+      if (existsSync(path)) pids.add(readFileSync(path, "utf8").trim());
+    };
+    const looking = setInterval(look, 20);
+    const { rows } = JSON.parse(await new Response(suite.stdout).text()) as SuiteReport;
+    clearInterval(looking);
+    pids.delete("");
+    expect(await suite.exited).toBe(0);
+    expect(pids.size).toBe(2);
+    expect(rows[0]!.iops).toBeGreaterThan(0);
+    expect(rows[0]!.bare).toBeNull();
+    expect(processesOf(folder)).toEqual([]);
   });
 }, 120_000);
 

@@ -106,6 +106,12 @@ describe("bars", () => {
     expect(short.map(([, , verdict]) => verdict)).toEqual(["not measured", "not measured"]);
   });
 
+  test("reads from a start on stand beside the raw disk", () => {
+    const judged = (ratioToRaw: number) => seenOf("randread:4KiB:32:cold", { ratioToRaw })[0];
+    expect(judged(0.45)!.slice(1)).toEqual([0.45, "pass"]);
+    expect(judged(0.44)!.slice(1)).toEqual([0.44, "FAIL"]);
+  });
+
   test("without fio, counters or anything beside it, nothing is said", () => {
     const none = { raw: null, ratioToRaw: null, bare: null, cpuUsPerIo: 0 };
     const uncounted = { deviceBytesPerClientByte: null, deviceWritesPerClientWrite: null };

@@ -88,6 +88,12 @@ function barsFor(replicas: number): readonly Bar[] {
     most("randwrite:4KiB:1", "p99 ÷ p50", 3, (row) => over(row.latencyUs.p99, row.latencyUs.p50)),
     least("randread:4KiB:1", "IOPS ÷ bare message and device read", 0.9, toBare),
     least("randread:4KiB:32", "IOPS ÷ bare message and device read", 0.7, toBare),
+    least(
+      "randread:4KiB:32:cold",
+      "IOPS ÷ raw IOPS from a start on (the whole index is in memory then)",
+      0.45,
+      ({ ratioToRaw }) => ratioToRaw,
+    ),
     most("randwrite:64KiB:32", bytesText, 1.15, bytes),
     most("write:128KiB:16", bytesText, 1.08, bytes),
     least("write:128KiB:16", "rate ÷ (raw device ÷ replicas)", 0.6, (row) =>

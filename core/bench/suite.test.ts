@@ -107,6 +107,7 @@ describe("the suite", () => {
         nbd: false,
         steady: false,
         tail: false,
+        cold: false,
       },
     ]);
     expect(parseSuiteRows(["write:4KiB:2:steady"], sizeOf)[0]).toMatchObject({ steady: true });
@@ -114,10 +115,15 @@ describe("the suite", () => {
     expect(parseSuiteRows(["write:4KiB:2:tail"], sizeOf)[0]).toMatchObject({
       steady: true,
       tail: true,
+      cold: false,
     });
+    const cold = parseSuiteRows(["read:4KiB:2:cold"], sizeOf)[0];
+    expect(cold).toMatchObject({ steady: false, tail: false, cold: true });
+    const nbd = (): unknown => parseSuiteRows(["nbd:read:4KiB:2:cold"], sizeOf);
+    expect(nbd).toThrow("wanted nbd: before or :cold behind, not both");
     const both = (): unknown => parseSuiteRows(["nbd:write:4KiB:2:tail"], sizeOf);
     expect(both).toThrow("wanted nbd: before or :tail behind, not both");
-    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(16);
+    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(17);
     expect(parseSuiteRows(SUITE_ROWS, sizeOf)).toHaveLength(7);
     for (const name of [
       "",

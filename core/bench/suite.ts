@@ -16,7 +16,7 @@ import { type ProcessCost, round } from "./spending.ts";
 export interface SuiteRow {
   /**
    * As people write it: `randwrite:4KiB:32`, `nbd:randread:4KiB:32`, `randwrite:4KiB:32:steady`,
-   * `randwrite:4KiB:128:tail`.
+   * `randwrite:4KiB:128:tail`, `randread:4KiB:32:cold`.
    */
   readonly name: string;
   /** Through an NBD gateway, by fio; else by the native client of this process. */
@@ -31,6 +31,8 @@ export interface SuiteRow {
    * for `tailMs`.
    */
   readonly tail: boolean;
+  /** All osds are started anew before each run, and nothing ramps up: the first operation counts. */
+  readonly cold: boolean;
 }
 
 export interface SuiteOptions {
@@ -171,14 +173,15 @@ export const BAR_ROWS = [
   "randwrite:4KiB:32:steady",
   "randwrite:4KiB:128:steady",
   "randwrite:4KiB:128:tail",
+  "randread:4KiB:32:cold",
   "nbd:randwrite:4KiB:1",
   "nbd:randwrite:4KiB:32",
   "nbd:randwrite:4KiB:128",
   "nbd:randread:4KiB:32",
 ] as const;
 
-const ROW = /^(nbd:)?(randwrite|randread|write|read):([^:]+):(\d{1,4})(:steady|:tail)?$/;
-const NATIVE = { nbd: false, steady: false, tail: false };
+const ROW = /^(nbd:)?(randwrite|randread|write|read):([^:]+):(\d{1,4})(?::(steady|tail|cold))?$/;
+const NATIVE = { nbd: false, steady: false, tail: false, cold: false };
 /** Of the peak, and how many worst moments are told to people. */
 const TAIL_SHARE = 0.5;
 const TAIL_TOLD = 5;
@@ -197,17 +200,19 @@ export function parseSuiteRows(
   return names.map((name) => {
     const match = ROW.exec(name);
     if (match === null || Number(match[4]) === 0) {
-      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, nbd: before or :steady or :tail behind it`;
+      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, nbd: before, or :steady, :tail or :cold behind it`;
       throw new FastblockError("FB1001", message);
     }
     const rw = match[2] as SuiteRow["rw"];
-    const [nbd, tail] = [match[1] !== undefined, match[5] === ":tail"];
-    if (nbd && tail) {
-      const message = `reading --rows: ${name}, wanted nbd: before or :tail behind, not both`;
+    const nbd = match[1] !== undefined;
+    const [tail, cold] = [match[5] === "tail", match[5] === "cold"];
+    if (nbd && (tail || cold)) {
+      const message = `reading --rows: ${name}, wanted nbd: before or :${match[5]} behind, not both`;
       throw new FastblockError("FB1001", message);
     }
-    const steady = match[5] !== undefined;
-    return { name, rw, blockBytes: sizeOf(match[3]!), depth: Number(match[4]), nbd, steady, tail };
+    const steady = tail || match[5] === "steady";
+    const [blockBytes, depth] = [sizeOf(match[3]!), Number(match[4])];
+    return { name, rw, blockBytes, depth, nbd, steady, tail, cold };
   });
 }
 
