@@ -241,7 +241,8 @@ function ownCpuUs(): number {
 
 /* -------------------------------------------------------------------- helpers */
 
-async function inWorld<T>(
+/** A reactor of its own for `body`. */
+export async function inWorld<T>(
   backend: "auto" | "uring" | "file",
   body: (world: RunnableWorld) => Promise<T>,
 ): Promise<T> {

@@ -16,6 +16,7 @@ import { withImages } from "./attach.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
 import { recoveryBench } from "./bench-recovery.ts";
+import { storeBench } from "./bench-store.ts";
 import { unreadable } from "./input-file.ts";
 import { suiteBench } from "./bench-suite.ts";
 
@@ -25,6 +26,7 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
     image: (options) => imageBench(cli, options),
     suite: (options) => suiteBench(cli, program, new BarProgress(cli), options),
     recovery: (options) => recoveryBench(cli, program, new BarProgress(cli), options),
+    store: storeBench,
     disk: diskBench,
     reactor: (options) => reactorBench(options, program),
     rpc: (options) => rpcBench(options, program),

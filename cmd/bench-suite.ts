@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { FastblockError } from "../core/base/errors.ts";
 import { geometryOf, shareZones } from "../core/store/store.ts";
 import {
@@ -15,11 +15,15 @@ import {
   fillDisk,
   type ImageBenchOptions,
   judgeRows,
+  judgeStore,
+  type MicroRow,
   runDiskBench,
   runEchoBench,
   runImageBench,
   runSuite,
   type SlowMoment,
+  STORE_LOAD,
+  STORE_ROW,
   type SuiteOptions,
   type SuiteOutside,
   type SuiteReport,
@@ -37,6 +41,7 @@ import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench
 import { BenchControl } from "./bench-control.ts";
 import { CPU, startServer } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
+import { storeBench } from "./bench-store.ts";
 
 /** `bench suite`: a cluster of its own, all rows on one image of it, and nothing left behind. */
 const IMAGE = "bench/suite";
@@ -90,6 +95,7 @@ export async function suiteBench(
       ({ backend } = measured);
     });
   }
+  const store = options.store ? await storeRows(cli, options) : [];
   return {
     kind: "suite",
     machine: machineNow(),
@@ -101,8 +107,19 @@ export async function suiteBench(
     repeat: options.repeat,
     backend,
     rows,
-    bars: judgeRows(rows, REPLICAS),
+    store,
+    bars: [...judgeRows(rows, REPLICAS), ...(options.store ? [judgeStore(store)] : [])],
   };
+}
+
+/** Beside the directory of the clusters, which is gone: on the same file system. */
+async function storeRows(cli: CliContext, options: SuiteOptions): Promise<readonly MicroRow[]> {
+  const { backend, directory } = options;
+  const path = directory === "" ? "" : `${resolve(directory)}.store`;
+  const rows = await storeBench({ ...STORE_LOAD, path, backend });
+  const rates = rows.map(({ name, iops }) => `${name} ${Math.round(iops ?? 0)} I/O per s`);
+  cli.say(`${STORE_ROW}: ${rates.join(", ")}`);
+  return rows;
 }
 
 /** Gateways are driven by fio. */

@@ -57,7 +57,7 @@ own whose logs are small: the run goes around them. Rows with :tail run there as
 half of the rate that the closed loop has just reached: operations are due at that rate, whatever becomes of
 those before, and latency counts from then. The worst moments are told, with what the logs of the cluster
 (at level debug) say of them. Rows with :cold start all osds anew before each run, and count from the first
-operation on. With --bars
+operation on. The row store:randwrite:4KiB:32:snapshots is \`bench store\` (JSON: \`store\`). With --bars
 each figure stands beside what is aimed at. Most are ratios to what the same machine does in the same run
 without fastblock: fio on the raw disk; a message between two processes, and a read or a durable write of the
 file, by the same reactor.
@@ -75,6 +75,15 @@ is the ratio of the two p99. The directory is removed.
 
 Example:
   fastblock bench recovery --speeds medium --causes disk -o json > a.json`;
+
+const STORE_HELP = `
+One local store without raft and network, on a file that is written in full before. Two images in it have their
+turns, each as long as --snapshot-every, and until all that was written is in its place; when the turn of the
+second begins, it gets a snapshot. What a snapshot costs follows from the bytes that are copied for it and
+the writes until the next: 256 MiB with one every 3.75 s stand for 4 GiB with one every minute.
+
+Example:
+  fastblock bench store --time 30s`;
 
 const COMPARE_HELP = `
 Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within 2 %.
@@ -212,7 +221,7 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
       "--rows <rows>",
       "[nbd:]SHAPE:SIZE:DEPTH[:steady|:tail|:cold], with commas (default: seven of them)",
     )
-    .option("--bars", "show what is aimed at, and whether it is reached (default rows: seventeen)")
+    .option("--bars", "show what is aimed at, and whether it is reached (default rows: eighteen)")
     .option("--time <time>", "measured time of each run", "3s")
     .option("--tail-time <time>", "measured time of a row with :tail, which runs once", "10m")
     .option("--ramp <time>", "time before each, not counted", "3s")
@@ -225,13 +234,17 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .action(async (options) => {
       const people = cli.globals.output === "table" || cli.globals.output === "wide";
       if (!people) cli.refuseListFlags();
-      const { BAR_ROWS, parseSuiteRows, SUITE_ROWS } = await import("../core/bench/bench.ts");
+      const bench = await import("../core/bench/bench.ts");
+      const { BAR_ROWS, parseSuiteRows, STORE_ROW, SUITE_ROWS } = bench;
       const isJudged = options.bars === true;
-      const names = options.rows?.split(",") ?? (isJudged ? BAR_ROWS : SUITE_ROWS);
-      const rows = parseSuiteRows(names, (text) => sizeOf(text, "--rows"));
+      const known = isJudged ? [...BAR_ROWS, STORE_ROW] : SUITE_ROWS;
+      const names: readonly string[] = options.rows?.split(",") ?? known;
+      const ofClusters = names.filter((name) => name !== STORE_ROW);
+      const rows = parseSuiteRows(ofClusters, (text) => sizeOf(text, "--rows"));
       const report = await (await load()).suite({
         directory: options.dir ?? "",
         rows,
+        store: ofClusters.length < names.length,
         timeMs: measuredMs(options.time),
         tailMs: measuredMs(options.tailTime, "--tail-time"),
         rampMs: durationMsOf(options.ramp, "--ramp"),
@@ -340,11 +353,37 @@ function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): v
       MICRO_COLUMNS,
       nameOf,
     );
+  storeBench(bench, show);
   diskBench(bench, show);
   messageBenches(bench, show);
 }
 
 type Show = (run: (programs: BenchPrograms) => Promise<readonly MicroRow[]>) => Promise<void>;
+
+function storeBench(bench: CommandUnknownOpts, show: Show): void {
+  bench
+    .command("store")
+    .description("drive a local store: random 4 KiB writes, with snapshots and without")
+    .argument("[PATH]", "file that is made, and gone afterwards (default: a temporary file here)")
+    .option("--image-size <size>", "of each of two images", "256MiB")
+    .option("--depth <count>", "writes open at a time", count("--depth"), 32)
+    .option("--time <time>", "measured time, of both together", "30s")
+    .option("--snapshot-every <time>", "between two snapshots", "3750ms")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", STORE_HELP)
+    .action((path, options) =>
+      show((programs) =>
+        programs.store({
+          path: path ?? "",
+          imageBytes: sizeOf(options.imageSize, "--image-size"),
+          depth: options.depth,
+          timeMs: measuredMs(options.time),
+          snapshotMs: measuredMs(options.snapshotEvery, "--snapshot-every"),
+          backend: backendOf(options.backend),
+        }),
+      ),
+    );
+}
 
 function diskBench(bench: CommandUnknownOpts, show: Show): void {
   bench

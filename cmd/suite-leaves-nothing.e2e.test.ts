@@ -10,7 +10,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { SuiteReport } from "../core/bench/bench.ts";
+import type { MicroRow, SuiteReport } from "../core/bench/bench.ts";
 import { command, EXECUTABLE, succeed } from "./e2e-harness.ts";
 
 const SHORT = ["--repeat", "1", "--time", "300ms", "--ramp", "100ms", "--warm-up", "0s"];
@@ -129,6 +129,22 @@ test("cold reads are those of osds that were just started", async () => {
     expect(rows[0]!.iops).toBeGreaterThan(0);
     expect(rows[0]!.bare).toBeNull();
     expect(processesOf(folder)).toEqual([]);
+  });
+}, 120_000);
+
+test("a local store is driven with snapshots and without, and its file is gone", async () => {
+  await inFolder(async (folder) => {
+    const path = join(folder, "store");
+    const words = ["--image-size", "4MiB", "--time", "400ms", "--snapshot-every", "100ms"];
+    const rows = await succeed([EXECUTABLE, "bench", "store", path, ...words, "-o", "json"]);
+    const [without, withSnapshots] = JSON.parse(rows) as readonly MicroRow[];
+    expect(without!.iops!).toBeGreaterThan(0);
+    expect(withSnapshots!.note).toMatch(/^[1-9]\d* units copied$/);
+    writeFileSync(path, "mine");
+    const end = await command([EXECUTABLE, "bench", "store", path, ...words]);
+    expect(end.code).toBe(8);
+    expect(end.stderr).toContain("FB4008");
+    expect(readdirSync(folder)).toEqual(["store"]);
   });
 }, 120_000);
 

@@ -30,6 +30,7 @@ export {
 export { costsOf, cpuUsPerIoOf } from "./spending.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
+export { judgeStore, runStoreBench, STORE_LOAD, STORE_ROW, storeBytesOf } from "./store-bench.ts";
 export { checkDiskShape, checkRpcShape, checkShape, type LoadShape } from "./shape.ts";
 export {
   BAR_ROWS,
@@ -156,6 +157,18 @@ export interface DiskBenchOptions {
   readonly force: boolean;
 }
 
+export interface StoreBenchOptions {
+  /** A file that is made for it; empty: a temporary one in the working directory. */
+  readonly path: string;
+  /** Of each of the two layers that are written. */
+  readonly imageBytes: number;
+  readonly depth: number;
+  readonly timeMs: number;
+  /** Between two snapshots: the length of a turn. */
+  readonly snapshotMs: number;
+  readonly backend: "auto" | "uring" | "file";
+}
+
 export interface ReactorBenchOptions {
   readonly timeMs: number;
   readonly backend: "auto" | "uring" | "file";
@@ -170,7 +183,7 @@ export interface RpcBenchOptions {
   readonly fio: boolean;
 }
 
-/** One line of `bench disk|reactor|rpc`; figures are null when there are none. */
+/** One line of `bench disk|reactor|rpc|store`; figures are null when there are none. */
 export interface MicroRow {
   readonly name: string;
   readonly iops: number | null;
@@ -188,6 +201,7 @@ export interface BenchPrograms {
   image(options: ImageBenchOptions): Promise<ImageBenchReport>;
   suite(options: SuiteOptions): Promise<SuiteReport>;
   recovery(options: RecoveryOptions): Promise<RecoveryReport>;
+  store(options: StoreBenchOptions): Promise<readonly MicroRow[]>;
   disk(options: DiskBenchOptions): Promise<readonly MicroRow[]>;
   reactor(options: ReactorBenchOptions): Promise<readonly MicroRow[]>;
   rpc(options: RpcBenchOptions): Promise<readonly MicroRow[]>;

@@ -21,6 +21,7 @@ const LOG_BYTES = 65_536;
 const OPTIONS: SuiteOptions = {
   directory: "",
   rows: parseSuiteRows(["randwrite:4KiB:32", "read:128KiB:16"], sizeOf),
+  store: false,
   timeMs: 1000,
   tailMs: 7000,
   rampMs: 0,

@@ -1,6 +1,6 @@
 import { FastblockError } from "../base/errors.ts";
 import type { BarReport } from "./bars.ts";
-import type { ImageBenchReport, SlowMoment } from "./bench.ts";
+import type { ImageBenchReport, MicroRow, SlowMoment } from "./bench.ts";
 import type { BenchRow } from "./bench-row.ts";
 import type { LatencyReport } from "./latency.ts";
 import { loadError } from "./load-failures.ts";
@@ -39,6 +39,8 @@ export interface SuiteOptions {
   /** Directory of a dev cluster that is started, or made, and left as it was; empty: a new one. */
   readonly directory: string;
   readonly rows: readonly SuiteRow[];
+  /** Measure the local store with snapshots and without, too (`STORE_ROW`). */
+  readonly store: boolean;
   /** Measured time of each run, of fio's as well. */
   readonly timeMs: number;
   /** Measured time of the open loop of a row that is about the tail. */
@@ -151,6 +153,8 @@ export interface SuiteReport {
   readonly repeat: number;
   readonly backend: string;
   readonly rows: readonly SuiteRowReport[];
+  /** Of the local store: without snapshots, and with; empty: not measured. */
+  readonly store: readonly MicroRow[];
   /** How the rows stand to what fastblock aims at. */
   readonly bars: readonly BarReport[];
 }

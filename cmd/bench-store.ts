@@ -1,0 +1,29 @@
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { FastblockError } from "../core/base/errors.ts";
+import {
+  type MicroRow,
+  runStoreBench,
+  type StoreBenchOptions,
+  storeBytesOf,
+} from "../core/bench/bench.ts";
+import { inWorld } from "./bench-micro.ts";
+
+/** `bench store`: on a file of its own, which is gone afterwards. Throws FB4008, FB5001. */
+export async function storeBench(options: StoreBenchOptions): Promise<readonly MicroRow[]> {
+  const given = options.path;
+  if (given !== "" && existsSync(given)) {
+    const message = `making a store in ${given}: it exists, wanted the name of a new file`;
+    throw new FastblockError("FB4008", message);
+  }
+  const folder = given === "" ? mkdtempSync(join(process.cwd(), "fastblock-bench-")) : "";
+  const path = given === "" ? join(folder, "store") : given;
+  try {
+    return await inWorld(options.backend, async (world) => {
+      const disk = world.disks.open(path, { createBytes: storeBytesOf(options) });
+      return await runStoreBench(world, disk, options);
+    });
+  } finally {
+    rmSync(folder === "" ? path : folder, { recursive: true, force: true });
+  }
+}
