@@ -4,9 +4,7 @@ import type { BenchPrograms, ImageBenchReport, LoadShape, MicroRow } from "../co
 import {
   backendOf,
   type CliContext,
-  type Column,
   formatCount,
-  formatDurationUs,
   formatSize,
   durationMsOf,
   parseDurationMs,
@@ -14,8 +12,17 @@ import {
   parseSize,
   parseWhole,
   sizeOf,
-  type Row,
 } from "../core/cli/cli.ts";
+import {
+  BAR_COLUMNS,
+  barOf,
+  COMPARE_COLUMNS,
+  MICRO_COLUMNS,
+  nameOf,
+  RECOVERY_COLUMNS,
+  SUITE_COLUMNS,
+  us,
+} from "./bench-columns.ts";
 
 const SHAPES = [
   "randwrite",
@@ -498,120 +505,6 @@ export function imageText(report: ImageBenchReport): string {
 function loopText({ depth, jobs, opsPerSecond }: ImageBenchReport): string {
   if (opsPerSecond === 0) return `depth ${depth} × ${jobs}`;
   return `open loop at ${formatCount(opsPerSecond)} per s, at most ${depth} × ${jobs} open`;
-}
-
-const COMPARE_COLUMNS: readonly Column[] = [
-  { name: "figure" },
-  { name: "a", right: true, show: figureText },
-  { name: "b", right: true, show: figureText },
-  { name: "ratio", right: true },
-  { name: "verdict" },
-];
-
-const SUITE_COLUMNS: readonly Column[] = [
-  { name: "row", path: "name" },
-  { name: "iops", right: true, show: figureText },
-  {
-    name: "rate",
-    path: "bytesPerSec",
-    right: true,
-    show: (value) => `${formatSize(Number(value))}/s`,
-  },
-  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
-  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
-  { name: "p99.9", path: "latencyUs.p999", right: true, show: usText },
-  { name: "max", path: "latencyUs.max", right: true, show: usText },
-  { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
-  { name: "user+sys", path: "processes", show: costText, wide: true },
-  { name: "switches", path: "switchesPerIo", right: true },
-  { name: "bytes", path: "deviceBytesPerClientByte", right: true },
-  { name: "writes", path: "deviceWritesPerClientWrite", right: true },
-  { name: "flushes", path: "flushesPerClientWrite", right: true },
-  { name: "raw iops", path: "raw.iops", right: true, show: countText },
-  { name: "raw p50", path: "raw.latencyUs.p50", right: true, show: usText },
-  { name: "÷ raw", path: "ratioToRaw", right: true },
-];
-
-const BAR_COLUMNS: readonly Column[] = [
-  { name: "row" },
-  { name: "figure" },
-  { name: "seen", right: true, show: (value) => (typeof value === "number" ? `${value}` : "-") },
-  { name: "bound" },
-  { name: "wanted", right: true },
-  { name: "verdict" },
-];
-
-const RECOVERY_COLUMNS: readonly Column[] = [
-  { name: "row", path: "name" },
-  { name: "iops", right: true, show: figureText },
-  { name: "during", path: "iopsDuring", right: true, show: figureText },
-  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
-  { name: "during", path: "latencyUsDuring.p50", right: true, show: usText },
-  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
-  { name: "during", path: "latencyUsDuring.p99", right: true, show: usText },
-  { name: "ratio", path: "p99Ratio", right: true },
-  { name: "max", path: "latencyUs.max", right: true, show: usText, wide: true },
-  { name: "during", path: "latencyUsDuring.max", right: true, show: usText, wide: true },
-  {
-    name: "copied",
-    path: "bytesPerSecDuring",
-    right: true,
-    show: (value) => `${formatSize(Number(value))}/s`,
-  },
-  { name: "to-end", path: "recoveringToEnd" },
-  { name: "seconds", right: true },
-  { name: "amplification", right: true },
-];
-
-/** CPU by kind of process: `osd 32+33 client 8+5`. */
-function costText(value: unknown): string {
-  const costs = value as ImageBenchReport["processes"];
-  return costs
-    .filter(({ userUsPerIo, systemUsPerIo }) => userUsPerIo + systemUsPerIo >= 1)
-    .map((one) => `${one.kind} ${one.userUsPerIo.toFixed(0)}+${one.systemUsPerIo.toFixed(0)}`)
-    .join(" ");
-}
-
-const MICRO_COLUMNS: readonly Column[] = [
-  { name: "name" },
-  { name: "iops", right: true, show: countText },
-  {
-    name: "rate",
-    path: "bytesPerSec",
-    right: true,
-    show: (value) => (value === null ? "-" : `${formatSize(Number(value))}/s`),
-  },
-  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
-  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
-  { name: "p99.9", path: "latencyUs.p999", right: true, show: usText },
-  { name: "max", path: "latencyUs.max", right: true, show: usText, wide: true },
-  { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
-  { name: "backend" },
-  { name: "note", show: (value) => (typeof value === "string" ? value : "") },
-];
-
-function nameOf(row: Row): string {
-  return String(row["name"]);
-}
-
-function barOf(row: Row): string {
-  return `${String(row["row"])}: ${String(row["figure"])}`;
-}
-
-function figureText(value: unknown): string {
-  return formatCount(Number(value));
-}
-
-function countText(value: unknown): string {
-  return typeof value === "number" ? formatCount(value) : "-";
-}
-
-function usText(value: unknown): string {
-  return typeof value === "number" ? us(value) : "-";
-}
-
-function us(value: number): string {
-  return formatDurationUs(value);
 }
 
 function count(flag: string): (text: string) => number {

@@ -1,0 +1,124 @@
+import type { ImageBenchReport } from "../core/bench/bench.ts";
+import {
+  type Column,
+  formatCount,
+  formatDurationUs,
+  formatSize,
+  type Row,
+} from "../core/cli/cli.ts";
+
+/** How the reports of `fastblock bench` look as tables. */
+
+export const COMPARE_COLUMNS: readonly Column[] = [
+  { name: "figure" },
+  { name: "a", right: true, show: figureText },
+  { name: "b", right: true, show: figureText },
+  { name: "ratio", right: true },
+  { name: "verdict" },
+];
+
+export const SUITE_COLUMNS: readonly Column[] = [
+  { name: "row", path: "name" },
+  { name: "iops", right: true, show: figureText },
+  {
+    name: "rate",
+    path: "bytesPerSec",
+    right: true,
+    show: (value) => `${formatSize(Number(value))}/s`,
+  },
+  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
+  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
+  { name: "p99.9", path: "latencyUs.p999", right: true, show: usText },
+  { name: "max", path: "latencyUs.max", right: true, show: usText },
+  { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
+  { name: "user+sys", path: "processes", show: costText, wide: true },
+  { name: "switches", path: "switchesPerIo", right: true },
+  { name: "bytes", path: "deviceBytesPerClientByte", right: true },
+  { name: "writes", path: "deviceWritesPerClientWrite", right: true },
+  { name: "flushes", path: "flushesPerClientWrite", right: true },
+  { name: "raw iops", path: "raw.iops", right: true, show: countText },
+  { name: "raw p50", path: "raw.latencyUs.p50", right: true, show: usText },
+  { name: "÷ raw", path: "ratioToRaw", right: true },
+];
+
+export const BAR_COLUMNS: readonly Column[] = [
+  { name: "row" },
+  { name: "figure" },
+  { name: "seen", right: true, show: (value) => (typeof value === "number" ? `${value}` : "-") },
+  { name: "bound" },
+  { name: "wanted", right: true },
+  { name: "verdict" },
+];
+
+export const RECOVERY_COLUMNS: readonly Column[] = [
+  { name: "row", path: "name" },
+  { name: "iops", right: true, show: figureText },
+  { name: "during", path: "iopsDuring", right: true, show: figureText },
+  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
+  { name: "during", path: "latencyUsDuring.p50", right: true, show: usText },
+  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
+  { name: "during", path: "latencyUsDuring.p99", right: true, show: usText },
+  { name: "ratio", path: "p99Ratio", right: true },
+  { name: "max", path: "latencyUs.max", right: true, show: usText, wide: true },
+  { name: "during", path: "latencyUsDuring.max", right: true, show: usText, wide: true },
+  {
+    name: "copied",
+    path: "bytesPerSecDuring",
+    right: true,
+    show: (value) => `${formatSize(Number(value))}/s`,
+  },
+  { name: "to-end", path: "recoveringToEnd" },
+  { name: "seconds", right: true },
+  { name: "amplification", right: true },
+];
+
+/** CPU by kind of process: `osd 32+33 client 8+5`. */
+function costText(value: unknown): string {
+  const costs = value as ImageBenchReport["processes"];
+  return costs
+    .filter(({ userUsPerIo, systemUsPerIo }) => userUsPerIo + systemUsPerIo >= 1)
+    .map((one) => `${one.kind} ${one.userUsPerIo.toFixed(0)}+${one.systemUsPerIo.toFixed(0)}`)
+    .join(" ");
+}
+
+export const MICRO_COLUMNS: readonly Column[] = [
+  { name: "name" },
+  { name: "iops", right: true, show: countText },
+  {
+    name: "rate",
+    path: "bytesPerSec",
+    right: true,
+    show: (value) => (value === null ? "-" : `${formatSize(Number(value))}/s`),
+  },
+  { name: "p50", path: "latencyUs.p50", right: true, show: usText },
+  { name: "p99", path: "latencyUs.p99", right: true, show: usText },
+  { name: "p99.9", path: "latencyUs.p999", right: true, show: usText },
+  { name: "max", path: "latencyUs.max", right: true, show: usText, wide: true },
+  { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
+  { name: "backend" },
+  { name: "note", show: (value) => (typeof value === "string" ? value : "") },
+];
+
+export function nameOf(row: Row): string {
+  return String(row["name"]);
+}
+
+export function barOf(row: Row): string {
+  return `${String(row["row"])}: ${String(row["figure"])}`;
+}
+
+function figureText(value: unknown): string {
+  return formatCount(Number(value));
+}
+
+function countText(value: unknown): string {
+  return typeof value === "number" ? formatCount(value) : "-";
+}
+
+function usText(value: unknown): string {
+  return typeof value === "number" ? us(value) : "-";
+}
+
+export function us(value: number): string {
+  return formatDurationUs(value);
+}
