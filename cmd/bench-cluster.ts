@@ -19,6 +19,8 @@ export interface BenchClusterOptions {
   readonly backend: "auto" | "uring" | "file";
   /** Of each osd's store. Default: as `dev up` has it. */
   readonly osdBytes?: number;
+  /** Reactors of each osd. Default: one. */
+  readonly shards?: number;
   /** NBD gateways. Default: none. */
   readonly gateways?: number;
   /** Of the daemons. Default: info. */
@@ -71,6 +73,7 @@ function startCluster(
   const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS)];
   words.push("--nbd", String(options.gateways ?? 0));
   if (options.logLevel !== undefined) words.push("--log-level", options.logLevel);
+  if (options.shards !== undefined) words.push("--shards", String(options.shards));
   if (options.osdBytes !== undefined) words.push("--osd-size", String(options.osdBytes));
   return spawn(executable!, [...first, ...words, "--backend", options.backend], {
     cwd: "/",

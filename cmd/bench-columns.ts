@@ -72,6 +72,31 @@ export const RECOVERY_COLUMNS: readonly Column[] = [
   { name: "amplification", right: true },
 ];
 
+export const IDLE_COLUMNS: readonly Column[] = [
+  { name: "process", path: "name" },
+  { name: "replicas", right: true },
+  {
+    name: "cpu",
+    path: "cpuShare",
+    right: true,
+    show: (value) => `${(Number(value) * 100).toFixed(2)} %`,
+  },
+  {
+    name: "between shards",
+    path: "pairBytesPerSec",
+    right: true,
+    show: (value) => (typeof value === "number" ? `${value} B/s` : "-"),
+  },
+  { name: "without groups", path: "anonymousBytesBare", right: true, show: sizeText },
+  { name: "with groups", path: "anonymousBytes", right: true, show: sizeText },
+  {
+    name: "a replica",
+    path: "bytesPerReplica",
+    right: true,
+    show: (value) => (typeof value === "number" ? `${value} B` : "-"),
+  },
+];
+
 /** CPU by kind of process: `osd 32+33 client 8+5`. */
 function costText(value: unknown): string {
   const costs = value as ImageBenchReport["processes"];
@@ -105,6 +130,10 @@ export function nameOf(row: Row): string {
 
 export function barOf(row: Row): string {
   return `${String(row["row"])}: ${String(row["figure"])}`;
+}
+
+function sizeText(value: unknown): string {
+  return formatSize(Number(value));
 }
 
 function figureText(value: unknown): string {

@@ -13,6 +13,7 @@ import {
 import { BunOpLog } from "../core/bench/bun-op-log.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { withImages } from "./attach.ts";
+import { idleBench } from "./bench-idle.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
 import { recoveryBench } from "./bench-recovery.ts";
@@ -27,6 +28,7 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
     suite: (options) => suiteBench(cli, program, new BarProgress(cli), options),
     recovery: (options) => recoveryBench(cli, program, new BarProgress(cli), options),
     store: storeBench,
+    idle: (options) => idleBench(cli, program, options),
     disk: diskBench,
     reactor: (options) => reactorBench(options, program),
     rpc: (options) => rpcBench(options, program),

@@ -17,6 +17,7 @@ import {
   BAR_COLUMNS,
   barOf,
   COMPARE_COLUMNS,
+  IDLE_COLUMNS,
   MICRO_COLUMNS,
   nameOf,
   RECOVERY_COLUMNS,
@@ -92,6 +93,17 @@ the writes until the next: 256 MiB with one every 3.75 s stand for 4 GiB with on
 Example:
   fastblock bench store --time 30s`;
 
+const IDLE_HELP = `
+Three osds of this machine and groups of three replicas: each osd has one of every group. Their
+memory is taken at rest without any group and with all of them, processor time and the bytes of the
+connections between osds over --time while all rest. They rest when nobody was elected and each
+process spent the same for 20 s; what does not come to rest is measured all the same, and says so.
+Bytes are those of TCP's payload, by ss of iproute2. The directory
+is removed.
+
+Example:
+  fastblock bench idle --groups 1024 --bars`;
+
 const COMPARE_HELP = `
 Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within 2 %.
 
@@ -107,6 +119,8 @@ for messages of the reactor.`;
 const RAMP_MS_DEFAULT = 3000;
 const MEASURED_MS_MIN = 100;
 const RATE_MAX = 10_000_000;
+/** A mon places no more on a shard. */
+const SHARD_GROUPS_MAX = 8192;
 
 type Load = () => Promise<BenchPrograms>;
 
@@ -116,6 +130,7 @@ export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: L
   imageBench(bench, cli, load);
   suiteBench(bench, cli, load);
   recoveryBench(bench, cli, load);
+  idleBench(bench, cli, load);
   microBenches(bench, cli, load);
   bench
     .command("compare")
@@ -316,6 +331,40 @@ function recoveryBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): 
         backend: backendOf(options.backend),
       });
       if (people) await cli.rows(() => Promise.resolve(report.rows), RECOVERY_COLUMNS, nameOf);
+      else
+        await cli.object(
+          () => Promise.resolve({ ...report }),
+          () => report.kind,
+        );
+    });
+}
+
+function idleBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  bench
+    .command("idle")
+    .description("start a cluster of its own, show what groups cost that nobody uses")
+    .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
+    .option("--groups <count>", "groups, in as many pools as that takes", count("--groups"), 10_000)
+    .option("--shards <count>", "reactors of each osd (default: as few as can)", count("--shards"))
+    .option("--bars", "show what is aimed at, and whether it is reached")
+    .option("--time <time>", "measured time", "30s")
+    .option("--rest <time>", "what coming to rest may take", "10m")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", IDLE_HELP)
+    .action(async (options) => {
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (!people) cli.refuseListFlags();
+      const report = await (await load()).idle({
+        directory: options.dir ?? "",
+        groups: options.groups,
+        shards: options.shards ?? Math.ceil(options.groups / SHARD_GROUPS_MAX),
+        timeMs: measuredMs(options.time),
+        restMs: durationMsOf(options.rest, "--rest"),
+        backend: backendOf(options.backend),
+      });
+      if (people && options.bars === true)
+        await cli.rows(() => Promise.resolve(report.bars), BAR_COLUMNS, barOf);
+      else if (people) await cli.rows(() => Promise.resolve(report.rows), IDLE_COLUMNS, nameOf);
       else
         await cli.object(
           () => Promise.resolve({ ...report }),

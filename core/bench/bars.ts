@@ -43,7 +43,14 @@ function judge(
   row: SuiteRowReport,
   rows: ReadonlyMap<string, SuiteRowReport>,
 ): BarReport {
-  const figure = bar.of(row, rows);
+  return barOf(bar, bar.of(row, rows));
+}
+
+/** How a figure stands to what is aimed at. `figure` null: was not measured. */
+export function barOf(
+  bar: Pick<Bar, "row" | "figure" | "wanted" | "isMost">,
+  figure: number | null,
+): BarReport {
   const seen = figure === null || !Number.isFinite(figure) ? null : round(figure);
   const isMet = seen !== null && (bar.isMost ? seen <= bar.wanted : seen >= bar.wanted);
   return {

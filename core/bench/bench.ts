@@ -4,6 +4,7 @@
  * `fastblock bench image` drives an image through `core/client` in its own reactor;
  * `bench disk|reactor|rpc` drive one layer each. All speak `-o json` with the same words.
  */
+import type { IdleOptions, IdleReport } from "./idle.ts";
 import type { LatencyReport } from "./latency.ts";
 import type { LoadShape } from "./shape.ts";
 import type { ProcessCost } from "./spending.ts";
@@ -16,6 +17,15 @@ export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { formatHistoryLine } from "./history.ts";
 export { type BenchOutside, type BenchProgress, drain, runImageBench } from "./image-bench.ts";
+export {
+  type IdleOptions,
+  type IdleOutside,
+  type IdleReport,
+  type IdleUsage,
+  type PairUsage,
+  poolsFor,
+  runIdle,
+} from "./idle.ts";
 export { loadError } from "./load-failures.ts";
 export { samplesOf } from "./metrics-text.ts";
 export {
@@ -202,6 +212,7 @@ export interface BenchPrograms {
   suite(options: SuiteOptions): Promise<SuiteReport>;
   recovery(options: RecoveryOptions): Promise<RecoveryReport>;
   store(options: StoreBenchOptions): Promise<readonly MicroRow[]>;
+  idle(options: IdleOptions): Promise<IdleReport>;
   disk(options: DiskBenchOptions): Promise<readonly MicroRow[]>;
   reactor(options: ReactorBenchOptions): Promise<readonly MicroRow[]>;
   rpc(options: RpcBenchOptions): Promise<readonly MicroRow[]>;

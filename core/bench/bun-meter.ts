@@ -154,6 +154,13 @@ export function cpuUsOf(pid: number): number | undefined {
   return stat === undefined ? undefined : (stat.userTicks + stat.systemTicks) * TICK_US;
 }
 
+/** Memory of a process that no file is behind: all that is its own. Undefined when it is gone. */
+export function anonymousBytesOf(pid: number): number | undefined {
+  const text = readText(`/proc/${pid}/smaps_rollup`);
+  const match = /^Anonymous:\s+(\d+) kB/m.exec(text);
+  return match === null ? undefined : Number(match[1]) * 1024;
+}
+
 /** Whether a process was started for this cluster: an old pid file may name a stranger's. */
 function isOfCluster(pid: number, directory: string): boolean {
   if (!Number.isInteger(pid) || pid <= 0) return false;
