@@ -41,6 +41,8 @@ export class ReactorStats {
   /** Turns given to the runtime's own loop. */
   guestTurns = 0;
   completions = 0;
+  /** System calls of the reactor itself; 0 where the runtime makes them. */
+  systemCalls = 0;
   /** Longest time between two looks at the completions, µs: what one long handler costs all. */
   turnUsMax = 0;
 }

@@ -236,6 +236,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     if (timeoutUs > 0 && !this.mailbox.prepareToSleep()) timeoutUs = 0;
     if (timeoutUs > 0 && this.spinUs > 0 && this.spin(nowUs, timeoutUs)) timeoutUs = -1;
     if (timeoutUs >= 0) this.ring.enter(timeoutUs);
+    this.stats.systemCalls = this.ring.enters;
     if (timeoutUs !== 0) this.mailbox.wokeUp();
     if (timeoutUs > 0) this.stats.blocks += 1;
   }

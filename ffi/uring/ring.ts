@@ -126,6 +126,8 @@ export class Ring {
   readonly fd: number;
   /** What the kernel accepted: `single-issuer defer-taskrun no-sqarray`. For the start-up line. */
   readonly features: string;
+  /** System calls for submissions and completions so far. */
+  enters = 0;
   private readonly sq: Int32Array;
   private readonly sqes: Uint32Array;
   private readonly sqHeadAt: number;
@@ -344,6 +346,7 @@ export class Ring {
   private call(submit: number, wait: number, flags: number, argument: number, size: number): void {
     const pointer = (argument === 0 ? null : argument) as Pointer | null;
     const bytes = (size === 0 ? null : size) as Pointer | null;
+    this.enters += 1;
     const result = enterCall.syscall(SYS_ENTER, this.enterFd, submit, wait, flags, pointer, bytes);
     // Read before any branch: where optimised code leaves for a path it has not seen, the runtime
     // makes calls of its own, and errno is theirs.
