@@ -3,7 +3,6 @@
 class Mark {
   version = 0;
   index = 0;
-  term = 0;
   /** Which hard state record it waits for, 0: none. */
   hardState = 0;
 }
@@ -11,9 +10,14 @@ class Mark {
 /**
  * What raft waits for until it may count on it: versions of one group's log and hard state.
  *
- * The store tells how far its log is durable as (term, index), and that the newest hard state
- * record is. A position of a log is ordered by (term, index): a later term at a lower index comes
- * after a truncation, so it vouches for everything handed over before.
+ * The store tells how far its log is durable, and that the newest hard state record is. Where a log is
+ * cut, what it had there is neither durable nor waited for any more: `cut` says so in the same call as
+ * the entry that takes the place is handed over.
+ *
+ * Terms do not tell which of two entries with one index came later, so ordering positions by (term,
+ * index) was not enough: the leader of term 4 hands on what term 2 left, in the place of what somebody
+ * wrote in term 3 and nobody else has. By their terms the new entry was durable before it was written,
+ * and acknowledged.
  *
  * A ring that grows by doubling; in order of handing over.
  */
@@ -25,7 +29,6 @@ export class DurableMarks {
   private first = 0;
   private count = 0;
   private durableIndex = 0;
-  private durableTerm = 0;
   private hardStateIssued = 0;
   private hardStateDurable = 0;
 
@@ -34,14 +37,13 @@ export class DurableMarks {
     return this.count > 0 || this.hardStateIssued > this.hardStateDurable;
   }
 
-  /** Remember that raft's `version` is durable with the entry (term, index) and what came before. */
-  push(version: number, index: number, term: number): void {
+  /** Remember that raft's `version` is durable with the entry at `index` and what came before. */
+  push(version: number, index: number): void {
     if (this.count === this.marks.length) this.grow();
     const mark = this.marks[(this.first + this.count) % this.marks.length]!;
     this.count += 1;
     mark.version = version;
     mark.index = index;
-    mark.term = term;
     mark.hardState = this.hardStateIssued > this.hardStateDurable ? this.hardStateIssued : 0;
   }
 
@@ -55,10 +57,19 @@ export class DurableMarks {
     this.hardStateDurable = this.hardStateIssued;
   }
 
-  /** Entries up to (term, index) are durable. */
-  reach(index: number, term: number): void {
+  /** Entries up to `index` are durable. */
+  reach(index: number): void {
     this.durableIndex = index;
-    this.durableTerm = term;
+  }
+
+  /** The entries from `index` on are others from now on, or none. */
+  cut(index: number): void {
+    const last = index - 1;
+    if (this.durableIndex > last) this.durableIndex = last;
+    for (let at = 0; at < this.count; at++) {
+      const mark = this.marks[(this.first + at) % this.marks.length]!;
+      if (mark.index > last) mark.index = last;
+    }
   }
 
   /** Drop the marks that are durable now. True: `version` and `index` are those of the newest. */
@@ -67,7 +78,7 @@ export class DurableMarks {
     while (this.count > 0) {
       const mark = this.marks[this.first]!;
       if (mark.hardState > this.hardStateDurable) break;
-      if (!this.covers(mark.term, mark.index)) break;
+      if (mark.index > this.durableIndex) break;
       this.version = mark.version;
       this.index = mark.index;
       this.first = (this.first + 1) % this.marks.length;
@@ -75,11 +86,6 @@ export class DurableMarks {
       settled = true;
     }
     return settled;
-  }
-
-  private covers(term: number, index: number): boolean {
-    if (term < this.durableTerm) return true;
-    return term === this.durableTerm && index <= this.durableIndex;
   }
 
   // cold: by doubling.

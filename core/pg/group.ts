@@ -227,17 +227,18 @@ export class Group {
       assert(entry !== null, "Group.persist: an entry to append is not in memory");
       if (entry.reservedLogBlocks === 0 && store.reserve(this.row, entry) !== Status.Ok)
         return false;
+      if (index <= store.lastIndex(this.row)) this.marks.cut(index);
       store.append(this.row, entry);
       this.appendedIndex = index;
     }
-    this.marks.push(version, toIndex, node.log.termAt(toIndex));
+    this.marks.push(version, toIndex);
     this.settle();
     return true;
   }
 
-  /** The store: entries up to `index` of `term` are durable. */
-  onDurable(index: number, term: number): void {
-    this.marks.reach(index, term);
+  /** The store: entries up to `index` are durable. */
+  onDurable(index: number): void {
+    this.marks.reach(index);
     this.settle();
     this.shard.queueApply(this);
   }
@@ -482,7 +483,8 @@ export class Group {
     this.appliedIndex = index;
     this.commitIndex = index;
     this.appendedIndex = index;
-    this.marks.reach(index, term);
+    this.marks.cut(index + 1);
+    this.marks.reach(index);
     this.beginning = null;
     this.deaf = false;
     this.shard.onConfiguration(this);

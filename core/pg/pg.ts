@@ -475,8 +475,8 @@ export class PgShard implements StoreOwner, RaftHost {
 
   /* ---------------------------------------------------------------- store */
 
-  onDurable(row: number, index: number, term: number): void {
-    this.groups.awakeAt(row)?.onDurable(index, term);
+  onDurable(row: number, index: number): void {
+    this.groups.awakeAt(row)?.onDurable(index);
   }
 
   onHardStateDurable(row: number): void {

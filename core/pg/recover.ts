@@ -48,7 +48,7 @@ export function rebuild(group: Group, state: GroupState, restore: RaftRestore): 
   group.ring.first = last + 1;
   group.ring.last = last;
   group.commitIndex = group.node.commitIndex;
-  group.marks.reach(last, group.node.log.lastTerm);
+  group.marks.reach(last);
 }
 
 function faultyOf(shard: PgShard, { row, faulty }: RecoveredGroup): FaultyEntry[] {

@@ -16,6 +16,7 @@ const RECORDED: readonly [number, string][] = [
   [3605, "a leader was killed in the peace of an aimed fault"],
   [4188, "who knew of a term that nobody had kept never left a group that was without it"],
   [4296, "the check made one entry of a log in memory and a store behind it"],
+  [7035, "an entry in the place of one of a newer term was acknowledged before it was durable"],
   [7306, "a newcomer whose disk had kept nothing of its configuration became a voter"],
   [7502, "the power of a lying device was cut while others lacked what it had"],
   [7898, "a replica that went while a checkpoint was written made that unreadable"],
