@@ -98,6 +98,8 @@ const IN_FLIGHT_DEFAULT = 256;
 const SLOW_US_DEFAULT = 1_000_000;
 /** What no flash disk takes on average, however much it is given; what a failing one does. */
 const SLUGGISH_US_DEFAULT = 150_000;
+/** From here on an operation that somebody waits for is logged, at level debug. */
+const LATE_US = 20_000;
 /** So long an average has to last: a burst of background work is over by then. */
 const SLUGGISH_FOR_US = 3_000_000;
 const WATCH_US = 100_000;
@@ -270,11 +272,22 @@ export class Device implements Drain {
     const latencyUs = this.world.clock.turnUs - op.submittedUs;
     this.recentCount += 1;
     this.recentSumUs += latencyUs;
+    if (latencyUs >= LATE_US && op.verb !== DiskVerb.Write) this.tellLate(op, latencyUs);
     if (op.status === Status.Ok) this.count(op, latencyUs);
     else this.onError(op);
     op.device = null;
     if (this.queueHead !== null) this.world.turns.again();
     op.onComplete();
+  }
+
+  // cold: devices are faster.
+  private tellLate({ verb, region }: DeviceOp, latencyUs: number): void {
+    const ms = Math.round(latencyUs / 1000);
+    this.world.logger.debug("late device operation", {
+      verb: DiskVerb[verb],
+      region: DeviceRegion[region],
+      ms,
+    });
   }
 
   // cold: background work.
