@@ -11,11 +11,13 @@ import {
   costsOf,
   cpuUsPerIoOf,
   type DiskBenchCase,
+  DiskProbe,
   drain,
   fillDisk,
   type ImageBenchOptions,
   judgeRows,
   judgeStore,
+  latencyReport,
   type MicroRow,
   runDiskBench,
   runEchoBench,
@@ -31,7 +33,7 @@ import {
   type SuiteRowReport,
   type SuiteRun,
 } from "../core/bench/bench.ts";
-import { ranBetween, readLogs } from "../core/bench/bun-daemon-logs.ts";
+import { ranBetween, readLogs, type TimedSpan } from "../core/bench/bun-daemon-logs.ts";
 import { runFioDisk, runFioNbd } from "../core/bench/bun-fio.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { OSD_BYTES_DEFAULT, parsePorts } from "../core/dev/dev.ts";
@@ -187,6 +189,7 @@ class SuiteBench implements SuiteOutside {
   private readonly options: SuiteOptions;
   private rawDirect = true;
   private filled = false;
+  private slowProbes: readonly TimedSpan[] = [];
 
   constructor(
     cli: CliContext,
@@ -214,8 +217,25 @@ class SuiteBench implements SuiteOutside {
   }
 
   async image(row: SuiteRow, timeMs: number, opsPerSecond: number): Promise<SuiteRun> {
+    if (opsPerSecond === 0) return await this.load(row, timeMs, 0);
+    const { world } = this.outside;
+    const disk = world.disks.open(this.rawPath, {});
+    const probe = new DiskProbe(world, disk);
+    probe.start();
+    try {
+      const run = await this.load(row, timeMs, opsPerSecond);
+      return { ...run, probeUs: latencyReport(probe.latency) };
+    } finally {
+      const errno = await probe.stop();
+      if (errno !== 0) this.say(`probing the raw disk: errno ${errno}, wanted 0`);
+      disk.close();
+      this.slowProbes = probe.slow.map((one) => ({ ...one, what: "raw disk: a durable write" }));
+    }
+  }
+
+  private async load(row: SuiteRow, timeMs: number, opsPerSecond: number): Promise<SuiteRun> {
     const isPlain = !row.nbd && !row.cold;
-    if (!isPlain && !this.filled) await this.image({ ...row, nbd: false, cold: false }, timeMs, 0);
+    if (!isPlain && !this.filled) await this.load({ ...row, nbd: false, cold: false }, timeMs, 0);
     if (row.nbd) return await this.gateway(row, timeMs);
     if (row.cold) await this.control.restartOsds();
     const fill = this.filled ? "never" : "always";
@@ -227,9 +247,9 @@ class SuiteBench implements SuiteOutside {
   }
 
   ran(moments: readonly SlowMoment[]): readonly (readonly string[])[] {
-    const logs = readLogs(this.directory);
+    const spans = [...readLogs(this.directory), ...this.slowProbes];
     return moments.map(({ wallMs, latencyUs }) =>
-      ranBetween(logs, wallMs, wallMs + latencyUs / 1000),
+      ranBetween(spans, wallMs, wallMs + latencyUs / 1000),
     );
   }
 

@@ -100,6 +100,7 @@ test("the tail of latencies is that of an open loop at half of the peak", async 
     expect(iops / tail!.opsPerSecond).toBeLessThan(1.1);
     expect(tail!.worst[0]!.latencyUs).toBe(latencyUs.max);
     expect(tail!.worst[0]!.atSeconds).toBeLessThan(1.5);
+    expect(tail!.probeUs!.max).toBeGreaterThan(0);
     expect(bars).toEqual([]);
   });
 }, 120_000);

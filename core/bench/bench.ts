@@ -15,6 +15,7 @@ export { judgeRows } from "./bars.ts";
 export type { BenchRow, CpuClock } from "./bench-row.ts";
 export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
+export { DiskProbe } from "./disk-probe.ts";
 export { formatHistoryLine } from "./history.ts";
 export { type BenchOutside, type BenchProgress, drain, runImageBench } from "./image-bench.ts";
 export {
@@ -26,6 +27,7 @@ export {
   poolsFor,
   runIdle,
 } from "./idle.ts";
+export { latencyReport } from "./latency.ts";
 export { loadError } from "./load-failures.ts";
 export { samplesOf } from "./metrics-text.ts";
 export {

@@ -4,10 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { cpuTimes } from "../../ffi/libc/libc.ts";
 import { silentLogger } from "../base/logger.ts";
+import { sleep } from "../reactor/world.ts";
 import { createUringWorld } from "../reactor/uring-world.ts";
 import type { CpuClock } from "./bench-row.ts";
 import { parseFio, runFioDisk, runFioEcho, runFioNull } from "./bun-fio.ts";
 import { fillDisk, runDiskBench } from "./disk-bench.ts";
+import { DiskProbe } from "./disk-probe.ts";
 import { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 
 const MIB = 1_048_576;
@@ -33,6 +35,20 @@ describe("micro-benchmarks count what they ran", () => {
       expect(row.latencyUs.p999).toBeLessThanOrEqual(row.latencyUs.max);
       expect(row.cpuUsPerOp.user + row.cpuUsPerOp.system).toBeGreaterThan(0);
     }
+    disk.close();
+  });
+
+  test("a disk that is probed beside something else", async () => {
+    const disk = world.disks.open(join(directory, "probed"), { createBytes: 4 * MIB });
+    const probe = new DiskProbe(world, disk);
+    probe.start();
+    await sleep(world.timers, 200_000);
+    expect(await probe.stop()).toBe(0);
+    const { count } = probe.latency;
+    expect(count).toBeGreaterThan(2);
+    expect(count).toBeLessThanOrEqual(21);
+    await sleep(world.timers, 50_000);
+    expect(probe.latency.count).toBe(count);
     disk.close();
   });
 

@@ -67,6 +67,7 @@ class Machine implements SuiteOutside {
       refusedForSpace: 0,
       verifyErrors: [],
       seconds: timeMs / 1000,
+      ...(opsPerSecond === 0 ? {} : { probeUs: { p999: 7000, max: 66_000 } }),
       worst: opsPerSecond === 0 ? [] : [{ atSeconds: 1, wallMs: 2, latencyUs: 8400, lateUs: 100 }],
     };
     return Promise.resolve(report as unknown as ImageBenchReport);
@@ -199,6 +200,9 @@ describe("the suite", () => {
     expect(tail!.tail!.worst[0]).toMatchObject({ latencyUs: 8400, ran: { length: 6 } });
     expect(machine.said).toContain(
       `${name}: at 1 s: 8.4 ms, submitted 0.1 ms late; a: worked; b: worked; c: worked; d: worked; and 2 more`,
+    );
+    expect(machine.said).toContain(
+      `${name}: durable writes to the raw disk meanwhile: p99.9 7.0 ms, longest 66.0 ms`,
     );
     expect(read!.tail).toBeNull();
   });

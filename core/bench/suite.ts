@@ -73,7 +73,10 @@ export type SuiteRun = Pick<
   | "refusedForSpace"
   | "seconds"
   | "worst"
->;
+> & {
+  /** Of an open loop: what a durable write to the raw disk took meanwhile, one every 10 ms. */
+  readonly probeUs?: LatencyReport;
+};
 
 /** What the suite measures with. */
 export interface SuiteOutside {
@@ -112,6 +115,8 @@ export interface TailFigures {
   readonly peakIops: number;
   readonly opsPerSecond: number;
   readonly seconds: number;
+  /** Durable writes to the raw disk meanwhile, one every 10 ms: what is slow there is not fastblock's. */
+  readonly probeUs: LatencyReport | null;
   /** The worst moments, worst first, and what the daemons' logs tell of them. */
   readonly worst: readonly (SlowMoment & { readonly ran: readonly string[] })[];
 }
@@ -278,17 +283,25 @@ async function runTail(
   const ran = outside.ran(report.worst);
   const worst = report.worst.map((moment, at) => ({ ...moment, ran: ran[at] ?? [] }));
   done.ours.push(report);
-  done.tail = { peakIops: peak.iops, opsPerSecond, seconds: report.seconds, worst };
+  const { seconds, probeUs = null } = report;
+  done.tail = { peakIops: peak.iops, opsPerSecond, seconds, probeUs, worst };
+  if (probeUs !== null) {
+    const slowest = `p99.9 ${msText(probeUs.p999)}, longest ${msText(probeUs.max)}`;
+    outside.say(`${row.name}: durable writes to the raw disk meanwhile: ${slowest}`);
+  }
   for (const moment of worst.slice(0, TAIL_TOLD)) outside.say(`${row.name}: ${momentText(moment)}`);
 }
 
-/** `at 12.3 s: 84.2 ms, submitted 0.1 ms late; osd.1/0: checkpoint written (ms 31)` */
+/** `at 12.3 s: 84.2 ms, submitted 0.1 ms late; osd.1/0: checkpoint written, 31 ms` */
 function momentText({ atSeconds, latencyUs, lateUs, ran }: TailFigures["worst"][number]): string {
-  const ms = (us: number): string => `${(us / 1000).toFixed(1)} ms`;
-  const words = [`at ${atSeconds} s: ${ms(latencyUs)}, submitted ${ms(lateUs)} late`];
+  const words = [`at ${atSeconds} s: ${msText(latencyUs)}, submitted ${msText(lateUs)} late`];
   words.push(...ran.slice(0, RAN_TOLD));
   if (ran.length > RAN_TOLD) words.push(`and ${ran.length - RAN_TOLD} more`);
   return words.join("; ");
+}
+
+function msText(us: number): string {
+  return `${(us / 1000).toFixed(1)} ms`;
 }
 
 function refuseErrors(row: SuiteRow, report: SuiteRun): void {

@@ -40,14 +40,15 @@ test("logs tell what went on at a moment, the shortest first", () => {
       '{"time":"x"}',
       line(5, { name: "osd.1/0", msg: "checkpoint written", ms: 2000, logTurns: 3.5 }),
       line(4, { name: "osd.2/0", msg: "long turn", ms: 31 }),
+      line(4, { name: "osd.2/0", msg: "long turn", ms: 12 }),
       line(9, { name: "mon", msg: "map", epoch: 7 }),
       '{"time":"2026-01',
     ].join("\n"),
   );
   const at = (text: string): number => Date.parse(`2026-01-02T03:04:${text}Z`);
   expect(ranBetween(logs, at("04.490"), at("04.600"))).toEqual([
-    "osd.2/0: long turn (ms 31)",
-    "osd.1/0: checkpoint written (ms 2000, logTurns 3.5)",
+    "osd.2/0: long turn, 2 times, at most 31 ms",
+    "osd.1/0: checkpoint written (logTurns 3.5), 2000 ms",
   ]);
   expect(ranBetween(logs, at("09.400"), at("09.501"))).toEqual(["mon: map (epoch 7)"]);
   expect(ranBetween(logs, at("05.501"), at("09.499"))).toEqual([]);
