@@ -199,6 +199,20 @@ describe("device", () => {
     expect([device.slow, device.slowLatencyUs]).toEqual([false, 0]);
   });
 
+  test("G9: what the reactor was busy for itself is none of the device's time", () => {
+    const { simulation, world, device, observer } = make(5);
+    const memory = world.arena.allocate(4096);
+    simulation.disk("disk").faults.stalled = true;
+    start(device, DiskVerb.WriteDurable, memory, 0, 4096);
+    simulation.run(simulation.nowUs + 250_000);
+    // Turns took long: it might have come to its end in one of them.
+    (world.clock as { overrunUs: number }).overrunUs += 300_000;
+    simulation.run(simulation.nowUs + 250_000);
+    expect(observer.slow).toEqual([]);
+    simulation.run(simulation.nowUs + 250_000);
+    expect(observer.slow.length).toBe(1);
+  });
+
   test("G9: a device whose operations all take long is slow after seconds, not for one", () => {
     const { simulation, world, device, observer } = make(5);
     const memory = world.arena.allocate(4096);

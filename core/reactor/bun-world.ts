@@ -131,7 +131,7 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
     if (this.hasFailed) return;
     this.network.flush();
     clock.end();
-    this.noteTurn(clock.nowUs() - clock.turnUs);
+    this.noteTurn(clock.looksAgain(clock.nowUs()));
   }
 
   /** Be woken for the next timer. */

@@ -90,9 +90,13 @@ export class TurnDrains implements Turns {
   }
 }
 
+/** A turn that goes on for longer keeps others waiting. */
+const TURN_FAIR_US = 20_000;
+
 /** A clock whose cached reading is set by the reactor. */
 export abstract class TurnClock implements Clock {
   turnUs = 0;
+  overrunUs = 0;
   /** False between turns, when `turnUs` is old. */
   inTurn = false;
   /** Called when a timer is armed between turns; null where turns come by themselves. */
@@ -116,6 +120,14 @@ export abstract class TurnClock implements Clock {
 
   end(): void {
     this.inTurn = false;
+  }
+
+  /** Nobody looked at completions since the turn began, until `nowUs`. Answers for how long. */
+  looksAgain(nowUs: number): number {
+    if (this.turnUs === 0) return 0;
+    const took = nowUs - this.turnUs;
+    if (took > TURN_FAIR_US) this.overrunUs += took - TURN_FAIR_US;
+    return took;
   }
 }
 

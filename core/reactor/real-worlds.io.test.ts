@@ -1,6 +1,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { Ring, UringOp, UringUnavailable } from "../../ffi/uring/ring.ts";
 import { RealHarness } from "./bun-real-harness.ts";
+import { createBunWorld } from "./bun-world.ts";
 import { createUringWorld } from "./uring-world.ts";
 import { DrainOrder } from "./world.ts";
 
@@ -79,6 +80,32 @@ describe("the runtime's own loop as guest of the ring", () => {
     expect(performance.now() - startMs).toBeGreaterThan(500);
   }, 20_000);
 });
+
+for (const [backend, create] of [
+  ["uring", createUringWorld],
+  ["file", createBunWorld],
+] as const) {
+  describe(`turns that take long, ${backend}`, () => {
+    const harness = new RealHarness((options) => create(options));
+    afterAll(() => harness.close());
+
+    test("are told beyond what is fair", async () => {
+      const { clock, turns } = harness.world;
+      let isBusy = true;
+      const beforeUs = clock.overrunUs;
+      turns.addDrain(DrainOrder.Apply, {
+        drain: () => {
+          if (isBusy) Bun.sleepSync(120);
+          isBusy = false;
+        },
+      });
+      turns.again();
+      await harness.until(() => clock.overrunUs > beforeUs, "the long turn to be over");
+      expect(clock.overrunUs - beforeUs).toBeGreaterThanOrEqual(100_000);
+      expect(clock.overrunUs).toBeLessThan(clock.nowUs());
+    });
+  });
+}
 
 describe("slots at rest", () => {
   const harness = new RealHarness((options) => createUringWorld(options));

@@ -227,7 +227,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
     turns.againRequested = false;
     let timeoutUs = 0;
     const nowUs = this.clock.nowUs();
-    if (this.stats.turns > 0) this.noteTurn(nowUs - this.clock.turnUs);
+    this.noteTurn(this.clock.looksAgain(nowUs));
     if (!again) {
       timeoutUs = this.guestEveryUs;
       const timerUs = this.timers.nextDueUs() - nowUs;

@@ -81,6 +81,11 @@ export interface Clock {
   nowUs(): number;
   /** The same clock as of the last reaping of this turn: free to read. */
   readonly turnUs: number;
+  /**
+   * µs so far that turns of this reactor went on beyond 20 ms each. What comes to an end meanwhile is
+   * seen late: that is none of its own time. Free to read.
+   */
+  readonly overrunUs: number;
   /** Milliseconds since 1970, for people and logs only. Decides nothing. */
   wallMs(): number;
 }

@@ -156,6 +156,7 @@ export class MemoryWorld implements World {
       get turnUs() {
         return pair.nowUs;
       },
+      overrunUs: 0,
       wallMs: () => 0,
     };
     this.trace = new StageTrace(this.clock);
