@@ -17,10 +17,12 @@
  * data.
  *
  * Leaders also go home: to the replica that the map names first, once it has been reachable for a
- * while and lacks nothing; one per shard and second. Leadership that came by a transfer stays for a
- * minute: somebody had a reason, such as a slow device. A restart of the preferred osd ends that. A
- * shard that stops, or whose device is slow, hands over all that it leads (`transferAll`); while the
- * device is slow it takes no leadership that is handed to it, and gives away what it is elected to.
+ * while and lacks nothing; each second one of the shard's, or one in 32 of those that wait. One by one
+ * was not enough: 4,096 groups took an hour, in which every second brought another map. Leadership that
+ * came by a transfer stays for a minute: somebody had a reason, such as a slow device. A restart of the
+ * preferred osd ends that. A shard that stops, or whose device is slow, hands over all that it leads
+ * (`transferAll`); while the device is slow it takes no leadership that is handed to it, and gives away
+ * what it is elected to.
  *
  * A configuration is told to the monitor once it is settled: a majority of its voters knows on disk
  * that it is committed. Only then may a replica that it lacks be destroyed (`membership.ts`).
@@ -58,8 +60,9 @@ const SOON_US = 10_000;
 const LOOK_US = 500_000;
 /** The preferred leader must have been reachable for this long. */
 const HOME_LINK_US = 10_000_000;
-/** Between two leaders that go home, and between two attempts with the same group. */
+/** Between two times that leaders go home, and how many shares of those that wait do so at each. */
 const HOME_PACE_US = 1_000_000;
+const HOME_SHARES = 32;
 const TRANSFER_RETRY_US = 5_000_000;
 /** Leadership that was handed over stays at least this long. */
 const STAY_US = 60_000_000;
@@ -148,8 +151,9 @@ export class Reconfigurer {
   private readonly shard: PgShard;
   private readonly watched = new Set<Group>();
   private readonly timer: CallbackTimer;
-  /** No leader goes home before. */
+  /** No leader goes home before, and how many do then. */
   private nextHomeUs = 0;
+  private homesLeft = 0;
   private stopped = false;
   /** An entry is under way that settles a configuration. */
   private settling = false;
@@ -202,6 +206,7 @@ export class Reconfigurer {
   onTimer(): void {
     const now = this.shard.world.clock.nowUs();
     this.settling = false;
+    if (now >= this.nextHomeUs) this.homesLeft = Math.ceil(this.watched.size / HOME_SHARES);
     for (const group of this.watched) {
       if (!this.advance(group, now)) this.watched.delete(group);
     }
@@ -315,11 +320,12 @@ export class Reconfigurer {
     const slot = node.conf.slotOf(preferred);
     if (slot < 0 || (node.conf.voters & (1 << slot)) === 0) return false;
     const link = group.peers[slot]?.link;
-    const isDue = now >= Math.max(group.stayUntilUs, group.transferAfterUs, this.nextHomeUs);
+    const isDue = this.homesLeft > 0 && now >= Math.max(group.stayUntilUs, group.transferAfterUs);
     const isUp = link !== undefined && link.up && now - link.upSinceUs >= HOME_LINK_US;
     if (!isDue || !isUp || !node.caughtUp(slot)) return true;
     group.transferAfterUs = now + TRANSFER_RETRY_US;
     this.nextHomeUs = now + HOME_PACE_US;
+    this.homesLeft -= 1;
     if (node.transferLeadership(preferred)) {
       this.shard.logger.debug("leadership goes home", { pg: group.pg, to: preferred });
     }

@@ -444,6 +444,24 @@ test("leaders go home once the preferred replica was reachable for a while", () 
   bench.verify();
 }, 60_000);
 
+test("leaders of many groups do not go home one by one", () => {
+  const bench = new Bench(7, { osds: 3, pgCount: 512 });
+  const { cluster } = bench;
+  const osd = cluster.osds[0]!;
+  const count = bench.homesOf(osd);
+  const home = (): number => bench.leadersAtHome(osd);
+  bench.until("they are home at first", () => home() === count);
+  osd.world!.crash();
+  bench.pass(2_000_000);
+  cluster.startOsd(osd);
+  bench.pass(8_000_000);
+  const upUs = cluster.simulation.nowUs;
+  bench.until("they are home", () => home() === count);
+  // Each of two shards had half of them.
+  const oneByOneUs = (count / 2) * 1_000_000;
+  expect(cluster.simulation.nowUs - upUs).toBeLessThan(oneByOneUs * 0.75);
+}, 60_000);
+
 test("G9: a slow device loses its leaders, and gets them back a minute later, not before", () => {
   const bench = new Bench(8, { osds: 3, pgCount: 4 });
   const { cluster } = bench;
