@@ -136,6 +136,7 @@ async function start(options: ShardStart): Promise<void> {
     world,
     logger,
     disk,
+    reactor: world.stats,
     clusterId: options.clusterId,
     clusterKey: options.clusterKey,
     osd: options.osd,

@@ -32,6 +32,7 @@ import {
 } from "../pg/pg.ts";
 import type { TraceOrder } from "../metrics/metrics.ts";
 import type { RaftMessage } from "../raft/raft.ts";
+import type { ReactorStats } from "../reactor/reactor.ts";
 import { type Disk, type Listener, sleep, type World } from "../reactor/world.ts";
 import type { Entry } from "../log/log.ts";
 import {
@@ -92,6 +93,8 @@ export interface OsdShardOptions {
   readonly world: World;
   readonly logger: Logger;
   readonly disk: Disk;
+  /** Counters of the reactor for the metrics page; none, and none are told. */
+  readonly reactor?: ReactorStats;
   /** The cluster's uuid as text, and its 32-byte key. */
   readonly clusterId: string;
   readonly clusterKey: Uint8Array;
@@ -425,6 +428,7 @@ export class OsdShard implements PgHost {
           groups.awake().filter((group) => group.isLeader).length + this.pg.parking.rows.leaders,
         heartbeats: this.peers.heartbeats,
       },
+      reactor: Object.fromEntries(Object.entries(this.options.reactor ?? {})),
     };
     return {
       shard: this.options.shard,

@@ -136,6 +136,11 @@ export function countersOf(index: number, figures: ShardFigures): CounterRow[] {
   add("raft_groups", raft.groups - raft.leaders, "role=follower");
   add("raft_heartbeats_total", raft.heartbeats, "merged=true");
   add("raft_log_bytes", usage.logBytesUsed);
+  for (const [key, name] of REACTOR) {
+    const value = at(figures.reactor, key);
+    // Unknown, as system calls are that the runtime makes.
+    if (value > 0) add(name, value);
+  }
   return rows;
 }
 
@@ -145,4 +150,10 @@ const REGIONS: readonly (readonly [string, string])[] = [
   ["bytesHome", "home"],
   ["bytesIndex", "index"],
   ["bytesCheckpoint", "checkpoint"],
+];
+
+const REACTOR: readonly (readonly [string, string])[] = [
+  ["systemCalls", "reactor_system_calls_total"],
+  ["turns", "reactor_turns_total"],
+  ["blocks", "reactor_blocks_total"],
 ];

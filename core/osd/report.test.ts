@@ -28,6 +28,8 @@ function figures(bytesLog: number, heartbeats: number): ShardFigures {
     damage: { blocksLost: 0, blocksWaiting: 0, entriesFaulty: 0, refused: [] },
     recoveryUnitsLeft: 0,
     raft: { elections: 1, groups: 2, leaders: 1, heartbeats },
+    // Heartbeats alone turn it.
+    reactor: { systemCalls: heartbeats * 2 },
   };
 }
 
@@ -61,4 +63,20 @@ test("devices of shards are told together, and each shard's errors on the metric
     "fastblock_device_errors_total shard=1 op=flush 1",
     "fastblock_device_slow shard=1 1",
   ]);
+});
+
+test("counters of the reactor are on the metrics page where they are known", () => {
+  const rows = (reactor: Readonly<Record<string, number>>): readonly string[] =>
+    countersOf(0, { ...figures(0, 0), reactor })
+      .filter(({ name }) => name.includes("reactor"))
+      .map(({ name, value }) => `${name} ${String(value)}`);
+  expect(rows({ systemCalls: 7, turns: 5, blocks: 3, guestTurns: 1 })).toEqual([
+    "fastblock_reactor_system_calls_total 7",
+    "fastblock_reactor_turns_total 5",
+    "fastblock_reactor_blocks_total 3",
+  ]);
+  expect(rows({ systemCalls: 0, turns: 5, blocks: 0 })).toEqual([
+    "fastblock_reactor_turns_total 5",
+  ]);
+  expect(rows({})).toEqual([]);
 });

@@ -126,9 +126,11 @@ export interface ShardFigures {
     readonly leaders: number;
     readonly heartbeats: number;
   };
+  /** `ReactorStats`, where they are known. */
+  readonly reactor: Readonly<Record<string, number>>;
 }
 
-/** Figures in which nothing moved but heartbeats are told in every so many reports. */
+/** Figures in which nothing moved but heartbeats and the reactor are told in every so many reports. */
 const FIGURES_REPORTS = 10;
 
 /** Decides whether figures are news. An idle shard's are not: making and reading them has a cost. */
@@ -138,7 +140,8 @@ export class FigureNews {
 
   /** Answers what the report is to carry. `all`: in any case. */
   of(figures: ShardFigures, all: boolean): ShardFigures | undefined {
-    const text = JSON.stringify({ ...figures, raft: { ...figures.raft, heartbeats: 0 } });
+    const raft = { ...figures.raft, heartbeats: 0 };
+    const text = JSON.stringify({ ...figures, raft, reactor: {} });
     this.reports += 1;
     if (!all && text === this.told && this.reports < FIGURES_REPORTS) return undefined;
     this.told = text;
