@@ -1,7 +1,6 @@
 import type { AttachOptions } from "../core/cli/cli.ts";
 import { Client, type Image } from "../core/client/client.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
-import type { World } from "../core/reactor/world.ts";
 import { readClusterFile, readKeyFile } from "./daemon.ts";
 import { terminalLogger } from "./terminal-logger.ts";
 import { createWorld } from "./world.ts";
@@ -12,7 +11,7 @@ const ARENA_BYTES = 1024 * 1_048_576;
 /** Open images of a cluster, run `body`, close them whatever comes of it. */
 export async function withImages<T>(
   options: AttachOptions,
-  body: (images: readonly Image[], world: World) => Promise<T>,
+  body: (images: readonly Image[], world: RunnableWorld) => Promise<T>,
 ): Promise<T> {
   const cluster = readClusterFile(options.cluster);
   const world = createWorld({

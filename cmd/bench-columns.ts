@@ -33,6 +33,7 @@ export const SUITE_COLUMNS: readonly Column[] = [
   { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
   { name: "user+sys", path: "processes", show: costText, wide: true },
   { name: "switches", path: "switchesPerIo", right: true },
+  { name: "calls", path: "systemCallsPerIo", right: true },
   { name: "bytes", path: "deviceBytesPerClientByte", right: true },
   { name: "writes", path: "deviceWritesPerClientWrite", right: true },
   { name: "flushes", path: "flushesPerClientWrite", right: true },

@@ -1,17 +1,17 @@
 import type { BenchOutside, BenchProgress } from "../core/bench/bench.ts";
 import { BunMeter } from "../core/bench/bun-meter.ts";
 import type { Image } from "../core/client/client.ts";
-import type { World } from "../core/reactor/world.ts";
+import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import { readClusterFile } from "./daemon.ts";
 
 /** What loads on an image of the cluster in `directory` run in, all on one back end and unlogged. */
 export function benchOutside(
   directory: string,
-  world: World,
+  world: RunnableWorld,
   image: Image,
   progress: BenchProgress,
 ): BenchOutside {
-  const meter = new BunMeter(directory, monUrl(directory));
+  const meter = new BunMeter(directory, monUrl(directory), () => world.stats.systemCalls);
   return { world, image, meter, backend: world.backend, progress, log: null };
 }
 

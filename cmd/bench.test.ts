@@ -21,6 +21,8 @@ const REPORT: ImageBenchReport = {
   pauseUsMax: 1,
   cpuUsPerIo: null,
   processes: [],
+  systemCalls: [],
+  systemCallsPerIo: null,
   deviceBytesPerClientByte: null,
   deviceWritesPerClientWrite: null,
   flushesPerClientWrite: null,
@@ -50,5 +52,16 @@ test("a report says at which rate an open loop ran", () => {
   expect(imageText(REPORT)).toContain("depth 32 × 1, 1 s\n");
   expect(imageText({ ...REPORT, opsPerSecond: 700 })).toContain(
     "open loop at 700 per s, at most 32 × 1 open, 1 s\n",
+  );
+});
+
+test("a report names the system calls where they are known", () => {
+  expect(imageText(REPORT)).not.toContain("system calls");
+  const systemCalls = [
+    { kind: "client", perIo: 2 },
+    { kind: "osd", perIo: 6.5 },
+  ];
+  expect(imageText({ ...REPORT, systemCallsPerIo: 8.5, systemCalls })).toContain(
+    "\nsystem calls   8.5 per I/O of the reactors: client 2, osd 6.5\n",
   );
 });

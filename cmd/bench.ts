@@ -533,6 +533,10 @@ export function imageText(report: ImageBenchReport): string {
       report.cpuUsPerIo === null ? "unknown" : `${us(report.cpuUsPerIo)} per I/O, all processes`,
     ],
   ];
+  if (report.systemCallsPerIo !== null) {
+    const kinds = report.systemCalls.map(({ kind, perIo }) => `${kind} ${perIo}`).join(", ");
+    lines.push(["system calls", `${report.systemCallsPerIo} per I/O of the reactors: ${kinds}`]);
+  }
   if (report.deviceBytesPerClientByte !== null) {
     lines.push([
       "written",

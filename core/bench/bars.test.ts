@@ -13,6 +13,8 @@ function rowOf(name: string, figures: Partial<SuiteRowReport>): SuiteRowReport {
     cpuUsPerIo: 27,
     processes: [],
     switchesPerIo: 1,
+    systemCalls: [],
+    systemCallsPerIo: null,
     deviceBytesPerClientByte: 3,
     deviceWritesPerClientWrite: 2,
     flushesPerClientWrite: 0.36,

@@ -7,7 +7,7 @@
 import type { IdleOptions, IdleReport } from "./idle.ts";
 import type { LatencyReport } from "./latency.ts";
 import type { LoadShape } from "./shape.ts";
-import type { ProcessCost } from "./spending.ts";
+import type { CallCost, ProcessCost } from "./spending.ts";
 import type { RecoveryOptions, RecoveryReport } from "./recovery.ts";
 import type { SuiteOptions, SuiteReport } from "./suite.ts";
 
@@ -116,6 +116,12 @@ export interface ImageBenchReport {
   readonly cpuUsPerIo: number | null;
   /** The same by kind of process: `client` is this one. */
   readonly processes: readonly ProcessCost[];
+  /**
+   * System calls of the reactors of osds and of this process per I/O, and by kind of process; null and none:
+   * unknown. What the runtime calls beside them, and other processes, are not counted.
+   */
+  readonly systemCallsPerIo: number | null;
+  readonly systemCalls: readonly CallCost[];
   /** Written to all devices per byte that clients wrote; null: nothing written, or unknown. */
   readonly deviceBytesPerClientByte: number | null;
   /** On all devices per write of clients: writes of any kind; flushes and durable writes. */

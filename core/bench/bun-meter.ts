@@ -8,6 +8,7 @@ import type { DeviceUsage, ProcessUsage } from "./spending.ts";
 const BYTES_METRIC = "fastblock_device_write_bytes_total";
 const WRITES_METRIC = "fastblock_device_writes_total";
 const FLUSHES_METRIC = "fastblock_device_flushes_total";
+const CALLS_METRIC = "fastblock_reactor_system_calls_total";
 /** `utime` and `stime` of /proc/PID/stat count in these. */
 const TICK_US = 10_000;
 const FETCH_MS_MAX = 3000;
@@ -16,15 +17,21 @@ const FETCH_MS_MAX = 3000;
 export class BunMeter implements ClusterMeter {
   private readonly directory: string;
   private readonly httpBase: string;
+  private readonly readOwnCalls: () => number;
   private readonly kinds = new Map<string, KindSums>();
   private readonly bytes = new CounterSum();
   private readonly writes = new CounterSum();
   private readonly flushes = new CounterSum();
+  private readonly calls = new CounterSum();
 
-  /** `httpBase`: `http://127.0.0.1:7480` of a monitor; empty: device bytes are unknown. */
-  constructor(directory: string, httpBase: string) {
+  /**
+   * `httpBase`: `http://127.0.0.1:7480` of a monitor; empty: device bytes are unknown. `readOwnCalls`: system
+   * calls of this process' reactor; 0: not known.
+   */
+  constructor(directory: string, httpBase: string, readOwnCalls: () => number) {
     this.directory = directory;
     this.httpBase = httpBase;
+    this.readOwnCalls = readOwnCalls;
   }
 
   processes(): readonly ProcessUsage[] {
@@ -52,6 +59,17 @@ export class BunMeter implements ClusterMeter {
       writes: this.writes.take(samplesOf(text, WRITES_METRIC)),
       flushes: this.flushes.take(samplesOf(text, FLUSHES_METRIC)),
     };
+  }
+
+  ownCalls(): number | null {
+    const calls = this.readOwnCalls();
+    return calls === 0 ? null : calls;
+  }
+
+  async osdCalls(): Promise<number | null> {
+    const text = await this.fetchText("/metrics");
+    const samples = text === undefined ? [] : samplesOf(text, CALLS_METRIC);
+    return samples.length === 0 ? null : this.calls.take(samples);
   }
 
   async logBytes(): Promise<number | null> {

@@ -28,6 +28,7 @@ const FIGURES: readonly Figure[] = [
   { path: ["deviceBytesPerClientByte"], moreIsBetter: false },
   { path: ["flushesPerClientWrite"], moreIsBetter: false },
   { path: ["switchesPerIo"], moreIsBetter: false },
+  { path: ["systemCallsPerIo"], moreIsBetter: false },
   { path: ["ratioToRaw"], moreIsBetter: true },
 ];
 

@@ -9,7 +9,16 @@ import { ImageLoad, type LoadOptions } from "./image-load.ts";
 import { latencyReport } from "./latency.ts";
 import { loadError } from "./load-failures.ts";
 import { Pace } from "./pace.ts";
-import { costsOf, cpuUsPerIoOf, type DeviceUsage, type ProcessUsage, round } from "./spending.ts";
+import {
+  callCostsOf,
+  callsPerIoOf,
+  type CallCost,
+  costsOf,
+  cpuUsPerIoOf,
+  type DeviceUsage,
+  type ProcessUsage,
+  round,
+} from "./spending.ts";
 import type { LoadShape } from "./shape.ts";
 import { StampBook } from "./stamp.ts";
 import { anyBlockIs } from "./survey.ts";
@@ -23,7 +32,8 @@ import { WorstMoments } from "./worst-moments.ts";
  * byte: everything from the start of the ramp to the end of the drain over everything written in
  * that time, because the log of the ramp is moved home during the window. CPU per I/O: the
  * window's, plus the drain's share of all I/O since the start of the ramp. Of an open loop the window is
- * all that was due in it, however late it ended.
+ * all that was due in it, however late it ended. System calls per I/O: from the start of the ramp to the
+ * end of the drain, of this process to the end of the load.
  */
 export interface BenchOutside {
   readonly world: World;
@@ -48,6 +58,9 @@ export interface ClusterMeter {
   processes(): readonly ProcessUsage[];
   /** Of all devices together; null: unknown. */
   devices(): Promise<DeviceUsage | null>;
+  /** System calls of this process' reactor, and of those of all osds some time ago; null: unknown. */
+  ownCalls(): number | null;
+  osdCalls(): Promise<number | null>;
   /** Bytes in all logs that are not yet moved home; null: unknown. */
   logBytes(): Promise<number | null>;
   /** What all devices together have left; null: unknown. */
@@ -91,18 +104,10 @@ export async function runImageBench(
   // Without the drain, what the logs still hold would be missing from the devices' bytes.
   const counts = options.drain && !onlyReads(options.rw);
   const worst = new WorstMoments(options.timeMs);
-  const load = new ImageLoad({
-    ...common,
-    rw: options.rw,
-    blockBytes: options.blockBytes,
-    depth: options.depth,
-    jobs: options.jobs,
-    once: false,
-    pace:
-      options.opsPerSecond === 0 ? null : new Pace(world.clock, world.timers, options.opsPerSecond),
-    worst,
-  });
+  const load = loadOf(world, options, common, worst);
   const before = counts ? await meter.devices() : null;
+  const calls = new CallCounts(meter, options.drain);
+  await calls.begin();
   load.start();
   await tickThrough(outside, load, "ramp", options.rampMs);
   load.resetWindow();
@@ -114,12 +119,17 @@ export async function runImageBench(
   const closed = options.opsPerSecond === 0 ? windowOf(load, lengthUs) : null;
   await finish(outside, load, options.timeoutMs);
   const window = closed ?? windowOf(load, lengthUs);
+  calls.endOwn();
   const drainSeconds = counts ? await drain(outside) : 0;
   const afterDrain = meter.processes();
   const after = counts ? await meter.devices() : null;
+  // A drain ends when the osds have reported that they are quiet.
+  if (calls.known && !counts) await sleep(world.timers, DRAIN_LOOK_MS * 1000);
+  await calls.end();
   const back = await readBack(outside, options, common, load);
   const [windowOps, totalOps] = [window.ops, load.opsTotal];
   const processes = costsOf({ atStart, atEnd, afterDrain, windowOps, totalOps });
+  const systemCalls = calls.costs(totalOps);
   return {
     kind: "image",
     path: options.path,
@@ -131,6 +141,8 @@ export async function runImageBench(
     ...window,
     cpuUsPerIo: cpuUsPerIoOf(processes),
     processes,
+    systemCalls,
+    systemCallsPerIo: callsPerIoOf(systemCalls),
     ...devicesOf(before, after, load),
     writtenBytes: load.writtenBytesTotal,
     drainSeconds,
@@ -147,6 +159,16 @@ export async function runImageBench(
   };
 }
 
+function loadOf(
+  { clock, timers }: World,
+  { rw, blockBytes, depth, jobs, opsPerSecond }: ImageBenchOptions,
+  common: LoadBase,
+  worst: WorstMoments,
+): ImageLoad {
+  const pace = opsPerSecond === 0 ? null : new Pace(clock, timers, opsPerSecond);
+  return new ImageLoad({ ...common, rw, blockBytes, depth, jobs, once: false, pace, worst });
+}
+
 /** The slowest operations, in the words of the report. */
 function slowOf({ clock }: World, worst: WorstMoments, startUs: number): SlowMoment[] {
   const wallOfClockMs = clock.wallMs() - clock.nowUs() / 1000;
@@ -156,6 +178,41 @@ function slowOf({ clock }: World, worst: WorstMoments, startUs: number): SlowMom
     latencyUs,
     lateUs,
   }));
+}
+
+/** System calls around a run. */
+class CallCounts {
+  private readonly meter: ClusterMeter;
+  private readonly isWanted: boolean;
+  private readonly own: [number | null, number | null] = [null, null];
+  private readonly osds: [number | null, number | null] = [null, null];
+
+  constructor(meter: ClusterMeter, isWanted: boolean) {
+    this.meter = meter;
+    this.isWanted = isWanted;
+  }
+
+  get known(): boolean {
+    return this.own[0] !== null && this.osds[0] !== null;
+  }
+
+  async begin(): Promise<void> {
+    if (!this.isWanted) return;
+    this.osds[0] = await this.meter.osdCalls();
+    this.own[0] = this.meter.ownCalls();
+  }
+
+  endOwn(): void {
+    this.own[1] = this.meter.ownCalls();
+  }
+
+  async end(): Promise<void> {
+    if (this.known) this.osds[1] = await this.meter.osdCalls();
+  }
+
+  costs(ops: number): CallCost[] {
+    return callCostsOf({ client: this.own, osd: this.osds }, ops);
+  }
 }
 
 type LoadBase = Omit<

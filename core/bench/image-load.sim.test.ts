@@ -169,6 +169,8 @@ async function bench(
         processes: () => [{ kind: "osd", userUs: (userUs += 10), systemUs: 0, switches: 0 }],
         // Written once to the log and once home.
         devices: () => Promise.resolve({ bytes: image.writtenBytes * 2, writes: 0, flushes: 0 }),
+        ownCalls: () => image.writtenBytes / 2048,
+        osdCalls: () => Promise.resolve(image.writtenBytes / 1024),
         logBytes: () => Promise.resolve(0),
         freeBytes: () => Promise.resolve(freeBytes),
       },
@@ -209,10 +211,19 @@ describe("a load on an honest image", () => {
     expect(report.cpuUsPerIo).toBeGreaterThan(0);
   });
 
-  test("device bytes count everything from the ramp to the drain", async () => {
+  test("device bytes and system calls count everything from the ramp to the drain", async () => {
     const { report } = await bench({ rw: "randwrite" });
     expect(report.deviceBytesPerClientByte).toBe(2);
-    expect((await bench({ rw: "randread" })).report.deviceBytesPerClientByte).toBeNull();
+    expect(report.systemCalls).toEqual([
+      { kind: "client", perIo: 2 },
+      { kind: "osd", perIo: 4 },
+    ]);
+    expect(report.systemCallsPerIo).toBe(6);
+    const read = (await bench({ rw: "randread" })).report;
+    expect(read.deviceBytesPerClientByte).toBeNull();
+    expect(read.systemCallsPerIo).toBe(0);
+    const undrained = (await bench({ rw: "randwrite", drain: false })).report;
+    expect(undrained.systemCallsPerIo).toBeNull();
   });
 
   test("a fill writes every block once before the load", async () => {

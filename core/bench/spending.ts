@@ -55,6 +55,30 @@ export function costsOf(span: SpentSpan): ProcessCost[] {
   });
 }
 
+/** System calls of the reactors of a kind of process for each I/O of a load. */
+export interface CallCost {
+  readonly kind: string;
+  readonly perIo: number;
+}
+
+/** Counters before and after so many I/O, by kind of process; empty when one is not known. */
+export function callCostsOf(
+  counts: Readonly<Record<string, readonly [before: number | null, after: number | null]>>,
+  ops: number,
+): CallCost[] {
+  const costs: CallCost[] = [];
+  for (const [kind, [before, after]] of Object.entries(counts)) {
+    if (before === null || after === null || ops === 0) return [];
+    costs.push({ kind, perIo: round((after - before) / ops) });
+  }
+  return costs;
+}
+
+/** Of all kinds; null when nothing is known. */
+export function callsPerIoOf(costs: readonly CallCost[]): number | null {
+  return costs.length === 0 ? null : round(costs.reduce((sum, { perIo }) => sum + perIo, 0));
+}
+
 /** CPU of all kinds per I/O, in µs; null when nothing is known. */
 export function cpuUsPerIoOf(costs: readonly ProcessCost[]): number | null {
   if (costs.length === 0) return null;

@@ -3,7 +3,7 @@ import type { ImageBenchReport } from "./bench.ts";
 import type { BenchRow } from "./bench-row.ts";
 import { parseSwitches } from "./bun-meter.ts";
 import { compareReports } from "./compare.ts";
-import { costsOf, cpuUsPerIoOf } from "./spending.ts";
+import { callCostsOf, callsPerIoOf, costsOf, cpuUsPerIoOf } from "./spending.ts";
 import {
   BAR_ROWS,
   medianOf,
@@ -58,6 +58,8 @@ class Machine implements SuiteOutside {
         { kind: "osd", ...cost },
         { kind: "client", ...cost },
       ],
+      systemCalls: [{ kind: "osd", perIo: iops / 10 }],
+      systemCallsPerIo: iops / 10,
       deviceBytesPerClientByte: row.rw === "read" ? null : 6,
       deviceWritesPerClientWrite: row.rw === "read" ? null : 4,
       flushesPerClientWrite: row.rw === "read" ? null : 1,
@@ -165,6 +167,8 @@ describe("the suite", () => {
       latencyUs: { p50: 200, p99: 400, p999: 600, max: 3600 },
       cpuUsPerIo: 100,
       switchesPerIo: 4,
+      systemCallsPerIo: 20,
+      systemCalls: [{ kind: "osd", perIo: 20 }],
       deviceBytesPerClientByte: 6,
       ratioToRaw: 0.5,
       bare: null,
@@ -258,6 +262,18 @@ describe("what a load costs", () => {
     expect(costsOf(none)).toEqual([]);
     expect(cpuUsPerIoOf([])).toBeNull();
     expect(costsOf({ ...none, windowOps: 1, totalOps: 1 })[0]!.userUsPerIo).toBe(1);
+  });
+
+  test("system calls are of all I/O, and unknown unless they are known before and after", () => {
+    const costs = callCostsOf({ client: [10, 50], osd: [100, 160] }, 20);
+    expect(costs).toEqual([
+      { kind: "client", perIo: 2 },
+      { kind: "osd", perIo: 3 },
+    ]);
+    expect(callsPerIoOf(costs)).toBe(5);
+    expect(callCostsOf({ client: [10, 50], osd: [100, null] }, 20)).toEqual([]);
+    expect(callsPerIoOf(callCostsOf({ client: [null, null] }, 20))).toBeNull();
+    expect(callCostsOf({ client: [10, 50] }, 0)).toEqual([]);
   });
 
   test("wanted and forced switches of a thread are summed", () => {

@@ -4,7 +4,7 @@ import type { ImageBenchReport, MicroRow, SlowMoment } from "./bench.ts";
 import type { BenchRow } from "./bench-row.ts";
 import type { LatencyReport } from "./latency.ts";
 import { loadError } from "./load-failures.ts";
-import { type ProcessCost, round } from "./spending.ts";
+import { type CallCost, type ProcessCost, round } from "./spending.ts";
 
 /**
  * `fastblock bench suite`: the same rows on every machine, against the raw disk below them.
@@ -63,6 +63,8 @@ export type SuiteRun = Pick<
   | "latencyUs"
   | "cpuUsPerIo"
   | "processes"
+  | "systemCalls"
+  | "systemCallsPerIo"
   | "deviceBytesPerClientByte"
   | "deviceWritesPerClientWrite"
   | "flushesPerClientWrite"
@@ -130,6 +132,9 @@ export interface SuiteRowReport {
   readonly cpuUsPerIo: number;
   readonly processes: readonly ProcessCost[];
   readonly switchesPerIo: number;
+  /** Of the reactors of osds and client; null and none: unknown, as through a gateway. */
+  readonly systemCallsPerIo: number | null;
+  readonly systemCalls: readonly CallCost[];
   readonly deviceBytesPerClientByte: number | null;
   readonly deviceWritesPerClientWrite: number | null;
   readonly flushesPerClientWrite: number | null;
@@ -334,6 +339,8 @@ function rowReport(
     cpuUsPerIo: of((run) => run.cpuUsPerIo) ?? 0,
     processes,
     switchesPerIo: round(processes.reduce((sum, cost) => sum + cost.switchesPerIo, 0)),
+    systemCallsPerIo: of((run) => run.systemCallsPerIo),
+    systemCalls: callCosts(runs),
     deviceBytesPerClientByte: of((run) => run.deviceBytesPerClientByte),
     deviceWritesPerClientWrite: of((run) => run.deviceWritesPerClientWrite),
     flushesPerClientWrite: of((run) => run.flushesPerClientWrite),
@@ -378,6 +385,14 @@ function processCosts(runs: readonly SuiteRun[]): ProcessCost[] {
       systemUsPerIo: of((cost) => cost.systemUsPerIo),
       switchesPerIo: of((cost) => cost.switchesPerIo),
     };
+  });
+}
+
+function callCosts(runs: readonly SuiteRun[]): CallCost[] {
+  const kinds = new Set(runs.flatMap((run) => run.systemCalls.map(({ kind }) => kind)));
+  return [...kinds].map((kind) => {
+    const costs = runs.flatMap((run) => run.systemCalls.filter((cost) => cost.kind === kind));
+    return { kind, perIo: medianOf(costs.map(({ perIo }) => perIo)) ?? 0 };
   });
 }
 
