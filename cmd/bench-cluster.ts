@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs
 import { cpus, release, totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { FastblockError } from "../core/base/errors.ts";
+import { COLLECTIONS_TOLD, withoutCollections } from "../core/bench/bench.ts";
 import { runCommand } from "../core/dev/bun-demo.ts";
 import { childEnvironment, lastLines } from "../core/dev/bun-processes.ts";
 import { Interruption } from "../core/dev/bun-start.ts";
@@ -78,7 +79,7 @@ function startCluster(
   return spawn(executable!, [...first, ...words, "--backend", options.backend], {
     cwd: "/",
     stdio: ["ignore", "pipe", "pipe"],
-    env: { ...childEnvironment(), [STARTED_BY]: String(process.pid) },
+    env: { ...childEnvironment(), ...COLLECTIONS_TOLD, [STARTED_BY]: String(process.pid) },
   });
 }
 
@@ -93,7 +94,7 @@ function serving(cluster: ChildProcess): Promise<void> {
     cluster.on("error", refuse);
     cluster.on("close", (code) => {
       const message = `starting a cluster: exit code ${String(code)}, wanted one that serves`;
-      refuse(new FastblockError("FB1009", message, { why: lastLines(text) }));
+      refuse(new FastblockError("FB1009", message, { why: lastLines(withoutCollections(text)) }));
     });
   });
 }

@@ -34,6 +34,8 @@ export const SUITE_COLUMNS: readonly Column[] = [
   { name: "user+sys", path: "processes", show: costText, wide: true },
   { name: "switches", path: "switchesPerIo", right: true },
   { name: "calls", path: "systemCallsPerIo", right: true },
+  { name: "gcs", path: "collections.count", right: true, show: countText },
+  { name: "gc max", path: "collections.pauseUsMax", right: true, show: usText },
   { name: "bytes", path: "deviceBytesPerClientByte", right: true },
   { name: "writes", path: "deviceWritesPerClientWrite", right: true },
   { name: "flushes", path: "flushesPerClientWrite", right: true },

@@ -262,6 +262,7 @@ class SuiteBench implements SuiteOutside {
     const load = runFioNbd(this.uri(), imageBytes, rampMs, caseOf(row, timeMs, "write"));
     await Bun.sleep(FIO_START_MS + rampMs);
     const atStart = meter.processes();
+    meter.takeCollections();
     await Bun.sleep(timeMs);
     const atEnd = meter.processes();
     const fio = await load;
@@ -273,6 +274,7 @@ class SuiteBench implements SuiteOutside {
     const windowOps = fio.operations;
     const totalOps = windowOps * (1 + rampMs / timeMs);
     const afterDrain = meter.processes();
+    const collections = meter.takeCollections();
     const costs = costsOf({ atStart, atEnd, afterDrain, windowOps, totalOps });
     const { user, system } = fio.cpuUsPerOp;
     const ofFio = { kind: "fio", userUsPerIo: user, systemUsPerIo: system, switchesPerIo: 0 };
@@ -280,6 +282,7 @@ class SuiteBench implements SuiteOutside {
     return {
       ...NOTHING_COUNTED,
       seconds: timeMs / 1000,
+      collections,
       iops: fio.opsPerSecond,
       latencyUs: { mean: (1_000_000 * row.depth) / fio.opsPerSecond, ...fio.latencyUs },
       cpuUsPerIo: cpuUsPerIoOf(processes),

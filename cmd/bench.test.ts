@@ -23,6 +23,7 @@ const REPORT: ImageBenchReport = {
   processes: [],
   systemCalls: [],
   systemCallsPerIo: null,
+  collections: null,
   deviceBytesPerClientByte: null,
   deviceWritesPerClientWrite: null,
   flushesPerClientWrite: null,
@@ -63,5 +64,13 @@ test("a report names the system calls where they are known", () => {
   ];
   expect(imageText({ ...REPORT, systemCallsPerIo: 8.5, systemCalls })).toContain(
     "\nsystem calls   8.5 per I/O of the reactors: client 2, osd 6.5\n",
+  );
+});
+
+test("a report names the collections of garbage where processes tell of them", () => {
+  expect(imageText(REPORT)).not.toContain("collections");
+  const collections = { count: 2, pauseUs: 3000, pauseUsMax: 2000 };
+  expect(imageText({ ...REPORT, collections })).toContain(
+    "\ncollections    2 in osds, mon and gateways, paused 3 ms in all, 2 ms at most\n",
   );
 });

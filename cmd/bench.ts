@@ -59,6 +59,9 @@ run fio drives a file of the same size beside the osds', direct, writes durable 
 medians over the runs, max is the worst. CPU, context switches, and the devices' bytes, writes and
 flushes (durable writes among them) are per I/O of the client, summed over all replicas and
 processes, this one included; they count the run and the drain behind it. The directory is removed.
+CALLS are system calls of the reactors of osds and client per I/O; what the runtime calls besides, and a
+gateway's, is not known. GCS are the collections of garbage in osds, mon and gateways in all runs, GC MAX the
+longest time that one stopped a thread; the client's are not known.
 
 Rows with nbd: before go through a gateway, driven by fio; rows with :steady behind run on a cluster of its
 own whose logs are small: the run goes around them. Rows with :tail run there as well, as an open loop at
@@ -536,6 +539,12 @@ export function imageText(report: ImageBenchReport): string {
   if (report.systemCallsPerIo !== null) {
     const kinds = report.systemCalls.map(({ kind, perIo }) => `${kind} ${perIo}`).join(", ");
     lines.push(["system calls", `${report.systemCallsPerIo} per I/O of the reactors: ${kinds}`]);
+  }
+  const { collections } = report;
+  if (collections !== null) {
+    const { count, pauseUs, pauseUsMax } = collections;
+    const pauses = count === 0 ? "" : `, paused ${us(pauseUs)} in all, ${us(pauseUsMax)} at most`;
+    lines.push(["collections", `${count} in osds, mon and gateways${pauses}`]);
   }
   if (report.deviceBytesPerClientByte !== null) {
     lines.push([

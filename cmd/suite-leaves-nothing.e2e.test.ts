@@ -54,6 +54,7 @@ test("the suite measures a cluster of its own beside the raw disk, and takes it 
       expect(row.processes.map(({ kind }) => kind).toSorted()).toEqual(["client", "mon", "osd"]);
       expect(row.switchesPerIo).toBeGreaterThan(0);
       expect(row.systemCallsPerIo!).toBeGreaterThan(0);
+      expect(row.collections!.count).toBeGreaterThanOrEqual(0);
       if (Bun.which("fio") !== null) expect(row.ratioToRaw!).toBeGreaterThan(0);
     }
     const path = join(folder, "a.json");

@@ -15,6 +15,7 @@ function rowOf(name: string, figures: Partial<SuiteRowReport>): SuiteRowReport {
     switchesPerIo: 1,
     systemCalls: [],
     systemCallsPerIo: null,
+    collections: null,
     deviceBytesPerClientByte: 3,
     deviceWritesPerClientWrite: 2,
     flushesPerClientWrite: 0.36,

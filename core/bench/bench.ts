@@ -4,6 +4,7 @@
  * `fastblock bench image` drives an image through `core/client` in its own reactor;
  * `bench disk|reactor|rpc` drive one layer each. All speak `-o json` with the same words.
  */
+import type { Collections } from "./collections.ts";
 import type { IdleOptions, IdleReport } from "./idle.ts";
 import type { LatencyReport } from "./latency.ts";
 import type { LoadShape } from "./shape.ts";
@@ -13,6 +14,7 @@ import type { SuiteOptions, SuiteReport } from "./suite.ts";
 
 export { judgeRows } from "./bars.ts";
 export type { BenchRow, CpuClock } from "./bench-row.ts";
+export { COLLECTIONS_TOLD, withoutCollections } from "./collections.ts";
 export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { DiskProbe } from "./disk-probe.ts";
@@ -122,6 +124,8 @@ export interface ImageBenchReport {
    */
   readonly systemCallsPerIo: number | null;
   readonly systemCalls: readonly CallCost[];
+  /** Of garbage, in osds, mon and gateways, in the window and the drain; null: they do not tell. */
+  readonly collections: Collections | null;
   /** Written to all devices per byte that clients wrote; null: nothing written, or unknown. */
   readonly deviceBytesPerClientByte: number | null;
   /** On all devices per write of clients: writes of any kind; flushes and durable writes. */

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { type Collections, collectionsIn, collectionsOf, tellsCollections } from "./collections.ts";
 import type { ClusterMeter } from "./image-bench.ts";
 import { CounterSum, samplesOf } from "./metrics-text.ts";
 import type { DeviceUsage, ProcessUsage } from "./spending.ts";
@@ -23,6 +24,7 @@ export class BunMeter implements ClusterMeter {
   private readonly writes = new CounterSum();
   private readonly flushes = new CounterSum();
   private readonly calls = new CounterSum();
+  private readonly logs = new Map<string, number>();
 
   /**
    * `httpBase`: `http://127.0.0.1:7480` of a monitor; empty: device bytes are unknown. `readOwnCalls`: system
@@ -70,6 +72,20 @@ export class BunMeter implements ClusterMeter {
     const text = await this.fetchText("/metrics");
     const samples = text === undefined ? [] : samplesOf(text, CALLS_METRIC);
     return samples.length === 0 ? null : this.calls.take(samples);
+  }
+
+  takeCollections(): Collections | null {
+    const all: Collections[] = [];
+    for (const name of readdirSync(this.directory)) {
+      if (!name.endsWith(".log")) continue;
+      const text = readText(join(this.directory, name));
+      if (!tellsCollections(text)) continue;
+      // A line may be in the making.
+      const end = text.lastIndexOf("\n") + 1;
+      all.push(collectionsIn(text.slice(this.logs.get(name) ?? 0, end)));
+      this.logs.set(name, end);
+    }
+    return all.length === 0 ? null : collectionsOf(all);
   }
 
   async logBytes(): Promise<number | null> {

@@ -4,6 +4,7 @@ import { BlockState, type ImageTarget } from "../client/client.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import { sleep, type World } from "../reactor/world.ts";
 import type { ImageBenchOptions, ImageBenchReport, SlowMoment } from "./bench.ts";
+import type { Collections } from "./collections.ts";
 import type { OpLog } from "./history.ts";
 import { ImageLoad, type LoadOptions } from "./image-load.ts";
 import { latencyReport } from "./latency.ts";
@@ -61,6 +62,8 @@ export interface ClusterMeter {
   /** System calls of this process' reactor, and of those of all osds some time ago; null: unknown. */
   ownCalls(): number | null;
   osdCalls(): Promise<number | null>;
+  /** Of all processes of the cluster directory, since it was asked last; null: they do not tell. */
+  takeCollections(): Collections | null;
   /** Bytes in all logs that are not yet moved home; null: unknown. */
   logBytes(): Promise<number | null>;
   /** What all devices together have left; null: unknown. */
@@ -112,6 +115,7 @@ export async function runImageBench(
   await tickThrough(outside, load, "ramp", options.rampMs);
   load.resetWindow();
   const atStart = meter.processes();
+  meter.takeCollections();
   const startUs = world.clock.nowUs();
   await tickThrough(outside, load, "run", options.timeMs);
   const lengthUs = world.clock.nowUs() - startUs;
@@ -122,6 +126,7 @@ export async function runImageBench(
   calls.endOwn();
   const drainSeconds = counts ? await drain(outside) : 0;
   const afterDrain = meter.processes();
+  const collections = meter.takeCollections();
   const after = counts ? await meter.devices() : null;
   // A drain ends when the osds have reported that they are quiet.
   if (calls.known && !counts) await sleep(world.timers, DRAIN_LOOK_MS * 1000);
@@ -143,6 +148,7 @@ export async function runImageBench(
     processes,
     systemCalls,
     systemCallsPerIo: callsPerIoOf(systemCalls),
+    collections,
     ...devicesOf(before, after, load),
     writtenBytes: load.writtenBytesTotal,
     drainSeconds,

@@ -171,6 +171,7 @@ async function bench(
         devices: () => Promise.resolve({ bytes: image.writtenBytes * 2, writes: 0, flushes: 0 }),
         ownCalls: () => image.writtenBytes / 2048,
         osdCalls: () => Promise.resolve(image.writtenBytes / 1024),
+        takeCollections: () => null,
         logBytes: () => Promise.resolve(0),
         freeBytes: () => Promise.resolve(freeBytes),
       },

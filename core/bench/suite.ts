@@ -2,6 +2,7 @@ import { FastblockError } from "../base/errors.ts";
 import type { BarReport } from "./bars.ts";
 import type { ImageBenchReport, MicroRow, SlowMoment } from "./bench.ts";
 import type { BenchRow } from "./bench-row.ts";
+import { type Collections, collectionsOf } from "./collections.ts";
 import type { LatencyReport } from "./latency.ts";
 import { loadError } from "./load-failures.ts";
 import { type CallCost, type ProcessCost, round } from "./spending.ts";
@@ -65,6 +66,7 @@ export type SuiteRun = Pick<
   | "processes"
   | "systemCalls"
   | "systemCallsPerIo"
+  | "collections"
   | "deviceBytesPerClientByte"
   | "deviceWritesPerClientWrite"
   | "flushesPerClientWrite"
@@ -135,6 +137,8 @@ export interface SuiteRowReport {
   /** Of the reactors of osds and client; null and none: unknown, as through a gateway. */
   readonly systemCallsPerIo: number | null;
   readonly systemCalls: readonly CallCost[];
+  /** Of garbage, in osds, mon and gateways, in all runs together: there are few. Null: unknown. */
+  readonly collections: Collections | null;
   readonly deviceBytesPerClientByte: number | null;
   readonly deviceWritesPerClientWrite: number | null;
   readonly flushesPerClientWrite: number | null;
@@ -341,6 +345,7 @@ function rowReport(
     switchesPerIo: round(processes.reduce((sum, cost) => sum + cost.switchesPerIo, 0)),
     systemCallsPerIo: of((run) => run.systemCallsPerIo),
     systemCalls: callCosts(runs),
+    collections: collectionsOfRuns(runs),
     deviceBytesPerClientByte: of((run) => run.deviceBytesPerClientByte),
     deviceWritesPerClientWrite: of((run) => run.deviceWritesPerClientWrite),
     flushesPerClientWrite: of((run) => run.flushesPerClientWrite),
@@ -394,6 +399,11 @@ function callCosts(runs: readonly SuiteRun[]): CallCost[] {
     const costs = runs.flatMap((run) => run.systemCalls.filter((cost) => cost.kind === kind));
     return { kind, perIo: medianOf(costs.map(({ perIo }) => perIo)) ?? 0 };
   });
+}
+
+function collectionsOfRuns(runs: readonly SuiteRun[]): Collections | null {
+  const all = runs.map(({ collections }) => collections).filter((one) => one !== null);
+  return all.length === 0 ? null : collectionsOf(all);
 }
 
 /** The middle value, or the mean of the two in the middle; null of none. */
