@@ -71,6 +71,6 @@ test("a report names the collections of garbage where processes tell of them", (
   expect(imageText(REPORT)).not.toContain("collections");
   const collections = { count: 2, pauseUs: 3000, pauseUsMax: 2000 };
   expect(imageText({ ...REPORT, collections })).toContain(
-    "\ncollections    2 in osds, mon and gateways, paused 3 ms in all, 2 ms at most\n",
+    "\ncollections    2 pauses in osds, mon and gateways, 3 ms in all, 2 ms at most\n",
   );
 });

@@ -60,8 +60,8 @@ medians over the runs, max is the worst. CPU, context switches, and the devices'
 flushes (durable writes among them) are per I/O of the client, summed over all replicas and
 processes, this one included; they count the run and the drain behind it. The directory is removed.
 CALLS are system calls of the reactors of osds and client per I/O; what the runtime calls besides, and a
-gateway's, is not known. GCS are the collections of garbage in osds, mon and gateways in all runs, GC MAX the
-longest time that one stopped a thread; the client's are not known.
+gateway's, is not known. GCS is how often collecting garbage stopped a thread of osds, mon and gateways in all runs, GC MAX
+for how long at most; the client's are not known.
 
 Rows with nbd: before go through a gateway, driven by fio; rows with :steady behind run on a cluster of its
 own whose logs are small: the run goes around them. Rows with :tail run there as well, as an open loop at
@@ -543,8 +543,8 @@ export function imageText(report: ImageBenchReport): string {
   const { collections } = report;
   if (collections !== null) {
     const { count, pauseUs, pauseUsMax } = collections;
-    const pauses = count === 0 ? "" : `, paused ${us(pauseUs)} in all, ${us(pauseUsMax)} at most`;
-    lines.push(["collections", `${count} in osds, mon and gateways${pauses}`]);
+    const pauses = count === 0 ? "" : `, ${us(pauseUs)} in all, ${us(pauseUsMax)} at most`;
+    lines.push(["collections", `${count} pauses in osds, mon and gateways${pauses}`]);
   }
   if (report.deviceBytesPerClientByte !== null) {
     lines.push([

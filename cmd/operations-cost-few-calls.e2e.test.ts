@@ -16,7 +16,7 @@ const RUNS_MAX = 3;
 const BOUNDS = [
   { rw: "randwrite", depth: 32, client: 1, osd: 3 },
   { rw: "randread", depth: 1, client: 2.6, osd: 3.9 },
-  { rw: "randread", depth: 32, client: 0.4, osd: 0.8 },
+  { rw: "randread", depth: 32, client: 0.8, osd: 1.2 },
 ] as const;
 
 test("osds and client make few system calls for an operation", async () => {

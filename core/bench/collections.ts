@@ -1,7 +1,8 @@
 /** What the collectors of some processes did: how long nothing else ran in a thread because of them. */
 export interface Collections {
+  /** Of pauses: a collection has one or more. */
   readonly count: number;
-  /** All pauses together, and the longest. */
+  /** All of them together, and the longest. */
   readonly pauseUs: number;
   readonly pauseUsMax: number;
 }
@@ -11,7 +12,6 @@ export const COLLECTIONS_TOLD: Readonly<Record<string, string>> = { BUN_JSC_logG
 
 const LINE = /^(?:\[GC<|GC END!|Requesting GC)/;
 const PAUSE = /\bp=(\d+\.\d+)ms/g;
-const START = /: START M /g;
 
 /**
  * What the engine told: one or more lines per collection, in which `p=` is how long the thread stood still.
@@ -22,7 +22,7 @@ const START = /: START M /g;
 export function collectionsIn(text: string): Collections {
   const pauses = Array.from(text.matchAll(PAUSE), (match) => Number(match[1]) * 1000);
   return {
-    count: Array.from(text.matchAll(START)).length,
+    count: pauses.length,
     pauseUs: Math.round(pauses.reduce((sum, us) => sum + us, 0)),
     pauseUsMax: Math.round(Math.max(0, ...pauses)),
   };
