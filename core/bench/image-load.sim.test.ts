@@ -378,7 +378,7 @@ describe("a load on a broken image", () => {
       expect(report.errors).toBeGreaterThan(0);
       expect(report.verifyErrors[0]).toContain(fault === "lost" ? "stale" : fault);
     }
-  });
+  }, 30_000);
 
   test("failed operations are counted and told, and end the run when there are many", async () => {
     const { report } = await bench({ rw: "randwrite", timeMs: 1000 }, "fails");
