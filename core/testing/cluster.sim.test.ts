@@ -20,6 +20,10 @@ const RECORDED: readonly [number, string][] = [
   [7306, "a newcomer whose disk had kept nothing of its configuration became a voter"],
   [7502, "the power of a lying device was cut while others lacked what it had"],
   [7898, "a replica that went while a checkpoint was written made that unreadable"],
+  [
+    8636,
+    "an aimed fault of one round went on beside that of the next, and its check missed a batch",
+  ],
   [8637, "of six simulated osds one had no memory for connections to all others"],
 ];
 

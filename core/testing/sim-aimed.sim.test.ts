@@ -19,9 +19,16 @@ const DOWN_US = 50_000;
 const NEVER_US = 1_000_000_000;
 /** The whole story of a restart beside a cut. */
 const STORY_US = 2_000_000;
+/** A first aimed fault is under way when such a round ends; some follow each other in a long one. */
+const ROUND_US = 300_000;
+const LONG_US = 6_000_000;
+/** In this time a batch is made stale. */
+const STALE_LIMIT_US = 60_000_000;
+const FAST_US = 30;
 
 let cluster: SimCluster;
 let faults: SimFaults;
+let probes: SimProbes;
 
 beforeEach(() => {
   cluster = new SimCluster(11, {
@@ -37,7 +44,8 @@ beforeEach(() => {
   const image = cluster.await("open", cluster.client.openImage("pool/image"));
   const load = new SimLoad(cluster, [image], 1, THINKING);
   const hot = new SimHot(cluster, [image], 0, THINKING);
-  const watch = new SimWatch(cluster, new SimProbes(cluster, LOG_BYTES));
+  probes = new SimProbes(cluster, LOG_BYTES);
+  const watch = new SimWatch(cluster, probes);
   faults = new SimFaults(cluster, { load, hot, locks: null, images: null }, watch, planOf());
   load.start();
 });
@@ -83,4 +91,41 @@ test("nobody is killed beside a cut once there is peace", () => {
   simulation.run(simulation.nowUs + STORY_US);
   expect(osds.every(isServing)).toBe(true);
   expect(osds.map(({ world }, at) => world === processes[at])).toEqual([true, true, true]);
+});
+
+test("an aimed fault that a round ends leaves none behind beside those of the next round", () => {
+  const { simulation } = cluster;
+  const errand = faults.errand.bind(faults);
+  let running = 0;
+  let most = 0;
+  faults.errand = (what) =>
+    errand(async () => {
+      running += 1;
+      most = Math.max(most, running);
+      await what();
+      running -= 1;
+    });
+  expect(simulation.run(() => cluster.serving)).toBe(true);
+  for (const us of [ROUND_US, LONG_US]) {
+    const endUs = simulation.nowUs + us;
+    faults.begin(endUs);
+    simulation.run(() => simulation.nowUs >= endUs);
+    if (us === ROUND_US) expect(running).toBe(1);
+    faults.end();
+    expect(simulation.run(() => faults.idle)).toBe(true);
+  }
+  expect(most).toBe(1);
+});
+
+test("the batch in the place of a stale one is seen on a device that is fast again", () => {
+  const { osds, simulation } = cluster;
+  expect(simulation.run(() => cluster.serving)).toBe(true);
+  faults.begin(simulation.nowUs + NEVER_US);
+  const isStale = (): boolean => faults.counts["stale batch"] !== undefined;
+  expect(simulation.run(isStale, STALE_LIMIT_US)).toBe(true);
+  for (const { path } of osds) {
+    Object.assign(simulation.disk(path).faults, { latencyUsMin: FAST_US, latencyUsMax: FAST_US });
+  }
+  expect(simulation.run(() => !faults.isPeace)).toBe(true);
+  expect(probes.counts["stale batch refused"]).toBe(1);
 });

@@ -116,6 +116,8 @@ export class SimFaults {
   blocksFilled = 0;
   blocksHealed = 0;
   trace: TraceSink | null = null;
+  /** Grows with each end: whoever was to be started by then runs. */
+  round = 0;
   readonly plan: FaultPlan;
   /** Of the fault that is being drawn. */
   random: Prng;
@@ -137,8 +139,6 @@ export class SimFaults {
   private readonly pace: Prng;
   private readonly kinds: readonly FaultKind[];
   private endUs = 0;
-  /** Grows with each end: whoever was to be started by then runs. */
-  private round = 0;
   private drawn = 0;
   /** Osds that are down and that somebody else starts. */
   private readonly held = new Set<SimOsd>();
