@@ -1,4 +1,4 @@
-// cold path: only after a start that found damage in the log.
+// cold path: only where damage was found in the log.
 import { failOnBug } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { Status } from "../base/status.ts";
@@ -24,14 +24,16 @@ interface Watched {
 /**
  * Fetches what entries with a damaged payload lack (`recover.ts`).
  *
- * Such an entry is known and counts, so nothing is done about it before it is applied, or cut by a
+ * A start finds them; those whose units rotted are found by a leader that is to send them. Such an
+ * entry is known and counts, so nothing is done about it before it is applied, or cut by a
  * new leader. Once it is applied its blocks are damaged blocks like others, found in the log: the
  * healer gets them at the entry's version. What was overwritten meanwhile needs nothing. When all
  * entries of a group are right, or lost on all replicas, the replica may campaign again.
  *
  * A group whose entries are complete only on replicas like this one would have no leader for ever:
  * after a while without one the replica campaigns with what it has. It can send a follower no
- * payload that it lacks; but what a majority holds is committed, applied, and then healed.
+ * payload that it lacks; but what a majority holds is committed, applied, and then healed. When
+ * nothing comes of it, it makes room again (`pg/peers.ts`): others may be back by then.
  */
 export class FaultyEntries {
   private readonly world: World;
@@ -54,7 +56,7 @@ export class FaultyEntries {
     return count;
   }
 
-  /** Take care of the entries of a group, if it has some. */
+  /** Take care of the entries of a group, if it has some; again when there are more. */
   watch(group: Group): void {
     if (group.faulty.length === 0) return;
     const now = this.world.clock.nowUs();
@@ -63,13 +65,10 @@ export class FaultyEntries {
       entries: group.faulty.length,
       firstIndex: group.faulty[0]!.index,
     });
-    this.watched.set(group, {
-      group,
-      pauseUs: LOOK_US_MIN,
-      dueUs: now,
-      leaderlessSinceUs: now,
-      looking: false,
-    });
+    const since = { pauseUs: LOOK_US_MIN, dueUs: now, leaderlessSinceUs: now };
+    const before = this.watched.get(group);
+    if (before === undefined) this.watched.set(group, { group, ...since, looking: false });
+    else Object.assign(before, since);
     this.world.timers.arm(this.timer, LOOK_US_MIN);
   }
 
@@ -113,15 +112,14 @@ export class FaultyEntries {
 
   private async look(one: Watched): Promise<void> {
     const { group } = one;
-    const left: FaultyEntry[] = [];
+    const done: FaultyEntry[] = [];
     for (const entry of group.faulty) {
-      if (isCut(group, entry)) continue;
       const applied = entry.index <= group.appliedIndex;
-      if (!applied || !(await this.isRight(group, entry))) left.push(entry);
+      if (isCut(group, entry) || (applied && (await this.isRight(group, entry)))) done.push(entry);
     }
-    one.pauseUs =
-      left.length < group.faulty.length ? LOOK_US_MIN : Math.min(one.pauseUs * 2, LOOK_US_MAX);
-    group.faulty = left;
+    one.pauseUs = done.length > 0 ? LOOK_US_MIN : Math.min(one.pauseUs * 2, LOOK_US_MAX);
+    // More may have been found meanwhile.
+    group.faulty = group.faulty.filter((entry) => !done.includes(entry));
   }
 
   private looked(one: Watched): void {
@@ -137,6 +135,8 @@ export class FaultyEntries {
 
   /** Read the blocks of an applied entry here, and heal what is damaged. */
   private async isRight(group: Group, entry: FaultyEntry): Promise<boolean> {
+    // Its record alone was damaged, and is known from the start.
+    if (entry.blocks === 0) return true;
     const slot = this.world.slots.take(entry.blocks * BLOCK_SIZE);
     if (slot < 0) return false;
     let op: LookOp;

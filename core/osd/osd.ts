@@ -532,6 +532,10 @@ export class OsdShard implements PgHost {
     this.dialPeers();
   }
 
+  onFaulty(group: Group): void {
+    this.faulty.watch(group);
+  }
+
   onDamaged(damaged: DamagedBlock): void {
     this.healer.meet(damaged);
   }

@@ -22,6 +22,13 @@ import type { Group, GroupPeer } from "./group.ts";
 import { PeerLink } from "./peer-link.ts";
 import type { PgHost, PgShard } from "./pg.ts";
 import { ReadAhead, ReadAheadBudget } from "./read-ahead.ts";
+import { noteFaulty } from "./recover.ts";
+
+/**
+ * A leader that lacks what a follower needs, and has committed nothing for so long, makes room. Until
+ * then it may get on with the others, and has it from them as soon as it is applied.
+ */
+const RESIGN_US = 1_000_000;
 
 /** The links of one shard, and the raft messages over them. */
 export class Peers {
@@ -273,9 +280,11 @@ export class Peers {
     const { witnesses } = group.node.conf;
     const isWitness = (witnesses & (1 << group.node.conf.slotOf(peer.replica))) !== 0;
     peer.ahead ??= new ReadAhead(this.shard, this.aheadBudget, isWitness);
+    const { term } = group.node;
     const { lastIndex } = group.node.log;
     const { commitIndex } = group;
-    if (peer.ahead.rests(index, { lastIndex, commitIndex }, () => this.goOn(group, peer))) return;
+    const log = { term, lastIndex, commitIndex };
+    if (peer.ahead.rests(index, log, () => this.goOn(group, peer))) return;
     const last = Math.min(lastIndex, group.ring.first - 1);
     peer.ahead.read(group, index, Math.max(index, last), {
       onReadAhead: (status, wanted) => this.onReadAhead(group, peer, status, wanted),
@@ -296,12 +305,42 @@ export class Peers {
       this.shard.logger.warn("entry for a follower can not be read", { pg, index, status });
     }
     if (status === Status.Damaged) {
-      // Not applied: raft asks again after a while, when a peer may have made it whole.
-      if (index > group.appliedIndex) return;
+      if (index > group.appliedIndex) {
+        // Raft asks again after a while: by then others may have committed it, and made it whole.
+        if (this.isStalled(group, peer)) this.resign(group, index);
+        return;
+      }
       // Applied: the follower gets what became of the entry, by difference.
       group.node.compact(index);
     }
     this.goOn(group, peer);
+  }
+
+  // cold: damage is rare.
+  private isStalled(group: Group, peer: GroupPeer): boolean {
+    const { isLeader, commitIndex, node } = group;
+    if (!isLeader || peer.ahead === null) return false;
+    const log = { term: node.term, lastIndex: node.log.lastIndex, commitIndex };
+    return peer.ahead.stalledUs(log, this.shard.world.clock.nowUs()) >= RESIGN_US;
+  }
+
+  // cold: damage is rare.
+  /**
+   * Let somebody else lead: the entry counts by this replica's log alone, or others have it and this
+   * one does not get to know, and it can send it to nobody.
+   */
+  private resign(group: Group, index: number): void {
+    const { pg } = group;
+    this.shard.logger.warn("a leader lacks what followers need: another one may lead", {
+      pg,
+      index,
+    });
+    noteFaulty(group, index);
+    group.node.resign();
+    group.afterStep(false);
+    this.shard.watch(group);
+    this.host.onFaulty(group);
+    this.shard.world.turns.again();
   }
 
   // cold: as `readAhead`.

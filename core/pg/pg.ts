@@ -97,6 +97,8 @@ export interface PgHost {
   onDeviceStarved(): void;
   /** So many groups fell quiet one after the other, and no more follow: their objects are gone. */
   onParked(parked: number): void;
+  /** Entries of a group turned out to be damaged in the log: see to them. */
+  onFaulty(group: Group): void;
   /** A block does not match its checksum: fetch it from a peer and repair it. */
   onDamaged(damaged: {
     readonly group: Group;

@@ -26,6 +26,8 @@ export interface ReadAheadOwner {
 
 /** The log of the group's leader, as it is now. */
 interface LeaderLog {
+  /** It leads in. */
+  readonly term: number;
   readonly lastIndex: number;
   readonly commitIndex: number;
 }
@@ -62,8 +64,9 @@ export class ReadAhead {
   private readonly restTimer: CallbackTimer;
   /** Called when the rest is over; null: there is none. */
   private onRested: (() => void) | null = null;
-  /** What the group had committed when it was looked at, and when that was seen first. */
+  /** What this leader had committed when it was looked at, and when that was seen first. */
   private commitIndex = -1;
+  private commitTerm = 0;
   private commitUs = 0;
   private owner: ReadAheadOwner | null = null;
   private pending = 0;
@@ -93,7 +96,7 @@ export class ReadAhead {
     }
     const { run, shard } = this;
     const nowUs = shard.world.clock.nowUs();
-    const isStalled = this.isStalled(log, nowUs);
+    const isStalled = this.stalledUs(log, nowUs) >= STALLED_US;
     if (run === null) return false;
     const isFallingBack = log.lastIndex - run.lastIndex >= run.count / 2;
     const isBusy = shard.pace.isBusy(nowUs);
@@ -110,13 +113,14 @@ export class ReadAhead {
     return true;
   }
 
-  /** Whether clients may wait for this very follower. */
-  private isStalled({ commitIndex, lastIndex }: LeaderLog, nowUs: number): boolean {
-    if (commitIndex !== this.commitIndex) {
+  /** For how long this leader is known to commit nothing of what it has: it may wait for this follower. */
+  stalledUs({ term, commitIndex, lastIndex }: LeaderLog, nowUs: number): number {
+    if (commitIndex !== this.commitIndex || term !== this.commitTerm) {
       this.commitIndex = commitIndex;
+      this.commitTerm = term;
       this.commitUs = nowUs;
     }
-    return lastIndex > commitIndex && nowUs - this.commitUs >= STALLED_US;
+    return lastIndex > commitIndex ? nowUs - this.commitUs : 0;
   }
 
   private endRest(): void {

@@ -52,15 +52,27 @@ export function rebuild(group: Group, state: GroupState, restore: RaftRestore): 
 }
 
 function faultyOf(shard: PgShard, { row, faulty }: RecoveredGroup): FaultyEntry[] {
+  return faulty.map((index) => faultyAt(shard, row, index));
+}
+
+function faultyAt(shard: PgShard, row: number, index: number): FaultyEntry {
   const scratch = shard.store.entries.take();
-  const found = faulty.map((index) => {
-    const isThere = shard.store.recoveredEntry(row, index, scratch);
-    assert(isThere, "recoverGroup: an entry of the log is missing");
-    const { term, layer, firstBlock, blocks, snapSeq } = scratch;
-    return { index, term, layer, firstBlock, blocks, snapSeq };
-  });
+  const isThere = shard.store.recoveredEntry(row, index, scratch);
+  assert(isThere, "recoverGroup: an entry of the log is missing");
+  const { term, layer, firstBlock, blocks, snapSeq } = scratch;
   shard.store.entries.release(scratch);
-  return found;
+  return { index, term, layer, firstBlock, blocks, snapSeq };
+}
+
+/**
+ * An entry that is not applied turns out to be damaged in the log, and no start told: what lies in
+ * units is not read there, and it may have been whole. Requires: it is not in memory.
+ */
+export function noteFaulty(group: Group, index: number): void {
+  const { shard, row } = group;
+  const others = group.faulty.filter((one) => one.index !== index);
+  group.faulty = [...others, faultyAt(shard, row, index)].sort((a, b) => a.index - b.index);
+  group.node.setFaulty(true);
 }
 
 /**

@@ -372,6 +372,13 @@ export class RaftNode extends RaftState {
     this.check();
   }
 
+  // cold: a leader lacks what followers need.
+  /** Stop leading, as a leader without quorum does: who has most is asked to campaign. */
+  resign(): void {
+    if (this.role === Role.Leader) stepDown(this);
+    this.check();
+  }
+
   /** Tell that entries up to `index` are applied, in order. */
   onApplied(index: number): void {
     assert(index <= this.commitIndex, "raft: applied beyond the commit");

@@ -25,6 +25,7 @@ const RECORDED: readonly [number, string][] = [
     "an aimed fault of one round went on beside that of the next, and its check missed a batch",
   ],
   [8637, "of six simulated osds one had no memory for connections to all others"],
+  [9960, "a leader could not read what followers lacked, and nothing was committed any more"],
 ];
 
 test.each(RECORDED)(

@@ -7,14 +7,15 @@ import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { Status } from "../base/status.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Image, OpKind, PromisedOp } from "../client/client.ts";
 import type { Group } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { MON_ADDRESS, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
 const LIMIT_US = 30_000_000;
-const BUFFER_BLOCKS = 16;
+/** For one operation, and for a unit that is being written. */
+const BUFFER_BLOCKS = 2 * BLOCKS_PER_UNIT;
 
 /** What a block holds: the stamp in every word, so that it is found on the devices. */
 function contentOf(stamp: number): Uint8Array<ArrayBuffer> {
@@ -85,6 +86,14 @@ class DamageBench {
       return this.begin(OpKind.Write, first + at, 1, buffer);
     });
     return Promise.all(done);
+  }
+
+  /** Begin to write the first unit, one stamp a block. */
+  beginUnit(stamps: readonly number[]): Promise<Status> {
+    const { bytes } = this.cluster.clientWorld.arena;
+    const buffer = this.buffer + BLOCKS_PER_UNIT * BLOCK_SIZE;
+    stamps.forEach((stamp, at) => bytes.set(contentOf(stamp), buffer + at * BLOCK_SIZE));
+    return this.begin(OpKind.Write, 0, stamps.length, buffer);
   }
 
   /** Read blocks: their stamps, or what the read ends with. */
@@ -460,5 +469,44 @@ describe("entries whose payload is damaged in the log", () => {
     expect(bench.log.counts.get("entry for a follower can not be read")).toBe(1);
     expect(bench.read(0, 4)).toEqual([1996, 1997, 1998, 1999]);
     for (const replica of [0, 1, 2]) expect(bench.readOwn(replica, 3)).toBe(Status.Ok);
+  });
+
+  test("and that only the leader has let somebody lead who lacks them", () => {
+    const bench = new DamageBench(18, 3, true);
+    const stamps = Array.from({ length: BLOCKS_PER_UNIT }, (_, at) => 1800 + at);
+    bench.write(0, ...stamps);
+    bench.pass(200_000);
+    const { leader } = bench;
+    const [near, far] = bench.followers as [SimOsd, SimOsd];
+    // Two more are in its log alone. The first one, a whole unit, lies beside the log, and the second
+    // one vouches for it, so that its next start does not look at it.
+    for (const osd of [near, far]) osd.world!.crash();
+    const durable = (): number => {
+      const { shard, row } = bench.group(leader);
+      return shard.store.durableIndex(row);
+    };
+    const last = durable();
+    const first = bench.beginUnit(stamps.map((stamp) => stamp + 100));
+    bench.until("it has the first one", () => durable() === last + 1);
+    const second = bench.writeTogether(20, 1820);
+    bench.until("it has the second one", () => durable() === last + 2);
+    bench.crash([leader]);
+    expect(bench.rot(leader, 1905)).toBe(1);
+
+    // It leads, for who else is there has less, and can not send the first one.
+    bench.start([leader, near]);
+    const told = "entry for a follower can not be read";
+    bench.until("it leads", () => bench.log.counts.has(told));
+    expect(bench.group(leader).node.log.lastIndex).toBeGreaterThan(last + 2);
+    bench.start([far]);
+    bench.serves();
+    // The clients send again what was cut.
+    expect(bench.cluster.await("the first write", first)).toBe(Status.Ok);
+    expect(bench.cluster.await("the second write", second)).toEqual([Status.Ok]);
+    expect(bench.read(0, BLOCKS_PER_UNIT)).toEqual(stamps.map((stamp) => stamp + 100));
+    expect(bench.read(20)).toEqual([1820]);
+    bench.until("no payload is missing", () => bench.group(leader).faulty.length === 0);
+    expect(bench.group(leader).node.faulty).toBe(false);
+    for (const replica of [0, 1, 2]) expect(bench.readOwn(replica, 5)).toBe(Status.Ok);
   });
 });
