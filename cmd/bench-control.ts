@@ -1,4 +1,5 @@
 import { FastblockError } from "../core/base/errors.ts";
+import { COLLECTIONS_TOLD } from "../core/bench/bench.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { runCommand } from "../core/dev/bun-demo.ts";
 import { lastLines, readPlan, stopOne } from "../core/dev/bun-processes.ts";
@@ -32,7 +33,7 @@ export class BenchControl {
   /** Start those of the cluster's processes that do not run. Throws FB5001. */
   async up(): Promise<void> {
     const words = ["dev", "up", "--dir", this.directory, "--detach"];
-    const { code, text } = await runCommand(this.program, words);
+    const { code, text } = await runCommand(this.program, words, COLLECTIONS_TOLD);
     if (code === 0) return;
     const message = `running ${words.slice(0, 2).join(" ")}: exit code ${code}, wanted 0`;
     throw new FastblockError("FB5001", message, { why: lastLines(text) });

@@ -43,7 +43,7 @@ import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench
 import { BenchControl } from "./bench-control.ts";
 import { CPU, startServer } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
-import { storeBench } from "./bench-store.ts";
+import { checkNewStore, storeBench } from "./bench-store.ts";
 
 /** `bench suite`: a cluster of its own, all rows on one image of it, and nothing left behind. */
 const IMAGE = "bench/suite";
@@ -80,6 +80,7 @@ export async function suiteBench(
   options: SuiteOptions,
 ): Promise<SuiteReport> {
   for (const row of options.rows) checkRow(row, options.imageBytes);
+  if (options.store) checkNewStore(storePathOf(options));
   const wanted = withoutFio(cli, options.rows, options.fio);
   const rows: SuiteRowReport[] = [];
   let backend = "";
@@ -116,11 +117,14 @@ export async function suiteBench(
   };
 }
 
-/** Beside the directory of the clusters, which is gone: on the same file system. */
+/** Beside the directory of the clusters, which is gone by then: on the same file system. */
+function storePathOf({ directory }: SuiteOptions): string {
+  return directory === "" ? "" : `${resolve(directory)}.store`;
+}
+
 async function storeRows(cli: CliContext, options: SuiteOptions): Promise<readonly MicroRow[]> {
-  const { backend, directory } = options;
-  const path = directory === "" ? "" : `${resolve(directory)}.store`;
-  const rows = await storeBench({ ...STORE_LOAD, path, backend });
+  const { backend } = options;
+  const rows = await storeBench({ ...STORE_LOAD, path: storePathOf(options), backend });
   const rates = rows.map(({ name, iops }) => `${name} ${Math.round(iops ?? 0)} I/O per s`);
   cli.say(`${STORE_ROW}: ${rates.join(", ")}`);
   return rows;

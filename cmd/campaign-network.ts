@@ -109,13 +109,13 @@ export class CampaignNetwork {
     void this.nft.stdin.write(`${lines.join("\n")}\n`);
   }
 
-  /** Wait until the table, shown anew, holds `text`: everything said before is in force then. */
+  /** Wait until the table, shown anew and in full, holds `text`: everything said before is in force then. */
   private async wait(text: string): Promise<void> {
     this.said = "";
     this.say(`list table inet ${this.table}`);
     await this.nft.stdin.flush();
     const endMs = performance.now() + ANSWER_LIMIT_MS;
-    while (!this.said.includes(text)) {
+    while (!this.said.includes(text) || !this.said.includes(TABLE_END)) {
       if (performance.now() > endMs || this.nft.exitCode !== null) {
         throw new Error(`nft said: ${this.said}, wanted ${text}`);
       }

@@ -98,17 +98,18 @@ export function summaryOf(
   return lines.join("\n");
 }
 
-/** Run this program to its end, with its output kept. */
+/** Run this program to its end, with its output kept. `settings` go to its environment. */
 export function runCommand(
   program: readonly string[],
   words: readonly string[],
+  settings: Readonly<Record<string, string>> = {},
 ): Promise<CommandEnd> {
   const [executable, ...first] = program;
   return new Promise((done, refuse) => {
     const child = spawn(executable!, [...first, ...words], {
       cwd: "/",
       stdio: ["ignore", "pipe", "pipe"],
-      env: childEnvironment(),
+      env: { ...childEnvironment(), ...settings },
     });
     let text = "";
     const take = (bytes: Buffer): void => {

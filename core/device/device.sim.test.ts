@@ -213,6 +213,18 @@ describe("device", () => {
     expect(observer.slow.length).toBe(1);
   });
 
+  test("G9: a reactor that is busy all the time sees that its device stands still", () => {
+    const { simulation, world, device, observer } = make(5);
+    const memory = world.arena.allocate(4096);
+    simulation.disk("disk").faults.stalled = true;
+    start(device, DiskVerb.WriteDurable, memory, 0, 4096);
+    for (let turn = 0; turn < 8; turn++) {
+      (world.clock as { overrunUs: number }).overrunUs += 480_000;
+      simulation.run(simulation.nowUs + 500_000);
+    }
+    expect(observer.slow.length).toBe(1);
+  });
+
   test("G9: a device whose operations all take long is slow after seconds, not for one", () => {
     const { simulation, world, device, observer } = make(5);
     const memory = world.arena.allocate(4096);

@@ -102,6 +102,8 @@ const SLOW_US_DEFAULT = 1_000_000;
 const SLUGGISH_US_DEFAULT = 150_000;
 /** From here on an operation that somebody waits for is logged, at level debug. */
 const LATE_US = 20_000;
+/** Of turns that are longer than fair, what an operation is not told to be late for: two such turns. */
+const OVERRUN_US_MAX = 2_000_000;
 /** So long an average has to last: a burst of background work is over by then. */
 const SLUGGISH_FOR_US = 3_000_000;
 const WATCH_US = 100_000;
@@ -274,8 +276,9 @@ export class Device implements Drain {
     }
     const latencyUs = this.world.clock.turnUs - op.submittedUs;
     this.recentCount += 1;
-    this.recentSumUs += this.ageOf(op);
-    if (latencyUs >= LATE_US && op.verb !== DiskVerb.Write) this.tellLate(op, latencyUs);
+    const ageUs = this.ageOf(op);
+    this.recentSumUs += ageUs;
+    if (ageUs >= LATE_US && op.verb !== DiskVerb.Write) this.tellLate(op, ageUs);
     if (op.status === Status.Ok) this.count(op, latencyUs);
     else this.onError(op);
     op.device = null;
@@ -284,8 +287,8 @@ export class Device implements Drain {
   }
 
   // cold: devices are faster.
-  private tellLate({ verb, region }: DeviceOp, latencyUs: number): void {
-    const ms = Math.round(latencyUs / 1000);
+  private tellLate({ verb, region }: DeviceOp, ageUs: number): void {
+    const ms = Math.round(ageUs / 1000);
     this.world.logger.debug("late device operation", {
       verb: DiskVerb[verb],
       region: DeviceRegion[region],
@@ -331,11 +334,12 @@ export class Device implements Drain {
 
   /**
    * For how long the device has had it. Long turns of this reactor do not count: one that made 4,096
-   * groups saw each write after 300 ms to 1.4 s, and handed all that it led to others for that.
+   * groups saw each write after 300 ms to 1.4 s, and handed all that it led to others for that. Two turns
+   * can hide an end: that of the submission, and the last one. A disk that stands still shows behind more.
    */
   private ageOf(op: DeviceOp): number {
     const { turnUs, overrunUs } = this.world.clock;
-    return turnUs - op.submittedUs - (overrunUs - op.overrunUs);
+    return turnUs - op.submittedUs - Math.min(overrunUs - op.overrunUs, OVERRUN_US_MAX);
   }
 
   private issue(op: DeviceOp): void {
