@@ -1,22 +1,13 @@
 /** Faults that are aimed at a moment (`sim-aimed.ts`), and others that come just then. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { drainMicrotasks } from "bun:jsc";
-import { SystemChecksum } from "../reactor/bun-system.ts";
-import { SimWatch } from "./sim-check.ts";
-import { awakeOf, isServing, SimCluster } from "./sim-cluster.ts";
-import { type FaultPlan, SimFaults } from "./sim-faults.ts";
-import { SimHot } from "./sim-hot.ts";
-import { SimLoad } from "./sim-load.ts";
-import { SimProbes } from "./sim-probes.ts";
-import { NO_TROUBLES } from "./sim-troubles.ts";
+import { awakeOf, isServing, type SimCluster } from "./sim-cluster.ts";
+import type { SimFaults } from "./sim-faults.ts";
+import { NEVER_US, startFaultBench } from "./sim-faults-harness.ts";
+import type { SimProbes } from "./sim-probes.ts";
 import { SimWeather } from "./sim-weather.ts";
 
-const THINKING = { times: 1, livelyOperations: 400 };
-const LOG_BYTES = 8 * 1_048_576;
 const STRIKES = 6;
 const DOWN_US = 50_000;
-/** No fault is drawn: all of these are here. */
-const NEVER_US = 1_000_000_000;
 /** The whole story of a restart beside a cut. */
 const STORY_US = 2_000_000;
 /** A first aimed fault is under way when such a round ends; some follow each other in a long one. */
@@ -31,40 +22,10 @@ let faults: SimFaults;
 let probes: SimProbes;
 
 beforeEach(() => {
-  cluster = new SimCluster(11, {
-    osds: 3,
-    replicas: 3,
-    pgCount: 1,
-    imageBytes: 4 * 1_048_576,
-    logBytes: LOG_BYTES,
-    checksum: new SystemChecksum(),
-    drainMicrotasks,
-  });
-  cluster.start();
-  const image = cluster.await("open", cluster.client.openImage("pool/image"));
-  const load = new SimLoad(cluster, [image], 1, THINKING);
-  const hot = new SimHot(cluster, [image], 0, THINKING);
-  probes = new SimProbes(cluster, LOG_BYTES);
-  const watch = new SimWatch(cluster, probes);
-  faults = new SimFaults(cluster, { load, hot, locks: null, images: null }, watch, planOf());
-  load.start();
+  ({ cluster, probes, faults } = startFaultBench({ aimed: true }));
 });
 
 afterEach(() => cluster.simulation.dispose());
-
-function planOf(): FaultPlan {
-  const no = false;
-  return {
-    ...{ moves: no, rot: no, diskLoss: no, strays: no, lies: no, isWitnessed: no, errors: no },
-    ...{ beneath: no, restores: no, monitorDies: no, aimed: true },
-    troubles: NO_TROUBLES,
-    paceUs: NEVER_US,
-    pauseUsMax: 1,
-    mortalsFirst: 1,
-    deviceUsMax: 200,
-    without: new Set(),
-  };
-}
 
 test("who led a group when the moment was found may be gone when it is used", () => {
   const { osds, simulation } = cluster;

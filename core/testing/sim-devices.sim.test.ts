@@ -1,19 +1,10 @@
 /** What goes wrong with devices (`sim-devices.ts`) stays within the fault budget. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { drainMicrotasks } from "bun:jsc";
-import { SystemChecksum } from "../reactor/bun-system.ts";
-import { SimWatch } from "./sim-check.ts";
-import { groupsOf, isServing, SimCluster, type SimOsd } from "./sim-cluster.ts";
-import { type FaultPlan, SimFaults } from "./sim-faults.ts";
-import { SimHot } from "./sim-hot.ts";
-import { SimLoad } from "./sim-load.ts";
-import { SimProbes } from "./sim-probes.ts";
-import { NO_TROUBLES } from "./sim-troubles.ts";
+import type { SimWatch } from "./sim-check.ts";
+import { groupsOf, isServing, type SimCluster, type SimOsd } from "./sim-cluster.ts";
+import type { SimFaults } from "./sim-faults.ts";
+import { NEVER_US, startFaultBench } from "./sim-faults-harness.ts";
 
-const THINKING = { times: 1, livelyOperations: 400 };
-const LOG_BYTES = 8 * 1_048_576;
-/** No fault is drawn: all of these are here. */
-const NEVER_US = 1_000_000_000;
 /** Longer than a device lies before its power is cut, when all others have all. */
 const LIE_US = 700_000;
 /** Longer than the peace beside a device that lies. */
@@ -26,42 +17,13 @@ let liar: SimOsd;
 let behind: SimOsd;
 
 beforeEach(() => {
-  cluster = new SimCluster(11, {
-    osds: 3,
-    replicas: 3,
-    pgCount: 1,
-    imageBytes: 4 * 1_048_576,
-    logBytes: LOG_BYTES,
-    checksum: new SystemChecksum(),
-    drainMicrotasks,
-  });
-  cluster.start();
-  const image = cluster.await("open", cluster.client.openImage("pool/image"));
-  const load = new SimLoad(cluster, [image], 1, THINKING);
-  const hot = new SimHot(cluster, [image], 0, THINKING);
-  watch = new SimWatch(cluster, new SimProbes(cluster, LOG_BYTES));
-  faults = new SimFaults(cluster, { load, hot, locks: null, images: null }, watch, planOf());
+  ({ cluster, watch, faults } = startFaultBench({ lies: true }));
   faults.begin(cluster.simulation.nowUs + NEVER_US);
-  load.start();
   liar = faults.victim;
   behind = cluster.osds.find((osd) => osd !== liar)!;
 });
 
 afterEach(() => cluster.simulation.dispose());
-
-function planOf(): FaultPlan {
-  const no = false;
-  return {
-    ...{ moves: no, rot: no, diskLoss: no, strays: no, lies: true, isWitnessed: no, errors: no },
-    ...{ beneath: no, restores: no, monitorDies: no, aimed: no },
-    troubles: NO_TROUBLES,
-    paceUs: NEVER_US,
-    pauseUsMax: 1,
-    mortalsFirst: 1,
-    deviceUsMax: 200,
-    without: new Set(),
-  };
-}
 
 function committedAt(osd: SimOsd): number {
   return groupsOf(osd)[0]!.commitIndex;
