@@ -100,8 +100,9 @@ for (const [backend, create] of [
         },
       });
       turns.again();
-      await harness.until(() => clock.overrunUs > beforeUs, "the long turn to be over");
-      expect(clock.overrunUs - beforeUs).toBeGreaterThanOrEqual(100_000);
+      // Other turns may be long on a busy machine.
+      const isTold = (): boolean => clock.overrunUs - beforeUs >= 100_000;
+      await harness.until(isTold, "the long turn to be over");
       expect(clock.overrunUs).toBeLessThan(clock.nowUs());
     });
   });
