@@ -3,7 +3,7 @@ import { COLLECTIONS_TOLD } from "../core/bench/bench.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { runCommand } from "../core/dev/bun-demo.ts";
 import { lastLines, readPlan, stopOne } from "../core/dev/bun-processes.ts";
-import { monUrl } from "./bench-outside.ts";
+import { askMon, monUrl } from "./bench-outside.ts";
 
 const LOOK_MS = 100;
 /** For a step beside the loads; copying all of a large image takes long. */
@@ -61,10 +61,7 @@ export class BenchControl {
 
   /** The mon's answer. Throws FB1003. */
   async ask(path: string): Promise<unknown> {
-    const reply = await fetch(this.http + path);
-    if (reply.ok) return await reply.json();
-    const message = `asking the mon: ${path} answered ${reply.status}, wanted 200`;
-    throw new FastblockError("FB1003", message);
+    return await (await askMon(this.http, path)).json();
   }
 
   /** Throws FB1006. */

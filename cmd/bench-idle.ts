@@ -18,7 +18,7 @@ import { parsePorts } from "../core/dev/dev.ts";
 import { runCommand } from "../core/dev/bun-demo.ts";
 import { lastLines, readPlan, runningPid } from "../core/dev/bun-processes.ts";
 import { machineNow, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
-import { monUrl } from "./bench-outside.ts";
+import { askMon, monUrl } from "./bench-outside.ts";
 
 /** `bench idle`: a cluster of its own with many groups, and nobody who asks anything of it. */
 const LOOK_MS = 500;
@@ -155,9 +155,6 @@ class IdleBench implements IdleOutside {
   }
 
   private async ask(path: string): Promise<string> {
-    const reply = await fetch(this.http + path);
-    if (reply.ok) return await reply.text();
-    const message = `asking the mon: ${path} answered ${reply.status}, wanted 200`;
-    throw new FastblockError("FB1003", message);
+    return await (await askMon(this.http, path)).text();
   }
 }

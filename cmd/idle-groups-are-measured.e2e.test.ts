@@ -16,7 +16,7 @@ test("bench idle makes groups, measures them at rest, and takes the cluster away
   try {
     const directory = join(folder, "cluster dir");
     const words = ["bench", "idle", "--dir", directory, "--groups", String(GROUPS)];
-    const times = ["--time", "5s", "--rest", "60s", "-o", "json"];
+    const times = ["--time", "5s", "--rest", "25s", "-o", "json"];
     const text = await succeed([EXECUTABLE, ...words, ...times]);
     const report = JSON.parse(text) as IdleReport;
     expect([report.kind, report.osds, report.shards, report.groups]).toEqual([
