@@ -155,6 +155,16 @@ class Bench {
     return groups.filter((group) => group.serving && group.preferred === group.replica).length;
   }
 
+  /** Who is at home on an osd leads elsewhere, while it is back already. */
+  sendAway(osd: SimOsd): void {
+    const count = this.homesOf(osd);
+    this.until("they are home at first", () => this.leadersAtHome(osd) === count);
+    osd.world!.crash();
+    this.pass(2_000_000);
+    this.cluster.startOsd(osd);
+    this.pass(8_000_000);
+  }
+
   /** The osd that holds no replica of the group. */
   spare(pg: number): SimOsd {
     const info = this.cluster.pgs.find((one) => one.id === pg)!;
@@ -433,11 +443,7 @@ test("leaders go home once the preferred replica was reachable for a while", () 
   const osd = cluster.osds[0]!;
   const count = bench.homesOf(osd);
   const home = (): number => bench.leadersAtHome(osd);
-  bench.until("they are home at first", () => home() === count);
-  osd.world!.crash();
-  bench.pass(2_000_000);
-  cluster.startOsd(osd);
-  bench.pass(8_000_000);
+  bench.sendAway(osd);
   expect(home()).toBe(0);
   bench.until("they are home", () => home() === count);
   bench.stop();
@@ -450,11 +456,7 @@ test("leaders of many groups do not go home one by one", () => {
   const osd = cluster.osds[0]!;
   const count = bench.homesOf(osd);
   const home = (): number => bench.leadersAtHome(osd);
-  bench.until("they are home at first", () => home() === count);
-  osd.world!.crash();
-  bench.pass(2_000_000);
-  cluster.startOsd(osd);
-  bench.pass(8_000_000);
+  bench.sendAway(osd);
   const upUs = cluster.simulation.nowUs;
   bench.until("they are home", () => home() === count);
   // Each of two shards had half of them.
