@@ -31,6 +31,7 @@ export const SUITE_COLUMNS: readonly Column[] = [
   { name: "p99.9", path: "latencyUs.p999", right: true, show: usText },
   { name: "max", path: "latencyUs.max", right: true, show: usText },
   { name: "cpu/io", path: "cpuUsPerIo", right: true, show: usText },
+  { name: "compile", path: "compileUsPerIo", right: true, show: usText },
   { name: "user+sys", path: "processes", show: costText, wide: true },
   { name: "switches", path: "switchesPerIo", right: true },
   { name: "calls", path: "systemCallsPerIo", right: true },

@@ -281,7 +281,13 @@ class SuiteBench implements SuiteOutside {
     const collections = meter.takeCollections();
     const costs = costsOf({ atStart, atEnd, afterDrain, windowOps, totalOps });
     const { user, system } = fio.cpuUsPerOp;
-    const ofFio = { kind: "fio", userUsPerIo: user, systemUsPerIo: system, switchesPerIo: 0 };
+    const ofFio = {
+      kind: "fio",
+      userUsPerIo: user,
+      systemUsPerIo: system,
+      compileUsPerIo: 0,
+      switchesPerIo: 0,
+    };
     const processes = [...costs.filter(({ kind }) => kind !== "client"), ofFio];
     return {
       ...NOTHING_COUNTED,

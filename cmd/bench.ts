@@ -59,6 +59,8 @@ run fio drives a file of the same size beside the osds', direct, writes durable 
 medians over the runs, max is the worst. CPU, context switches, and the devices' bytes, writes and
 flushes (durable writes among them) are per I/O of the client, summed over all replicas and
 processes, this one included; they count the run and the drain behind it. The directory is removed.
+Processes compile what they run often, beside it: that is part of the CPU, and alone in COMPILE. The load of
+--warm-up is repeated while it is more than 5 % of the CPU, eight times at most.
 CALLS are system calls of the reactors of osds and client per I/O; what the runtime calls besides, and a
 gateway's, is not known. GCS is how often collecting garbage stopped a thread of osds, mon and gateways in all runs, GC MAX
 for how long at most; the client's are not known.
@@ -250,7 +252,7 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--time <time>", "measured time of each run", "3s")
     .option("--tail-time <time>", "measured time of a row with :tail, which runs once", "10m")
     .option("--ramp <time>", "time before each, not counted", "3s")
-    .option("--warm-up <time>", "load before the first run", "15s")
+    .option("--warm-up <time>", "load before the first run, again while much is compiled", "15s")
     .option("--repeat <count>", "runs of each row", count("--repeat"), 3)
     .option("--image-size <size>", "of the image, written in full first", "512MiB")
     .option("--no-fio", "leave the raw disk out")

@@ -12,6 +12,7 @@ function rowOf(name: string, figures: Partial<SuiteRowReport>): SuiteRowReport {
     latencyUs: { mean: 10, p50: 10, p99: 30, p999: 40, max: 50 },
     cpuUsPerIo: 27,
     processes: [],
+    compileUsPerIo: 1,
     switchesPerIo: 1,
     systemCalls: [],
     systemCallsPerIo: null,

@@ -13,6 +13,8 @@ const CALLS_METRIC = "fastblock_reactor_system_calls_total";
 /** `utime` and `stime` of /proc/PID/stat count in these. */
 const TICK_US = 10_000;
 const FETCH_MS_MAX = 3000;
+/** What the runtime calls the threads that compile. They come and go; what one did after the last look is missed. */
+const COMPILER = "JITWorker";
 
 /** Reads what the processes of a cluster directory and the bench itself spend. */
 export class BunMeter implements ClusterMeter {
@@ -131,11 +133,13 @@ export class BunMeter implements ClusterMeter {
 class KindSums {
   private readonly user = new CounterSum();
   private readonly system = new CounterSum();
+  private readonly compile = new CounterSum();
   private readonly switches = new CounterSum();
 
   take(pids: readonly number[]): void {
     const user = [];
     const system = [];
+    const compile = [];
     const switches = [];
     for (const pid of pids) {
       const stat = parseStat(readText(`/proc/${pid}/stat`));
@@ -147,30 +151,48 @@ class KindSums {
       for (const task of tasksOf(pid)) {
         const text = readText(`/proc/${pid}/task/${task}/status`);
         switches.push({ labels: `${labels}.${task}`, value: parseSwitches(text) });
+        const thread = parseStat(readText(`/proc/${pid}/task/${task}/stat`));
+        if (thread?.name !== COMPILER) continue;
+        const one = `${labels}.${task}.${thread.startTicks}`;
+        if (this.user.knows(labels)) this.compile.begin(one);
+        compile.push({ labels: one, value: (thread.userTicks + thread.systemTicks) * TICK_US });
       }
     }
     this.user.take(user);
     this.system.take(system);
+    this.compile.take(compile);
     this.switches.take(switches);
   }
 
   usage(): Omit<ProcessUsage, "kind"> {
-    const { user, system, switches } = this;
-    return { userUs: user.take([]), systemUs: system.take([]), switches: switches.take([]) };
+    return {
+      userUs: this.user.take([]),
+      systemUs: this.system.take([]),
+      compileUs: this.compile.take([]),
+      switches: this.switches.take([]),
+    };
   }
 }
 
-/** CPU and start of a process out of the text of /proc/PID/stat, in clock ticks. */
-export function parseStat(
-  text: string,
-): { userTicks: number; systemTicks: number; startTicks: number } | undefined {
+/** CPU and start of a process or thread out of the text of its `stat` below /proc, in clock ticks. */
+interface TaskStat {
+  readonly name: string;
+  readonly userTicks: number;
+  readonly systemTicks: number;
+  readonly startTicks: number;
+}
+
+/** Undefined when the task is gone. */
+export function parseStat(text: string): TaskStat | undefined {
   // The name in parentheses may hold anything: fields are counted from its end (field 3 on).
-  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  const nameEnd = text.lastIndexOf(")");
+  const name = text.slice(text.indexOf("(") + 1, nameEnd);
+  const fields = text.slice(nameEnd + 2).split(" ");
   const userTicks = Number(fields[11]);
   const systemTicks = Number(fields[12]);
   const startTicks = Number(fields[19]);
   if (fields.length < 20 || Number.isNaN(userTicks + systemTicks + startTicks)) return undefined;
-  return { userTicks, systemTicks, startTicks };
+  return { name, userTicks, systemTicks, startTicks };
 }
 
 /** Context switches of a thread out of the text of /proc/PID/task/TID/status. */

@@ -166,7 +166,9 @@ async function bench(
       image,
       backend: "mixed",
       meter: {
-        processes: () => [{ kind: "osd", userUs: (userUs += 10), systemUs: 0, switches: 0 }],
+        processes: () => [
+          { kind: "osd", userUs: (userUs += 10), systemUs: 0, compileUs: 0, switches: 0 },
+        ],
         // Written once to the log and once home.
         devices: () => Promise.resolve({ bytes: image.writtenBytes * 2, writes: 0, flushes: 0 }),
         ownCalls: () => image.writtenBytes / 2048,

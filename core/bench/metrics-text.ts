@@ -29,6 +29,16 @@ export class CounterSum {
   private readonly last = new Map<string, number>();
   private total = 0;
 
+  /** Of a series that is known to have begun since the last reading, all counts: it began at zero. */
+  begin(labels: string): void {
+    if (!this.last.has(labels)) this.last.set(labels, 0);
+  }
+
+  /** Whether the series was in a reading. */
+  knows(labels: string): boolean {
+    return this.last.has(labels);
+  }
+
   /** Take in one reading of every series; answers how much was counted since the first. */
   take(samples: readonly { readonly labels: string; readonly value: number }[]): number {
     for (const { labels, value } of samples) {

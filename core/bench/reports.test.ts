@@ -97,11 +97,17 @@ fastblock_up 1
     expect(sum.take([{ labels: "b", value: 1000 }])).toBe(80);
     expect(sum.take([])).toBe(80);
     expect(sum.take([{ labels: "b", value: 1001 }])).toBe(81);
+    sum.begin("b");
+    sum.begin("c");
+    expect(sum.take([{ labels: "b", value: 1002 }])).toBe(82);
+    expect(sum.take([{ labels: "c", value: 7 }])).toBe(89);
+    expect([sum.knows("c"), sum.knows("d")]).toEqual([true, false]);
   });
 
   test("a process's CPU is read, whatever its name holds", () => {
     const tail = "S 1 1 1 0 -1 4194304 1 0 0 0 120 30 0 0 20 0 8 0 777 0 0";
     expect(parseStat(`42 (a) b (c d) ${tail}`)).toEqual({
+      name: "a) b (c d",
       userTicks: 120,
       systemTicks: 30,
       startTicks: 777,

@@ -4,6 +4,8 @@ export interface ProcessUsage {
   readonly kind: string;
   readonly userUs: number;
   readonly systemUs: number;
+  /** Of both: threads that compile code which runs often, beside it. */
+  readonly compileUs: number;
   /** Context switches, wanted and forced. */
   readonly switches: number;
 }
@@ -21,6 +23,7 @@ export interface ProcessCost {
   readonly kind: string;
   readonly userUsPerIo: number;
   readonly systemUsPerIo: number;
+  readonly compileUsPerIo: number;
   readonly switchesPerIo: number;
 }
 
@@ -50,6 +53,7 @@ export function costsOf(span: SpentSpan): ProcessCost[] {
       kind,
       userUsPerIo: perIo(({ userUs }) => userUs),
       systemUsPerIo: perIo(({ systemUs }) => systemUs),
+      compileUsPerIo: perIo(({ compileUs }) => compileUs),
       switchesPerIo: perIo(({ switches }) => switches),
     };
   });

@@ -33,10 +33,14 @@ const OPTIONS: SuiteOptions = {
   backend: "auto",
 };
 
+const WARM = ["image randwrite 10", "image write 10", "image randread 10"];
+
 /** Answers each run of a row with the next of its rates, and writes down what was asked for. */
 class Machine implements SuiteOutside {
   readonly calls: string[] = [];
   readonly said: string[] = [];
+  /** Of its CPU, run by run. */
+  readonly compileShares: number[] = [];
   private readonly rates: Record<string, number[]>;
   private readonly error: string | undefined;
 
@@ -49,7 +53,11 @@ class Machine implements SuiteOutside {
     const pace = opsPerSecond === 0 ? "" : ` at ${opsPerSecond}`;
     this.calls.push(`image ${row.name} ${timeMs}${pace}`);
     const iops = this.rates[row.name]?.shift() ?? 1;
-    const cost = { userUsPerIo: iops / 10, systemUsPerIo: iops / 5, switchesPerIo: 2 };
+    const compileUsPerIo = (iops * (this.compileShares.shift() ?? 0)) / 4;
+    const cost = {
+      ...{ userUsPerIo: iops / 10, systemUsPerIo: iops / 5, compileUsPerIo },
+      switchesPerIo: 2,
+    };
     const report = {
       iops,
       latencyUs: { mean: iops, p50: iops, p99: 2 * iops, p999: 3 * iops, max: 4 * iops },
@@ -154,8 +162,20 @@ describe("the suite", () => {
       "raw read:128KiB:16",
       "image read:128KiB:16 1000",
     ];
-    const warm = ["image randwrite 10", "image write 10", "image randread 10"];
-    expect(machine.calls).toEqual([...warm, ...once, ...once]);
+    expect(machine.calls).toEqual([...WARM, ...once, ...once]);
+  });
+
+  test("the load before it is made again while more than a twentieth of the CPU compiles", async () => {
+    const machine = new Machine({});
+    machine.compileShares.push(0.2, 0.1, 0, 0.06, 0.05, 0.03);
+    await runSuite(machine, { ...OPTIONS, rows: [], warmMs: 30 }, LOG_BYTES);
+    expect(machine.calls).toEqual([...WARM, ...WARM]);
+    expect(machine.said.at(3)).toBe("compiling took 10 % of the CPU");
+
+    const restless = new Machine({});
+    restless.compileShares.push(...Array.from({ length: 100 }, () => 1));
+    await runSuite(restless, { ...OPTIONS, rows: [], warmMs: 30 }, LOG_BYTES);
+    expect(restless.calls).toHaveLength(8 * WARM.length);
   });
 
   test("figures are medians, max the worst; without fio there is no ratio", async () => {
@@ -182,6 +202,7 @@ describe("the suite", () => {
       kind: "osd",
       userUsPerIo: 20,
       systemUsPerIo: 40,
+      compileUsPerIo: 0,
       switchesPerIo: 2,
     });
     expect(read).toMatchObject({ deviceBytesPerClientByte: null, raw: { cpuUsPerIo: 3 } });
@@ -244,7 +265,7 @@ describe("the suite", () => {
 
 describe("what a load costs", () => {
   const at = (userUs: number, switches: number) => [
-    { kind: "osd", userUs, systemUs: 10 * userUs, switches },
+    { kind: "osd", userUs, systemUs: 10 * userUs, compileUs: userUs / 2, switches },
   ];
 
   test("the window's share is by its own I/O, the drain's by all", () => {
@@ -255,7 +276,8 @@ describe("what a load costs", () => {
       windowOps: 10,
       totalOps: 20,
     });
-    expect(costs).toEqual([{ kind: "osd", userUsPerIo: 22, systemUsPerIo: 220, switchesPerIo: 4 }]);
+    const ofOsd = { userUsPerIo: 22, systemUsPerIo: 220, compileUsPerIo: 11, switchesPerIo: 4 };
+    expect(costs).toEqual([{ kind: "osd", ...ofOsd }]);
     expect(cpuUsPerIoOf(costs)).toBe(242);
   });
 
