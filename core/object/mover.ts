@@ -116,7 +116,8 @@ export class Mover {
           break;
         case Stage.ReadBases:
           if (!this.submitBaseReads()) return;
-          this.enter(Stage.ReadLogSingly);
+          if (this.plan.failures === 0) this.beginWrites();
+          else this.enter(Stage.ReadLogSingly);
           break;
         case Stage.ReadLogSingly:
           if (!this.submitSingleLogReads()) return;
@@ -124,8 +125,7 @@ export class Mover {
           break;
         case Stage.ReadBasesSingly:
           if (!this.submitSingleBaseReads()) return;
-          this.assemble();
-          this.enter(Stage.Write);
+          this.beginWrites();
           break;
         case Stage.Write:
           if (!this.submitWrites()) return;
@@ -133,6 +133,11 @@ export class Mover {
           return;
       }
     }
+  }
+
+  private beginWrites(): void {
+    this.assemble();
+    this.enter(Stage.Write);
   }
 
   private enter(stage: Stage): void {
@@ -261,8 +266,8 @@ export class Mover {
       let good = plan.isBlockRead(block);
       if (good) good = this.world.checksum.crc32(arena.block(from), 0) === crc;
       if (good) {
-        const to = plan.pieceBuffers[piece]! + plan.bufferBlock(piece, bit) * BLOCK_SIZE;
-        arena.bytes.copyWithin(to, from, from + BLOCK_SIZE);
+        const to = plan.changeBuffers[piece * BLOCKS_PER_UNIT + bit]!;
+        if (to !== from) arena.bytes.copyWithin(to, from, from + BLOCK_SIZE);
         continue;
       }
       this.reportOverlay(piece, bit);
@@ -349,7 +354,7 @@ export class Mover {
       return;
     }
     const offset = this.slots.unitOffset(plan.pieceSlots[piece]!) + this.writeBit * BLOCK_SIZE;
-    const buffer = plan.pieceBuffers[piece]! + plan.bufferBlock(piece, this.writeBit) * BLOCK_SIZE;
+    const buffer = plan.changeBuffers[piece * BLOCKS_PER_UNIT + this.writeBit]!;
     let blocks = 0;
     while (((bits >>> this.writeBit) & 1) === 1) {
       blocks += 1;
@@ -360,8 +365,10 @@ export class Mover {
       piece = plan.pieceAt(this.submitAt);
       if (plan.pieceKinds[piece] !== PieceKind.InPlace) break;
       if (this.slots.unitOffset(plan.pieceSlots[piece]!) !== offset + blocks * BLOCK_SIZE) break;
-      if (plan.pieceBuffers[piece] !== buffer + blocks * BLOCK_SIZE) break;
       bits = plan.bitsToWrite(piece);
+      // Of a run that goes on; bit 0 may have no data, then the loop ends by itself.
+      const next = plan.changeBuffers[piece * BLOCKS_PER_UNIT]!;
+      if ((bits & 1) === 1 && next !== buffer + blocks * BLOCK_SIZE) break;
     }
     const length = blocks * BLOCK_SIZE;
     this.bytesWritten += length;
@@ -445,7 +452,7 @@ export class Mover {
     if (((plan.pieceDataBits[piece]! >>> bit) & 1) === 0) kind = OverlayKind.Zero;
     if (overlay.version(at) === version && overlay.position(at) === position) {
       kind = overlay.kind(at);
-      overlay.remove(slot, bit);
+      overlay.removeAt(at);
       zone.overlayBits[index] = zone.overlayBits[index]! & ~(1 << bit);
     }
     const on = 1 << bit;

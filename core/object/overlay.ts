@@ -106,9 +106,16 @@ export class Overlay {
   }
 
   remove(slot: number, bit: number): void {
-    let hollow = this.find(slot, bit);
-    assert(hollow >= 0, "Overlay.remove: no such entry");
+    const at = this.find(slot, bit);
+    assert(at >= 0, "Overlay.remove: no such entry");
+    this.removeAt(at);
+  }
+
+  /** Remove the entry that `find` has found. */
+  removeAt(found: number): void {
+    assert(this.keys[found] !== EMPTY, "Overlay.removeAt: no entry is there");
     this.count -= 1;
+    let hollow = found;
     let at = hollow;
     for (;;) {
       at = (at + 1) & this.mask;

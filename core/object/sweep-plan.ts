@@ -42,7 +42,7 @@ export enum PieceKind {
  * data in the log; a *segment* is one read of the log, neighbours merged. The buffer's first half
  * takes the segments, its second the pieces as they are to be written: a copied unit whole, of others
  * the blocks with data without gaps, in the order of the device, so that neighbours can be written
- * as one.
+ * as one. Neighbours that lie side by side in the first half already are written from there.
  */
 export class SweepPlan {
   pieceCount = 0;
@@ -57,11 +57,16 @@ export class SweepPlan {
   /** With the version: which of several changes of a block is moved. */
   readonly changePositions: Float64Array = new Float64Array(PIECES_MAX * BLOCKS_PER_UNIT);
   readonly changeCrcs: Uint32Array = new Uint32Array(PIECES_MAX * BLOCKS_PER_UNIT);
+  /** Of a block with data: what it is written from, an arena offset. */
+  readonly changeBuffers: Uint32Array = new Uint32Array(PIECES_MAX * BLOCKS_PER_UNIT);
 
   blockCount = 0;
   readonly blockPieces: Uint8Array = new Uint8Array(BLOCKS_MAX);
   readonly blockBits: Uint8Array = new Uint8Array(BLOCKS_MAX);
   readonly blockStaging: Uint32Array = new Uint32Array(BLOCKS_MAX);
+
+  /** Reads that failed: none, and nothing has to be read block by block. */
+  failures = 0;
 
   segmentCount = 0;
   readonly segmentOffsets: Float64Array = new Float64Array(SEGMENTS_MAX);
@@ -103,6 +108,7 @@ export class SweepPlan {
     if (this.pieceCount === 0) return false;
     this.planBuffers();
     this.planReads();
+    this.planSources();
     return true;
   }
 
@@ -110,6 +116,7 @@ export class SweepPlan {
     this.pieceCount = 0;
     this.blockCount = 0;
     this.segmentCount = 0;
+    this.failures = 0;
     let bufferBlocks = 0;
     let looked = this.objects.dirty.count;
     while (looked > 0 && this.pieceCount < PIECES_MAX) {
@@ -235,6 +242,38 @@ export class SweepPlan {
     }
   }
 
+  /** Leave runs of blocks where they are read to, if their order there is that of the device. */
+  private planSources(): void {
+    let first = 0;
+    while (first < this.blockCount) {
+      const piece = this.blockPieces[first]!;
+      let end = first + 1;
+      let together = this.pieceKinds[piece] === PieceKind.InPlace;
+      while (end < this.blockCount && this.followsInUnit(end)) {
+        if (this.blockStaging[end] !== this.blockStaging[end - 1]! + BLOCK_SIZE) together = false;
+        end += 1;
+      }
+      // At the border of its unit a run may go on in that of the next one.
+      if (this.blockBits[first] === 0 || this.blockBits[end - 1] === BLOCKS_PER_UNIT - 1) {
+        together = false;
+      }
+      for (let block = first; block < end; block++) {
+        const bit = this.blockBits[block]!;
+        const output = this.pieceBuffers[piece]! + this.bufferBlock(piece, bit) * BLOCK_SIZE;
+        this.changeBuffers[piece * BLOCKS_PER_UNIT + bit] = together
+          ? this.blockStaging[block]!
+          : output;
+      }
+      first = end;
+    }
+  }
+
+  /** Whether a block comes behind the block before it in the same unit. */
+  private followsInUnit(block: number): boolean {
+    if (this.blockPieces[block] !== this.blockPieces[block - 1]) return false;
+    return this.blockBits[block] === this.blockBits[block - 1]! + 1;
+  }
+
   /* ------------------------------------------------------- while it is done */
 
   /** The piece that comes `order`th on the device. */
@@ -251,7 +290,7 @@ export class SweepPlan {
   }
 
   /** Where a block of a piece lies in its buffer. */
-  bufferBlock(piece: number, bit: number): number {
+  private bufferBlock(piece: number, bit: number): number {
     if (this.pieceKinds[piece] === PieceKind.Copy) return bit;
     return bitCount(this.pieceDataBits[piece]! & ((1 << bit) - 1));
   }
@@ -263,11 +302,13 @@ export class SweepPlan {
   /** A read of the log failed. */
   segmentFailed(segment: number): void {
     this.segmentBad[segment] = 1;
+    this.failures += 1;
   }
 
   /** The read of a piece's base failed. */
   baseFailed(piece: number): void {
     this.baseBad[piece] = 1;
+    this.failures += 1;
   }
 
   /** A block of a segment that failed could not be read alone either. */
