@@ -47,7 +47,10 @@ export function simCommand(
     .option("--seeds <a..b>", "run a range of seeds")
     .option("--jobs <n>", "share the seeds among so many processes", "1")
     .option("--without <n,n>", "leave out faults, by their number")
-    .option("--trace", "print what the processes log, and the faults, with simulated times")
+    .option(
+      "--trace",
+      "tell on stderr what the processes log, and the faults, with simulated times",
+    )
     .option("--trace-hash", "end with the trace hash of the last seed, alone on a line")
     .option("--probes", "fail when a rare situation was never met")
     .addHelpText("after", "\nExample:\n  fastblock sim --seeds 1..100 --jobs 2")
@@ -75,6 +78,12 @@ export function simCommand(
 }
 
 function rangeOf(seed: string | undefined, seeds: string | undefined): [number, number] {
+  if (seed !== undefined && seeds !== undefined) {
+    throw new FastblockError(
+      "FB1001",
+      `reading --seed ${seed} beside --seeds ${seeds}, wanted one of them`,
+    );
+  }
   if (seeds === undefined) {
     const one = parseWhole(seed ?? "1", "--seed", 0, SEED_MAX);
     return [one, one];

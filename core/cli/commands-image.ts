@@ -47,7 +47,7 @@ export function imageCommands(root: CommandUnknownOpts, cli: CliContext): void {
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText(
       "after",
-      "\nExits with 0 when all replicas are equal and whole, with 1 when they differ or blocks are lost.",
+      "\nExits with 0 when all replicas are equal and whole, with 1 when they differ or blocks are lost. Damage that it\nmeets is healed from other replicas before they answer: the osds log and count that (fastblock_blocks_healed_total).",
     )
     .action(async (path, options) => {
       parseImagePath(path);

@@ -144,7 +144,7 @@ const GROUP_CHECKS: readonly (readonly [GroupCode, Check["severity"], string, st
     "PG_DEGRADED",
     "warn",
     "with fewer copies of the data than wanted",
-    "start the osds that are down, or replace their replicas",
+    "start the osds that are down, or replace their replicas; where none is down this ends by itself",
   ],
   [
     "PG_FILLING",
@@ -230,7 +230,10 @@ function isFilling(pg: PgInfo, reports: ReplicaReports, service: OsdService): bo
 
 function osdsOf(pg: PgInfo): string {
   return pg.replicas
-    .map(({ osd, witness }) => `osd.${String(osd)}${witness ? " (witness)" : ""}`)
+    .map(({ osd, witness, leaving }) => {
+      const role = witness ? " (witness)" : "";
+      return `osd.${String(osd)}${role}${leaving ? " (leaving)" : ""}`;
+    })
     .join(", ");
 }
 
