@@ -174,7 +174,7 @@ class KindSums {
   }
 }
 
-/** CPU and start of a process or thread out of the text of its `stat` below /proc, in clock ticks. */
+/** A process or a thread; times in clock ticks. */
 interface TaskStat {
   readonly name: string;
   readonly userTicks: number;
@@ -182,7 +182,7 @@ interface TaskStat {
   readonly startTicks: number;
 }
 
-/** Undefined when the task is gone. */
+/** Name, CPU and start of a process or thread out of the text of its `stat` below /proc; undefined: it is gone. */
 export function parseStat(text: string): TaskStat | undefined {
   // The name in parentheses may hold anything: fields are counted from its end (field 3 on).
   const nameEnd = text.lastIndexOf(")");

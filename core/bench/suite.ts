@@ -133,7 +133,7 @@ export interface SuiteRowReport {
   readonly latencyUs: LatencyReport;
   readonly cpuUsPerIo: number;
   readonly processes: readonly ProcessCost[];
-  /** Of the CPU: what compiled code beside it. What is measured in full after a longer warm-up has less. */
+  /** Of the CPU: the threads that compile, beside the load, what it runs often. Less after a longer warm-up. */
   readonly compileUsPerIo: number;
   readonly switchesPerIo: number;
   /** Of the reactors of osds and client; null and none: unknown, as through a gateway. */
