@@ -13,8 +13,8 @@ const CALLS_METRIC = "fastblock_reactor_system_calls_total";
 /** `utime` and `stime` of /proc/PID/stat count in these. */
 const TICK_US = 10_000;
 const FETCH_MS_MAX = 3000;
-/** What the runtime calls the threads that compile. They come and go; what one did after the last look is missed. */
-const COMPILER = "JITWorker";
+/** How `status` of a thread begins that compiles. They come and go; what one did after the last look is missed. */
+const COMPILER = "Name:\tJITWorker\n";
 
 /** Reads what the processes of a cluster directory and the bench itself spend. */
 export class BunMeter implements ClusterMeter {
@@ -151,8 +151,9 @@ class KindSums {
       for (const task of tasksOf(pid)) {
         const text = readText(`/proc/${pid}/task/${task}/status`);
         switches.push({ labels: `${labels}.${task}`, value: parseSwitches(text) });
+        if (!text.startsWith(COMPILER)) continue;
         const thread = parseStat(readText(`/proc/${pid}/task/${task}/stat`));
-        if (thread?.name !== COMPILER) continue;
+        if (thread === undefined) continue;
         const one = `${labels}.${task}.${thread.startTicks}`;
         if (this.user.knows(labels)) this.compile.begin(one);
         compile.push({ labels: one, value: (thread.userTicks + thread.systemTicks) * TICK_US });
@@ -174,25 +175,17 @@ class KindSums {
   }
 }
 
-/** A process or a thread; times in clock ticks. */
-interface TaskStat {
-  readonly name: string;
-  readonly userTicks: number;
-  readonly systemTicks: number;
-  readonly startTicks: number;
-}
-
-/** Name, CPU and start of a process or thread out of the text of its `stat` below /proc; undefined: it is gone. */
-export function parseStat(text: string): TaskStat | undefined {
+/** CPU and start of a process or thread out of the text of its `stat` below /proc, in clock ticks. */
+export function parseStat(
+  text: string,
+): { userTicks: number; systemTicks: number; startTicks: number } | undefined {
   // The name in parentheses may hold anything: fields are counted from its end (field 3 on).
-  const nameEnd = text.lastIndexOf(")");
-  const name = text.slice(text.indexOf("(") + 1, nameEnd);
-  const fields = text.slice(nameEnd + 2).split(" ");
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   const userTicks = Number(fields[11]);
   const systemTicks = Number(fields[12]);
   const startTicks = Number(fields[19]);
   if (fields.length < 20 || Number.isNaN(userTicks + systemTicks + startTicks)) return undefined;
-  return { name, userTicks, systemTicks, startTicks };
+  return { userTicks, systemTicks, startTicks };
 }
 
 /** Context switches of a thread out of the text of /proc/PID/task/TID/status. */

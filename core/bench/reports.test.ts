@@ -107,7 +107,6 @@ fastblock_up 1
   test("a process's CPU is read, whatever its name holds", () => {
     const tail = "S 1 1 1 0 -1 4194304 1 0 0 0 120 30 0 0 20 0 8 0 777 0 0";
     expect(parseStat(`42 (a) b (c d) ${tail}`)).toEqual({
-      name: "a) b (c d",
       userTicks: 120,
       systemTicks: 30,
       startTicks: 777,
