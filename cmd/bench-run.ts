@@ -17,7 +17,7 @@ import { idleBench } from "./bench-idle.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
 import { recoveryBench } from "./bench-recovery.ts";
-import { storeBench } from "./bench-store.ts";
+import { fullStoreBench, storeBench } from "./bench-store.ts";
 import { unreadable } from "./input-file.ts";
 import { suiteBench } from "./bench-suite.ts";
 
@@ -28,6 +28,7 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
     suite: (options) => suiteBench(cli, program, new BarProgress(cli), options),
     recovery: (options) => recoveryBench(cli, program, new BarProgress(cli), options),
     store: storeBench,
+    fullStore: fullStoreBench,
     idle: (options) => idleBench(cli, program, options),
     disk: diskBench,
     reactor: (options) => reactorBench(options, program),

@@ -1,26 +1,60 @@
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { totalmem } from "node:os";
 import { join } from "node:path";
 import { FastblockError } from "../core/base/errors.ts";
+import { formatSize } from "../core/base/size-text.ts";
 import {
+  type FullStoreBenchOptions,
+  fullStoreBytesOf,
+  fullStoreMemoryOf,
   type MicroRow,
+  runFullStoreBench,
   runStoreBench,
   type StoreBenchOptions,
   storeBytesOf,
 } from "../core/bench/bench.ts";
+import type { Disk, World } from "../core/reactor/world.ts";
 import { inWorld } from "./bench-micro.ts";
 
 /** `bench store`: on a file of its own, which is gone afterwards. Throws FB4008, FB5001. */
-export async function storeBench(options: StoreBenchOptions): Promise<readonly MicroRow[]> {
-  const given = options.path;
+export function storeBench(options: StoreBenchOptions): Promise<readonly MicroRow[]> {
+  return onNewDisk(options, storeBytesOf(options), (world, disk) =>
+    runStoreBench(world, disk, options),
+  );
+}
+
+/** `bench store --full`: likewise. Throws FB1001, FB4008, FB5001. */
+export function fullStoreBench(options: FullStoreBenchOptions): Promise<readonly MicroRow[]> {
+  const { imageBytes } = options;
+  if (!hasMemoryFor(imageBytes)) {
+    const wanted = `at least ${formatSize(fullStoreMemoryOf(imageBytes))} wanted`;
+    const message = `a full store of ${formatSize(imageBytes)}: ${formatSize(totalmem())} of memory, ${wanted}`;
+    throw new FastblockError("FB1001", message, { hint: "take a smaller --image-size" });
+  }
+  return onNewDisk(options, fullStoreBytesOf(options), async (world, disk) => [
+    await runFullStoreBench(world, disk, options),
+  ]);
+}
+
+/** Whether this machine could hold the index of a full store. */
+export function hasMemoryFor(imageBytes: number): boolean {
+  return totalmem() >= fullStoreMemoryOf(imageBytes);
+}
+
+async function onNewDisk(
+  { path: given, backend }: Pick<StoreBenchOptions, "path" | "backend">,
+  createBytes: number,
+  body: (world: World, disk: Disk) => Promise<readonly MicroRow[]>,
+): Promise<readonly MicroRow[]> {
   checkNewStore(given);
   const folder = given === "" ? mkdtempSync(join(process.cwd(), "fastblock-bench-")) : "";
   const path = given === "" ? join(folder, "store") : given;
   try {
-    return await inWorld(options.backend, async (world) => {
-      const disk = world.disks.open(path, { createBytes: storeBytesOf(options) });
+    return await inWorld(backend, async (world) => {
+      const disk = world.disks.open(path, { createBytes });
       // Open, it needs no name: however this ends, nothing is left.
       rmSync(path);
-      return await runStoreBench(world, disk, options);
+      return await body(world, disk);
     });
   } finally {
     rmSync(folder === "" ? path : folder, { recursive: true, force: true });

@@ -14,7 +14,10 @@ import {
   DiskProbe,
   drain,
   fillDisk,
+  FULL_STORE_LOAD,
+  FULL_STORE_ROW,
   type ImageBenchOptions,
+  judgeFullStore,
   judgeRows,
   judgeStore,
   latencyReport,
@@ -43,7 +46,7 @@ import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench
 import { BenchControl } from "./bench-control.ts";
 import { CPU, startServer } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
-import { checkNewStore, storeBench } from "./bench-store.ts";
+import { checkNewStore, fullStoreBench, hasMemoryFor, storeBench } from "./bench-store.ts";
 
 /** `bench suite`: a cluster of its own, all rows on one image of it, and nothing left behind. */
 const IMAGE = "bench/suite";
@@ -80,7 +83,7 @@ export async function suiteBench(
   options: SuiteOptions,
 ): Promise<SuiteReport> {
   for (const row of options.rows) checkRow(row, options.imageBytes);
-  if (options.store) checkNewStore(storePathOf(options));
+  if (options.store || options.fullStore) checkNewStore(storePathOf(options));
   const wanted = withoutFio(cli, options.rows, options.fio);
   const rows: SuiteRowReport[] = [];
   let backend = "";
@@ -101,6 +104,7 @@ export async function suiteBench(
     });
   }
   const store = options.store ? await storeRows(cli, options) : [];
+  const fullStore = options.fullStore ? await fullStoreRows(cli, options) : [];
   return {
     kind: "suite",
     machine: machineNow(),
@@ -112,8 +116,12 @@ export async function suiteBench(
     repeat: options.repeat,
     backend,
     rows,
-    store,
-    bars: [...judgeRows(rows, REPLICAS), ...(options.store ? [judgeStore(store)] : [])],
+    store: [...store, ...fullStore],
+    bars: [
+      ...judgeRows(rows, REPLICAS),
+      ...(options.store ? [judgeStore(store)] : []),
+      ...(options.fullStore ? [judgeFullStore(fullStore[0])] : []),
+    ],
   };
 }
 
@@ -127,6 +135,18 @@ async function storeRows(cli: CliContext, options: SuiteOptions): Promise<readon
   const rows = await storeBench({ ...STORE_LOAD, path: storePathOf(options), backend });
   const rates = rows.map(({ name, iops }) => `${name} ${Math.round(iops ?? 0)} I/O per s`);
   cli.say(`${STORE_ROW}: ${rates.join(", ")}`);
+  return rows;
+}
+
+/** None where the memory does not suffice. */
+async function fullStoreRows(cli: CliContext, options: SuiteOptions): Promise<readonly MicroRow[]> {
+  if (!hasMemoryFor(FULL_STORE_LOAD.imageBytes)) {
+    cli.say(`left out for want of memory: ${FULL_STORE_ROW}`);
+    return [];
+  }
+  const { backend } = options;
+  const rows = await fullStoreBench({ ...FULL_STORE_LOAD, path: storePathOf(options), backend });
+  cli.say(`${FULL_STORE_ROW}: ${rows[0]?.note ?? ""}`);
   return rows;
 }
 

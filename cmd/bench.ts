@@ -70,7 +70,8 @@ own whose logs are small: the run goes around them. Rows with :tail run there as
 half of the rate that the closed loop has just reached: operations are due at that rate, whatever becomes of
 those before, and latency counts from then. The worst moments are told, with what the logs of the cluster
 (at level debug) say of them. Rows with :cold start all osds anew before each run, and count from the first
-operation on. The row store:randwrite:4KiB:32:snapshots is \`bench store\` (JSON: \`store\`). With --bars
+operation on. The row store:randwrite:4KiB:32:snapshots is \`bench store\`, store:randwrite:4KiB:32:1TiB is
+\`bench store --full\` (JSON: \`store\`). With --bars
 each figure stands beside what is aimed at. Most are ratios to what the same machine does in the same run
 without fastblock: fio on the raw disk; a message between two processes, and a read or a durable write of the
 file, by the same reactor.
@@ -95,8 +96,14 @@ turns, each as long as --snapshot-every, and until all that was written is in it
 second begins, it gets a snapshot. What a snapshot costs follows from the bytes that are copied for it and
 the writes until the next: 256 MiB with one every 3.75 s stand for 4 GiB with one every minute.
 
+With --full: one image that fills the store, all of it written before, and writes all over it that go three
+times around a log of a 1024th of it; the figures are bytes written to the device per byte of them, until all is
+in its place. Only log and checkpoints are in the file (2 GiB for 1 TiB), the index is in memory (5 GB), the rest
+is counted and dropped.
+
 Example:
-  fastblock bench store --time 30s`;
+  fastblock bench store --time 30s
+  fastblock bench store --full`;
 
 const IDLE_HELP = `
 Three osds of this machine and groups of three replicas: each osd has one of every group. Their
@@ -248,7 +255,7 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
       "--rows <rows>",
       "[nbd:]SHAPE:SIZE:DEPTH[:steady|:tail|:cold], with commas (default: seven of them)",
     )
-    .option("--bars", "show what is aimed at, and whether it is reached (default rows: eighteen)")
+    .option("--bars", "show what is aimed at, and whether it is reached (default rows: nineteen)")
     .option("--time <time>", "measured time of each run", "3s")
     .option("--tail-time <time>", "measured time of a row with :tail, which runs once", "10m")
     .option("--ramp <time>", "time before each, not counted", "3s")
@@ -262,16 +269,17 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
       const people = cli.globals.output === "table" || cli.globals.output === "wide";
       if (!people) cli.refuseListFlags();
       const bench = await import("../core/bench/bench.ts");
-      const { BAR_ROWS, parseSuiteRows, STORE_ROW, SUITE_ROWS } = bench;
+      const { BAR_ROWS, FULL_STORE_ROW, parseSuiteRows, STORE_ROW, SUITE_ROWS } = bench;
       const isJudged = options.bars === true;
-      const known = isJudged ? [...BAR_ROWS, STORE_ROW] : SUITE_ROWS;
+      const known = isJudged ? [...BAR_ROWS, STORE_ROW, FULL_STORE_ROW] : SUITE_ROWS;
       const names: readonly string[] = options.rows?.split(",") ?? known;
-      const ofClusters = names.filter((name) => name !== STORE_ROW);
+      const ofClusters = names.filter((name) => name !== STORE_ROW && name !== FULL_STORE_ROW);
       const rows = parseSuiteRows(ofClusters, (text) => sizeOf(text, "--rows"));
       const report = await (await load()).suite({
         directory: options.dir ?? "",
         rows,
-        store: ofClusters.length < names.length,
+        store: names.includes(STORE_ROW),
+        fullStore: names.includes(FULL_STORE_ROW),
         timeMs: measuredMs(options.time),
         tailMs: measuredMs(options.tailTime, "--tail-time"),
         rampMs: durationMsOf(options.ramp, "--ramp"),
@@ -421,29 +429,44 @@ function microBenches(bench: CommandUnknownOpts, cli: CliContext, load: Load): v
 
 type Show = (run: (programs: BenchPrograms) => Promise<readonly MicroRow[]>) => Promise<void>;
 
+/** `bench store --full` goes around its log so often. */
+const FULL_LOG_TURNS = 3;
+
 function storeBench(bench: CommandUnknownOpts, show: Show): void {
   bench
     .command("store")
-    .description("drive a local store: random 4 KiB writes, with snapshots and without")
+    .description(
+      "drive a local store: random 4 KiB writes, with snapshots and without, or to a full one",
+    )
     .argument("[PATH]", "file that is made, and gone afterwards (default: a temporary file here)")
-    .option("--image-size <size>", "of each of two images", "256MiB")
+    .option("--image-size <size>", "of each of two images (default: 256MiB), or the one (1TiB)")
+    .addOption(
+      new Option("--full", "write all over one image that is full").conflicts([
+        "time",
+        "snapshotEvery",
+      ]),
+    )
     .option("--depth <count>", "writes open at a time", count("--depth"), 32)
     .option("--time <time>", "measured time, of both together", "30s")
     .option("--snapshot-every <time>", "between two snapshots", "3750ms")
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText("after", STORE_HELP)
-    .action((path, options) =>
-      show((programs) =>
-        programs.store({
-          path: path ?? "",
-          imageBytes: sizeOf(options.imageSize, "--image-size"),
-          depth: options.depth,
-          timeMs: measuredMs(options.time),
-          snapshotMs: measuredMs(options.snapshotEvery, "--snapshot-every"),
-          backend: backendOf(options.backend),
-        }),
-      ),
-    );
+    .action((path = "", options) => {
+      const { full: isFull, imageSize: size, depth } = options;
+      const load = { path, depth, backend: backendOf(options.backend) };
+      const bytes = (standard: string): number => sizeOf(size ?? standard, "--image-size");
+      if (isFull === true) {
+        const full = { ...load, imageBytes: bytes("1TiB"), logTurns: FULL_LOG_TURNS };
+        return show((programs) => programs.fullStore(full));
+      }
+      const withSnapshots = {
+        ...load,
+        imageBytes: bytes("256MiB"),
+        timeMs: measuredMs(options.time),
+        snapshotMs: measuredMs(options.snapshotEvery, "--snapshot-every"),
+      };
+      return show((programs) => programs.store(withSnapshots));
+    });
 }
 
 function diskBench(bench: CommandUnknownOpts, show: Show): void {

@@ -29,6 +29,14 @@ export {
   poolsFor,
   runIdle,
 } from "./idle.ts";
+export {
+  FULL_STORE_LOAD,
+  FULL_STORE_ROW,
+  fullStoreBytesOf,
+  fullStoreMemoryOf,
+  judgeFullStore,
+  runFullStoreBench,
+} from "./full-store-bench.ts";
 export { latencyReport } from "./latency.ts";
 export { loadError } from "./load-failures.ts";
 export { samplesOf } from "./metrics-text.ts";
@@ -191,6 +199,16 @@ export interface StoreBenchOptions {
   readonly backend: "auto" | "uring" | "file";
 }
 
+export interface FullStoreBenchOptions {
+  /** A file that is made for it, of which log and checkpoints are written; empty: a temporary one. */
+  readonly path: string;
+  readonly imageBytes: number;
+  readonly depth: number;
+  /** How often the writes go around the log, at least. */
+  readonly logTurns: number;
+  readonly backend: "auto" | "uring" | "file";
+}
+
 export interface ReactorBenchOptions {
   readonly timeMs: number;
   readonly backend: "auto" | "uring" | "file";
@@ -224,6 +242,7 @@ export interface BenchPrograms {
   suite(options: SuiteOptions): Promise<SuiteReport>;
   recovery(options: RecoveryOptions): Promise<RecoveryReport>;
   store(options: StoreBenchOptions): Promise<readonly MicroRow[]>;
+  fullStore(options: FullStoreBenchOptions): Promise<readonly MicroRow[]>;
   idle(options: IdleOptions): Promise<IdleReport>;
   disk(options: DiskBenchOptions): Promise<readonly MicroRow[]>;
   reactor(options: ReactorBenchOptions): Promise<readonly MicroRow[]>;

@@ -22,6 +22,7 @@ const OPTIONS: SuiteOptions = {
   directory: "",
   rows: parseSuiteRows(["randwrite:4KiB:32", "read:128KiB:16"], sizeOf),
   store: false,
+  fullStore: false,
   timeMs: 1000,
   tailMs: 7000,
   rampMs: 0,

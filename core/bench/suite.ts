@@ -42,6 +42,8 @@ export interface SuiteOptions {
   readonly rows: readonly SuiteRow[];
   /** Measure the local store with snapshots and without, too (`STORE_ROW`). */
   readonly store: boolean;
+  /** Measure a full local store, too (`FULL_STORE_ROW`). */
+  readonly fullStore: boolean;
   /** Measured time of each run, of fio's as well. */
   readonly timeMs: number;
   /** Measured time of the open loop of a row that is about the tail. */
@@ -169,7 +171,7 @@ export interface SuiteReport {
   readonly repeat: number;
   readonly backend: string;
   readonly rows: readonly SuiteRowReport[];
-  /** Of the local store: without snapshots, and with; empty: not measured. */
+  /** Of local stores: without snapshots, and with; a full one. What was not measured is left out. */
   readonly store: readonly MicroRow[];
   /** How the rows stand to what fastblock aims at. */
   readonly bars: readonly BarReport[];
