@@ -135,7 +135,7 @@ test("cold reads are those of osds that were just started", async () => {
   });
 }, 120_000);
 
-test("a local store is driven with snapshots and without, and its file is gone", async () => {
+test("a local store is driven with snapshots, without and full, and its file is gone", async () => {
   await inFolder(async (folder) => {
     const path = join(folder, "store");
     const words = ["--image-size", "4MiB", "--time", "400ms", "--snapshot-every", "100ms"];
@@ -143,6 +143,10 @@ test("a local store is driven with snapshots and without, and its file is gone",
     const [without, withSnapshots] = JSON.parse(rows) as readonly MicroRow[];
     expect(without!.iops!).toBeGreaterThan(0);
     expect(withSnapshots!.note).toMatch(/^[1-9]\d* units copied$/);
+    const small = [EXECUTABLE, "bench", "store", path, "--full", "--image-size", "1GiB"];
+    const [full] = JSON.parse(await succeed([...small, "-o", "json"])) as readonly MicroRow[];
+    expect(full!.note).toMatch(/^[23]\.\d+ device bytes per client byte: log 1\.\d+, home [01]/);
+    expect((await command([...small, "--time", "5s"])).stderr).toContain("FB1001");
     writeFileSync(path, "mine");
     const end = await command([EXECUTABLE, "bench", "store", path, ...words]);
     expect(end.code).toBe(8);
