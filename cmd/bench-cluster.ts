@@ -34,20 +34,46 @@ export async function withBenchCluster<T>(
   options: BenchClusterOptions,
   body: (directory: string) => Promise<T>,
 ): Promise<T> {
+  return await withBenchClusters([{ program, folder: "" }], options, ([directory]) =>
+    body(directory!),
+  );
+}
+
+/** A cluster beside others, and the program that runs it. */
+export interface BenchSide {
+  readonly program: readonly string[];
+  /** In the directory of all of them; empty: that directory. */
+  readonly folder: string;
+}
+
+/**
+ * Run `body` on fresh clusters, each in a folder of the directory; all are gone afterwards. `ending` tells
+ * `body` that they go: what it has started has to end. Throws FB1009, FB4008.
+ */
+export async function withBenchClusters<T>(
+  sides: readonly BenchSide[],
+  options: BenchClusterOptions,
+  body: (directories: readonly string[], ending: AbortSignal) => Promise<T>,
+): Promise<T> {
   const directory = makeDirectory(options.directory);
   const interruption = new Interruption();
-  let cluster: ChildProcess | undefined;
+  const ending = new AbortController();
+  const clusters: ChildProcess[] = [];
   try {
-    cluster = startCluster(program, directory, options);
-    const started = cluster;
+    const directories = sides.map(({ folder }) => join(directory, folder));
+    for (const [at, { program }] of sides.entries()) {
+      mkdirSync(directories[at]!, { recursive: true });
+      clusters.push(startCluster(program, directories[at]!, options));
+    }
     const run = async (): Promise<{ readonly value: T }> => {
-      await serving(started);
-      return { value: await body(directory) };
+      await Promise.all(clusters.map(serving));
+      return { value: await body(directories, ending.signal) };
     };
     const end = await Promise.race([run(), interrupted(interruption)]);
     if (end !== undefined) return end.value;
   } finally {
-    if (cluster !== undefined) await stopCluster(cluster);
+    ending.abort();
+    await Promise.all(clusters.map(stopCluster));
     rmSync(directory, { recursive: true, force: true });
   }
   process.exit(INTERRUPTED_EXIT);

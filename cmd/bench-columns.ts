@@ -1,4 +1,4 @@
-import type { ImageBenchReport } from "../core/bench/bench.ts";
+import type { ImageBenchReport, Quartiles } from "../core/bench/bench.ts";
 import {
   type Column,
   formatCount,
@@ -43,6 +43,20 @@ export const SUITE_COLUMNS: readonly Column[] = [
   { name: "raw iops", path: "raw.iops", right: true, show: countText },
   { name: "raw p50", path: "raw.latencyUs.p50", right: true, show: usText },
   { name: "÷ raw", path: "ratioToRaw", right: true },
+];
+
+export const DUEL_COLUMNS: readonly Column[] = [
+  { name: "row", path: "name" },
+  { name: "iops", path: "this.iops", right: true, show: figureText },
+  { name: "other iops", path: "other.iops", right: true, show: figureText },
+  { name: "cpu/io", path: "this.cpuUsPerIo", right: true, show: usText },
+  { name: "other cpu/io", path: "other.cpuUsPerIo", right: true, show: usText },
+  { name: "calls", path: "this.systemCallsPerIo", right: true },
+  { name: "other calls", path: "other.systemCallsPerIo", right: true },
+  { name: "cpu ratio", path: "cpuRatio.median", right: true },
+  { name: "cpu quartiles", path: "cpuRatio", show: quartilesText },
+  { name: "iops ratio", path: "iopsRatio.median", right: true },
+  { name: "iops quartiles", path: "iopsRatio", show: quartilesText },
 ];
 
 export const BAR_COLUMNS: readonly Column[] = [
@@ -100,6 +114,11 @@ export const IDLE_COLUMNS: readonly Column[] = [
     show: (value) => (typeof value === "number" ? `${value} B` : "-"),
   },
 ];
+
+function quartilesText(value: unknown): string {
+  const quartiles = value as Quartiles | null;
+  return quartiles === null ? "-" : `${quartiles.low} to ${quartiles.high}`;
+}
 
 /** CPU by kind of process: `osd 32+33 client 8+5`. */
 function costText(value: unknown): string {

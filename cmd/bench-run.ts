@@ -13,6 +13,7 @@ import {
 import { BunOpLog } from "../core/bench/bun-op-log.ts";
 import type { CliContext } from "../core/cli/cli.ts";
 import { withImages } from "./attach.ts";
+import { duelBench } from "./bench-duel.ts";
 import { idleBench } from "./bench-idle.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
@@ -26,6 +27,7 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
   return {
     image: (options) => imageBench(cli, options),
     suite: (options) => suiteBench(cli, program, new BarProgress(cli), options),
+    duel: (options) => duelBench(cli, program, options),
     recovery: (options) => recoveryBench(cli, program, new BarProgress(cli), options),
     store: storeBench,
     fullStore: fullStoreBench,

@@ -168,7 +168,8 @@ function logBytesOf(osdBytes: number): number {
   return shareZones(geometry, 1).log * geometry.zoneSize;
 }
 
-function checkRow(row: SuiteRow, imageBytes: number): void {
+/** Throws FB1001 for what no load can do. */
+export function checkRow(row: SuiteRow, imageBytes: number): void {
   const { rw, blockBytes, depth } = row;
   const once = { jobs: 1, verify: false, history: false };
   checkShape({ rw, blockBytes, depth, rangeBytes: imageBytes, ...once });

@@ -17,6 +17,7 @@ import {
   BAR_COLUMNS,
   barOf,
   COMPARE_COLUMNS,
+  DUEL_COLUMNS,
   IDLE_COLUMNS,
   MICRO_COLUMNS,
   nameOf,
@@ -122,6 +123,20 @@ Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within
 Example:
   fastblock bench compare a.json b.json`;
 
+const DUEL_HELP = `
+OTHER is the executable of another build. Each of the two runs a cluster of its own: three osds of this machine,
+three replicas, one image, written in full before. In each round a load of both runs at the same time, each
+by the client of its build, so what disturbs the machine disturbs both: the ratio of a round says more than figures of
+runs one after another. The columns are medians over the rounds; ratios are this build ÷ OTHER,
+round by round, their median and quartiles. What a duel of a build with itself shows as well says nothing:
+about 0.98 to 1.02 of CPU, 0.95 to 1.05 of IOPS. As the two clusters share the machine, IOPS are not what one alone reaches.
+The load of --warm-up is repeated while the daemons of one spend more than 5 % of their CPU on compiling, eight
+times at most. The directory is removed.
+
+Examples:
+  fastblock bench duel ~/old/fastblock
+  fastblock bench duel ~/old/fastblock --rows randwrite:4KiB:128,randread:4KiB:32 --rounds 20 -o json`;
+
 const FIO_HELP = `
 Beside each row stands what fio measures, when it is installed: two of its jobs that send blocks of
 that size to and fro over loopback (engine net, ping-pong), one on its way at a time; beside the empty
@@ -141,6 +156,7 @@ export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: L
   const bench = root.command("bench").description("Measure every layer").helpGroup("Measure:");
   imageBench(bench, cli, load);
   suiteBench(bench, cli, load);
+  duelBench(bench, cli, load);
   recoveryBench(bench, cli, load);
   idleBench(bench, cli, load);
   microBenches(bench, cli, load);
@@ -213,7 +229,7 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         jobs: options.jobs,
         opsPerSecond: options.rate ?? 0,
         timeMs: measuredMs(options.time),
-        rampMs: options.ramp ?? Math.min(RAMP_MS_DEFAULT, durationMsOf(options.time, "--time") / 2),
+        rampMs: options.ramp ?? rampMsOf(options.time),
         readPercent: options.readPercent,
         verify: options.verify === true,
         fill: fillOf(options.fill),
@@ -238,6 +254,11 @@ function imageBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
 
 function rateOf(text: string): number {
   return parseWhole(text, "--rate", 1, RATE_MAX);
+}
+
+/** Unless it is given. */
+function rampMsOf(time: string): number {
+  return Math.min(RAMP_MS_DEFAULT, durationMsOf(time, "--time") / 2);
 }
 
 /** `--fill`, `--no-fill`, or neither. */
@@ -294,6 +315,46 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         await cli.rows(() => Promise.resolve(report.bars), BAR_COLUMNS, barOf);
       else if (people) await cli.rows(() => Promise.resolve(report.rows), SUITE_COLUMNS, nameOf);
       else
+        await cli.object(
+          () => Promise.resolve({ ...report }),
+          () => report.kind,
+        );
+    });
+}
+
+function duelBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  bench
+    .command("duel")
+    .description("start a cluster of this build and one of another, load both at the same time")
+    .argument("<OTHER>", "executable of the other build")
+    .option("--dir <dir>", "empty directory for the clusters (default: a temporary one here)")
+    .option("--rows <rows>", "SHAPE:SIZE:DEPTH, with commas (default: randwrite:4KiB:32 and :128)")
+    .option("--rounds <count>", "runs of each row", count("--rounds"), 8)
+    .option("--time <time>", "measured time of each run; half of it, at most 3s, goes before", "4s")
+    .option("--warm-up <time>", "load before the first run, again while much is compiled", "20s")
+    .option("--image-size <size>", "of each image, written in full first", "512MiB")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", DUEL_HELP)
+    .action(async (other, options) => {
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (!people) cli.refuseListFlags();
+      const { DUEL_HINT, DUEL_ROWS, parseDuelRows } = await import("../core/bench/bench.ts");
+      const names: readonly string[] = options.rows?.split(",") ?? DUEL_ROWS;
+      const report = await (await load()).duel({
+        other,
+        directory: options.dir ?? "",
+        rows: parseDuelRows(names, (text) => sizeOf(text, "--rows")),
+        rounds: options.rounds,
+        timeMs: measuredMs(options.time),
+        rampMs: rampMsOf(options.time),
+        warmMs: durationMsOf(options.warmUp, "--warm-up"),
+        imageBytes: sizeOf(options.imageSize, "--image-size"),
+        backend: backendOf(options.backend),
+      });
+      if (people) {
+        await cli.rows(() => Promise.resolve(report.rows), DUEL_COLUMNS, nameOf);
+        cli.say(DUEL_HINT);
+      } else
         await cli.object(
           () => Promise.resolve({ ...report }),
           () => report.kind,

@@ -10,8 +10,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { MicroRow, SuiteReport } from "../core/bench/bench.ts";
-import { command, EXECUTABLE, succeed } from "./e2e-harness.ts";
+import type { DuelReport, MicroRow, SuiteReport } from "../core/bench/bench.ts";
+import { command, EXECUTABLE, succeed, waitFor } from "./e2e-harness.ts";
 
 const SHORT = ["--repeat", "1", "--time", "300ms", "--ramp", "100ms", "--warm-up", "0s"];
 
@@ -134,6 +134,79 @@ test("cold reads are those of osds that were just started", async () => {
     expect(processesOf(folder)).toEqual([]);
   });
 }, 120_000);
+
+test("two builds are loaded at once, each by its own client, and both clusters are taken away", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "clusters");
+    const words = ["bench", "duel", EXECUTABLE, "--dir", directory, "--image-size", "64MiB"];
+    const short = ["--rounds", "1", "--time", "1s", "--warm-up", "0s", "-o", "json"];
+    const name = "randwrite:4KiB:8";
+    const text = await succeed([EXECUTABLE, ...words, ...short, "--rows", name]);
+    const report = JSON.parse(text) as DuelReport;
+    expect(report).toMatchObject({ kind: "duel", osds: 3, replicas: 3, rounds: 1, seconds: 1 });
+    expect(report.other).toBe(EXECUTABLE);
+    expect(report.builds.this).not.toBe("");
+    expect(report.builds.this).toBe(report.builds.other);
+    expect(report.versions.this).toBe(report.versions.other);
+    expect(report.rows).toMatchObject([{ name }]);
+    for (const row of report.rows) {
+      expect(row.runs).toEqual([{ this: row.this, other: row.other }]);
+      for (const side of [row.this, row.other]) {
+        expect(side.iops).toBeGreaterThan(0);
+        expect(side.cpuUsPerIo!).toBeGreaterThan(0);
+        expect(side.systemCallsPerIo!).toBeGreaterThan(0);
+      }
+      expect(row.cpuRatio!.median).toBeCloseTo(row.this.cpuUsPerIo! / row.other.cpuUsPerIo!, 2);
+      expect(row.iopsRatio!.median).toBeCloseTo(row.this.iops / row.other.iops, 2);
+    }
+    expect(existsSync(directory)).toBe(false);
+    expect(processesOf(folder)).toEqual([]);
+  });
+}, 120_000);
+
+test("a duel that is interrupted takes both clusters and their loads away", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "clusters");
+    const words = ["bench", "duel", EXECUTABLE, "--dir", directory, "--image-size", "16MiB"];
+    const duel = Bun.spawn([EXECUTABLE, ...words, "--warm-up", "0s", "--time", "60s"], {
+      stdout: "ignore",
+      stderr: "ignore",
+    });
+    const clusters = ["this", "other"].map((side) => join(directory, side));
+    try {
+      await waitFor("a load on each", () => {
+        const loads = processesOf(folder).filter((line) => line.includes("--no-fill"));
+        return clusters.every((cluster) => loads.some((line) => line.includes(cluster)));
+      });
+    } finally {
+      duel.kill("SIGTERM");
+      await duel.exited;
+    }
+    expect(duel.exitCode).toBe(130);
+    expect(existsSync(directory)).toBe(false);
+    expect(processesOf(folder)).toEqual([]);
+  });
+}, 120_000);
+
+test("what is no other build is refused before anything starts", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "clusters");
+    const plain = join(folder, "plain");
+    writeFileSync(plain, "x");
+    for (const [other, code, error] of [
+      [join(folder, "none"), 3, "FB1014"],
+      [plain, 1, "FB1008"],
+      [folder, 1, "FB1008"],
+      ["/bin/true", 2, "FB1001"],
+    ] as const) {
+      const end = await command([EXECUTABLE, "bench", "duel", other, "--dir", directory]);
+      expect([other, end.code]).toEqual([other, code]);
+      expect(end.stderr).toContain(error);
+      expect(end.stderr).toContain(other);
+    }
+    expect(readdirSync(folder)).toEqual(["plain"]);
+  });
+});
 
 test("a local store is driven with snapshots, without and full, and its file is gone", async () => {
   await inFolder(async (folder) => {

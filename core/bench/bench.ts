@@ -5,6 +5,7 @@
  * `bench disk|reactor|rpc` drive one layer each. All speak `-o json` with the same words.
  */
 import type { Collections } from "./collections.ts";
+import type { DuelOptions, DuelReport } from "./duel.ts";
 import type { IdleOptions, IdleReport } from "./idle.ts";
 import type { LatencyReport } from "./latency.ts";
 import type { LoadShape } from "./shape.ts";
@@ -18,6 +19,18 @@ export { COLLECTIONS_TOLD, withoutCollections } from "./collections.ts";
 export { compareReports, unlikeLoads } from "./compare.ts";
 export { type DiskBenchCase, fillDisk, runDiskBench } from "./disk-bench.ts";
 export { DiskProbe } from "./disk-probe.ts";
+export {
+  DUEL_HINT,
+  DUEL_ROWS,
+  type DuelOptions,
+  type DuelOutside,
+  type DuelReport,
+  type DuelRun,
+  parseDuelRows,
+  type Quartiles,
+  runDuel,
+  type Sides,
+} from "./duel.ts";
 export { formatHistoryLine } from "./history.ts";
 export { type BenchOutside, type BenchProgress, drain, runImageBench } from "./image-bench.ts";
 export {
@@ -240,6 +253,7 @@ export interface MicroRow {
 export interface BenchPrograms {
   image(options: ImageBenchOptions): Promise<ImageBenchReport>;
   suite(options: SuiteOptions): Promise<SuiteReport>;
+  duel(options: DuelOptions): Promise<DuelReport>;
   recovery(options: RecoveryOptions): Promise<RecoveryReport>;
   store(options: StoreBenchOptions): Promise<readonly MicroRow[]>;
   fullStore(options: FullStoreBenchOptions): Promise<readonly MicroRow[]>;
