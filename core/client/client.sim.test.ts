@@ -330,6 +330,18 @@ describe("client: parts of blocks", () => {
     expect(bench.cluster.group(0).history.length).toBe(0);
     expect(bench.world.slots.usedBytes).toBe(0);
   });
+
+  test("G4: a change that was given up does not undo a later zeroing within its block", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const image = bench.settle(bench.client.openImage("demo/disk", { timeoutMs: 1500 }));
+    bench.cluster.late.set(1, 2_000_000);
+    expect(bench.fails(image.write(0, filled(4096, 1)))).toMatchObject({ code: "FB1006" });
+    // The block is of zeros yet.
+    bench.settle(image.zero(100, 200));
+    bench.pass(3_000_000);
+    const data = bench.settle(image.read(0, 4096));
+    expect([data[99], data[100], data[299], data[300]]).toEqual([1, 0, 0, 1]);
+  });
 });
 
 describe("client: leaders come and go", () => {

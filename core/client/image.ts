@@ -89,6 +89,11 @@ export class ImageCore implements ImageTarget, PartOwner {
    * was refused for want of space is none: whoever made it may repeat it, with space, and go on.
    */
   private changeError: Status = Status.Ok;
+  /**
+   * A change has ended that may take effect yet: before the next one that its group answers, or never
+   * (G4). Whatever is answered without asking the group would come before it.
+   */
+  private mayComeLate = false;
   /** By block: the partial change that holds its lock; others queue behind it (`lockNext`). */
   private readonly locks = new Map<number, Part>();
   /** Parts that wait for a renewed session. */
@@ -299,6 +304,7 @@ export class ImageCore implements ImageTarget, PartOwner {
     const op = part.op;
     assert(op !== null, "Image.endPart: the part has an operation");
     if (part.ownsMemory) this.world.slots.release(part.memory);
+    if (endsOpen(part, status)) this.mayComeLate = true;
     if (status !== Status.Ok && op.status === Status.Ok) op.status = status;
     op.partsOpen--;
     this.router.release(part);
@@ -368,8 +374,9 @@ export class ImageCore implements ImageTarget, PartOwner {
   private goesOn(part: Part, status: Status): boolean {
     if (part.verb === PartVerb.Read) {
       if (status !== Status.Ok) return false;
-      // Zeroing within a block of zeros: done.
-      if (part.ownsMemory && part.stateRead === BlockState.Zero) return false;
+      // Zeroing within a block of zeros: done, unless an earlier change may still come.
+      const isThere = part.ownsMemory && part.stateRead === BlockState.Zero;
+      if (isThere && !this.mayComeLate) return false;
       part.verb = PartVerb.Write;
       return true;
     }
@@ -473,6 +480,12 @@ export class ImageCore implements ImageTarget, PartOwner {
 /** True for operations that change the image. */
 function isChange(op: ImageOp): boolean {
   return op.kind === OpKind.Write || op.kind === OpKind.Zero || op.kind === OpKind.Discard;
+}
+
+/** True for a change that was sent, and of which nobody knows whether it was or will be made. */
+function endsOpen(part: Part, status: Status): boolean {
+  if (status === Status.Ok || !part.isChange || part.sends === 0) return false;
+  return part.sends > 1 || status !== Status.NoSpace;
 }
 
 function verbOf(kind: OpKind, isPartial: boolean): PartVerb {

@@ -218,7 +218,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (state < 0) {",
       },
     ],
-    seed: 33,
+    seed: 42,
   },
   {
     name: "windows-forgotten-by-a-start",
