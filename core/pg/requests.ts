@@ -99,7 +99,8 @@ export class Requests {
 
   /**
    * Exactly once: an applied number is answered again, a proposed one gets the newer request as
-   * its waiter. Sets `op.group` when the op was taken over.
+   * its waiter, and one that is committed or given up comes again when that is applied. Sets
+   * `op.group` when the op was taken over.
    */
   private judgeNumber(op: WriteRequestOp): Status {
     const group = this.group;
@@ -120,7 +121,23 @@ export class Requests {
       this.replaceWaiter(other, op);
       return Status.Ok;
     }
-    return Status.Ok;
+    return this.isPassed(entry) ? Status.Busy : Status.Ok;
+  }
+
+  /**
+   * Whether the log has, not applied yet, what makes the number of `entry` an old one: the same
+   * request, which is committed and waits for this leader's disk, or a later one of the session whose
+   * client does not wait for this one any more. The windows will know; behind what is in the log
+   * the request would undo what came since.
+   */
+  private isPassed(entry: Entry): boolean {
+    const { ring, node, appliedIndex } = this.group;
+    for (let index = node.log.lastIndex; index > appliedIndex; index--) {
+      const other = ring.get(index);
+      if (other === null || other.session !== entry.session) continue;
+      if (other.number === entry.number || other.below > entry.number) return true;
+    }
+    return false;
   }
 
   /** The same request came again: the newer op waits for the entry that is in the log. */

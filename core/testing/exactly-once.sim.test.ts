@@ -6,10 +6,12 @@ import { describe, expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
 import { assert } from "../base/assert.ts";
 import { Prng } from "../base/prng.ts";
+import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { Image, OpenOptions } from "../client/client.ts";
-import type { GroupLimits } from "../pg/pg.ts";
+import type { Group, GroupLimits } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
+import { writeTo, type WriteWords } from "./group-write-harness.ts";
 import { groupsOf, MON_ADDRESS, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
 const LIMIT_US = 60_000_000;
@@ -209,6 +211,50 @@ describe("an image whose session a group has forgotten", () => {
     const isAlone = (): boolean =>
       [...sessions.values()].filter((one) => one.image === image.id).length === 1;
     expect(cluster.simulation.run(isAlone, LIMIT_US)).toBe(true);
+  });
+});
+
+describe("a request that was kept back, at a leader whose own disk stands still", () => {
+  /** A leader that has committed by its followers' disks what it can not apply. */
+  function committed(words: WriteWords): { bench: Bench; group: Group } {
+    const bench = new Bench(1);
+    const { cluster } = bench;
+    const { leader } = bench;
+    const [group] = groupsOf(leader);
+    cluster.simulation.disk(leader.path).faults.stalled = true;
+    const first = writeTo(group!, words);
+    expect(cluster.simulation.run(() => first.done, LIMIT_US)).toBe(true);
+    expect(first.status).toBe(Status.Ok);
+    expect(group!.appliedIndex).toBeLessThan(group!.commitIndex);
+    return { bench, group: group! };
+  }
+
+  test("G4: the same one again is not carried out again", () => {
+    const { bench, group } = committed({ number: 7, below: 7 });
+    const { lastIndex } = group.node.log;
+    const again = writeTo(group, { number: 7, below: 7 });
+    expect([again.refused, group.node.log.lastIndex]).toEqual([Status.Busy, lastIndex]);
+    bench.cluster.simulation.disk(bench.leader.path).faults.stalled = false;
+    bench.pass(100_000);
+    const told = writeTo(group, { number: 7, below: 7 });
+    bench.pass(100_000);
+    expect([told.status, told.version, group.node.log.lastIndex]).toEqual([
+      Status.Ok,
+      0,
+      lastIndex,
+    ]);
+  });
+
+  test("G4: one that its client gave up before is not carried out behind the next one", () => {
+    const { group } = committed({ number: 8, below: 8 });
+    expect(writeTo(group, { number: 7, below: 7 }).refused).toBe(Status.Busy);
+    // Nor while the next one is not committed either.
+    const open = writeTo(group, { number: 10, below: 10 });
+    expect([open.refused, writeTo(group, { number: 9, below: 9 }).refused]).toEqual([
+      Status.Ok,
+      Status.Busy,
+    ]);
+    expect(writeTo(group, { number: 11, below: 10 }).refused).toBe(Status.Ok);
   });
 });
 

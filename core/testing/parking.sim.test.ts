@@ -7,9 +7,9 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import type { Image } from "../client/client.ts";
 import type { PgInfo } from "../cluster/cluster.ts";
-import { EntryType } from "../log/log.ts";
-import { type Group, type PgShard, SNAP_SEQ_HEAD, WriteRequestOp } from "../pg/pg.ts";
+import { type PgShard, SNAP_SEQ_HEAD } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
+import { LAYER, writeTo } from "./group-write-harness.ts";
 import { awakeOf, groupsOf, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
 const GROUPS = 16;
@@ -20,9 +20,7 @@ const NEVER_US = 1e12;
 const LIMIT_US = 120_000_000;
 /** Longer than between two looks at the space of a file system. */
 const SPACE_LOOK_US = 1_000_000;
-/** A layer, a session and a fence that no client of the cluster has. */
-const LAYER = 77;
-const SESSION = 1_000_000;
+/** A fence that no client of the cluster has. */
 const EPOCH = 5;
 
 class Bench {
@@ -90,33 +88,6 @@ class Bench {
   /** Groups that are awake on an osd. */
   awake(osd: SimOsd): number[] {
     return awakeOf(osd).map((group) => group.pg);
-  }
-
-  /** Have a group judge and carry out a write of one block. */
-  write(group: Group, number: number, lockEpoch = EPOCH): Written {
-    const op = new Written();
-    const { store, world } = group.shard;
-    const entry = store.entries.take();
-    op.entry = entry;
-    entry.type = EntryType.Zero;
-    entry.session = SESSION;
-    entry.number = number;
-    entry.layer = LAYER;
-    entry.blocks = 1;
-    entry.lockEpoch = lockEpoch;
-    op.refused = group.requests.write(op);
-    if (op.refused !== Status.Ok) store.entries.release(entry);
-    world.turns.again();
-    return op;
-  }
-}
-
-class Written extends WriteRequestOp {
-  refused = Status.Ok;
-  done = false;
-
-  override onDone(): void {
-    this.done = true;
   }
 }
 
@@ -280,7 +251,7 @@ describe("quiet groups", () => {
 
   test("know after that which requests were applied, and who is fenced", () => {
     const leader = bench.leaderOf(pg);
-    const first = bench.write(shardOf(leader).groups.get(pg)!, 1);
+    const first = writeTo(shardOf(leader).groups.get(pg)!, { number: 1, lockEpoch: EPOCH });
     bench.until("the write", () => first.done);
     expect([first.status, first.version > 0]).toEqual([Status.Ok, true]);
     const applied = (): number[] =>
@@ -288,11 +259,11 @@ describe("quiet groups", () => {
     bench.until("all have it", () => applied().every((index) => index === applied()[0]));
     bench.park();
     const last = applied();
-    const again = bench.write(shardOf(leader).groups.get(pg)!, 1);
+    const again = writeTo(shardOf(leader).groups.get(pg)!, { number: 1, lockEpoch: EPOCH });
     bench.until("the retry", () => again.done);
     expect([again.status, again.version]).toEqual([Status.Ok, 0]);
     expect(applied()).toEqual(last);
-    const fenced = bench.write(shardOf(leader).groups.get(pg)!, 2, EPOCH - 1);
+    const fenced = writeTo(shardOf(leader).groups.get(pg)!, { number: 2, lockEpoch: EPOCH - 1 });
     expect([fenced.refused, fenced.done]).toEqual([Status.Fenced, false]);
     expect(shardOf(leader).store.versionOf(LAYER, 0, SNAP_SEQ_HEAD)).toBeGreaterThanOrEqual(0);
     bench.park();
@@ -300,7 +271,7 @@ describe("quiet groups", () => {
     const [heir] = bench.followersOf(pg);
     leader.shard!.transferLeader(pg, seenOf(heir!, pg)!.replica);
     bench.until("another leads", () => seenOf(heir!, pg)!.serving);
-    const late = bench.write(shardOf(heir!).groups.get(pg)!, 1);
+    const late = writeTo(shardOf(heir!).groups.get(pg)!, { number: 1, lockEpoch: EPOCH });
     bench.until("the late retry", () => late.done);
     expect([late.status, late.version]).toEqual([Status.Ok, 0]);
     bench.until("it is at home", () => seenOf(leader, pg)!.serving);
@@ -354,14 +325,17 @@ describe("quiet groups", () => {
 
   test("are served after a restart of the whole cluster", () => {
     bench.cluster.await("write", bench.image.write(0, new Uint8Array(BLOCK_SIZE).fill(9)));
-    const first = bench.write(shardOf(bench.leaderOf(pg)).groups.get(pg)!, 1);
+    const first = writeTo(shardOf(bench.leaderOf(pg)).groups.get(pg)!, {
+      number: 1,
+      lockEpoch: EPOCH,
+    });
     bench.until("the write", () => first.done);
     bench.park();
     for (const osd of bench.cluster.osds) osd.world!.crash();
     for (const osd of bench.cluster.osds) bench.cluster.startOsd(osd);
     bench.until("it serves", () => bench.cluster.serving);
     const leader = bench.leaderOf(pg);
-    const late = bench.write(shardOf(leader).groups.get(pg)!, 1);
+    const late = writeTo(shardOf(leader).groups.get(pg)!, { number: 1, lockEpoch: EPOCH });
     bench.until("the late retry", () => late.done);
     expect([late.status, late.version]).toEqual([Status.Ok, 0]);
     expect(bench.cluster.await("read", bench.image.read(0, 1))[0]).toBe(9);
