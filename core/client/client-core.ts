@@ -1,4 +1,5 @@
 // data path
+import type { ImageId } from "../base/ids.ts";
 import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Drain, DrainOrder, type World } from "../reactor/world.ts";
 import type { Connection, Frame } from "../rpc/rpc.ts";
@@ -22,6 +23,7 @@ export class ClientCore implements RouterHost, ImageHost, Drain {
   readonly world: World;
   readonly map: ClusterMap;
   readonly router: Router;
+  readonly uncertain: Set<ImageId> = new Set();
   private readonly services: ClientServices;
   private finishedHead: ImageOp | null = null;
   private finishedTail: ImageOp | null = null;

@@ -342,6 +342,20 @@ describe("client: parts of blocks", () => {
     const data = bench.settle(image.read(0, 4096));
     expect([data[99], data[100], data[299], data[300]]).toEqual([1, 0, 0, 1]);
   });
+
+  test("G4: nor one that was cancelled when the image was closed, and is open again", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.cluster.late.set(1, 7_000_000);
+    const late = bench.image.write(0, filled(4096, 1));
+    bench.pass(10_000);
+    bench.settle(bench.image.close());
+    expect(bench.fails(late).message).toContain("Cancelled");
+    const image = bench.settle(bench.client.openImage("demo/disk"));
+    bench.settle(image.zero(100, 200));
+    bench.pass(5_000_000);
+    const data = bench.settle(image.read(0, 4096));
+    expect([data[99], data[100], data[299], data[300]]).toEqual([1, 0, 0, 1]);
+  });
 });
 
 describe("client: leaders come and go", () => {

@@ -15,6 +15,7 @@
 // The lock only saves round trips: without it the parts of one client would conflict with each
 // other all the time. What keeps two gateways apart is the version.
 import { assert } from "../base/assert.ts";
+import type { ImageId } from "../base/ids.ts";
 import { Status, statusText } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { ReadReply } from "../../proto/gen/hot.ts";
@@ -33,7 +34,7 @@ import {
   takeStates,
   versionOf,
 } from "./merge.ts";
-import { type Part, PartList, type PartOwner, PartVerb, REFUSALS_MAX } from "./part.ts";
+import { endsOpen, type Part, PartList, type PartOwner, PartVerb, REFUSALS_MAX } from "./part.ts";
 import type { Router } from "./router.ts";
 import type { ImageSession } from "./session.ts";
 import { Cut, cutPart } from "./striper.ts";
@@ -48,6 +49,11 @@ const CONFLICT_PAUSE_US = 5_000;
 export interface ImageHost {
   readonly world: World;
   readonly router: Router;
+  /**
+   * Images of which a change was given up that may be made yet: before the next one that its group
+   * answers, or never (G4). What is answered without asking the group would come before it.
+   */
+  readonly uncertain: Set<ImageId>;
   /** Parts (or slots) ran out: clear `op.isStarved` and call `advance` when some came back. */
   starve(image: ImageCore, op: ImageOp): void;
   /** Call `op.onDone` in the next drain. */
@@ -89,11 +95,6 @@ export class ImageCore implements ImageTarget, PartOwner {
    * was refused for want of space is none: whoever made it may repeat it, with space, and go on.
    */
   private changeError: Status = Status.Ok;
-  /**
-   * A change has ended that may take effect yet: before the next one that its group answers, or never
-   * (G4). Whatever is answered without asking the group would come before it.
-   */
-  private mayComeLate = false;
   /** By block: the partial change that holds its lock; others queue behind it (`lockNext`). */
   private readonly locks = new Map<number, Part>();
   /** Parts that wait for a renewed session. */
@@ -304,7 +305,7 @@ export class ImageCore implements ImageTarget, PartOwner {
     const op = part.op;
     assert(op !== null, "Image.endPart: the part has an operation");
     if (part.ownsMemory) this.world.slots.release(part.memory);
-    if (endsOpen(part, status)) this.mayComeLate = true;
+    if (endsOpen(part, status)) this.host.uncertain.add(this.session.imageId);
     if (status !== Status.Ok && op.status === Status.Ok) op.status = status;
     op.partsOpen--;
     this.router.release(part);
@@ -375,12 +376,14 @@ export class ImageCore implements ImageTarget, PartOwner {
     if (part.verb === PartVerb.Read) {
       if (status !== Status.Ok) return false;
       // Zeroing within a block of zeros: done, unless an earlier change may still come.
-      const isThere = part.ownsMemory && part.stateRead === BlockState.Zero;
-      if (isThere && !this.mayComeLate) return false;
+      const isZero = part.ownsMemory && part.stateRead === BlockState.Zero;
+      if (isZero && !this.host.uncertain.has(this.session.imageId)) return false;
       part.verb = PartVerb.Write;
       return true;
     }
     if (status !== Status.Conflict) return false;
+    // Who answered may not be who has the first copy of it in his log.
+    if (part.sends > 1) this.host.uncertain.add(this.session.imageId);
     this.conflicts++;
     part.conflicts++;
     part.verb = PartVerb.Read;
@@ -457,7 +460,7 @@ export class ImageCore implements ImageTarget, PartOwner {
         this.router.finish(part, Status.SessionExpired);
         return;
       }
-      part.numbers!.end(part);
+      part.numbers!.end(part, false);
       part.numbers = null;
     }
     part.session = this.session;
@@ -480,12 +483,6 @@ export class ImageCore implements ImageTarget, PartOwner {
 /** True for operations that change the image. */
 function isChange(op: ImageOp): boolean {
   return op.kind === OpKind.Write || op.kind === OpKind.Zero || op.kind === OpKind.Discard;
-}
-
-/** True for a change that was sent, and of which nobody knows whether it was or will be made. */
-function endsOpen(part: Part, status: Status): boolean {
-  if (status === Status.Ok || !part.isChange || part.sends === 0) return false;
-  return part.sends > 1 || status !== Status.NoSpace;
 }
 
 function verbOf(kind: OpKind, isPartial: boolean): PartVerb {

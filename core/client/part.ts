@@ -117,6 +117,12 @@ export class Part extends RequestOp {
   }
 }
 
+/** True for a change that was sent and may be made yet, for all that is known here. */
+export function endsOpen(part: Part, status: Status): boolean {
+  if (status === Status.Ok || !part.isChange || part.sends === 0) return false;
+  return part.sends > 1 || status !== Status.NoSpace;
+}
+
 /** A doubly linked list of parts; a part knows the list that it is in. */
 export class PartList {
   head: Part | null = null;

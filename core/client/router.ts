@@ -28,6 +28,7 @@ import { LEADER } from "./image-op.ts";
 import { LeaderCounts, Leaders, type LeadersHost } from "./leaders.ts";
 import { type Link, type LinkOwner, LinkTable } from "./link.ts";
 import {
+  endsOpen,
   type Part,
   PartList,
   type PartOwner,
@@ -143,7 +144,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
     if (part.trace !== 0) this.traceDone(part, status);
     const numbers = part.numbers;
     if (part.number >= 0 && numbers !== null) {
-      numbers.end(part);
+      numbers.end(part, endsOpen(part, status));
       while (numbers.hasRoom) {
         const waiting = numbers.waiting.shift();
         if (waiting === null) break;

@@ -10,11 +10,11 @@ describe("PgNumbers", () => {
     const parts = [new Part(), new Part(), new Part()];
     for (const part of parts) expect(numbers.take(part)).toBe(true);
     expect(parts.map((part) => part.number)).toEqual([1, 2, 3]);
-    numbers.end(parts[1]!);
+    numbers.end(parts[1]!, false);
     expect(numbers.below).toBe(1);
-    numbers.end(parts[0]!);
+    numbers.end(parts[0]!, false);
     expect(numbers.below).toBe(3);
-    numbers.end(parts[2]!);
+    numbers.end(parts[2]!, false);
     expect(numbers.below).toBe(4);
   });
 
@@ -23,11 +23,26 @@ describe("PgNumbers", () => {
     const parts = Array.from({ length: WINDOW_OPEN_MAX }, () => new Part());
     for (const part of parts) expect(numbers.take(part)).toBe(true);
     const late = new Part();
-    for (const part of parts.slice(1)) numbers.end(part);
+    for (const part of parts.slice(1)) numbers.end(part, false);
     expect(numbers.take(late)).toBe(false);
-    numbers.end(parts[0]!);
+    numbers.end(parts[0]!, false);
     expect(numbers.below).toBe(WINDOW_OPEN_MAX + 1);
     expect(numbers.take(late)).toBe(true);
+  });
+
+  test("behind one that was given up none goes out until below tells of it", () => {
+    const numbers = new PgNumbers(1 as PgId);
+    const parts = [new Part(), new Part(), new Part()];
+    for (const part of parts) numbers.take(part);
+    numbers.end(parts[1]!, true);
+    const next = new Part();
+    expect(numbers.take(next)).toBe(false);
+    numbers.end(parts[0]!, false);
+    expect(numbers.take(next)).toBe(true);
+    expect([next.number, numbers.below]).toEqual([4, 3]);
+    // The lowest open one is told of at once.
+    numbers.end(parts[2]!, true);
+    expect(numbers.take(new Part())).toBe(true);
   });
 
   test("any order of ends keeps below ≤ every open number, and none is given twice", () => {
@@ -47,7 +62,7 @@ describe("PgNumbers", () => {
               expect(numbers.next - numbers.below).toBe(WINDOW_OPEN_MAX);
             }
           } else if (open.length > 0) {
-            numbers.end(open.splice(step % open.length, 1)[0]!);
+            numbers.end(open.splice(step % open.length, 1)[0]!, false);
           }
           const lowest = Math.min(numbers.next, ...open.map((part) => part.number));
           expect(numbers.below).toBe(lowest);

@@ -17,6 +17,9 @@ export const WINDOW_OPEN_MAX = 256;
 /**
  * The numbers of one (session, pg): dense, from 1 on.
  *
+ * A number that was given up while a lower one is open is not told by any `below` yet: the change could
+ * come behind others that were answered since (G4). No more go out until the lower one has ended.
+ *
  * Invariants: `below ≤ next ≤ below + WINDOW_OPEN_MAX`; all numbers before `below` are answered;
  * `below` is open or equal to `next`.
  */
@@ -24,6 +27,8 @@ export class PgNumbers {
   readonly pg: PgId;
   next = 1;
   below = 1;
+  /** The highest number that was given up; 0: none was. */
+  private givenUp = 0;
   /** Changes that wait for a number. */
   readonly waiting: PartList = new PartList();
   private readonly answered: Uint8Array = new Uint8Array(WINDOW_OPEN_MAX);
@@ -45,12 +50,13 @@ export class PgNumbers {
   }
 
   get hasRoom(): boolean {
-    return this.next - this.below < WINDOW_OPEN_MAX;
+    return this.next - this.below < WINDOW_OPEN_MAX && this.givenUp < this.below;
   }
 
-  /** The part's outcome is known, or nobody asks for it any more. */
-  end(part: Part): void {
+  /** The part's outcome is known, or nobody asks for it any more, though it may be made yet. */
+  end(part: Part, isGivenUp: boolean): void {
     const number = part.number;
+    if (isGivenUp && number > this.givenUp) this.givenUp = number;
     assert(number >= this.below && number < this.next, "PgNumbers.end: the number is not open");
     this.answered[number % WINDOW_OPEN_MAX] = 1;
     part.number = -1;
