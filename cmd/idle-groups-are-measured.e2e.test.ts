@@ -8,8 +8,8 @@ import { EXECUTABLE, succeed } from "./e2e-harness.ts";
 /** What groups cost that nobody uses is measured in one run, and nothing is left behind. */
 
 const GROUPS = 96;
-/** Each way a frame of 96 bytes every 100 ms, and a third more for what else there is to say. */
-const PAIR_BYTES_PER_SEC = [1500, 2600] as const;
+/** Each way a frame of 48 bytes every 100 ms, and two thirds more for what else there is to say. */
+const PAIR_BYTES_PER_SEC = [750, 1600] as const;
 
 test("bench idle makes groups, measures them at rest, and takes the cluster away", async () => {
   const folder = mkdtempSync(join(tmpdir(), "fastblock e2e "));

@@ -301,11 +301,10 @@ export class RaftPeers implements ConnectionHandler, Drain {
     const connection = peer.outbound;
     if (connection === null) return;
     const heartbeat = this.heartbeat;
-    const at = connection.beginOneway(Method.RaftHeartbeat, sizeOfHeartbeat(heartbeat), 0);
+    const at = connection.beginShort(Method.RaftHeartbeat, sizeOfHeartbeat(heartbeat));
     if (at < 0) return;
     heartbeat.sentUs = Math.floor(nowUs);
     heartbeat.echoUs = peer.link.echo(nowUs);
-    heartbeat.boot = this.endpoint.boot;
     encodeHeartbeat(heartbeat, this.world.arena.view, at);
     connection.finish();
     this.heartbeats += 1;

@@ -15,17 +15,21 @@ import {
 import {
   DATA_LIMITS,
   FLAG_PAYLOAD_CRC,
+  FRAME_VERSION_MAX,
   Frame,
   FrameFault,
   FrameKind,
   type FrameLimits,
   faultName,
-  frameSize,
   HANDSHAKE_LIMITS,
+  isShort,
   isZero,
   PREFIX_SIZE,
   padded,
   parsePrefix,
+  parseShort,
+  SHORT_HEADER_SIZE_MAX,
+  SHORT_PREFIX_SIZE,
 } from "./frame.ts";
 import type { Handshake } from "./handshake.ts";
 import { Link } from "./link.ts";
@@ -72,6 +76,8 @@ export class Connection extends Link {
   private readonly sendSealing: FrameSealing = new FrameSealing();
   private readonly receiveSealing: FrameSealing = new FrameSealing();
   private sendLimits: Readonly<FrameLimits> = DATA_LIMITS;
+  /** Both ends know short frames. */
+  private takesShort = false;
   private pausedByOwner = false;
   private pausedByLoad = false;
   private starvedOfSpace = false;
@@ -131,7 +137,7 @@ export class Connection extends Link {
       this.refusal = Status.Busy;
       return -1;
     }
-    const at = this.begin(FrameKind.Request, method, headerBytes, payloadBytes);
+    const at = this.begin(FrameKind.Request, method, headerBytes, payloadBytes, PREFIX_SIZE);
     if (at < 0) return -1;
     this.outgoing.requestId = this.pending.nextId();
     this.begunOp = op;
@@ -145,14 +151,21 @@ export class Connection extends Link {
       this.refusal = Status.Unreachable;
       return -1;
     }
-    const at = this.begin(FrameKind.Reply, method, headerBytes, payloadBytes);
+    const at = this.begin(FrameKind.Reply, method, headerBytes, payloadBytes, PREFIX_SIZE);
     this.outgoing.requestId = requestId;
     return at;
   }
 
   /** Start a frame that has no answer. */
   beginOneway(method: number, headerBytes: number, payloadBytes: number): number {
-    return this.begin(FrameKind.Oneway, method, headerBytes, payloadBytes);
+    return this.begin(FrameKind.Oneway, method, headerBytes, payloadBytes, PREFIX_SIZE);
+  }
+
+  /** The same of a small frame that is sent however idle both ends are: short, if the peer knows that. */
+  beginShort(method: number, headerBytes: number): number {
+    assert(headerBytes <= SHORT_HEADER_SIZE_MAX, "Connection.beginShort: too long");
+    const prefixBytes = this.takesShort ? SHORT_PREFIX_SIZE : PREFIX_SIZE;
+    return this.begin(FrameKind.Oneway, method, headerBytes, 0, prefixBytes);
   }
 
   /**
@@ -216,6 +229,7 @@ export class Connection extends Link {
     method: number,
     headerBytes: number,
     payloadBytes: number,
+    prefixBytes: number,
   ): number {
     this.begun = -1;
     this.begunOp = null;
@@ -228,7 +242,7 @@ export class Connection extends Link {
       this.refusal = Status.Invalid;
       return -1;
     }
-    const size = frameSize(headerBytes, payloadBytes);
+    const size = prefixBytes + padded(headerBytes) + padded(payloadBytes);
     const at = stream.reserve(size);
     if (at < 0) {
       this.refusal = Status.Busy;
@@ -246,7 +260,8 @@ export class Connection extends Link {
     frame.payloadSize = payloadBytes;
     frame.payloadCrc = 0;
     frame.sizeBytes = size;
-    frame.headerOffset = at + PREFIX_SIZE;
+    frame.prefixSize = prefixBytes;
+    frame.headerOffset = at + prefixBytes;
     frame.payloadOffset = frame.headerOffset + padded(headerBytes);
     this.payloadOffset = frame.payloadOffset;
     this.begun = at;
@@ -290,11 +305,15 @@ export class Connection extends Link {
     while (this.isReceiving()) {
       const stream: Stream = this.stream!;
       const available = stream.receiveLength;
-      if (available < PREFIX_SIZE) return;
+      if (available < SHORT_PREFIX_SIZE) return;
+      const short = this.takesShort && isShort(words, stream.receiveOffset);
+      if (!short && available < PREFIX_SIZE) return;
       const frame = this.incoming;
       const greeting = this.greeting;
       const limits = greeting === null ? this.owner.limits : HANDSHAKE_LIMITS;
-      let fault = parsePrefix(frame, words, stream.receiveOffset, limits);
+      let fault = short
+        ? parseShort(frame, words, stream.receiveOffset, limits)
+        : parsePrefix(frame, words, stream.receiveOffset, limits);
       if (fault === FrameFault.None) {
         if (available < frame.sizeBytes) return;
         fault = greeting === null ? this.deliver(frame) : this.greet(greeting, frame);
@@ -400,6 +419,7 @@ export class Connection extends Link {
 
   protected admit(handshake: Handshake): boolean {
     this.sendLimits = handshake.peerLimits;
+    this.takesShort = handshake.version >= FRAME_VERSION_MAX;
     this.sendSealing.reset(handshake.sendKey, handshake.keyId);
     this.receiveSealing.reset(handshake.receiveKey, handshake.keyId);
     this.sentUs = this.world.clock.turnUs;
@@ -415,6 +435,7 @@ export class Connection extends Link {
 
   protected release(reason: string, opened: boolean): void {
     this.begun = -1;
+    this.takesShort = false;
     this.serving = 0;
     this.pausedByOwner = false;
     this.pausedByLoad = false;
@@ -445,10 +466,12 @@ export class Connection extends Link {
       this.fail("the key signed its most blocks", "");
       return;
     }
-    if (nowUs - this.sentUs > PING_INTERVAL_US / 2 && this.begin(FrameKind.Ping, 0, 0, 0) >= 0) {
-      this.finish();
-    }
+    if (nowUs - this.sentUs > PING_INTERVAL_US / 2) this.ping();
     this.sweepBy(dueUs);
+  }
+
+  private ping(): void {
+    if (this.begin(FrameKind.Ping, 0, 0, 0, PREFIX_SIZE) >= 0) this.finish();
   }
 
   /** Look at the time limits when this one ends, unless that is done before. */

@@ -15,6 +15,7 @@ import {
 import { Connection } from "./connection.ts";
 import type { Admission, ConnectionHandler, ConnectionOwner } from "./connection-types.ts";
 import {
+  FRAME_VERSION_MAX,
   type FrameLimits,
   frameSize,
   HEADER_SIZE_CONTROL_MAX,
@@ -42,6 +43,8 @@ export interface RpcOptions {
   readonly sendBytes?: number;
   /** Receive buffer of a connection. Default 1 MiB, and 2 MiB for control. */
   readonly receiveBytes?: number;
+  /** The newest version of frames that it speaks. Default: all; an older program knows fewer. */
+  readonly versionMax?: number;
   /** Local address of dialled connections. */
   readonly bind?: string;
   /** Shortest and longest pause between two attempts to connect. Default 20 ms and 1 s. */
@@ -75,6 +78,7 @@ export class RpcEndpoint {
       checksum: world.checksum,
       random: world.random,
       limits: limitsOf(options),
+      versionMax: options.versionMax ?? FRAME_VERSION_MAX,
     });
   }
 

@@ -4,7 +4,7 @@ import { Status } from "../base/status.ts";
 import { MessageType } from "../raft/raft.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { CLIENT, KEY, OSD, TO_OSD } from "./bun-test-ends.ts";
-import { DATA_LIMITS, Frame, FrameKind } from "./frame.ts";
+import { DATA_LIMITS, Frame, FRAME_VERSION_MAX, FrameKind } from "./frame.ts";
 import { Handshake, HandshakeStep } from "./handshake.ts";
 import { Method, Role } from "./rpc.ts";
 import { FrameSealing } from "./sealing.ts";
@@ -43,7 +43,7 @@ const store = { starts: new Uint8Array(32).map((_, at) => 0x60 + at), asking: tr
 
 /** A client that dials an osd, everything drawn known. */
 function ends(): { dialler: Handshake; acceptor: Handshake } {
-  const common = { psk: KEY, checksum, limits: DATA_LIMITS };
+  const common = { psk: KEY, checksum, limits: DATA_LIMITS, versionMax: FRAME_VERSION_MAX };
   const client = { ...common, identity: CLIENT, boot: 0x1_0203_0405_0607, random: counting(0x20) };
   const osd = { ...common, identity: { ...OSD, store }, boot: 99, random: counting(0x80) };
   return { dialler: new Handshake(client, TO_OSD), acceptor: new Handshake(osd, null) };

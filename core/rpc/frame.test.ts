@@ -9,8 +9,12 @@ import {
   faultName,
   frameSize,
   HANDSHAKE_LIMITS,
+  isShort,
   padded,
   parsePrefix,
+  parseShort,
+  SHORT_HEADER_SIZE_MAX,
+  SHORT_PREFIX_SIZE,
   verifyFrame,
   writePrefix,
 } from "./frame.ts";
@@ -199,5 +203,111 @@ describe("frame", () => {
       keyId: 0xffff_fffd,
       payloadCrc: 0xffff_fffc,
     });
+  });
+});
+
+/** A one-way frame of three header bytes: the third under its key. */
+function oneway(prefixSize: number) {
+  const buffer = new ArrayBuffer(prefixSize + 8);
+  const words = new Int32Array(buffer);
+  const bytes = new Uint8Array(buffer);
+  const frame = new Frame();
+  frame.kind = FrameKind.Oneway;
+  frame.method = 0x0112;
+  frame.headerSize = 3;
+  frame.prefixSize = prefixSize;
+  const sealing = new FrameSealing();
+  sealing.reset(KEY, 1);
+  for (let count = 0; count < 3; count++) {
+    bytes.set([0xaa, 0xbb, 0xcc], prefixSize);
+    sealing.seal(frame, words, 0);
+  }
+  return { words, bytes, view: new DataView(buffer) };
+}
+
+/** A receiver that has sealed as many as its peer: both count alike. */
+function receiver(): FrameSealing {
+  const sealing = new FrameSealing();
+  sealing.reset(KEY, 1);
+  for (let count = 0; count < 2; count++) sealing.seal(new Frame(), new Int32Array(16), 0);
+  return sealing;
+}
+
+describe("short frame", () => {
+  test("it has these bytes, and the tag of the frame in full", () => {
+    const { bytes } = oneway(SHORT_PREFIX_SIZE);
+    const tag = oneway(64).bytes.slice(48, 64).toHex();
+    expect(bytes.toHex()).toBe(
+      [
+        "46425331", // "FBS1"
+        "12010300", // method, header size
+        tag,
+        "aabbcc0000000000", // header, padding
+      ].join(""),
+    );
+    expect(tag).toBe("21343f99eb4b0783d628a0131dd6143e");
+  });
+
+  test("what is written is read, as a one-way frame of the counter that is due", () => {
+    const { words } = oneway(SHORT_PREFIX_SIZE);
+    const read = new Frame();
+    expect(isShort(words, 0)).toBe(true);
+    expect(isShort(oneway(64).words, 0)).toBe(false);
+    expect(parseShort(read, words, 0, DATA_LIMITS)).toBe(FrameFault.None);
+    expect(receiver().open(read, words)).toBe(FrameFault.None);
+    expect(read).toMatchObject({
+      kind: FrameKind.Oneway,
+      flags: 0,
+      method: 0x0112,
+      status: 0,
+      requestId: 0,
+      counter: 3,
+      keyId: 1,
+      headerOffset: 24,
+      headerSize: 3,
+      payloadOffset: 32,
+      payloadSize: 0,
+      payloadCrc: 0,
+      sizeBytes: 32,
+    });
+  });
+
+  test("N4: every flipped bit is refused", () => {
+    for (let bit = 0; bit < 32 * 8; bit++) {
+      const { words, bytes } = oneway(SHORT_PREFIX_SIZE);
+      bytes[bit >> 3]! ^= 1 << (bit & 7);
+      const frame = new Frame();
+      let refused = !isShort(words, 0);
+      if (!refused) refused = parseShort(frame, words, 0, DATA_LIMITS) !== FrameFault.None;
+      // Longer than what was sent: the receiver waits for what follows, which makes another tag.
+      const longer = new Int32Array(128);
+      longer.set(words);
+      if (!refused) refused = receiver().open(frame, longer) === FrameFault.Tag;
+      expect({ bit, refused }).toEqual({ bit, refused: true });
+    }
+  });
+
+  test("a header above the limit is refused", () => {
+    const { words, view } = oneway(SHORT_PREFIX_SIZE);
+    view.setUint16(6, SHORT_HEADER_SIZE_MAX + 1, true);
+    expect(parseShort(new Frame(), words, 0, DATA_LIMITS)).toBe(FrameFault.HeaderSize);
+    view.setUint16(6, 9, true);
+    const limits = { headerBytes: 8, payloadBytes: 0 };
+    expect(parseShort(new Frame(), words, 0, limits)).toBe(FrameFault.HeaderSize);
+  });
+
+  test("it is opened once, in its place, under its key", () => {
+    const { words } = oneway(SHORT_PREFIX_SIZE);
+    const frame = new Frame();
+    const early = new FrameSealing();
+    early.reset(KEY, 1);
+    parseShort(frame, words, 0, DATA_LIMITS);
+    expect(early.open(frame, words)).toBe(FrameFault.Tag);
+    const sealing = receiver();
+    expect(sealing.open(frame, words)).toBe(FrameFault.None);
+    expect(sealing.open(frame, words)).toBe(FrameFault.Tag);
+    const other = receiver();
+    other.reset(KEY, 2);
+    expect(other.open(frame, words)).toBe(FrameFault.Tag);
   });
 });

@@ -17,10 +17,29 @@ import type { Mac } from "./mac.ts";
  * The tag covers the first 48 bytes and the padded header. Invariants: all frames are multiples of
  * 8 bytes, so that a prefix always lies on an 8-byte boundary of the receive buffer; the counter
  * grows by one a frame in each direction.
+ *
+ * A one-way frame without payload may be sent short, where both ends know that:
+ *
+ * ```
+ *  0  u32 magic "FBS1"      4  u16 method, u16 header size
+ *  8  u8[16] tag
+ * 24  header, zero-padded to 8
+ * ```
+ *
+ * What is left out is known to the receiver, the counter as well: exactly one value is right. The
+ * tag is that of the frame in full, so nothing that it binds is given up. A heartbeat takes 48 bytes
+ * instead of 88, which is what two shards with idle groups say to each other, 20 times a second.
  */
 const FRAME_MAGIC = 0x3146_4246;
+const SHORT_MAGIC = 0x3153_4246;
 export const FRAME_VERSION = 1;
+/** The newest that an end speaks, agreed on in the handshake. 2: frames may be short. */
+export const FRAME_VERSION_MAX = 2;
 export const PREFIX_SIZE = 64;
+export const SHORT_PREFIX_SIZE = 24;
+const SHORT_TAG_AT = 8;
+/** The most header of a short frame. */
+export const SHORT_HEADER_SIZE_MAX = 256;
 /** Bytes of the prefix in front of the tag: those the tag covers. */
 export const PREFIX_TAGGED_SIZE = 48;
 /** The most header of a connection that carries data or raft frames. */
@@ -54,6 +73,8 @@ export class Frame {
   /** Arena offsets, both multiples of 8, and the sizes without padding. */
   headerOffset = 0;
   headerSize = 0;
+  /** In front of the header: `PREFIX_SIZE`, or `SHORT_PREFIX_SIZE`. */
+  prefixSize: number = PREFIX_SIZE;
   payloadOffset = 0;
   payloadSize = 0;
   payloadCrc = 0;
@@ -140,10 +161,56 @@ export function parsePrefix(
   if (kind !== FrameKind.Reply && frame.status !== 0) return FrameFault.Status;
   frame.headerOffset = at + PREFIX_SIZE;
   frame.headerSize = headerSize;
+  frame.prefixSize = PREFIX_SIZE;
   frame.payloadOffset = at + PREFIX_SIZE + padded(headerSize);
   frame.payloadSize = payloadSize;
   frame.sizeBytes = frameSize(headerSize, payloadSize);
   return FrameFault.None;
+}
+
+/** True when a short frame begins at the arena offset `at`. */
+export function isShort(words: Int32Array, at: number): boolean {
+  return words[at >>> 2]! === SHORT_MAGIC;
+}
+
+/** Parse the prefix of a short frame; its counter and key id are the receiver's to tell. */
+export function parseShort(
+  frame: Frame,
+  words: Int32Array,
+  at: number,
+  limits: FrameLimits,
+): FrameFault {
+  const shape = words[(at >>> 2) + 1]!;
+  const headerSize = shape >>> 16;
+  if (headerSize > SHORT_HEADER_SIZE_MAX || headerSize > limits.headerBytes) {
+    return FrameFault.HeaderSize;
+  }
+  frame.kind = FrameKind.Oneway;
+  frame.flags = 0;
+  frame.method = shape & 0xffff;
+  frame.status = 0;
+  frame.requestId = 0;
+  frame.counter = 0;
+  frame.keyId = 0;
+  frame.payloadCrc = 0;
+  frame.headerOffset = at + SHORT_PREFIX_SIZE;
+  frame.headerSize = headerSize;
+  frame.prefixSize = SHORT_PREFIX_SIZE;
+  frame.payloadOffset = frame.headerOffset + padded(headerSize);
+  frame.payloadSize = 0;
+  frame.sizeBytes = SHORT_PREFIX_SIZE + padded(headerSize);
+  return FrameFault.None;
+}
+
+/** Write the prefix of a short frame at `at`; the tag is zero. */
+export function writeShort(frame: Frame, words: Int32Array, at: number): void {
+  const base = at >>> 2;
+  words[base] = SHORT_MAGIC;
+  words[base + 1] = frame.method | (frame.headerSize << 16);
+  words[base + 2] = 0;
+  words[base + 3] = 0;
+  words[base + 4] = 0;
+  words[base + 5] = 0;
 }
 
 /** Write the prefix of `frame` (kind, method, status, sizes, ids, crc) at `at`; the tag is zero. */
@@ -169,27 +236,69 @@ export function writePrefix(frame: Frame, words: Int32Array, at: number): void {
   words[base + 15] = 0;
 }
 
-/** Compute the tag of the frame at `at` into `mac`. */
-function computeTag(mac: Mac, words: Int32Array, at: number, headerBytes: number): void {
+/**
+ * Compute the tag of a frame into `mac`: its prefix lies in full at `prefixAt` of `prefix`, which is memory
+ * of its own where the frame is short, and its header at `at` of `words`.
+ */
+function computeTag(
+  mac: Mac,
+  prefix: Int32Array,
+  prefixAt: number,
+  words: Int32Array,
+  at: number,
+  headerBytes: number,
+): void {
   mac.begin();
-  mac.update(words, at >>> 2, PREFIX_TAGGED_SIZE >>> 2);
-  mac.finish(words, (at + PREFIX_SIZE) >>> 2, padded(headerBytes) >>> 2);
+  mac.update(prefix, prefixAt >>> 2, PREFIX_TAGGED_SIZE >>> 2);
+  mac.finish(words, at >>> 2, padded(headerBytes) >>> 2);
 }
 
 /** Put the tag into the finished frame at `at`. */
 export function sealFrame(mac: Mac, words: Int32Array, at: number, headerBytes: number): void {
-  computeTag(mac, words, at, headerBytes);
-  const base = (at + PREFIX_TAGGED_SIZE) >>> 2;
+  computeTag(mac, words, at, words, at + PREFIX_SIZE, headerBytes);
+  putTag(mac, words, at + PREFIX_TAGGED_SIZE);
+}
+
+/** True when the tag of the frame at `at` is right. Takes the same time either way. */
+export function verifyFrame(mac: Mac, words: Int32Array, at: number, headerBytes: number): boolean {
+  computeTag(mac, words, at, words, at + PREFIX_SIZE, headerBytes);
+  return isTag(mac, words, at + PREFIX_TAGGED_SIZE);
+}
+
+/** Put the tag into the short frame at `at`, which stands in full in `prefix`. */
+export function sealShort(
+  mac: Mac,
+  prefix: Int32Array,
+  words: Int32Array,
+  at: number,
+  headerBytes: number,
+): void {
+  computeTag(mac, prefix, 0, words, at + SHORT_PREFIX_SIZE, headerBytes);
+  putTag(mac, words, at + SHORT_TAG_AT);
+}
+
+/** `verifyFrame` of the short frame at `at`, which stands in full in `prefix`. */
+export function verifyShort(
+  mac: Mac,
+  prefix: Int32Array,
+  words: Int32Array,
+  at: number,
+  headerBytes: number,
+): boolean {
+  computeTag(mac, prefix, 0, words, at + SHORT_PREFIX_SIZE, headerBytes);
+  return isTag(mac, words, at + SHORT_TAG_AT);
+}
+
+function putTag(mac: Mac, words: Int32Array, at: number): void {
+  const base = at >>> 2;
   words[base] = mac.tag0;
   words[base + 1] = mac.tag1;
   words[base + 2] = mac.tag2;
   words[base + 3] = mac.tag3;
 }
 
-/** True when the tag of the frame at `at` is right. Takes the same time either way. */
-export function verifyFrame(mac: Mac, words: Int32Array, at: number, headerBytes: number): boolean {
-  computeTag(mac, words, at, headerBytes);
-  const base = (at + PREFIX_TAGGED_SIZE) >>> 2;
+function isTag(mac: Mac, words: Int32Array, at: number): boolean {
+  const base = at >>> 2;
   const difference =
     (words[base]! ^ mac.tag0) |
     (words[base + 1]! ^ mac.tag1) |

@@ -68,6 +68,8 @@ export interface HandshakeConfig {
   readonly checksum: Checksum;
   readonly random: Random;
   readonly limits: Readonly<FrameLimits>;
+  /** The newest version of frames that it speaks. */
+  readonly versionMax: number;
 }
 
 enum Stage {
@@ -92,6 +94,8 @@ export class Handshake {
   sendKey: Uint8Array = new Uint8Array(0);
   receiveKey: Uint8Array = new Uint8Array(0);
   readonly keyId: number = KEY_ID_PSK;
+  /** Of the frames that follow: the newest that both speak. */
+  version: number = FRAME_VERSION;
   peerLimits: FrameLimits = { headerBytes: 0, payloadBytes: 0 };
 
   constructor(config: HandshakeConfig, receiver: RpcReceiver | null) {
@@ -119,7 +123,7 @@ export class Handshake {
           storeUuid: uuidBytes(receiver.storeUuid),
         },
         versionMin: FRAME_VERSION,
-        versionMax: FRAME_VERSION,
+        versionMax: this.config.versionMax,
         authMethod: AuthMethod.PSK,
         keyId: KEY_ID_PSK,
         nonce: this.nonce(),
@@ -140,11 +144,7 @@ export class Handshake {
     const hello = this.parse(() => fromBinary(HelloSchema, this.hello));
     this.checkCluster(hello.clusterId);
     this.checkNonce(hello.nonce);
-    if (hello.versionMin > FRAME_VERSION || hello.versionMax < FRAME_VERSION) {
-      throw this.fail(
-        `no common version: peer speaks ${hello.versionMin} to ${hello.versionMax}, we ${FRAME_VERSION}`,
-      );
-    }
+    this.version = this.commonVersion(hello);
     this.checkMethod(hello.authMethod, hello.keyId);
     this.checkReceiver(hello);
     this.peer = this.checkSender(hello.sender);
@@ -154,7 +154,7 @@ export class Handshake {
       create(ChallengeSchema, {
         clusterId: uuidBytes(this.config.identity.clusterId),
         sender: this.ownEndpoint(),
-        version: FRAME_VERSION,
+        version: this.version,
         authMethod: AuthMethod.PSK,
         keyId: KEY_ID_PSK,
         nonce: this.nonce(),
@@ -174,9 +174,12 @@ export class Handshake {
     const challenge = this.parse(() => fromBinary(ChallengeSchema, bytes.slice()));
     this.checkCluster(challenge.clusterId);
     this.checkNonce(challenge.nonce);
-    if (challenge.version !== FRAME_VERSION) {
-      throw this.fail(`wrong version: ${challenge.version}, wanted ${FRAME_VERSION}`);
+    const { versionMax } = this.config;
+    if (challenge.version < FRAME_VERSION || challenge.version > versionMax) {
+      const wanted = `${FRAME_VERSION} to ${versionMax}`;
+      throw this.fail(`wrong version: ${challenge.version}, wanted ${wanted}`);
     }
+    this.version = challenge.version;
     this.checkMethod(challenge.authMethod, challenge.keyId);
     this.peer = this.checkSender(challenge.sender);
     this.checkDialled(this.peer, this.receiver);
@@ -248,6 +251,16 @@ export class Handshake {
     if (nonce.length !== NONCE_SIZE) {
       throw this.fail(`malformed nonce: ${nonce.length} bytes, wanted ${NONCE_SIZE}`);
     }
+  }
+
+  /** The newest version that both speak. */
+  private commonVersion({ versionMin, versionMax }: Hello): number {
+    const version = Math.min(versionMax, this.config.versionMax);
+    if (version < FRAME_VERSION || version < versionMin) {
+      const own = `${FRAME_VERSION} to ${this.config.versionMax}`;
+      throw this.fail(`no common version: peer speaks ${versionMin} to ${versionMax}, we ${own}`);
+    }
+    return version;
   }
 
   private checkMethod(method: AuthMethod, keyId: number): void {

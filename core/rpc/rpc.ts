@@ -20,10 +20,14 @@ export {
   FrameKind,
   frameSize,
   HANDSHAKE_LIMITS,
+  isShort,
   PREFIX_SIZE,
   PREFIX_TAGGED_SIZE,
   parsePrefix,
+  parseShort,
+  SHORT_PREFIX_SIZE,
   writePrefix,
+  writeShort,
 } from "./frame.ts";
 export { HandshakeStep } from "./handshake.ts";
 export { Method } from "./method.ts";

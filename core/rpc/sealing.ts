@@ -6,8 +6,11 @@ import {
   PREFIX_TAGGED_SIZE,
   padded,
   sealFrame,
+  sealShort,
   verifyFrame,
+  verifyShort,
   writePrefix,
+  writeShort,
 } from "./frame.ts";
 import { Mac } from "./mac.ts";
 
@@ -22,6 +25,8 @@ const SIGNED_BLOCKS_MAX = 140_737_488_355_328;
  */
 export class FrameSealing {
   private readonly mac: Mac = new Mac();
+  /** The prefix of a short frame, in full. */
+  private readonly prefix: Int32Array = new Int32Array(PREFIX_SIZE >>> 2);
   private keyId = 0;
   private counter = 0;
   private blocks = 0;
@@ -45,16 +50,34 @@ export class FrameSealing {
     this.blocks += (PREFIX_TAGGED_SIZE + padded(frame.headerSize)) / 16;
     frame.counter = this.counter;
     frame.keyId = this.keyId;
+    if (frame.prefixSize !== PREFIX_SIZE) {
+      writeShort(frame, words, at);
+      writePrefix(frame, this.prefix, 0);
+      sealShort(this.mac, this.prefix, words, at, frame.headerSize);
+      return;
+    }
     writePrefix(frame, words, at);
     sealFrame(this.mac, words, at, frame.headerSize);
   }
 
-  /** Check key, counter and tag of the whole frame that `parsePrefix` read. */
+  /** Check key, counter and tag of the whole frame that `parsePrefix` or `parseShort` read. */
   open(frame: Frame, words: Int32Array): FrameFault {
+    if (frame.prefixSize !== PREFIX_SIZE) return this.openShort(frame, words);
     if (frame.keyId !== this.keyId) return FrameFault.KeyId;
     if (frame.counter !== this.counter + 1) return FrameFault.Counter;
     const at = frame.headerOffset - PREFIX_SIZE;
     if (!verifyFrame(this.mac, words, at, frame.headerSize)) return FrameFault.Tag;
+    this.counter += 1;
+    return FrameFault.None;
+  }
+
+  /** The frame is the one that is due, under this key, or its tag is another. */
+  private openShort(frame: Frame, words: Int32Array): FrameFault {
+    frame.counter = this.counter + 1;
+    frame.keyId = this.keyId;
+    writePrefix(frame, this.prefix, 0);
+    const at = frame.headerOffset - frame.prefixSize;
+    if (!verifyShort(this.mac, this.prefix, words, at, frame.headerSize)) return FrameFault.Tag;
     this.counter += 1;
     return FrameFault.None;
   }

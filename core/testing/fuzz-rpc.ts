@@ -18,16 +18,20 @@ import {
   frameSize,
   HANDSHAKE_LIMITS,
   HandshakeStep,
+  isShort,
   Method,
   PREFIX_SIZE,
   PREFIX_TAGGED_SIZE,
   parsePrefix,
+  parseShort,
   RequestOp,
   Role,
   RpcEndpoint,
   type RpcIdentity,
   type RpcReceiver,
+  SHORT_PREFIX_SIZE,
   writePrefix,
+  writeShort,
 } from "../rpc/rpc.ts";
 import type { FuzzTarget } from "./fuzz.ts";
 import { FeedStream, FeedWorld } from "./fuzz-feed.ts";
@@ -49,6 +53,8 @@ const BYTES_MAX: number = 2 * frameSize(LIMITS.headerBytes, LIMITS.payloadBytes)
 const INPUT_BYTES_MAX = 65_536;
 const OPEN_REQUESTS = 4;
 const FRAMES_TAKEN_MAX = 30;
+/** In front of the tag. */
+const SHORT_SHAPE_BYTES = 8;
 
 /**
  * A whole stream from its first byte on, of either end: handshake, then frames. The repair plays a
@@ -201,9 +207,11 @@ class End implements ConnectionHandler {
   /** What was delivered is what was received: its prefix, written again, has the same bytes. */
   private check(frame: Frame): void {
     const { bytes } = this.world.arena;
-    const at = frame.headerOffset - PREFIX_SIZE;
-    writePrefix(frame, this.scratch, 0);
-    for (let byte = 0; byte < PREFIX_TAGGED_SIZE; byte++) {
+    const at = frame.headerOffset - frame.prefixSize;
+    const short = frame.prefixSize === SHORT_PREFIX_SIZE;
+    if (short) writeShort(frame, this.scratch, 0);
+    else writePrefix(frame, this.scratch, 0);
+    for (let byte = 0; byte < (short ? SHORT_SHAPE_BYTES : PREFIX_TAGGED_SIZE); byte++) {
       assert(this.reader[byte] === bytes[at + byte], "rpc: a prefix changed");
     }
     assert(frame.headerSize <= LIMITS.headerBytes, "rpc: a header above the limit");
@@ -255,10 +263,13 @@ class Keys {
     const words = new Int32Array(input.buffer, 0, input.length >>> 2);
     this.derive(this.hello, this.challenge, toAcceptor);
     let isOpen = false;
-    for (let at = 0; at + PREFIX_SIZE <= input.length; at += this.frame.sizeBytes) {
+    for (let at = 0; at + SHORT_PREFIX_SIZE <= input.length; at += this.frame.sizeBytes) {
       const { frame } = this;
       const limits = isOpen ? LIMITS : HANDSHAKE_LIMITS;
-      if (parsePrefix(frame, words, at, limits) !== FrameFault.None) return;
+      const short = isOpen && isShort(words, at);
+      if (!short && at + PREFIX_SIZE > input.length) return;
+      const parse = short ? parseShort : parsePrefix;
+      if (parse(frame, words, at, limits) !== FrameFault.None) return;
       if (at + frame.sizeBytes > input.length) return;
       clear(input, frame.headerOffset + frame.headerSize, frame.payloadOffset);
       clear(input, frame.payloadOffset + frame.payloadSize, at + frame.sizeBytes);
@@ -337,17 +348,24 @@ function u32(value: number): Uint8Array {
 function frameBytes(recorded: RecordedFrame, at: number): Uint8Array {
   const frame = new Frame();
   const { kind, method, header, payload } = recorded;
+  const paddedHeader = (header.length + 7) & ~7;
   frame.kind = kind;
   frame.method = method;
   frame.headerSize = header.length;
   frame.payloadSize = payload.length;
   frame.flags = payload.length % 4096 === 0 ? 0 : FLAG_PAYLOAD_CRC;
   if (kind === FrameKind.Request) frame.requestId = 31 + at;
+  if (recorded.isShort) {
+    const short = new Uint8Array(SHORT_PREFIX_SIZE + paddedHeader);
+    writeShort(frame, new Int32Array(short.buffer), 0);
+    short.set(header, SHORT_PREFIX_SIZE);
+    return short;
+  }
   // The ids that the table of requests gives out, one after the other.
   if (kind === FrameKind.Reply) frame.requestId = 16 + 17 * at;
   const bytes = new Uint8Array(frameSize(header.length, payload.length));
   writePrefix(frame, new Int32Array(bytes.buffer), 0);
   bytes.set(header, PREFIX_SIZE);
-  bytes.set(payload, PREFIX_SIZE + ((header.length + 7) & ~7));
+  bytes.set(payload, PREFIX_SIZE + paddedHeader);
   return bytes;
 }

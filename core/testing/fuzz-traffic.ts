@@ -4,6 +4,7 @@ import { BLOCK_SIZE } from "../base/units.ts";
 import { LogSpace } from "../log/log.ts";
 import type { SimWorld } from "../reactor/reactor.ts";
 import type { Stream } from "../reactor/world.ts";
+import { FrameKind } from "../rpc/rpc.ts";
 import {
   type CheckpointBody,
   type CheckpointHeader,
@@ -38,6 +39,8 @@ export interface RecordedFrame {
   readonly method: number;
   readonly header: Uint8Array;
   readonly payload: Uint8Array;
+  /** It was sent as a short frame. */
+  readonly isShort: boolean;
 }
 
 /** The structures of one device, and how they were found. */
@@ -71,6 +74,7 @@ const LOG_BLOCKS_MAX = 24;
 /** Bounds what is kept of one method: the first ones differ most. */
 const FRAMES_MAX = 24;
 const FRAME_MAGIC = 0x3146_4246;
+const SHORT_MAGIC = 0x3153_4246;
 
 /** Record the same traffic each time. */
 export function recordTraffic({ checksum, drainMicrotasks }: FuzzPorts): FuzzTraffic {
@@ -154,21 +158,36 @@ class FrameRecorder {
 
   private add(bytes: Uint8Array): void {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    if (bytes.length >= 24 && view.getUint32(0, true) === SHORT_MAGIC) {
+      const header = bytes.slice(24, 24 + view.getUint16(6, true));
+      const method = view.getUint16(4, true);
+      this.keep({
+        kind: FrameKind.Oneway,
+        method,
+        header,
+        payload: bytes.slice(0, 0),
+        isShort: true,
+      });
+      return;
+    }
     if (bytes.length < 64 || view.getUint32(0, true) !== FRAME_MAGIC) return;
-    const kind = view.getUint8(5);
-    const method = view.getUint16(8, true);
-    const key = kind * 65_536 + method;
+    const headerSize = view.getUint32(12, true);
+    const payloadAt = 64 + ((headerSize + 7) & ~7);
+    this.keep({
+      kind: view.getUint8(5),
+      method: view.getUint16(8, true),
+      header: bytes.slice(64, 64 + headerSize),
+      payload: bytes.slice(payloadAt, payloadAt + view.getUint32(24, true)),
+      isShort: false,
+    });
+  }
+
+  private keep(frame: RecordedFrame): void {
+    const key = frame.kind * 65_536 + frame.method;
     const count = this.counts.get(key) ?? 0;
     if (count >= FRAMES_MAX) return;
     this.counts.set(key, count + 1);
-    const headerSize = view.getUint32(12, true);
-    const payloadAt = 64 + ((headerSize + 7) & ~7);
-    this.frames.push({
-      kind,
-      method,
-      header: bytes.slice(64, 64 + headerSize),
-      payload: bytes.slice(payloadAt, payloadAt + view.getUint32(24, true)),
-    });
+    this.frames.push(frame);
   }
 }
 

@@ -880,15 +880,14 @@ function decodeGeneralControl(message: Control, view: DataView, offset: number, 
 export class Heartbeat {
   sentUs = 0;
   echoUs = 0;
-  boot = 0;
 }
 
 /** The most bytes of an encoded Heartbeat. */
-export const HEARTBEAT_SIZE_MAX = 27;
+export const HEARTBEAT_SIZE_MAX = 18;
 
 /** Bytes that `encodeHeartbeat` writes. */
 export function sizeOfHeartbeat(_message: Heartbeat): number {
-  return 27;
+  return 18;
 }
 
 /** Write `message` at `offset`; answers the offset behind it. */
@@ -897,18 +896,15 @@ export function encodeHeartbeat(message: Heartbeat, view: DataView, offset: numb
   putU64(view, offset + 1, message.sentUs);
   view.setUint8(offset + 9, 0x11);
   putU64(view, offset + 10, message.echoUs);
-  view.setUint8(offset + 18, 0x19);
-  putU64(view, offset + 19, message.boot);
-  return offset + 27;
+  return offset + 18;
 }
 
 /** Read a message of `length` bytes at `offset`; false when it is malformed. */
 export function decodeHeartbeat(message: Heartbeat, view: DataView, offset: number, length: number): boolean {
   if (
-    length !== 27 ||
+    length !== 18 ||
     view.getUint8(offset) !== 0x9 ||
-    view.getUint8(offset + 9) !== 0x11 ||
-    view.getUint8(offset + 18) !== 0x19
+    view.getUint8(offset + 9) !== 0x11
   ) {
     return decodeGeneralHeartbeat(message, view, offset, length);
   }
@@ -916,8 +912,6 @@ export function decodeHeartbeat(message: Heartbeat, view: DataView, offset: numb
   message.sentUs = getU64(view, offset + 1);
   if (view.getUint32(offset + 14, true) >= HIGH_LIMIT) return false;
   message.echoUs = getU64(view, offset + 10);
-  if (view.getUint32(offset + 23, true) >= HIGH_LIMIT) return false;
-  message.boot = getU64(view, offset + 19);
   return true;
 }
 
@@ -927,10 +921,8 @@ function decodeGeneralHeartbeat(message: Heartbeat, view: DataView, offset: numb
     const general = fromBinary(HeartbeatSchema, bytesOf(view, offset, length));
     message.sentUs = Number(general.sentUs ?? 0n);
     message.echoUs = Number(general.echoUs ?? 0n);
-    message.boot = Number(general.boot ?? 0n);
     if (message.sentUs > Number.MAX_SAFE_INTEGER) return false;
     if (message.echoUs > Number.MAX_SAFE_INTEGER) return false;
-    if (message.boot > Number.MAX_SAFE_INTEGER) return false;
     return true;
   } catch {
     return false;
