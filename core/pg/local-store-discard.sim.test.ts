@@ -217,6 +217,7 @@ describe("discards of freed units", () => {
     expect(story.guard.discards.length - before).toBeWithin(4, 7);
     // A file system that is nearly full does not let it rest.
     story.file.bytesBeneath = MIB;
+    story.pass(SECOND_US);
     expect(story.rig.store.isFull).toBe(true);
     story.pass(2 * SECOND_US);
     expect(story.discarded).toBe(32 * 4 * UNIT_SIZE);

@@ -18,6 +18,13 @@ const FULL_UNITS_MIN = 128;
 const BENEATH_BYTES_MIN = 33_554_432;
 const BENEATH_LOGS = 4;
 const BENEATH_LOOK_US = 20_000;
+/**
+ * Where nothing was appended for this long and there is plenty, looks are as far apart: an idle shard
+ * wakes 10 times a second for heartbeats, and a look took a tenth of what it does then. What others
+ * take there meanwhile is seen late by the writes of one turn, and is far from all there is.
+ */
+const BENEATH_REST_US = 500_000;
+const BENEATH_PLENTY_BYTES = 1_073_741_824;
 /** So many times of what has to be free is little: people are told before writes are refused. */
 const BENEATH_NEAR = 2;
 /** It takes more to be better off again than to be worse, or replicas would say both in turns. */
@@ -43,7 +50,7 @@ export class Space implements FillHost {
   /** How the file system beneath is, and what it can give; as of `lookedUs`. */
   private beneath = Beneath.Enough;
   private beneathBytes = Number.POSITIVE_INFINITY;
-  private lookedUs = -BENEATH_LOOK_US;
+  private lookedUs = Number.NEGATIVE_INFINITY;
 
   constructor(
     parts: StoreParts,
@@ -122,11 +129,15 @@ export class Space implements FillHost {
   }
 
   private refreshBeneath(): void {
-    const { clock } = this.parts.world;
-    if (clock.turnUs - this.lookedUs >= BENEATH_LOOK_US) this.lookBeneath();
+    const { turnUs } = this.parts.world.clock;
+    const rests =
+      !this.parts.device.isStarving &&
+      turnUs - this.log.appendedAtUs >= BENEATH_REST_US &&
+      this.beneathBytes >= BENEATH_PLENTY_BYTES;
+    if (turnUs - this.lookedUs >= (rests ? BENEATH_REST_US : BENEATH_LOOK_US)) this.lookBeneath();
   }
 
-  // cold: some times a second.
+  // cold: at most every 20 ms.
   private lookBeneath(): void {
     const { device, world, logger } = this.parts;
     if (this.state.closing) return;
@@ -142,7 +153,7 @@ export class Space implements FillHost {
     else logger.warn("the file system beneath the store has space again", fields);
   }
 
-  // cold: some times a second.
+  // cold: at most every 20 ms.
   private judgeBeneath(): Beneath {
     // What was moved home and is kept in the log for followers needs nothing more.
     const waiting = this.objects.overlay.count + this.log.unappliedBlocks;

@@ -11,7 +11,8 @@ import type { StoreRig } from "./store-harness.ts";
 /** A sparse file on a file system that has less than the file promises. */
 const MIB = 1024 * 1024;
 const RUNTIME = { drainMicrotasks, checksum: new SystemChecksum() };
-const LOOK_US = 30_000;
+/** Longer than between two looks of a store that rests. */
+const LOOK_US = 600_000;
 
 /** Whether an entry may be proposed. */
 function takes(rig: StoreRig, row: number, type: EntryType): boolean {
@@ -60,6 +61,41 @@ test("G13: a store is full when the file system beneath is, and has space again 
   expect([look(), told()?.state]).toEqual([false, Beneath.Near]);
   file.bytesBeneath = 100 * MIB;
   expect([look(), takes(rig, row, EntryType.Write)]).toEqual([false, true]);
+});
+
+test("G13: a store that rests looks beneath it twice a second, and one that is written to at once", async () => {
+  const machine = await Machine.make(3, RUNTIME, 256 * MIB, 4 * MIB);
+  const rig = await machine.open({});
+  const row = await rig.create(65_537);
+  rig.store.finishRecovery();
+  let looks = 0;
+  const file = machine.simulation.disk("disk");
+  let bytes = Number.POSITIVE_INFINITY;
+  Object.defineProperty(file, "bytesBeneath", { get: () => ((looks += 1), bytes) });
+  /** Wake up as often as a shard does for its heartbeats. Answers the looks of a second. */
+  const second = (): number => {
+    const before = looks;
+    for (let turn = 0; turn < 10; turn++) {
+      machine.world.turns.again();
+      machine.simulation.run(machine.simulation.nowUs + 100_000);
+      expect(rig.store.isFull).toBe(false);
+    }
+    return looks - before;
+  };
+  // Its first checkpoint writes, which asks as well.
+  for (let at = 0; at < 5; at++) second();
+  for (let at = 0; at < 3; at++) expect(second()).toBeWithin(1, 4);
+  const place = { layer: 5, firstBlock: 0, blocks: 1, snapSeq: 0 };
+  const entry = { index: 1, term: 1, type: EntryType.Zero, ...place, stamp: 1, data: null };
+  expect(rig.append(row, entry)).toBe(Status.Ok);
+  // Half of the second.
+  expect(second()).toBeWithin(5, 12);
+  for (let at = 0; at < 5; at++) second();
+  expect(second()).toBeWithin(1, 4);
+  // With little of it a store does not rest.
+  bytes = 512 * MIB;
+  second();
+  expect(second()).toBeGreaterThan(8);
 });
 
 test("G13: a store is full while writes wait for space that is told to be there", async () => {
