@@ -46,6 +46,9 @@ const START_LOOK_US = 1_000;
 /** Beside a device that lies, and after its power cut, everybody else stays up for this long. */
 const PEACE_US = 4_000_000;
 const LIE_LOOK_US = 1_000;
+/** Both zone tables of a simulated device: two blocks each, side by side (`core/store/geometry.ts`). */
+const TABLES_OFFSET = BLOCK_SIZE;
+const TABLE_BYTES = 2 * BLOCK_SIZE;
 
 export class SimDevices {
   /** Blocks of a device that were damaged. */
@@ -54,6 +57,8 @@ export class SimDevices {
   private readonly marred = new Map<string, Set<number> | null>();
   private readonly cluster: SimCluster;
   private readonly faults: SimFaults;
+  /** By path: the zone tables, while writes stray. */
+  private readonly tables = new Map<string, Uint8Array>();
   /** Osds whose device fails operations, and what it said at first. */
   private readonly failing = new Set<SimOsd>();
 
@@ -116,6 +121,7 @@ export class SimDevices {
     const disk = this.cluster.simulation.disk(osd.path);
     const { faults } = disk;
     this.failing.delete(osd);
+    this.keepTable(osd);
     disk.bytesBeneath = Number.POSITIVE_INFINITY;
     Object.assign(faults, {
       readErrorShare: 0,
@@ -222,7 +228,9 @@ export class SimDevices {
   stray(kind: StrayKind, share?: number): boolean {
     const { victim, random } = this.faults;
     if (!this.isWell(victim)) return false;
-    const { faults } = this.cluster.simulation.disk(victim.path);
+    const disk = this.cluster.simulation.disk(victim.path);
+    const { faults } = disk;
+    this.tables.set(victim.path, disk.peek(TABLES_OFFSET, 2 * TABLE_BYTES));
     const us = 20_000 + random.below(300_000);
     faults[kind] = share ?? 0.002 + random.below(20) / 1000;
     this.failing.add(victim);
@@ -232,6 +240,23 @@ export class SimDevices {
     this.faults.steady(victim, us + VOUCH_US);
     this.mendLater(victim, us);
     return true;
+  }
+
+  /**
+   * One large write that strays may take both zone tables: the disk is lost then, which is another fault,
+   * for one victim more than the budget has. One copy comes back.
+   */
+  private keepTable({ path }: SimOsd): void {
+    const tables = this.tables.get(path);
+    this.tables.delete(path);
+    if (tables === undefined) return;
+    const disk = this.cluster.simulation.disk(path);
+    const present = disk.peek(TABLES_OFFSET, 2 * TABLE_BYTES);
+    const isLost = [0, TABLE_BYTES].every((at) => {
+      const [now, before] = [present, tables].map((all) => all.subarray(at, at + TABLE_BYTES));
+      return Buffer.compare(now!, before!) !== 0;
+    });
+    if (isLost) disk.poke(TABLES_OFFSET, tables.subarray(0, TABLE_BYTES));
   }
 
   /** The victim's device makes nothing stable for a while; then its power is cut: see `endLie`. */

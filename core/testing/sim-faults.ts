@@ -316,7 +316,8 @@ export class SimFaults {
         plan.monitorDies,
         { name: "death of the monitor", weight: 4, run: () => this.killMonitor() },
       ],
-      [plan.beneath, { name: "no space beneath", weight: 5, run: (osd) => devices.fill(osd) }],
+      // Often: replicas that rest while all are full are met by few.
+      [plan.beneath, { name: "no space beneath", weight: 12, run: (osd) => devices.fill(osd) }],
       [plan.lies, { name: "lying flush", weight: 8, run: () => devices.lie() }],
     ];
     return all.filter(([isPlanned]) => isPlanned).map(([, kind]) => kind);

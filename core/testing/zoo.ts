@@ -96,7 +96,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (entry === null) break;",
       },
     ],
-    seed: 38,
+    seed: 79,
   },
   {
     name: "location-replicated",
@@ -275,7 +275,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "const vouched = false;",
       },
     ],
-    seed: 67,
+    seed: 203,
   },
   {
     name: "checkpoint-without-flush",
@@ -367,7 +367,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 285,
+    seed: 216,
   },
   {
     name: "shrunk-blocks-come-back",
@@ -394,7 +394,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "const image = { ...before, sizeBytes };",
       },
     ],
-    seed: 33,
+    seed: 23,
   },
   {
     name: "removed-layer-without-fence",
@@ -451,7 +451,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "return this.isLeader && node.ownIndex > 0;",
       },
     ],
-    seed: 30,
+    seed: 1,
   },
   {
     name: "lease-of-another-clock",
@@ -513,7 +513,7 @@ export const ZOO: readonly PlantedBug[] = [
     else objects.putBlock(sourceSlot, bit, sourcePosition, op.version, op.crc);`,
       },
     ],
-    seed: 4,
+    seed: 7,
   },
   {
     name: "no-epoch-check",
