@@ -62,9 +62,10 @@ export const DUEL_COLUMNS: readonly Column[] = [
 export const BAR_COLUMNS: readonly Column[] = [
   { name: "row" },
   { name: "figure" },
-  { name: "seen", right: true, show: (value) => (typeof value === "number" ? `${value}` : "-") },
+  { name: "seen", right: true, show: numberText },
   { name: "bound" },
   { name: "wanted", right: true },
+  { name: "bare", right: true, show: numberText },
   { name: "verdict" },
 ];
 
@@ -114,6 +115,10 @@ export const IDLE_COLUMNS: readonly Column[] = [
     show: (value) => (typeof value === "number" ? `${value} B` : "-"),
   },
 ];
+
+function numberText(value: unknown): string {
+  return typeof value === "number" ? `${value}` : "-";
+}
 
 function quartilesText(value: unknown): string {
   const quartiles = value as Quartiles | null;

@@ -19,13 +19,14 @@ import {
   runEchoBench,
   runRpcBench,
   runTurnBench,
+  serveBareReplica,
   serveEcho,
   serveRpcBench,
 } from "../core/bench/bench.ts";
 import { type FioRow, runFioDisk, runFioEcho, runFioNull } from "../core/bench/bun-fio.ts";
 import { cpuUsOf } from "../core/bench/bun-meter.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
-import type { Address, Disk } from "../core/reactor/world.ts";
+import type { Address, Disk, Listener, World } from "../core/reactor/world.ts";
 import { cpuTimes } from "../ffi/libc/libc.ts";
 import { terminalLogger } from "./terminal-logger.ts";
 import { createWorld } from "./world.ts";
@@ -163,11 +164,19 @@ export async function rpcBench(
 
 /* ---------------------------------------------------------------- the server */
 
-/** The other end of `bench reactor` and `bench rpc`; ends with its standard input. */
+/** What a server serves from. */
+interface ServerParts {
+  /** Path of the disk that `echo` reads answers from, and that `replica` writes to; empty: none. */
+  readonly disk: string;
+  /** Ports of the followers of `replica`: `4711,4712`; empty: it follows. */
+  readonly followers: string;
+}
+
+/** The other end of `bench reactor`, `bench rpc` and what the suite compares with; ends with its standard input. */
 export async function benchServe(
   kind: string,
   backend: "auto" | "uring" | "file",
-  diskPath: string,
+  parts: ServerParts,
 ): Promise<number> {
   const world = createWorld({
     arenaBytes: ARENA_BYTES,
@@ -176,12 +185,7 @@ export async function benchServe(
   });
   world.start();
   world.holdGuest();
-  const address = { kind: "tcp", host: "127.0.0.1", port: 0 } as const;
-  const psk = Uint8Array.fromHex(process.env[KEY_VARIABLE] ?? "");
-  const listener =
-    kind === "echo"
-      ? serveEcho(world, address, diskPath === "" ? null : world.disks.open(diskPath, {}))
-      : serveRpcBench(world, address, { clusterId: BENCH_CLUSTER, psk }).listener;
+  const listener = listenAs(world, kind, parts);
   const port = listener.address.kind === "tcp" ? listener.address.port : 0;
   process.stdout.write(`${port}\n`);
   await new Promise<void>((resolve) => {
@@ -193,23 +197,36 @@ export async function benchServe(
   return 0;
 }
 
-interface BenchServer {
+function listenAs(world: World, kind: string, { disk, followers }: ServerParts): Listener {
+  const address = (port: number): Address => ({ kind: "tcp", host: "127.0.0.1", port });
+  const opened = disk === "" ? null : world.disks.open(disk, {});
+  if (kind === "echo") return serveEcho(world, address(0), opened);
+  if (kind === "replica") {
+    const ports = followers === "" ? [] : followers.split(",").map(Number);
+    return serveBareReplica(world, address(0), opened!, ports.map(address));
+  }
+  const psk = Uint8Array.fromHex(process.env[KEY_VARIABLE] ?? "");
+  return serveRpcBench(world, address(0), { clusterId: BENCH_CLUSTER, psk }).listener;
+}
+
+export interface BenchServer {
   readonly address: Address;
+  readonly port: number;
   cpuUs(): number;
   /** Resolves when it has ended, and its disk is free. */
   stop(): Promise<void>;
 }
 
-/** `key`: of the connections of `rpc`; `disk`: the path of what `echo` reads answers from. */
+/** `key`: of the connections of `rpc`. */
 export function startServer(
   program: readonly string[],
-  kind: "echo" | "rpc",
+  kind: "echo" | "replica" | "rpc",
   backend: string,
-  { key = "", disk = "" }: { readonly key?: string; readonly disk?: string } = {},
+  { key = "", disk = "", followers = "" }: Partial<ServerParts & { readonly key: string }> = {},
 ): Promise<BenchServer> {
   const [executable, ...words] = program;
-  const place = disk === "" ? [] : ["--disk", disk];
-  const args = [...words, "__bench-serve", kind, "--backend", backend, ...place];
+  const parts = ["--disk", disk, "--followers", followers];
+  const args = [...words, "__bench-serve", kind, "--backend", backend, ...parts];
   const child = spawn(executable!, args, {
     stdio: ["pipe", "pipe", "inherit"],
     env: { ...process.env, [KEY_VARIABLE]: key },
@@ -222,8 +239,10 @@ export function startServer(
     });
     child.stdout.once("data", (bytes: Buffer) => {
       const { pid } = child;
+      const port = Number(bytes.toString());
       resolve({
-        address: { kind: "tcp", host: "127.0.0.1", port: Number(bytes.toString()) },
+        address: { kind: "tcp", host: "127.0.0.1", port },
+        port,
         cpuUs: () => cpuUsOf(pid ?? 0) ?? 0,
         stop: () => {
           child.stdin.end();

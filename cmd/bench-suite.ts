@@ -1,6 +1,7 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { FastblockError } from "../core/base/errors.ts";
+import { BLOCK_SIZE } from "../core/base/units.ts";
 import { geometryOf, shareZones } from "../core/store/store.ts";
 import {
   type BareFigures,
@@ -44,7 +45,7 @@ import type { Address } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
 import { machineNow, makeImage, OSDS, REPLICAS, withBenchCluster } from "./bench-cluster.ts";
 import { BenchControl } from "./bench-control.ts";
-import { CPU, startServer } from "./bench-micro.ts";
+import { type BenchServer, CPU, startServer } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
 import { checkNewStore, fullStoreBench, hasMemoryFor, storeBench } from "./bench-store.ts";
 
@@ -339,7 +340,10 @@ class SuiteBench implements SuiteOutside {
   async bare(row: SuiteRow): Promise<BareFigures | null> {
     if (row.steady || row.nbd || row.cold) return null;
     const { rw, blockBytes, depth } = row;
-    if (rw === "randwrite") return depth === 1 ? await this.bareWrite(blockBytes) : null;
+    if (rw === "randwrite") {
+      if (depth === 1) return await this.bareWrite(blockBytes);
+      return blockBytes === BLOCK_SIZE ? await this.bareReplicas(depth) : null;
+    }
     if (rw === "write") return null;
     const isRandom = rw === "randread";
     return await this.withServer(isRandom ? this.rawPath : "", async (address) => {
@@ -347,7 +351,7 @@ class SuiteBench implements SuiteOutside {
       const load = { depth, payloadBytes: 0, answerBytes: blockBytes, durationMs: timeMs };
       const from = isRandom ? { diskBytes: imageBytes } : {};
       const one = await runEchoBench(this.outside.world, address, { ...load, ...from }, CPU);
-      return { iops: one.opsPerSecond, p50Us: one.latencyUs.p50 };
+      return { iops: one.opsPerSecond, p50Us: one.latencyUs.p50, cpuUsPerIo: null };
     });
   }
 
@@ -364,7 +368,46 @@ class SuiteBench implements SuiteOutside {
       return await runEchoBench(world, address, message, CPU);
     });
     const p50Us = written.latencyUs.p50 + 2 * sent.latencyUs.p50;
-    return { iops: 1_000_000 / p50Us, p50Us };
+    return { iops: 1_000_000 / p50Us, p50Us, cpuUsPerIo: null };
+  }
+
+  /** The messages and device writes of three copies, by processes that do nothing else. */
+  private async bareReplicas(depth: number): Promise<BareFigures> {
+    const { world } = this.outside;
+    const { backend, timeMs } = this.options;
+    const servers: BenchServer[] = [];
+    const start = async (disk: string, followers: string): Promise<void> => {
+      servers.unshift(await startServer(this.program, "replica", backend, { disk, followers }));
+    };
+    try {
+      const [first, ...others] = await this.bareDisks();
+      for (const disk of others) await start(disk, "");
+      await start(first!, servers.map(({ port }) => port).join(","));
+      const cpuUs = (): number => servers.reduce((sum, server) => sum + server.cpuUs(), 0);
+      const load = { depth, payloadBytes: BLOCK_SIZE, durationMs: timeMs };
+      const one = await runEchoBench(world, servers[0]!.address, load, {
+        read: () => {
+          const { userUs, systemUs } = CPU.read();
+          return { userUs: userUs + cpuUs(), systemUs };
+        },
+      });
+      const { user, system } = one.cpuUsPerOp;
+      return { iops: one.opsPerSecond, p50Us: one.latencyUs.p50, cpuUsPerIo: user + system };
+    } finally {
+      for (const server of servers) await server.stop();
+    }
+  }
+
+  /** One for each copy, beside fio's and as large, written in full once. */
+  private async bareDisks(): Promise<readonly string[]> {
+    const paths = Array.from({ length: REPLICAS }, (_, at) => `${this.rawPath}.${at}`);
+    const { world } = this.outside;
+    for (const path of paths.filter((one) => !existsSync(one))) {
+      const disk = world.disks.open(path, { createBytes: this.options.imageBytes });
+      await fillDisk(world, disk);
+      disk.close();
+    }
+    return paths;
   }
 
   private async withServer<T>(disk: string, body: (address: Address) => Promise<T>): Promise<T> {

@@ -75,7 +75,8 @@ operation on. The row store:randwrite:4KiB:32:snapshots is \`bench store\`, stor
 \`bench store --full\` (JSON: \`store\`). With --bars
 each figure stands beside what is aimed at. Most are ratios to what the same machine does in the same run
 without fastblock: fio on the raw disk; a message between two processes, and a read or a durable write of the
-file, by the same reactor.
+file, by the same reactor. BARE is what processes of that reactor reach that do nothing but the messages and
+device writes of three copies: a log of batches, and each block once more in its place.
 
 Examples:
   fastblock bench suite -o json > a.json

@@ -254,9 +254,10 @@ function benchNouns(root: CommandUnknownOpts, cli: CliContext): void {
     .argument("<KIND>")
     .option("--backend <backend>", "", "auto")
     .option("--disk <path>", "", "")
-    .action(async (kind, options) => {
+    .option("--followers <ports>", "", "")
+    .action(async (kind, { backend, disk, followers }) => {
       const { benchServe } = await import("./bench-micro.ts");
-      cli.exitCode = await benchServe(kind, backendOf(options.backend), options.disk);
+      cli.exitCode = await benchServe(kind, backendOf(backend), { disk, followers });
     });
 }
 

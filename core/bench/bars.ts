@@ -14,6 +14,8 @@ interface Bar {
   readonly isMost: boolean;
   /** Null: was not measured. `rows`: all of the suite, by their names. */
   of(row: SuiteRowReport, rows: ReadonlyMap<string, SuiteRowReport>): number | null;
+  /** The same figure of `row.bare`: beyond that nothing can come that has these messages and device writes. */
+  bareOf?(row: SuiteRowReport): number | null;
 }
 
 /** One line of `bench suite --bars`. */
@@ -22,6 +24,8 @@ export interface BarReport {
   readonly figure: string;
   readonly seen: number | null;
   readonly wanted: number;
+  /** What bare processes reach that do nothing but the row's messages and device writes; null: was not measured. */
+  readonly bare: number | null;
   readonly bound: "at least" | "at most";
   readonly verdict: "pass" | "FAIL" | "not measured";
   readonly [key: string]: unknown;
@@ -43,13 +47,14 @@ function judge(
   row: SuiteRowReport,
   rows: ReadonlyMap<string, SuiteRowReport>,
 ): BarReport {
-  return barOf(bar, bar.of(row, rows));
+  return barOf(bar, bar.of(row, rows), bar.bareOf?.(row) ?? null);
 }
 
-/** How a figure stands to what is aimed at. `figure` null: was not measured. */
+/** How a figure, and that of bare processes, stand to what is aimed at. Null: was not measured. */
 export function barOf(
   bar: Pick<Bar, "row" | "figure" | "wanted" | "isMost">,
   figure: number | null,
+  bare: number | null = null,
 ): BarReport {
   const seen = figure === null || !Number.isFinite(figure) ? null : round(figure);
   const isMet = seen !== null && (bar.isMost ? seen <= bar.wanted : seen >= bar.wanted);
@@ -58,6 +63,7 @@ export function barOf(
     figure: bar.figure,
     seen,
     wanted: bar.wanted,
+    bare: bare === null ? null : round(bare),
     bound: bar.isMost ? "at most" : "at least",
     verdict: seen === null ? "not measured" : isMet ? "pass" : "FAIL",
   };
@@ -146,9 +152,13 @@ function settled(of: Bar["of"]): Bar["of"] {
 }
 
 function burst(row: string, cpuUs: number): readonly Bar[] {
+  const rate = least(row, "IOPS ÷ raw durable IOPS", 0.75, ({ ratioToRaw }) => ratioToRaw);
+  const cpu = most(row, "CPU µs per I/O", cpuUs, ({ cpuUsPerIo }) =>
+    cpuUsPerIo === 0 ? null : cpuUsPerIo,
+  );
   return [
-    least(row, "IOPS ÷ raw durable IOPS", 0.75, ({ ratioToRaw }) => ratioToRaw),
-    most(row, "CPU µs per I/O", cpuUs, ({ cpuUsPerIo }) => (cpuUsPerIo === 0 ? null : cpuUsPerIo)),
+    { ...rate, bareOf: ({ bare, raw }) => over(bare?.iops ?? null, raw?.iops) },
+    { ...cpu, bareOf: ({ bare }) => bare?.cpuUsPerIo ?? null },
   ];
 }
 

@@ -63,6 +63,7 @@ export {
   runRecovery,
 } from "./recovery.ts";
 export { costsOf, cpuUsPerIoOf } from "./spending.ts";
+export { serveBareReplica } from "./bare-replica.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
 export { judgeStore, runStoreBench, STORE_LOAD, STORE_ROW, storeBytesOf } from "./store-bench.ts";

@@ -8,6 +8,7 @@ import { sleep } from "../reactor/world.ts";
 import { createUringWorld } from "../reactor/uring-world.ts";
 import type { CpuClock } from "./bench-row.ts";
 import { parseFio, runFioDisk, runFioEcho, runFioNull } from "./bun-fio.ts";
+import { serveBareReplica } from "./bare-replica.ts";
 import { fillDisk, runDiskBench } from "./disk-bench.ts";
 import { DiskProbe } from "./disk-probe.ts";
 import { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
@@ -16,7 +17,7 @@ const MIB = 1_048_576;
 
 describe("micro-benchmarks count what they ran", () => {
   const directory = mkdtempSync(join(tmpdir(), "fastblock-bench-"));
-  const world = createUringWorld({ arenaBytes: 64 * MIB, logger: silentLogger });
+  const world = createUringWorld({ arenaBytes: 256 * MIB, logger: silentLogger });
   const cpu: CpuClock = { read: () => cpuTimes("process") };
   world.start();
   afterAll(async () => {
@@ -60,6 +61,27 @@ describe("micro-benchmarks count what they ran", () => {
     listener.close();
     const turns = await runTurnBench(world, 20, cpu);
     expect(turns.operations).toBeGreaterThan(100);
+  });
+
+  test("bare writes of three copies: in the log and in the places of all", async () => {
+    const paths = ["a", "b", "c"].map((name) => join(directory, name));
+    const disks = paths.map((path) => world.disks.open(path, { createBytes: 8 * MIB }));
+    const local = { kind: "tcp", host: "127.0.0.1", port: 0 } as const;
+    const [leader, ...others] = disks;
+    const followers = others.map((disk) => serveBareReplica(world, local, disk, []).address);
+    const { address } = serveBareReplica(world, local, leader!, followers);
+    const options = { depth: 128, payloadBytes: 4096, durationMs: 300 };
+    const row = await runEchoBench(world, address, options, cpu);
+    expect(row.operations).toBeGreaterThan(128);
+    for (const path of paths) {
+      const bytes = new Uint8Array(await Bun.file(path).arrayBuffer());
+      const used = (from: number, to: number): number =>
+        Array.from({ length: (to - from) / 4096 }, (_, at) => bytes[from + at * 4096 + 7]!).filter(
+          (byte) => byte !== 0,
+        ).length;
+      expect(used(0, 2 * MIB)).toBeGreaterThan(100);
+      expect(used(2 * MIB, 8 * MIB)).toBeGreaterThan(100);
+    }
   });
 
   test("answers that are read from a disk", async () => {

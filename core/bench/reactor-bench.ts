@@ -39,7 +39,7 @@ export interface EchoBenchOptions {
   readonly bind?: string;
 }
 
-const HEADER_BYTES = 64;
+export const ECHO_HEADER_BYTES = 64;
 const RAMP_US = 300_000;
 
 /**
@@ -130,10 +130,10 @@ class EchoServer implements StreamHandler {
   onReceive(stream: Stream): void {
     const { words, bytes } = this.world.arena;
     this.stream = stream;
-    while (stream.receiveLength >= HEADER_BYTES) {
+    while (stream.receiveLength >= ECHO_HEADER_BYTES) {
       const at = stream.receiveOffset;
       const header = at >>> 2;
-      const length = HEADER_BYTES + words[header]!;
+      const length = ECHO_HEADER_BYTES + words[header]!;
       if (stream.receiveLength < length) return;
       const answer = words[header + 2]!;
       const block = words[header + 3]!;
@@ -142,12 +142,12 @@ class EchoServer implements StreamHandler {
         stream.consume(length);
         continue;
       }
-      const reply = stream.reserve(HEADER_BYTES + answer);
+      const reply = stream.reserve(ECHO_HEADER_BYTES + answer);
       // No space: go on when the peer has read some.
       if (reply < 0) return;
-      bytes.copyWithin(reply, at, at + HEADER_BYTES);
+      bytes.copyWithin(reply, at, at + ECHO_HEADER_BYTES);
       words[reply >>> 2] = answer;
-      stream.commit(HEADER_BYTES + answer);
+      stream.commit(ECHO_HEADER_BYTES + answer);
       stream.consume(length);
     }
   }
@@ -179,14 +179,14 @@ class EchoServer implements StreamHandler {
   private send(op: ReadOp): boolean {
     const { stream } = this;
     if (stream !== null) {
-      const reply = stream.reserve(HEADER_BYTES + op.lengthBytes);
+      const reply = stream.reserve(ECHO_HEADER_BYTES + op.lengthBytes);
       if (reply < 0) return false;
       const { words, bytes } = this.world.arena;
       words[reply >>> 2] = op.lengthBytes;
       words[(reply >>> 2) + 1] = op.place;
       const { arenaOffset, lengthBytes } = op;
-      bytes.copyWithin(reply + HEADER_BYTES, arenaOffset, arenaOffset + lengthBytes);
-      stream.commit(HEADER_BYTES + lengthBytes);
+      bytes.copyWithin(reply + ECHO_HEADER_BYTES, arenaOffset, arenaOffset + lengthBytes);
+      stream.commit(ECHO_HEADER_BYTES + lengthBytes);
     }
     this.spare.push(op);
     return true;
@@ -222,6 +222,8 @@ class EchoClient extends Timer implements StreamHandler {
   private startUs = 0;
   private cpuBefore = { userUs: 0, systemUs: 0 };
   private row: BenchRow | null = null;
+  /** What is sent, over and over: a device may know zeros for what they are. */
+  private readonly payload: number;
 
   constructor(
     world: World,
@@ -237,6 +239,9 @@ class EchoClient extends Timer implements StreamHandler {
     this.resolve = resolve;
     this.reject = reject;
     this.sentUs = new Float64Array(options.depth);
+    const { payloadBytes } = options;
+    this.payload = world.arena.allocate(Math.max(1, payloadBytes));
+    world.random.fill(world.arena.bytes.subarray(this.payload, this.payload + payloadBytes));
   }
 
   begin(target: Address): void {
@@ -253,9 +258,9 @@ class EchoClient extends Timer implements StreamHandler {
 
   onReceive(stream: Stream): void {
     const { words } = this.world.arena;
-    while (stream.receiveLength >= HEADER_BYTES) {
+    while (stream.receiveLength >= ECHO_HEADER_BYTES) {
       const header = stream.receiveOffset >>> 2;
-      const length = HEADER_BYTES + words[header]!;
+      const length = ECHO_HEADER_BYTES + words[header]!;
       if (stream.receiveLength < length) return;
       const place = words[header + 1]!;
       stream.consume(length);
@@ -294,15 +299,17 @@ class EchoClient extends Timer implements StreamHandler {
 
   private send(stream: Stream, place: number): void {
     const { payloadBytes, answerBytes = 0, diskBytes } = this.options;
-    const at = stream.reserve(HEADER_BYTES + payloadBytes);
+    const at = stream.reserve(ECHO_HEADER_BYTES + payloadBytes);
     if (at < 0) return;
-    const { words } = this.world.arena;
+    const { words, bytes } = this.world.arena;
+    const from = this.payload;
+    bytes.copyWithin(at + ECHO_HEADER_BYTES, from, from + payloadBytes);
     words[at >>> 2] = payloadBytes;
     words[(at >>> 2) + 1] = place;
     words[(at >>> 2) + 2] = answerBytes;
     words[(at >>> 2) + 3] = diskBytes === undefined ? 0 : 1 + this.draw(diskBytes, answerBytes);
     this.sentUs[place] = this.world.clock.turnUs;
-    stream.commit(HEADER_BYTES + payloadBytes);
+    stream.commit(ECHO_HEADER_BYTES + payloadBytes);
   }
 
   /** The first block of a random answer. */

@@ -98,7 +98,7 @@ class Machine implements SuiteOutside {
 
   bare(row: SuiteRow): Promise<BareFigures | null> {
     this.calls.push(`bare ${row.name}`);
-    return Promise.resolve(row.rw === "read" ? { iops: 20, p50Us: 50 } : null);
+    return Promise.resolve(row.rw === "read" ? { iops: 20, p50Us: 50, cpuUsPerIo: null } : null);
   }
 
   ran(moments: readonly unknown[]): string[][] {
@@ -207,7 +207,7 @@ describe("the suite", () => {
       switchesPerIo: 2,
     });
     expect(read).toMatchObject({ deviceBytesPerClientByte: null, raw: { cpuUsPerIo: 3 } });
-    expect(read).toMatchObject({ bare: { iops: 20, p50Us: 50 }, logTurns: null });
+    expect(read).toMatchObject({ bare: { iops: 20, p50Us: 50, cpuUsPerIo: null }, logTurns: null });
     const alone = await runSuite(new Machine({}), { ...OPTIONS, fio: false }, LOG_BYTES);
     expect(alone[0]).toMatchObject({ raw: null, ratioToRaw: null });
     const unjudged = new Machine({});

@@ -106,13 +106,16 @@ export interface RawFigures {
 }
 
 /**
- * What an operation comes down to, by the same reactor, between two processes: for a read a message to
- * a server that reads the block from a file and answers; for a write alone a durable write to the file and
- * two round trips of the block; for sequential reads, from the server's memory.
+ * What an operation comes down to, by the same reactor, between processes that do nothing else: for a read a
+ * message to a server that reads the block from a file and answers; for sequential reads, from the server's
+ * memory; for a write alone a durable write to the file and two round trips of the block; for writes of
+ * 4 KiB beside each other, all messages and device writes of three copies (`bare-replica.ts`).
  */
 export interface BareFigures {
   readonly iops: number;
   readonly p50Us: number;
+  /** Of all processes; null: was not taken. */
+  readonly cpuUsPerIo: number | null;
 }
 
 /** The tail of latencies: operations were due at a rate, and count from then. */
@@ -429,7 +432,9 @@ function rawFigures(rows: readonly BenchRow[]): RawFigures {
 function bareFigures(runs: readonly BareFigures[]): BareFigures | null {
   const iops = medianOf(runs.map((run) => run.iops));
   const p50Us = medianOf(runs.map((run) => run.p50Us));
-  return iops === null || p50Us === null ? null : { iops: Math.round(iops), p50Us };
+  const cpuUs = medianOf(runs.map((run) => run.cpuUsPerIo).filter((value) => value !== null));
+  if (iops === null || p50Us === null) return null;
+  return { iops: Math.round(iops), p50Us, cpuUsPerIo: cpuUs === null ? null : round(cpuUs) };
 }
 
 function processCosts(runs: readonly SuiteRun[]): ProcessCost[] {
