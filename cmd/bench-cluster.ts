@@ -80,7 +80,7 @@ export async function withBenchClusters<T>(
 }
 
 function makeDirectory(given: string): string {
-  if (given === "") return mkdtempSync(join(process.cwd(), "fastblock-suite-"));
+  if (given === "") return mkdtempSync(join(process.cwd(), "fastblock-bench-"));
   const directory = resolve(given);
   if (existsSync(directory) && readdirSync(directory).length > 0) {
     const message = `starting a cluster in ${directory}: it is not empty, wanted an empty directory`;

@@ -1,5 +1,5 @@
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
-import { totalmem } from "node:os";
+import { freemem } from "node:os";
 import { join } from "node:path";
 import { FastblockError } from "../core/base/errors.ts";
 import { formatSize } from "../core/base/size-text.ts";
@@ -28,7 +28,7 @@ export function fullStoreBench(options: FullStoreBenchOptions): Promise<readonly
   const { imageBytes } = options;
   if (!hasMemoryFor(imageBytes)) {
     const wanted = `at least ${formatSize(fullStoreMemoryOf(imageBytes))} wanted`;
-    const message = `a full store of ${formatSize(imageBytes)}: ${formatSize(totalmem())} of memory, ${wanted}`;
+    const message = `a full store of ${formatSize(imageBytes)}: ${formatSize(freemem())} of memory can be had, ${wanted}`;
     throw new FastblockError("FB1001", message, { hint: "take a smaller --image-size" });
   }
   return onNewDisk(options, fullStoreBytesOf(options), async (world, disk) => [
@@ -36,9 +36,9 @@ export function fullStoreBench(options: FullStoreBenchOptions): Promise<readonly
   ]);
 }
 
-/** Whether this machine could hold the index of a full store. */
+/** Whether this machine can hold the index of a full store just now. */
 export function hasMemoryFor(imageBytes: number): boolean {
-  return totalmem() >= fullStoreMemoryOf(imageBytes);
+  return freemem() >= fullStoreMemoryOf(imageBytes);
 }
 
 async function onNewDisk(

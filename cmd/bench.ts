@@ -99,7 +99,7 @@ second begins, it gets a snapshot. What a snapshot costs follows from the bytes 
 the writes until the next: 256 MiB with one every 3.75 s stand for 4 GiB with one every minute.
 
 With --full: one image that fills the store, all of it written before, and writes all over it that go three
-times around a log of a 1024th of it; the figures are bytes written to the device per byte of them, until all is
+times around a log of a 1024th of it in whole zones; the figures are bytes written to the device per byte of them, until all is
 in its place. Only log and checkpoints are in the file (2 GiB for 1 TiB), the index is in memory (5 GB), the rest
 is counted and dropped.
 
