@@ -74,8 +74,8 @@ class Duel implements DuelOutside {
   private readonly options: DuelOptions;
   private readonly ends: Sides<End>;
   private readonly ending: AbortSignal;
-  /** Who begins in a load: by turns, as the first one has the machine to itself for a moment. */
-  private isOtherFirst = false;
+  /** Rows that the other one begins next: by turns, as who is first has the machine to itself for a moment. */
+  private readonly begunByThis = new Set<SuiteRow>();
 
   constructor(cli: CliContext, options: DuelOptions, ends: Sides<End>, ending: AbortSignal) {
     this.cli = cli;
@@ -96,8 +96,9 @@ class Duel implements DuelOutside {
 
   async load(row: SuiteRow, timeMs: number, rampMs: number): Promise<Sides<DuelRun>> {
     const more = ["--ramp", `${rampMs}ms`, "--no-fill"];
-    this.isOtherFirst = !this.isOtherFirst;
-    return await both(this.ends, (end) => this.run(end, row, timeMs, more), this.isOtherFirst);
+    const isOtherFirst = this.begunByThis.delete(row);
+    if (!isOtherFirst) this.begunByThis.add(row);
+    return await both(this.ends, (end) => this.run(end, row, timeMs, more), isOtherFirst);
   }
 
   say(words: string): void {

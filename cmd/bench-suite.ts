@@ -39,7 +39,7 @@ import {
 } from "../core/bench/bench.ts";
 import { ranBetween, readLogs, type TimedSpan } from "../core/bench/bun-daemon-logs.ts";
 import { runFioDisk, runFioNbd } from "../core/bench/bun-fio.ts";
-import type { CliContext } from "../core/cli/cli.ts";
+import { type CliContext, Exit } from "../core/cli/cli.ts";
 import { OSD_BYTES_DEFAULT, parsePorts } from "../core/dev/dev.ts";
 import type { Address } from "../core/reactor/world.ts";
 import { withImages } from "./attach.ts";
@@ -151,6 +151,7 @@ async function unlessItFails(
   } catch (error) {
     if (!(error instanceof FastblockError)) throw error;
     cli.say(`left out: ${name}: ${error.code} ${error.message}`);
+    cli.exitCode = Exit.Partly;
     return [];
   }
 }

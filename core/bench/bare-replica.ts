@@ -23,6 +23,8 @@ import { ECHO_HEADER_BYTES } from "./reactor-bench.ts";
  * Who has followers takes messages of one block as `runEchoBench` sends them, passes each on to all of
  * them, and answers when a majority has it. Everybody writes what came since the last batch into a log,
  * durable, behind a block of its own, and each block once more to a random place behind the log.
+ *
+ * What it reaches is no bound: a store may bring blocks home later, together, and have two batches under way.
  */
 export function serveBareReplica(
   world: World,
@@ -41,6 +43,8 @@ const BATCH_BLOCKS = BATCH_BYTES / BLOCK_SIZE - 1;
 /** Batches in memory: most of them wait for blocks on their way home. */
 const BATCHES_MAX = 64;
 const HOME_DEPTH = 16;
+/** To a follower: half of what a stream takes. */
+const UNSENT_MAX = 1_048_576;
 const PEER_GONE = "closed by the peer";
 /** Messages that are remembered: more than anybody has open. */
 const OPEN_MAX = 4096;
@@ -54,8 +58,8 @@ class BareReplica implements StreamHandler {
   private readonly logBlocks: number;
   private readonly homeBlocks: number;
   private readonly gone = new WeakSet<Stream>();
-  /** Who waits for memory. */
-  private readonly stalled: Stream[] = [];
+  /** Who waits for memory, or for a follower that is behind: a majority answers without it. */
+  private readonly stalled = new Set<Stream>();
   /** Of messages that are passed on, by number: the window place of its sender, how many copies are durable. */
   private readonly places = new Int32Array(OPEN_MAX);
   private readonly copies = new Uint8Array(OPEN_MAX);
@@ -94,9 +98,9 @@ class BareReplica implements StreamHandler {
         length === ECHO_HEADER_BYTES + BLOCK_SIZE,
         "bare replica: messages of one block wanted",
       );
-      const batch = this.room();
+      const batch = this.links.every(({ hasRoom }) => hasRoom) ? this.room() : null;
       if (batch === null) {
-        this.stalled.push(stream);
+        this.stalled.add(stream);
         return;
       }
       this.take(batch, stream, words[(at >>> 2) + 1]!, at + ECHO_HEADER_BYTES);
@@ -147,9 +151,12 @@ class BareReplica implements StreamHandler {
     this.writeHome();
   }
 
-  /** There is memory again. */
-  private goOn(): void {
-    for (const stream of this.stalled.splice(0)) this.onReceive(stream);
+  /** There may be room again. */
+  goOn(): void {
+    if (this.stalled.size === 0) return;
+    const streams = [...this.stalled];
+    this.stalled.clear();
+    for (const stream of streams) this.onReceive(stream);
   }
 
   private room(): BareBatch | null {
@@ -266,6 +273,10 @@ class FollowerLink implements StreamHandler {
     this.stream = world.network.connect(address, this);
   }
 
+  get hasRoom(): boolean {
+    return this.stream.unsentBytes < UNSENT_MAX;
+  }
+
   pass(number: number, payload: number): void {
     const at = this.stream.reserve(ECHO_HEADER_BYTES + BLOCK_SIZE);
     assert(at >= 0, "bare replica: a follower does not follow");
@@ -285,6 +296,7 @@ class FollowerLink implements StreamHandler {
       stream.consume(ECHO_HEADER_BYTES);
       this.replica.onDurable(number);
     }
+    this.replica.goOn();
   }
 
   onWritable(): void {}

@@ -14,7 +14,7 @@ interface Bar {
   readonly isMost: boolean;
   /** Null: was not measured. `rows`: all of the suite, by their names. */
   of(row: SuiteRowReport, rows: ReadonlyMap<string, SuiteRowReport>): number | null;
-  /** The same figure of `row.bare`: beyond that nothing can come that has these messages and device writes. */
+  /** The same figure of `row.bare`. */
   bareOf?(row: SuiteRowReport): number | null;
 }
 
