@@ -159,12 +159,10 @@ class BareReplica implements StreamHandler {
     for (const stream of streams) this.onReceive(stream);
   }
 
+  /** A batch that takes one more; null: it is full, or all are on their way home. */
   private room(): BareBatch | null {
-    if (this.gathering === null || this.gathering.count === BATCH_BLOCKS) {
-      if (this.gathering !== null) return null;
-      this.gathering = this.batches.pop() ?? null;
-    }
-    return this.gathering;
+    this.gathering ??= this.batches.pop() ?? null;
+    return this.gathering?.count === BATCH_BLOCKS ? null : this.gathering;
   }
 
   /** `name`: what the sender calls it. */
