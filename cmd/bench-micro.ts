@@ -170,6 +170,8 @@ interface ServerParts {
   readonly disk: string;
   /** Ports of the followers of `replica`: `4711,4712`; empty: it follows. */
   readonly followers: string;
+  /** Batches that `replica` has on their way to its log. */
+  readonly batches: number;
 }
 
 /** The other end of `bench reactor`, `bench rpc` and what the suite compares with; ends with its standard input. */
@@ -197,13 +199,14 @@ export async function benchServe(
   return 0;
 }
 
-function listenAs(world: World, kind: string, { disk, followers }: ServerParts): Listener {
+function listenAs(world: World, kind: string, parts: ServerParts): Listener {
+  const { disk, followers, batches } = parts;
   const address = (port: number): Address => ({ kind: "tcp", host: "127.0.0.1", port });
   const opened = disk === "" ? null : world.disks.open(disk, {});
   if (kind === "echo") return serveEcho(world, address(0), opened);
   if (kind === "replica") {
     const ports = followers === "" ? [] : followers.split(",").map(Number);
-    return serveBareReplica(world, address(0), opened!, ports.map(address));
+    return serveBareReplica(world, address(0), opened!, ports.map(address), batches);
   }
   const psk = Uint8Array.fromHex(process.env[KEY_VARIABLE] ?? "");
   return serveRpcBench(world, address(0), { clusterId: BENCH_CLUSTER, psk }).listener;
@@ -213,7 +216,7 @@ export interface BenchServer {
   readonly address: Address;
   readonly port: number;
   cpuUs(): number;
-  /** Resolves when it has ended, and its disk is free. */
+  /** Resolves when it has ended, and its disk is free. Throws FB5001 when it did not end as it should. */
   stop(): Promise<void>;
 }
 
@@ -222,16 +225,17 @@ export function startServer(
   program: readonly string[],
   kind: "echo" | "replica" | "rpc",
   backend: string,
-  { key = "", disk = "", followers = "" }: Partial<ServerParts & { readonly key: string }> = {},
+  given: Partial<ServerParts & { readonly key: string }> = {},
 ): Promise<BenchServer> {
+  const { key = "", disk = "", followers = "", batches = 1 } = given;
   const [executable, ...words] = program;
-  const parts = ["--disk", disk, "--followers", followers];
+  const parts = ["--disk", disk, "--followers", followers, "--batches", String(batches)];
   const args = [...words, "__bench-serve", kind, "--backend", backend, ...parts];
   const child = spawn(executable!, args, {
     stdio: ["pipe", "pipe", "inherit"],
     env: { ...process.env, [KEY_VARIABLE]: key },
   });
-  const ended = new Promise<void>((resolve) => child.on("exit", () => resolve()));
+  const ended = new Promise<number | null>((resolve) => child.on("exit", resolve));
   return new Promise((resolve, reject) => {
     child.on("error", reject);
     child.on("exit", (code) => {
@@ -244,9 +248,11 @@ export function startServer(
         address: { kind: "tcp", host: "127.0.0.1", port },
         port,
         cpuUs: () => cpuUsOf(pid ?? 0) ?? 0,
-        stop: () => {
+        stop: async () => {
           child.stdin.end();
-          return ended;
+          const code = await ended;
+          if (code === 0) return;
+          throw new FastblockError("FB5001", `a ${kind} of the bench ended with ${code}, wanted 0`);
         },
       });
     });

@@ -14,12 +14,12 @@ import {
   storeBytesOf,
 } from "../core/bench/bench.ts";
 import type { Disk, World } from "../core/reactor/world.ts";
-import { inWorld } from "./bench-micro.ts";
+import { CPU, inWorld } from "./bench-micro.ts";
 
 /** `bench store`: on a file of its own, which is gone afterwards. Throws FB4008, FB5001. */
 export function storeBench(options: StoreBenchOptions): Promise<readonly MicroRow[]> {
   return onNewDisk(options, storeBytesOf(options), (world, disk) =>
-    runStoreBench(world, disk, options),
+    runStoreBench(world, disk, options, CPU),
   );
 }
 

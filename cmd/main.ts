@@ -255,9 +255,14 @@ function benchNouns(root: CommandUnknownOpts, cli: CliContext): void {
     .option("--backend <backend>", "", "auto")
     .option("--disk <path>", "", "")
     .option("--followers <ports>", "", "")
-    .action(async (kind, { backend, disk, followers }) => {
+    .option("--batches <count>", "", Number, 1)
+    .action(async (kind, { backend, disk, followers, batches }) => {
       const { benchServe } = await import("./bench-micro.ts");
-      cli.exitCode = await benchServe(kind, backendOf(backend), { disk, followers });
+      cli.exitCode = await benchServe(kind, backendOf(backend), {
+        disk,
+        followers,
+        batches,
+      });
     });
 }
 

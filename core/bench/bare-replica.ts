@@ -5,6 +5,7 @@ import {
   type Acceptor,
   type Address,
   CallbackDrain,
+  CallbackTimer,
   type Disk,
   DiskOp,
   DiskVerb,
@@ -22,17 +23,17 @@ import { ECHO_HEADER_BYTES } from "./reactor-bench.ts";
  *
  * Who has followers takes messages of one block as `runEchoBench` sends them, passes each on to all of
  * them, and answers when a majority has it. Everybody writes what came since the last batch into a log,
- * durable, behind a block of its own, and each block once more to a random place behind the log.
- *
- * What it reaches is no bound: a store may bring blocks home later, together, and have two batches under way.
+ * durable, behind a block of its own, with `batchesUnderWay` at once; they count in their order. Each block
+ * is written once more to a random place behind the log: `HOMES_TOGETHER` at a time, later.
  */
 export function serveBareReplica(
   world: World,
   address: Address,
   disk: Disk,
   followers: readonly Address[],
+  batchesUnderWay: number,
 ): Listener {
-  const replica = new BareReplica(world, disk, followers);
+  const replica = new BareReplica(world, disk, followers, batchesUnderWay);
   const acceptor: Acceptor = { onAccept: () => replica };
   return world.network.listen(address, acceptor);
 }
@@ -42,7 +43,10 @@ const BATCH_BYTES = 262_144;
 const BATCH_BLOCKS = BATCH_BYTES / BLOCK_SIZE - 1;
 /** Batches in memory: most of them wait for blocks on their way home. */
 const BATCHES_MAX = 64;
-const HOME_DEPTH = 16;
+/** Blocks that go home in one turn. */
+const HOMES_TOGETHER = 64;
+/** Fewer go home when nothing came for so long. */
+const REST_US = 50_000;
 /** To a follower: half of what a stream takes. */
 const UNSENT_MAX = 1_048_576;
 const PEER_GONE = "closed by the peer";
@@ -67,13 +71,20 @@ class BareReplica implements StreamHandler {
   private nextNumber = 0;
   private nextLogBlock = 0;
   private gathering: BareBatch | null = null;
-  private isWriting = false;
+  private readonly batchesUnderWay: number;
+  /** On their way to the log: the oldest first. */
+  private readonly writing: BareBatch[] = [];
   /** Durable, and on the way home: the oldest first. */
   private readonly homeward: BareBatch[] = [];
+  /** Blocks of those that are not on their way yet. */
+  private homesDue = 0;
+  private readonly rest: CallbackTimer;
 
-  constructor(world: World, disk: Disk, followers: readonly Address[]) {
+  constructor(world: World, disk: Disk, followers: readonly Address[], batchesUnderWay: number) {
     this.world = world;
     this.disk = disk;
+    this.batchesUnderWay = batchesUnderWay;
+    this.rest = new CallbackTimer(() => this.writeHome());
     const blocks = disk.sizeBytes / BLOCK_SIZE;
     this.logBlocks = Math.floor(blocks * LOG_SHARE);
     this.homeBlocks = blocks - this.logBlocks;
@@ -82,7 +93,7 @@ class BareReplica implements StreamHandler {
     for (let at = 0; at < BATCHES_MAX; at++) {
       this.batches.push(new BareBatch(this, world.arena.allocate(BATCH_BYTES)));
     }
-    for (let at = 0; at < HOME_DEPTH; at++) this.homes.push(new HomeOp(this));
+    for (let at = 0; at < HOMES_TOGETHER; at++) this.homes.push(new HomeOp(this));
     world.turns.addDrain(DrainOrder.Log, new CallbackDrain(() => this.writeBatch()));
   }
 
@@ -125,15 +136,22 @@ class BareReplica implements StreamHandler {
   /** By a batch whose write has ended. */
   onWritten(batch: BareBatch): void {
     assert(batch.status === Status.Ok, "bare replica: a log write failed");
-    this.isWriting = false;
+    batch.isDurable = true;
+    // What lies behind a hole in the log is no good yet.
+    while (this.writing[0]?.isDurable === true) this.count(this.writing.shift()!);
+    if (this.homesDue >= HOMES_TOGETHER) this.writeHome();
+    else if (this.rest.timerDueUs < 0) this.world.timers.arm(this.rest, REST_US);
+    this.world.turns.again();
+  }
+
+  private count(batch: BareBatch): void {
     for (let at = 0; at < batch.count; at++) {
       const stream = batch.streams[at]!;
       if (this.links.length > 0) this.onDurable(batch.numbers[at]!);
       else this.answer(stream, batch.numbers[at]!);
     }
     this.homeward.push(batch);
-    this.writeHome();
-    this.world.turns.again();
+    this.homesDue += batch.count;
   }
 
   /** By a home write that has ended. */
@@ -148,7 +166,8 @@ class BareReplica implements StreamHandler {
       this.batches.push(batch);
       this.goOn();
     }
-    this.writeHome();
+    const isLast = this.homes.length === HOMES_TOGETHER;
+    if (isLast && this.homesDue >= HOMES_TOGETHER) this.writeHome();
   }
 
   /** There may be room again. */
@@ -184,9 +203,10 @@ class BareReplica implements StreamHandler {
 
   private writeBatch(): void {
     const batch = this.gathering;
-    if (batch === null || this.isWriting) return;
+    if (batch === null || this.writing.length === this.batchesUnderWay) return;
     this.gathering = null;
-    this.isWriting = true;
+    this.writing.push(batch);
+    batch.isDurable = false;
     const blocks = 1 + batch.count;
     if (this.nextLogBlock + blocks > this.logBlocks) this.nextLogBlock = 0;
     batch.lengthBytes = blocks * BLOCK_SIZE;
@@ -213,6 +233,7 @@ class BareReplica implements StreamHandler {
       const batch = this.homeward[0]!;
       const op = this.homes.pop()!;
       batch.homeNext += 1;
+      this.homesDue -= 1;
       op.batch = batch;
       op.arenaOffset = batch.arenaOffset + batch.homeNext * BLOCK_SIZE;
       op.offsetBytes = (this.logBlocks + this.world.random.below(this.homeBlocks)) * BLOCK_SIZE;
@@ -225,6 +246,7 @@ class BareReplica implements StreamHandler {
 /** One write of the log. */
 class BareBatch extends DiskOp {
   count = 0;
+  isDurable = false;
   homeNext = 0;
   homeLeft = 0;
   readonly streams: Stream[] = [];

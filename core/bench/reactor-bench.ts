@@ -1,4 +1,5 @@
 import { assert } from "../base/assert.ts";
+import { FastblockError } from "../base/errors.ts";
 import { Status } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
@@ -35,12 +36,14 @@ export interface EchoBenchOptions {
   /** Answers are read from random places of so many bytes of the server's disk. Default: from none. */
   readonly diskBytes?: number;
   readonly durationMs: number;
+  /** Time before that, not counted. Default 300. */
+  readonly rampMs?: number;
   /** Local address of the connection. */
   readonly bind?: string;
 }
 
 export const ECHO_HEADER_BYTES = 64;
-const RAMP_US = 300_000;
+const RAMP_MS = 300;
 
 /**
  * Answer every message of every connection with 64 bytes and what it asks for, until the listener is
@@ -253,7 +256,7 @@ class EchoClient extends Timer implements StreamHandler {
   onOpen(stream: Stream): void {
     this.stream = stream;
     for (let place = 0; place < this.options.depth; place++) this.send(stream, place);
-    this.world.timers.arm(this, RAMP_US);
+    this.world.timers.arm(this, 1000 * (this.options.rampMs ?? RAMP_MS));
   }
 
   onReceive(stream: Stream): void {
@@ -294,7 +297,10 @@ class EchoClient extends Timer implements StreamHandler {
   onClose(_stream: Stream, reason: string): void {
     this.world.timers.disarm(this);
     if (this.row !== null) this.resolve(this.row);
-    else this.reject(new Error(`bench reactor: connection ended early: ${reason}`));
+    else {
+      const message = `measuring messages: the connection ended early: ${reason}`;
+      this.reject(new FastblockError("FB5001", message));
+    }
   }
 
   private send(stream: Stream, place: number): void {

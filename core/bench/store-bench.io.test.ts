@@ -2,8 +2,10 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { cpuTimes } from "../../ffi/libc/libc.ts";
 import { silentLogger } from "../base/logger.ts";
 import { createUringWorld } from "../reactor/uring-world.ts";
+import type { CpuClock } from "./bench-row.ts";
 import type { FullStoreBenchOptions, MicroRow, StoreBenchOptions } from "./bench.ts";
 import { fullStoreBytesOf, judgeFullStore, runFullStoreBench } from "./full-store-bench.ts";
 import { judgeStore, runStoreBench, storeBytesOf } from "./store-bench.ts";
@@ -34,6 +36,7 @@ function pagesPerWrite(writes: number): number {
 describe("writes to a local store", () => {
   const directory = mkdtempSync(join(tmpdir(), "fastblock-bench-"));
   const world = createUringWorld({ arenaBytes: 256 * MIB, logger: silentLogger });
+  const cpu: CpuClock = { read: () => cpuTimes("process") };
   world.start();
   afterAll(async () => {
     await world.stop();
@@ -43,10 +46,12 @@ describe("writes to a local store", () => {
   test("each unit is copied once for every snapshot, and none without", async () => {
     const createBytes = storeBytesOf(OPTIONS);
     const disk = world.disks.open(join(directory, "snapshots"), { createBytes });
-    const [without, withSnapshots] = await runStoreBench(world, disk, OPTIONS);
+    const [without, withSnapshots] = await runStoreBench(world, disk, OPTIONS, cpu);
     expect(without!.name).toBe("without snapshots");
     expect(without!.iops!).toBeGreaterThan(0);
     expect(without!["unitsCopied"]).toBe(0);
+    expect(without!["systemUsPerIo"]).toBeGreaterThan(0);
+    expect(without!.cpuUsPerIo!).toBeGreaterThan(Number(without!["systemUsPerIo"]));
     expect(withSnapshots!.name).toBe("a snapshot every 0.1 s");
     expect(withSnapshots!.iops!).toBeGreaterThan(0);
     expect(withSnapshots!.latencyUs!.p50).toBeLessThanOrEqual(withSnapshots!.latencyUs!.p99);

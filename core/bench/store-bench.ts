@@ -4,6 +4,7 @@ import { formatStore, LocalStore } from "../pg/pg.ts";
 import { type Disk, sleep, type World } from "../reactor/world.ts";
 import { type BarReport, barOf } from "./bars.ts";
 import type { MicroRow, StoreBenchOptions } from "./bench.ts";
+import type { CpuClock } from "./bench-row.ts";
 import { fillDisk } from "./disk-bench.ts";
 import { latencyReport } from "./latency.ts";
 import { round } from "./spending.ts";
@@ -54,12 +55,13 @@ export function storeBytesOf(options: StoreBenchOptions): number {
 
 /**
  * Format the disk, write both layers in full, measure. The world must be running; the disk is closed
- * afterwards. Answers the row without snapshots, then the one with. Throws FB4007, FB5001.
+ * afterwards. CPU is that of each turn with what brings it home. Answers the row without snapshots, then the one with. Throws FB4007, FB5001.
  */
 export async function runStoreBench(
   world: World,
   disk: Disk,
   options: StoreBenchOptions,
+  cpu: CpuClock,
 ): Promise<readonly MicroRow[]> {
   const clusterId = new Uint8Array(16).fill(1);
   // Into holes a file system writes in another way, and copied units go where nothing was.
@@ -70,20 +72,31 @@ export async function runStoreBench(
   const { logger } = world;
   await load.begin(await LocalStore.open({ ...place, shard: 0, owner: load, logger }));
   for (const layer of LAYERS) await load.fill(layer);
-  const halves = LAYERS.map(() => ({ us: 0, histogram: new LatencyHistogram(), unitsCopied: 0 }));
+  const halves = LAYERS.map(() => ({
+    us: 0,
+    userUs: 0,
+    systemUs: 0,
+    histogram: new LatencyHistogram(),
+    unitsCopied: 0,
+  }));
   for (let turn = 0; turn < WARM_TURNS + turnsOf(options); turn++) {
     for (const [at, layer] of LAYERS.entries()) {
       const target = { layer, snapSeq: at === 0 ? 0 : turn + 1 };
+      const before = cpu.read();
       const done = await load.turn(target, () => sleep(world.timers, options.snapshotMs * 1000));
+      const after = cpu.read();
       if (turn < WARM_TURNS) continue;
       halves[at]!.us += done.us;
+      halves[at]!.userUs += after.userUs - before.userUs;
+      halves[at]!.systemUs += after.systemUs - before.systemUs;
       halves[at]!.unitsCopied += done.unitsCopied;
       halves[at]!.histogram.merge(done.histogram);
     }
   }
   await load.end();
   const names = ["without snapshots", `a snapshot every ${options.snapshotMs / 1000} s`];
-  return halves.map(({ us, histogram, unitsCopied }, at) => {
+  return halves.map(({ us, userUs, systemUs, histogram, unitsCopied }, at) => {
+    const perWrite = (spentUs: number): number => round(spentUs / histogram.count);
     const iops = round((histogram.count * 1_000_000) / us);
     const { mean: _, ...latencyUs } = latencyReport(histogram);
     return {
@@ -91,7 +104,8 @@ export async function runStoreBench(
       iops,
       bytesPerSec: Math.round(iops * BLOCK_SIZE),
       latencyUs,
-      cpuUsPerIo: null,
+      cpuUsPerIo: perWrite(userUs + systemUs),
+      systemUsPerIo: perWrite(systemUs),
       backend: disk.backend,
       note: `${unitsCopied} units copied`,
       unitsCopied,
