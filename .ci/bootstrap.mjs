@@ -5,7 +5,8 @@
 //   node .ci/bootstrap.mjs build            build dist/fastblock
 //   node .ci/bootstrap.mjs start [ARGS]     build, then `fastblock dev up --demo ARGS`
 //   node .ci/bootstrap.mjs test [ARGS]      install, then the gate (.ci/gate.ts ARGS)
-//   node .ci/bootstrap.mjs bench [ARGS]     build, then measure it against what is aimed at
+//   node .ci/bootstrap.mjs bench            build, then measure it against what is aimed at
+//   node .ci/bootstrap.mjs bench ARGS       the same of `fastblock bench suite ARGS` alone
 //   node .ci/bootstrap.mjs campaign [ARGS]  build, then attack it (cmd/campaign.ts ARGS)
 //   node .ci/bootstrap.mjs zoo [ARGS]       install, then plant bugs for the simulator (cmd/zoo.ts ARGS)
 //   node .ci/bootstrap.mjs run ARGS         build, then `fastblock ARGS`
@@ -314,8 +315,11 @@ function ensureExecutable(bun, target = EXECUTABLE) {
 
 /* -------------------------------------------------------------------- verbs */
 
-/** Run a program in the foreground in our place: its signals, its output, its exit code. */
-function become(program, args, env) {
+/**
+ * Run a program in the foreground in our place: its signals, its output, its exit code. Where it did well
+ * and `next` is given, that goes on.
+ */
+function become(program, args, env, next) {
   const child = spawn(program, args, { stdio: "inherit", env });
   // On Ctrl-C the terminal tells the child too: staying alive until it has ended is all we do then.
   const forwarded = ["SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1", "SIGUSR2"];
@@ -334,7 +338,8 @@ function become(program, args, env) {
     fail(new BootstrapError(`${program} could not be started: ${error.message}`, "build it again"));
   });
   child.on("exit", (code, signal) => {
-    process.exit(signal ? 128 + (osConstants.signals[signal] ?? 0) : code);
+    if (code === 0 && next !== undefined) next();
+    else process.exit(signal ? 128 + (osConstants.signals[signal] ?? 0) : code);
   });
 }
 
@@ -377,11 +382,11 @@ const VERBS = {
   },
   bench: (args) => {
     ensureExecutable(prepared());
-    become(
-      EXECUTABLE,
-      ["bench", "suite", "--bars", "--tail-time", "60s", ...args],
-      plainEnvironment(),
-    );
+    const measure = (what, next) =>
+      become(EXECUTABLE, ["bench", ...what, "--bars", ...args], plainEnvironment(), next);
+    // What options say is of the suite.
+    const others = () => measure(["pauses"], () => measure(["idle"]));
+    measure(["suite", "--tail-time", "60s"], args.length === 0 ? others : undefined);
   },
   zoo: (args) => become(prepared(), [join(ROOT, "cmd", "zoo.ts"), ...args], childEnvironment()),
   run: (args) => {

@@ -136,15 +136,18 @@ function interrupted(interruption: Interruption): Promise<undefined> {
   return new Promise((done) => interruption.tell(() => done(undefined)));
 }
 
-/** An image that has `REPLICAS` replicas, in a pool of its own. */
+/** An image that has `REPLICAS` replicas, in a pool of its own, of so many groups. Default: as pools are made. */
 export async function makeImage(
   program: readonly string[],
   directory: string,
   image: string,
   imageBytes: number,
+  groups?: number,
 ): Promise<void> {
+  const shape = ["--size", String(REPLICAS)];
+  if (groups !== undefined) shape.push("--pgs", String(groups));
   const steps = [
-    ["pool", "create", image.slice(0, image.indexOf("/")), "--size", String(REPLICAS)],
+    ["pool", "create", image.slice(0, image.indexOf("/")), ...shape],
     ["image", "create", image, "--size", String(imageBytes)],
   ];
   for (const step of steps) {

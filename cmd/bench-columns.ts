@@ -116,6 +116,18 @@ export const IDLE_COLUMNS: readonly Column[] = [
   },
 ];
 
+export const PAUSES_COLUMNS: readonly Column[] = [
+  { name: "event", path: "name" },
+  { name: "times", path: "ownMs", right: true, show: (value) => `${(value as number[]).length}` },
+  { name: "p50", path: "p50Ms", right: true, show: msText },
+  { name: "longest", path: "maxMs", right: true, show: msText },
+  { name: "elsewhere", path: "elsewhereMaxMs", right: true, show: msText },
+];
+
+function msText(value: unknown): string {
+  return `${Math.round(Number(value))} ms`;
+}
+
 function numberText(value: unknown): string {
   return typeof value === "number" ? `${value}` : "-";
 }

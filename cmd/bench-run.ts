@@ -17,6 +17,7 @@ import { duelBench } from "./bench-duel.ts";
 import { idleBench } from "./bench-idle.ts";
 import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
+import { pausesBench } from "./bench-pauses.ts";
 import { recoveryBench } from "./bench-recovery.ts";
 import { fullStoreBench, storeBench } from "./bench-store.ts";
 import { unreadable } from "./input-file.ts";
@@ -32,6 +33,7 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
     store: storeBench,
     fullStore: fullStoreBench,
     idle: (options) => idleBench(cli, program, options),
+    pauses: (options) => pausesBench(cli, program, options),
     disk: diskBench,
     reactor: (options) => reactorBench(options, program),
     rpc: (options) => rpcBench(options, program),

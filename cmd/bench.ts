@@ -21,6 +21,7 @@ import {
   IDLE_COLUMNS,
   MICRO_COLUMNS,
   nameOf,
+  PAUSES_COLUMNS,
   RECOVERY_COLUMNS,
   SUITE_COLUMNS,
   us,
@@ -118,6 +119,16 @@ is removed.
 Example:
   fastblock bench idle --groups 1024 --bars`;
 
+const PAUSES_HELP = `
+Three osds of this machine, groups of three replicas. Two writers of 4 KiB have one write open each: in a group
+that the victim leads, and in one that it follows in. A pause is the longest time in which nothing of a writer's was
+done, from the event until 4 s behind it: its leader is killed (kill -9) or frozen (SIGSTOP, for 5 s), an osd is
+stopped in order, the mon is killed; and an osd that went is started again, until all replicas are whole. Osds have
+their turns as victims. ELSEWHERE is the longest pause of the second writer. The directory is removed.
+
+Example:
+  fastblock bench pauses --times 10 --bars`;
+
 const COMPARE_HELP = `
 Columns: the figure in A, in B, B ÷ A, and whether B is better, worse or within 2 %.
 
@@ -160,6 +171,7 @@ export function benchCommands(root: CommandUnknownOpts, cli: CliContext, load: L
   duelBench(bench, cli, load);
   recoveryBench(bench, cli, load);
   idleBench(bench, cli, load);
+  pausesBench(bench, cli, load);
   microBenches(bench, cli, load);
   bench
     .command("compare")
@@ -440,6 +452,36 @@ function idleBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void
       if (people && options.bars === true)
         await cli.rows(() => Promise.resolve(report.bars), BAR_COLUMNS, barOf);
       else if (people) await cli.rows(() => Promise.resolve(report.rows), IDLE_COLUMNS, nameOf);
+      else
+        await cli.object(
+          () => Promise.resolve({ ...report }),
+          () => report.kind,
+        );
+    });
+}
+
+function pausesBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
+  bench
+    .command("pauses")
+    .description("start a cluster of its own, show how long writers stand still as processes go")
+    .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
+    .option("--times <count>", "how often each event happens", count("--times"), 5)
+    .option("--bars", "show what is aimed at, and whether it is reached")
+    .option("--warm-up <time>", "load before the first event", "15s")
+    .option("--backend <backend>", "auto, uring or file", "auto")
+    .addHelpText("after", PAUSES_HELP)
+    .action(async (options) => {
+      const people = cli.globals.output === "table" || cli.globals.output === "wide";
+      if (!people) cli.refuseListFlags();
+      const report = await (await load()).pauses({
+        directory: options.dir ?? "",
+        times: options.times,
+        warmMs: durationMsOf(options.warmUp, "--warm-up"),
+        backend: backendOf(options.backend),
+      });
+      if (people && options.bars === true)
+        await cli.rows(() => Promise.resolve(report.bars), BAR_COLUMNS, barOf);
+      else if (people) await cli.rows(() => Promise.resolve(report.rows), PAUSES_COLUMNS, nameOf);
       else
         await cli.object(
           () => Promise.resolve({ ...report }),

@@ -9,6 +9,7 @@ import type { DuelOptions, DuelReport } from "./duel.ts";
 import type { IdleOptions, IdleReport } from "./idle.ts";
 import type { LatencyReport } from "./latency.ts";
 import type { LoadShape } from "./shape.ts";
+import type { PausesOptions, PausesReport } from "./pauses.ts";
 import type { CallCost, ProcessCost } from "./spending.ts";
 import type { RecoveryOptions, RecoveryReport } from "./recovery.ts";
 import type { SuiteOptions, SuiteReport } from "./suite.ts";
@@ -32,6 +33,7 @@ export {
   type Sides,
 } from "./duel.ts";
 export { formatHistoryLine } from "./history.ts";
+export { ImageLoad } from "./image-load.ts";
 export { type BenchOutside, type BenchProgress, drain, runImageBench } from "./image-bench.ts";
 export {
   type IdleOptions,
@@ -52,6 +54,15 @@ export {
 } from "./full-store-bench.ts";
 export { latencyReport } from "./latency.ts";
 export { loadError } from "./load-failures.ts";
+export {
+  judgePauses,
+  type PauseEvent,
+  type Pauses,
+  type PausesOptions,
+  type PausesOutside,
+  type PausesReport,
+  runPauses,
+} from "./pauses.ts";
 export { samplesOf } from "./metrics-text.ts";
 export {
   type RecoveryCause,
@@ -259,6 +270,7 @@ export interface BenchPrograms {
   store(options: StoreBenchOptions): Promise<readonly MicroRow[]>;
   fullStore(options: FullStoreBenchOptions): Promise<readonly MicroRow[]>;
   idle(options: IdleOptions): Promise<IdleReport>;
+  pauses(options: PausesOptions): Promise<PausesReport>;
   disk(options: DiskBenchOptions): Promise<readonly MicroRow[]>;
   reactor(options: ReactorBenchOptions): Promise<readonly MicroRow[]>;
   rpc(options: RpcBenchOptions): Promise<readonly MicroRow[]>;
