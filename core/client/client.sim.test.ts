@@ -282,6 +282,32 @@ describe("client: numbers and windows", () => {
     expect(numbers).toEqual(Array.from({ length: 1000 }, (_, at) => at + 1));
   });
 
+  /** How long a write of bytes 100 to 109 of the second block takes, µs. */
+  function partialUs(bench: Bench): number {
+    const { simulation } = bench;
+    const startUs = simulation.nowUs;
+    bench.settle(bench.image.write(4096 + 100, filled(10, 2)));
+    return simulation.nowUs - startUs;
+  }
+
+  test("what is refused for certain keeps nobody waiting for lower numbers", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const [, other] = bench.newClient("nbd.1", "10.0.0.51");
+    bench.settle(other.start());
+    const second = bench.settle(other.openImage("demo/disk"));
+    bench.cluster.late.set(1, 8_000_000);
+    const slow = bench.image.write(0, filled(4096, 1));
+    bench.pass(10_000);
+    // Somebody's change of the block is 20 ms in committing: the merge conflicts, sent once.
+    bench.cluster.commitUs = 20_000;
+    const between = second.write(4096, filled(4096, 1));
+    bench.pass(5000);
+    expect(partialUs(bench)).toBeLessThan(100_000);
+    expect(bench.image.conflicts).toBeGreaterThan(0);
+    bench.settle(Promise.all([slow, between]));
+    expect(appliedTwice(bench.cluster)).toEqual([]);
+  });
+
   test("parts are bounded, however much is submitted", () => {
     const bench = new Bench(1);
     bench.cluster.commitUs = 20_000;

@@ -358,6 +358,7 @@ export class ImageCore implements ImageTarget, PartOwner {
     if (part.isPartial) {
       if (this.goesOn(part, status)) {
         part.sends = 0;
+        part.sendsOpen = 0;
         // Somebody changes this block all the time, or his change is long in committing.
         if (part.conflicts > CONFLICTS_AT_ONCE && part.verb === PartVerb.Read) {
           this.router.delay(part, CONFLICT_PAUSE_US);
@@ -383,7 +384,7 @@ export class ImageCore implements ImageTarget, PartOwner {
     }
     if (status !== Status.Conflict) return false;
     // Who answered may not be who has the first copy of it in his log.
-    if (part.sends > 1) this.host.uncertain.add(this.session.imageId);
+    if (part.sendsOpen > 0) this.host.uncertain.add(this.session.imageId);
     this.conflicts++;
     part.conflicts++;
     part.verb = PartVerb.Read;

@@ -46,7 +46,8 @@ export interface PartReplies {
  * One frame's worth of an image operation: a run of blocks within one object. Pooled.
  *
  * Invariants: in exactly one list, or in none while its owner acts on it; `number ≥ 0` exactly for
- * a change whose outcome is open; `rpcRequestId > 0` exactly while a connection holds it.
+ * a change whose outcome is open; `rpcRequestId > 0` exactly while a connection holds it;
+ * `0 ≤ sendsOpen ≤ sends`.
  */
 export class Part extends RequestOp {
   verb: PartVerb = PartVerb.Read;
@@ -84,6 +85,8 @@ export class Part extends RequestOp {
   mapMoves = 0;
   /** How often it was put on the wire; how often it was refused as damaged or not attached. */
   sends = 0;
+  /** Sends that no answer has shown to be refused: a change may be made by each of them yet. */
+  sendsOpen = 0;
   refusals = 0;
   /** How often it was put off for want of room: that alone ends nothing. */
   busies = 0;
@@ -119,8 +122,40 @@ export class Part extends RequestOp {
 
 /** True for a change that was sent and may be made yet, for all that is known here. */
 export function endsOpen(part: Part, status: Status): boolean {
-  if (status === Status.Ok || !part.isChange || part.sends === 0) return false;
-  return part.sends > 1 || status !== Status.NoSpace;
+  return status !== Status.Ok && part.isChange && part.sendsOpen > 0;
+}
+
+/**
+ * Whether an osd that answers this has put nothing of the request into its log, and never will: each
+ * frame arrives once. An answer says nothing of earlier sends.
+ */
+export function isRefusal(status: Status): boolean {
+  switch (status) {
+    case Status.Busy:
+    case Status.MapStale:
+    case Status.WrongReceiver:
+    case Status.Fenced:
+    case Status.SnapStale:
+    case Status.Conflict:
+    case Status.NoSpace:
+    case Status.Invalid:
+    case Status.SessionExpired:
+    case Status.Damaged:
+    case Status.Denied:
+    case Status.Removed:
+      return true;
+    // Who is deposed says so of what is in its log as well.
+    case Status.NotLeader:
+    case Status.DeviceFailed:
+    case Status.Unknown:
+    // There was no answer, or none that the request was refused.
+    case Status.Unreachable:
+    case Status.TimedOut:
+    case Status.Stopping:
+    case Status.Cancelled:
+    case Status.Ok:
+      return false;
+  }
 }
 
 /** A doubly linked list of parts; a part knows the list that it is in. */
@@ -183,6 +218,7 @@ export class PartPool {
     part.ownsMemory = false;
     part.replica = LEADER;
     part.sends = 0;
+    part.sendsOpen = 0;
     part.refusals = 0;
     part.busies = 0;
     part.conflicts = 0;

@@ -29,6 +29,7 @@ import { LeaderCounts, Leaders, type LeadersHost } from "./leaders.ts";
 import { type Link, type LinkOwner, LinkTable } from "./link.ts";
 import {
   endsOpen,
+  isRefusal,
   type Part,
   PartList,
   type PartOwner,
@@ -251,6 +252,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
     part.mapMoves = this.mapMoves;
     part.sentUs = this.world.clock.turnUs;
     part.sends++;
+    part.sendsOpen++;
     this.counts.sends++;
     if (part.sends > 1) this.counts.resends++;
     if (this.trace.sample !== 0 && part.trace === 0) this.traceSent(part);
@@ -380,6 +382,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
     leaderShard: number,
   ): void {
     const route = part.route!;
+    if (isRefusal(status)) part.sendsOpen--;
     if (status === Status.Ok) {
       if (part.replica === LEADER && link !== null) this.leaders.onServed(route, link);
       this.finish(part, status);

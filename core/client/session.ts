@@ -44,6 +44,7 @@ export class PgNumbers {
     part.number = this.next;
     part.numbers = this;
     part.sends = 0;
+    part.sendsOpen = 0;
     this.answered[this.next % WINDOW_OPEN_MAX] = 0;
     this.next++;
     return true;
