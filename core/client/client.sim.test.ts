@@ -6,7 +6,7 @@ import type { Epoch, ReplicaId } from "../base/ids.ts";
 import { type LogFields, type Logger, silentLogger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
-import { ClusterMap } from "../cluster/cluster.ts";
+import { ClusterMap, objectToPg } from "../cluster/cluster.ts";
 import { Simulation, type SimWorld } from "../reactor/reactor.ts";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
 import { Client, Image, type MapCache, OpKind, PromisedOp } from "./client.ts";
@@ -127,6 +127,18 @@ function moveGroup(cluster: FakeCluster, index: number): void {
     replicaId: (one.replicaId + 10) as ReplicaId,
   }));
   cluster.change({ pgs: [{ ...pg, replicas, changeEpoch: 0 as Epoch }] });
+}
+
+/** The first byte of the image that lies in a group. */
+function offsetIn(bench: Bench, index: number): number {
+  const { pool, session, objectBlocks, objectSizeBytes } = bench.image;
+  const wanted = bench.cluster.group(index).id;
+  for (let object = 0; object < bench.image.sizeBytes / objectSizeBytes; object++) {
+    if (objectToPg(pool, session.header.familyId, object) === wanted) {
+      return object * objectBlocks * 4096;
+    }
+  }
+  throw new Error(`no object of the image lies in group ${index}`);
 }
 
 /** How often each (session, number) was applied, in all groups: wanted once. */
@@ -705,7 +717,7 @@ describe("client: what osds refuse", () => {
     bench.settle(bench.image.write(0, filled(4096, 1)));
     for (const grants of bench.cluster.osds[0]!.grants.values()) grants.clear();
     bench.settle(bench.image.write(0, filled(4096, 2)));
-    bench.cluster.osds[0]!.refuseGrants = true;
+    bench.cluster.osds[0]!.refuseGrantsBelow = Number.POSITIVE_INFINITY;
     for (const grants of bench.cluster.osds[0]!.grants.values()) grants.clear();
     expect(bench.fails(bench.image.write(0, filled(4096, 3))).message).toContain("Denied");
   });
@@ -727,6 +739,52 @@ describe("client: what osds refuse", () => {
     expect(bench.fails(write).message).toContain("SessionExpired");
     expect(bench.fails(bench.image.flush()).message).toContain("SessionExpired");
     bench.settle(bench.image.write(0, filled(4096, 4)));
+  });
+
+  test("an expired session: whoever waits for one of its numbers goes on as well", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.settle(bench.image.write(0, filled(4096, 1)));
+    const group = bench.cluster.group(0);
+    group.expiredBelow = bench.image.sessionId + 1;
+    const slot = bench.world.slots.take(4096);
+    const done = Array.from({ length: WINDOW_OPEN_MAX + 44 }, (_, at) =>
+      bench.image.run(bench.op(OpKind.Write, at * 4096, 4096, slot)),
+    );
+    const statuses = bench.settle(Promise.all(done));
+    expect(statuses.every((status) => status === Status.Ok)).toBe(true);
+    expect(group.history.length).toBe(1 + WINDOW_OPEN_MAX + 44);
+    expect(appliedTwice(bench.cluster)).toEqual([]);
+  });
+
+  test("G4: an expired session: what was sent once, and not answered, is not sent anew", () => {
+    const bench = new Bench(1);
+    const [first, second] = [0, 1].map((index) => offsetIn(bench, index));
+    bench.cluster.late.set(1, 5_000_000);
+    const write = bench.image.write(first!, filled(4096, 1));
+    bench.pass(10_000);
+    // Another group has forgotten the session, and the next leader does not take the former grant.
+    const { sessionId } = bench.image;
+    bench.cluster.group(1).expiredBelow = sessionId + 1;
+    bench.settle(bench.image.write(second!, filled(4096, 2)));
+    expect(bench.image.sessionId).toBeGreaterThan(sessionId);
+    bench.cluster.osds[2]!.refuseGrantsBelow = sessionId + 1;
+    bench.cluster.osds[0]!.world.crash();
+    bench.cluster.depose(0, 100_000);
+    expect(bench.fails(write).message).toContain("SessionExpired");
+    bench.pass(6_000_000);
+    expect(bench.cluster.group(0).history.length).toBe(1);
+  });
+
+  test("G4: a leader that is deposed refuses what its log has, which is not sent anew", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.cluster.commitUs = 50_000;
+    const write = bench.image.write(0, filled(4096, 1));
+    bench.pass(10_000);
+    bench.cluster.depose(0, 100_000);
+    const group = bench.cluster.group(0);
+    group.expiredBelow = bench.image.sessionId + 1;
+    expect(bench.fails(write).message).toContain("SessionExpired");
+    expect(group.history.length).toBe(1);
   });
 
   test("G4, N10: an exclusive holder fences the others for good", () => {

@@ -238,7 +238,8 @@ export class FakeOsd implements ConnectionHandler {
   corruptReads = 0;
   /** Forget grants: the next request of each session is refused. */
   readonly grants: Map<Connection, Map<number, { layer: number; sizeBytes: number }>> = new Map();
-  refuseGrants = false;
+  /** Grants of sessions with lower ids are refused. */
+  refuseGrantsBelow = 0;
   writes = 0;
   reads = 0;
   private tasks: (() => void)[] = [];
@@ -306,8 +307,9 @@ export class FakeOsd implements ConnectionHandler {
   }
 
   private attach(bytes: Uint8Array, connection: Connection) {
-    const status = this.refuseGrants ? Status.Denied : Status.Ok;
     const grant = fromBinary(SessionGrantSchema, bytes);
+    const isRefused = Number(grant.session) < this.refuseGrantsBelow;
+    const status = isRefused ? Status.Denied : Status.Ok;
     let grants = this.grants.get(connection);
     if (grants === undefined) this.grants.set(connection, (grants = new Map()));
     grants.set(Number(grant.session), {
@@ -400,8 +402,8 @@ export class FakeOsd implements ConnectionHandler {
       count(group, entry, -1);
       const version = apply(group, entry);
       if (late !== undefined || !this.world.alive) return;
-      // As a leader does: it answers in a turn of its own, if it still leads.
-      const wanted = group.leader === this.id ? Status.Ok : Status.Unknown;
+      // As a leader does: it answers in a turn of its own, and one that is deposed says only that.
+      const wanted = group.leader === this.id ? Status.Ok : Status.NotLeader;
       this.later(() => this.replyWrite(connection, generation, id, group.id, wanted, version));
     });
   }

@@ -36,7 +36,7 @@ import {
 } from "./merge.ts";
 import { endsOpen, type Part, PartList, type PartOwner, PartVerb, REFUSALS_MAX } from "./part.ts";
 import type { Router } from "./router.ts";
-import type { ImageSession } from "./session.ts";
+import type { ImageSession, PgNumbers } from "./session.ts";
 import { Cut, cutPart } from "./striper.ts";
 
 /** Parts of one operation that are open at once: 8 MiB. */
@@ -452,20 +452,31 @@ export class ImageCore implements ImageTarget, PartOwner {
   }
 
   /**
-   * Move a part to the present session. A change that was sent more than once under the old one may
-   * have been applied: its outcome is unknown, and stays so.
+   * Move a part to the present session. A change that may have been made under the former one, for all
+   * that its answers tell, does not come again: its outcome is unknown, and stays so.
    */
   private rebind(part: Part): void {
-    if (part.number >= 0) {
-      if (part.sends > 1) {
+    const { numbers } = part;
+    if (part.number >= 0 && numbers !== null) {
+      // The former session gives no more numbers in this group.
+      this.moveWaiting(numbers);
+      if (part.sendsOpen > 0) {
         this.router.finish(part, Status.SessionExpired);
         return;
       }
-      part.numbers!.end(part, false);
+      numbers.end(part, false);
       part.numbers = null;
     }
     part.session = this.session;
     this.router.enter(part);
+  }
+
+  /** Who waits for a number of a former session gets one of the present session, or waits for that. */
+  private moveWaiting(former: PgNumbers): void {
+    for (let part = former.waiting.shift(); part !== null; part = former.waiting.shift()) {
+      part.session = this.session;
+      this.router.enter(part);
+    }
   }
 
   /**
