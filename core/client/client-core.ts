@@ -1,5 +1,4 @@
 // data path
-import type { ImageId } from "../base/ids.ts";
 import type { ClusterMap } from "../cluster/cluster.ts";
 import { type Drain, DrainOrder, type World } from "../reactor/world.ts";
 import type { Connection, Frame } from "../rpc/rpc.ts";
@@ -8,6 +7,7 @@ import type { ImageOp } from "./image-op.ts";
 import type { Link } from "./link.ts";
 import { Router, type RouterHost } from "./router.ts";
 import type { ImageSession } from "./session.ts";
+import { Uncertain } from "./uncertain.ts";
 
 /** What the data path leaves to the cold side: everything that needs a monitor or a handshake. */
 export interface ClientServices {
@@ -23,7 +23,7 @@ export class ClientCore implements RouterHost, ImageHost, Drain {
   readonly world: World;
   readonly map: ClusterMap;
   readonly router: Router;
-  readonly uncertain: Set<ImageId> = new Set();
+  readonly uncertain: Uncertain = new Uncertain();
   private readonly services: ClientServices;
   private finishedHead: ImageOp | null = null;
   private finishedTail: ImageOp | null = null;

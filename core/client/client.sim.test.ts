@@ -381,6 +381,35 @@ describe("client: parts of blocks", () => {
     expect([data[99], data[100], data[299], data[300]]).toEqual([1, 0, 0, 1]);
   });
 
+  test("a group that was told of a change that was given up is not asked about zeros any more", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const image = bench.settle(bench.client.openImage("demo/disk", { timeoutMs: 1500 }));
+    bench.cluster.late.set(1, 2_000_000);
+    expect(bench.fails(image.write(0, filled(4096, 1)))).toMatchObject({ code: "FB1006" });
+    const { history } = bench.cluster.group(0);
+    const written = [8192, 12_288, 16_384].map((offset) => {
+      bench.settle(image.zero(offset + 100, 200));
+      return history.length;
+    });
+    expect(written).toEqual([1, 1, 1]);
+    bench.pass(1_000_000);
+    expect(history.length).toBe(1);
+  });
+
+  test("nor is one where a fence stands before it", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const image = bench.settle(bench.client.openImage("demo/disk", { timeoutMs: 1500 }));
+    bench.cluster.late.set(1, 2_000_000);
+    expect(bench.fails(image.write(0, filled(4096, 1)))).toMatchObject({ code: "FB1006" });
+    bench.settle(image.close());
+    bench.pass(1_000_000);
+    const { history } = bench.cluster.group(0);
+    expect(history.length).toBe(1);
+    const owner = bench.settle(bench.client.openImage("demo/disk", { exclusive: true }));
+    bench.settle(owner.zero(8192 + 100, 200));
+    expect(history.length).toBe(1);
+  });
+
   test("G4: nor one that was cancelled when the image was closed, and is open again", () => {
     const bench = new Bench(1, { pgs: 1 });
     bench.cluster.late.set(1, 7_000_000);

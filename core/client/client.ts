@@ -220,7 +220,7 @@ class ClientSide implements ClientServices, ImageKeeper {
 
   async openImage(path: string, options: OpenOptions): Promise<Image> {
     const reply = await this.callOpen(path, options);
-    const session = sessionOf(reply);
+    const session = this.newSession(reply);
     const pool = await this.poolOf(session.header.pool);
     const scratch = this.scratches.pop() ?? this.world.arena.allocate(BLOCK_SIZE);
     const image = new Image(this.core, this, session, pool, scratch, options);
@@ -253,6 +253,12 @@ class ClientSide implements ClientServices, ImageKeeper {
     );
   }
 
+  private newSession(reply: ImageOpenReply): ImageSession {
+    const session = sessionOf(reply);
+    this.core.uncertain.fence(session.imageId, session.lockEpoch);
+    return session;
+  }
+
   /** The pool of an image that was just opened; its map may still be on the way. */
   private async poolOf(id: PoolId): Promise<PoolInfo> {
     for (let waited = 0; waited < CALL_MS; waited += 10) {
@@ -277,6 +283,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       timeoutMs,
     );
     session.renew(headerOf(reply.header), reply.grant, reply.mac);
+    this.core.uncertain.fence(session.imageId, session.lockEpoch);
   }
 
   async forget(image: Image): Promise<void> {
@@ -350,7 +357,7 @@ class ClientSide implements ClientServices, ImageKeeper {
    */
   private async reopen(image: Image): Promise<ImageSession> {
     const former = image.session;
-    const session = sessionOf(await this.callOpen(image.path, image.options, former));
+    const session = this.newSession(await this.callOpen(image.path, image.options, former));
     const isSame = session.imageId === image.id;
     // Nobody waits for that: requests go on at once.
     void this.end(isSame ? former : session);

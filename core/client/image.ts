@@ -15,7 +15,6 @@
 // The lock only saves round trips: without it the parts of one client would conflict with each
 // other all the time. What keeps two gateways apart is the version.
 import { assert } from "../base/assert.ts";
-import type { ImageId } from "../base/ids.ts";
 import { Status, statusText } from "../base/status.ts";
 import { BLOCK_SIZE } from "../base/units.ts";
 import type { ReadReply } from "../../proto/gen/hot.ts";
@@ -38,6 +37,7 @@ import { endsOpen, type Part, PartList, type PartOwner, PartVerb, REFUSALS_MAX }
 import type { Router } from "./router.ts";
 import type { ImageSession, PgNumbers } from "./session.ts";
 import { Cut, cutPart } from "./striper.ts";
+import type { Uncertain } from "./uncertain.ts";
 
 /** Parts of one operation that are open at once: 8 MiB. */
 const OP_PARTS_MAX = 32;
@@ -49,11 +49,8 @@ const CONFLICT_PAUSE_US = 5_000;
 export interface ImageHost {
   readonly world: World;
   readonly router: Router;
-  /**
-   * Images of which a change was given up that may be made yet: before the next one that its group
-   * answers, or never (G4). What is answered without asking the group would come before it.
-   */
-  readonly uncertain: Set<ImageId>;
+  /** Changes that were given up and may be made yet. */
+  readonly uncertain: Uncertain;
   /** Parts (or slots) ran out: clear `op.isStarved` and call `advance` when some came back. */
   starve(image: ImageCore, op: ImageOp): void;
   /** Call `op.onDone` in the next drain. */
@@ -305,11 +302,18 @@ export class ImageCore implements ImageTarget, PartOwner {
     const op = part.op;
     assert(op !== null, "Image.endPart: the part has an operation");
     if (part.ownsMemory) this.world.slots.release(part.memory);
-    if (endsOpen(part, status)) this.host.uncertain.add(this.session.imageId);
+    if (part.isChange && part.numbers !== null) this.noteOutcome(part, part.numbers, status);
     if (status !== Status.Ok && op.status === Status.Ok) op.status = status;
     op.partsOpen--;
     this.router.release(part);
     this.advance(op);
+  }
+
+  /** Whether the change may be made yet, or its group has heard of those that may. */
+  private noteOutcome(part: Part, numbers: PgNumbers, status: Status): void {
+    const { imageId, lockEpoch } = part.session!;
+    if (endsOpen(part, status)) this.host.uncertain.add(imageId, numbers, lockEpoch);
+    else if (numbers.isMarked && !numbers.isUncertain) this.host.uncertain.remove(imageId, numbers);
   }
 
   onPartData(part: Part, reply: ReadReply, frame: Frame): Status {
@@ -378,18 +382,25 @@ export class ImageCore implements ImageTarget, PartOwner {
       if (status !== Status.Ok) return false;
       // Zeroing within a block of zeros: done, unless an earlier change may still come.
       const isZero = part.ownsMemory && part.stateRead === BlockState.Zero;
-      if (isZero && !this.host.uncertain.has(this.session.imageId)) return false;
+      if (isZero && !this.mayChangeLate(part)) return false;
       part.verb = PartVerb.Write;
       return true;
     }
     if (status !== Status.Conflict) return false;
     // Who answered may not be who has the first copy of it in his log.
-    if (part.sendsOpen > 0) this.host.uncertain.add(this.session.imageId);
+    this.noteOutcome(part, part.numbers!, status);
     this.conflicts++;
     part.conflicts++;
     part.verb = PartVerb.Read;
     part.ifVersion = 0;
     return true;
+  }
+
+  /** Whether a change that was given up may come to the part's group yet. */
+  private mayChangeLate(part: Part): boolean {
+    const session = part.session!;
+    // A fence that another session is to bring is in no group yet that this one speaks to.
+    return session.numbersOf(part.pg).isUncertain || this.host.uncertain.has(session.imageId);
   }
 
   /** Take the lock of the part's block, or queue for it. */

@@ -66,6 +66,8 @@ export class Part extends RequestOp {
   /** The n-th replica of the group, or LEADER. */
   replica: number = LEADER;
   number = -1;
+  /** `below` of the numbers when it was sent first; later sends carry the same, or a higher one. */
+  below = 0;
   /** The version that the block must have, plus one; 0: unconditional. */
   ifVersion = 0;
   /** A change of [fromByte, toByte) of one block: read, merge, write on the same version. */

@@ -64,6 +64,7 @@ export class RequestWriter {
     request.session = session.id;
     request.number = part.number;
     request.below = part.numbers!.below;
+    if (part.sends === 0) part.below = request.below;
     request.layer = session.layer;
     request.firstBlock = part.firstBlock;
     request.blocks = part.blocks;

@@ -145,6 +145,7 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
     if (part.trace !== 0) this.traceDone(part, status);
     const numbers = part.numbers;
     if (part.number >= 0 && numbers !== null) {
+      if (status === Status.Ok) numbers.onTold(part.below);
       numbers.end(part, endsOpen(part, status));
       while (numbers.hasRoom) {
         const waiting = numbers.waiting.shift();

@@ -45,6 +45,20 @@ describe("PgNumbers", () => {
     expect(numbers.take(new Part())).toBe(true);
   });
 
+  test("what was given up is uncertain until a change tells of it", () => {
+    const numbers = new PgNumbers(1 as PgId);
+    const parts = [new Part(), new Part()];
+    for (const part of parts) numbers.take(part);
+    expect(numbers.isUncertain).toBe(false);
+    numbers.end(parts[0]!, true);
+    // The other one was sent while the first was open.
+    numbers.onTold(1);
+    numbers.end(parts[1]!, false);
+    expect(numbers.isUncertain).toBe(true);
+    numbers.onTold(2);
+    expect(numbers.isUncertain).toBe(false);
+  });
+
   test("any order of ends keeps below ≤ every open number, and none is given twice", () => {
     fc.assert(
       fc.property(fc.array(fc.nat({ max: 1000 }), { maxLength: 600 }), (steps) => {

@@ -29,6 +29,10 @@ export class PgNumbers {
   below = 1;
   /** The highest number that was given up; 0: none was. */
   private givenUp = 0;
+  /** The group has heard that nobody waits for numbers below this one. */
+  private told = 1;
+  /** Of `Uncertain`: it knows of these. */
+  isMarked = false;
   /** Changes that wait for a number. */
   readonly waiting: PartList = new PartList();
   private readonly answered: Uint8Array = new Uint8Array(WINDOW_OPEN_MAX);
@@ -52,6 +56,16 @@ export class PgNumbers {
 
   get hasRoom(): boolean {
     return this.next - this.below < WINDOW_OPEN_MAX && this.givenUp < this.below;
+  }
+
+  /** A change was given up that may be made yet: the group was not told, as far as is known here. */
+  get isUncertain(): boolean {
+    return this.givenUp >= this.told;
+  }
+
+  /** The group has made a change that came with this `below`, or a higher one. */
+  onTold(below: number): void {
+    if (below > this.told) this.told = below;
   }
 
   /** The part's outcome is known, or nobody asks for it any more, though it may be made yet. */
