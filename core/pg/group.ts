@@ -392,6 +392,7 @@ export class Group {
     this.servingTold = false;
     this.settlesBehind = 0;
     this.layers.dropProposed();
+    this.sessions.dropProposed();
     if (leads) return;
     // What was read for followers is of a log that the next leader may cut.
     for (let at = 0; at < this.peers.length; at++) this.peers[at]?.drop();
@@ -495,6 +496,7 @@ export class Group {
   /** State for a checkpoint, as of appliedIndex. */
   encodeState(): GroupState {
     if (verifying) this.sessions.invariants(this.appliedIndex);
+    if (verifying && this.serving) this.requests.invariants();
     return {
       applied: this.appliedIndex,
       conf: encodeConfiguration(this.node.conf),

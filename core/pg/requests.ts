@@ -9,6 +9,7 @@
  * A read waits until the index that was committed when it came in is applied, then for the store,
  * and leaves in the send phase, under the lease or behind a leadership check.
  */
+import { assert } from "../base/assert.ts";
 import { Status } from "../base/status.ts";
 import { type Entry, EntryType } from "../log/log.ts";
 import { Stage } from "../metrics/metrics.ts";
@@ -88,6 +89,8 @@ export class Requests {
     if (entry.type === EntryType.LayerGone) group.layers.proposeRemoval(entry.layer);
     else if (entry.snapSeq > 0) group.layers.of(entry.layer).snapSeqProposed = entry.snapSeq;
     group.keep(entry, index, group.node.term);
+    const { session, number, below } = entry;
+    if (session !== 0) group.sessions.propose(session, number, below, index, group.appliedIndex);
     if (entry.trace !== 0) group.shard.world.trace.stamp(entry.trace, Stage.Proposed);
     op.group = group;
     op.writeNext = null;
@@ -115,29 +118,33 @@ export class Requests {
       op.group = group;
       return Status.Ok;
     }
+    const { appliedIndex } = group;
+    if (!group.sessions.isProposed(entry.session, entry.number, entry.below, appliedIndex)) {
+      return Status.Ok;
+    }
     for (let other = this.writeHead; other !== null; other = other.writeNext) {
       const pending = other.entry!;
       if (pending.session !== entry.session || pending.number !== entry.number) continue;
       this.replaceWaiter(other, op);
       return Status.Ok;
     }
-    return this.isPassed(entry) ? Status.Busy : Status.Ok;
+    // It is committed and waits for this leader's disk, or a later one of the session is in the log
+    // whose client does not wait for this one any more. The window of what is applied will know;
+    // behind what is in the log the request would undo what came since.
+    return Status.Busy;
   }
 
-  /**
-   * Whether the log has, not applied yet, what makes the number of `entry` an old one: the same
-   * request, which is committed and waits for this leader's disk, or a later one of the session whose
-   * client does not wait for this one any more. The windows will know; behind what is in the log
-   * the request would undo what came since.
-   */
-  private isPassed(entry: Entry): boolean {
-    const { ring, node, appliedIndex } = this.group;
-    for (let index = node.log.lastIndex; index > appliedIndex; index--) {
-      const other = ring.get(index);
-      if (other === null || other.session !== entry.session) continue;
-      if (other.number === entry.number || other.below > entry.number) return true;
+  // cold: for `verifying` runs.
+  /** Check that what is proposed and not applied is known as such, of a group that serves. */
+  invariants(): void {
+    const { ring, node, sessions, appliedIndex } = this.group;
+    for (let index = appliedIndex + 1; index <= node.log.lastIndex; index++) {
+      const entry = ring.get(index);
+      if (entry === null || entry.session === 0 || !sessions.accepts(entry.session)) continue;
+      const { session, number, below } = entry;
+      const isKnown = sessions.isProposed(session, number, below, appliedIndex);
+      assert(isKnown, "Requests: what is in the log is not known as proposed");
     }
-    return false;
   }
 
   /** The same request came again: the newer op waits for the entry that is in the log. */

@@ -136,6 +136,55 @@ describe("SessionTable", () => {
     expect(table.list().map(({ session }) => session)).toEqual([2, 3]);
   });
 
+  test("what is proposed is told as by a look at each entry that is not applied", () => {
+    const random = new Prng(20_261_123);
+    for (let round = 0; round < 20; round++) {
+      const table = new SessionTable(4);
+      const log: { session: number; number: number; below: number }[] = [];
+      let applied = 0;
+      let old = 0;
+      const next = new Map<number, number>();
+      for (let step = 0; step < 3000; step++) {
+        const session = 1 + random.below(3);
+        const newest = next.get(session) ?? 1;
+        const number = Math.max(1, newest - random.below(3) * random.below(120));
+        const below = Math.max(0, number - random.below(3) * random.below(100));
+        if (random.below(8) === 0 && applied < log.length) {
+          const one = log[applied]!;
+          applied += 1;
+          table.apply(one.session, one.number, one.below, applied);
+        }
+        // A new leader begins with a log that is applied.
+        if (random.below(200) === 0) {
+          log.length = applied;
+          table.dropProposed();
+        }
+        const state = table.find(session)?.stateOf(number, below) ?? NumberState.Fresh;
+        if (state !== NumberState.Fresh || number >= newest + WINDOW_SIZE) continue;
+        const isOld = log
+          .slice(applied)
+          .some((one) => one.session === session && (one.number === number || one.below > number));
+        expect(table.isProposed(session, number, below, applied)).toBe(isOld);
+        if (isOld) old += 1;
+        if (isOld || (table.find(session) === undefined && number >= below + WINDOW_SIZE)) continue;
+        log.push({ session, number, below });
+        table.propose(session, number, below, log.length, applied);
+        next.set(session, Math.max(newest, number + 1));
+      }
+      expect(old).toBeGreaterThan(100);
+    }
+  });
+
+  test("sessions of which everything is applied make room for what is proposed", () => {
+    const table = new SessionTable(2);
+    table.propose(1, 1, 1, 1, 0);
+    table.propose(2, 1, 1, 2, 0);
+    table.apply(1, 1, 1, 1);
+    table.propose(3, 1, 1, 3, 1);
+    const known = [1, 2, 3].map((session) => table.isProposed(session, 1, 1, 0));
+    expect(known).toEqual([false, true, true]);
+  });
+
   test("what is restored classifies as before", () => {
     const table = new SessionTable();
     table.apply(5, 300, 290, 1);

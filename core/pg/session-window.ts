@@ -47,10 +47,15 @@ export class SessionWindow {
     return set === 1 ? NumberState.Applied : NumberState.Fresh;
   }
 
+  /** Everything below `base` counts, at least. */
+  follow(base: number): void {
+    if (base > this.base) this.advance(base);
+  }
+
   /** Record an applied request and what the client no longer waits for. */
   mark(number: number, below: number): void {
     assert(below <= number, "SessionWindow.mark: below passes the number");
-    if (below > this.base) this.advance(below);
+    this.follow(below);
     if (number < this.base) return;
     assert(number < this.base + WINDOW_SIZE, "SessionWindow.mark: number past the window");
     const bit = number % WINDOW_SIZE;
@@ -77,10 +82,18 @@ export class SessionWindow {
  * an unknown session with an id up to the forgotten one's is refused (`SessionExpired`): it may be
  * the forgotten one, whose open writes have an unknown outcome. Ids grow, so new sessions pass.
  *
+ * Beside what is applied, a leader keeps the same of what it has proposed: an entry that is not applied
+ * yet makes its number an old one, and all that its `below` passes (`isProposed`). Those windows are
+ * no part of the state: a leader serves once it has applied what it found, so all that is not applied
+ * then is of its own making; they go with its term. Looking through the log was not enough: behind a
+ * slow disk that has thousands of entries, and each request looked at all of them.
+ *
  * Invariants: at most SESSIONS_MAX windows; each was used by an entry of its own that is applied.
  */
 export class SessionTable {
   private readonly windows = new Map<number, SessionWindow>();
+  /** What was proposed in this term; `lastIndex`: by entries up to there. */
+  private readonly proposed = new Map<number, SessionWindow>();
   private readonly sessionsMax: number;
   /** Sessions that were forgotten for others, since this table was made. */
   forgotten = 0;
@@ -123,8 +136,47 @@ export class SessionTable {
     window.lastIndex = index;
   }
 
+  /** Record a request that was proposed at `index`; entries up to `applied` are applied. */
+  propose(session: number, number: number, below: number, index: number, applied: number): void {
+    const window = this.proposed.get(session) ?? this.newProposed(session, applied);
+    // What is applied counts as proposed: so a number that the one window has room for, the other has.
+    const known = this.windows.get(session);
+    if (known !== undefined) window.follow(known.base);
+    window.mark(number, below);
+    window.lastIndex = index;
+  }
+
+  // cold: once per session and term of a leader.
+  /** As many as sessions that are remembered, and one for each entry that is not applied yet. */
+  private newProposed(session: number, applied: number): SessionWindow {
+    if (this.proposed.size >= this.sessionsMax) {
+      for (const [other, { lastIndex }] of this.proposed) {
+        if (lastIndex <= applied) this.proposed.delete(other);
+      }
+    }
+    const window = new SessionWindow(session);
+    this.proposed.set(session, window);
+    return window;
+  }
+
+  /**
+   * Whether an entry that is proposed and not applied (above `applied`) has this number, or tells that
+   * nobody waits for it any more. Requires: by what is applied, the number is Fresh.
+   */
+  isProposed(session: number, number: number, below: number, applied: number): boolean {
+    const window = this.proposed.get(session);
+    if (window === undefined || window.lastIndex <= applied) return false;
+    return window.stateOf(number, below) === NumberState.Applied;
+  }
+
+  /** Leadership changed: what was proposed and not applied counts no more. */
+  dropProposed(): void {
+    this.proposed.clear();
+  }
+
   /** Forget a session that ended; its late requests are refused. */
   end(session: number): void {
+    this.proposed.delete(session);
     if (this.windows.delete(session) && session >= this.expiredBelow) {
       // Later sessions stay open: only an id that is gone and lower than this one is refused.
       this.expiredBelow = session + 1;

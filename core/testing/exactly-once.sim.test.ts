@@ -258,6 +258,51 @@ describe("a request that was kept back, at a leader whose own disk stands still"
   });
 });
 
+describe("a leader whose own disk stands still", () => {
+  test("judges a request without a look at the log behind it", () => {
+    const bench = new Bench(1);
+    bench.cluster.simulation.disk(bench.leader.path).faults.stalled = true;
+    const [group] = groupsOf(bench.leader);
+    const { ring, appliedIndex } = group!;
+    for (let number = 1; number <= 200; number++) {
+      expect(writeTo(group!, { number, below: 1 }).refused).toBe(Status.Ok);
+    }
+    bench.pass(100_000);
+    expect(group!.appliedIndex).toBeLessThanOrEqual(appliedIndex + 1);
+    const get = ring.get.bind(ring);
+    let looks = 0;
+    ring.get = (index) => {
+      looks += 1;
+      return get(index);
+    };
+    expect(writeTo(group!, { number: 201, below: 1 }).refused).toBe(Status.Ok);
+    expect(writeTo(group!, { number: 150, below: 1 }).refused).toBe(Status.Busy);
+    expect(looks).toBe(0);
+  });
+});
+
+describe("a leader that was cut off from its peers", () => {
+  test("takes what it proposed in vain again, when it leads anew", () => {
+    const bench = new Bench(1);
+    const { cluster } = bench;
+    const { simulation } = cluster;
+    const first = bench.leader;
+    const [group] = groupsOf(first);
+    const others = cluster.osds.filter((osd) => osd !== first);
+    for (const other of others) simulation.cut(first.address, other.address);
+    for (let number = 1; number <= 40; number++) writeTo(group!, { number, below: 1 });
+    const isDeposed = (): boolean => others.some((osd) => groupsOf(osd)[0]!.serving);
+    expect(simulation.run(isDeposed, LIMIT_US)).toBe(true);
+    simulation.heal();
+    bench.lead(first);
+    expect(group!.node.log.lastIndex - group!.appliedIndex).toBeLessThan(40);
+    const again = writeTo(group!, { number: 7, below: 1 });
+    expect(again.refused).toBe(Status.Ok);
+    expect(simulation.run(() => again.done, LIMIT_US)).toBe(true);
+    expect([again.status, again.version > 0]).toEqual([Status.Ok, true]);
+  });
+});
+
 describe("writers of different sectors of one block", () => {
   const seeds = Array.from({ length: Math.ceil(SEEDS / 3) }, (_, at) => at + 1);
   test.each(seeds)(
