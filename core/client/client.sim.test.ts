@@ -425,6 +425,74 @@ describe("client: parts of blocks", () => {
   });
 });
 
+describe("client: a change that was given up, and comes when the image is open again", () => {
+  /** The image in a client that gives up after a second. */
+  function openImpatient(bench: Bench): Image {
+    bench.cluster.kept.set(1, 3_000_000);
+    return bench.settle(bench.client.openImage("demo/disk", { timeoutMs: 1000 }));
+  }
+
+  test("G4: is not made behind what was written since", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const image = openImpatient(bench);
+    expect(bench.fails(image.write(0, filled(4096, 1)))).toMatchObject({ code: "FB1006" });
+    bench.settle(image.close());
+    const again = bench.settle(bench.client.openImage("demo/disk"));
+    bench.settle(again.write(0, filled(4096, 2)));
+    bench.pass(4_000_000);
+    expect(bench.settle(again.read(0, 1))[0]).toBe(2);
+    // The group was told: nothing is kept any more.
+    bench.settle(Promise.all([again.close(), bench.image.close()]));
+    expect(bench.cluster.mon.sessions.size).toBe(0);
+  });
+
+  test("G4: nor when it was given up as the image was closed, and opened at once", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.cluster.kept.set(1, 8_000_000);
+    const late = bench.image.write(0, filled(4096, 1));
+    bench.pass(10_000);
+    bench.cluster.group(0).leader = null;
+    const closed = bench.image.close();
+    const opened = bench.client.openImage("demo/disk");
+    expect(bench.fails(late).message).toContain("Cancelled");
+    bench.settle(closed);
+    bench.cluster.group(0).leader = 0;
+    const again = bench.settle(opened);
+    bench.settle(again.write(0, filled(4096, 2)));
+    bench.pass(8_000_000);
+    expect(bench.settle(again.read(0, 1))[0]).toBe(2);
+  });
+
+  test("another session takes its place where somebody had the image alone", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    const image = openImpatient(bench);
+    expect(bench.fails(image.write(0, filled(4096, 1)))).toMatchObject({ code: "FB1006" });
+    bench.settle(image.close());
+    const { sessionId } = image;
+    const owner = bench.settle(bench.client.openImage("demo/disk", { exclusive: true }));
+    bench.settle(owner.write(0, filled(4096, 2)));
+    bench.settle(owner.close());
+    const again = bench.settle(bench.client.openImage("demo/disk"));
+    expect(again.sessionId).toBeGreaterThan(sessionId);
+    bench.pass(4_000_000);
+    expect(bench.settle(again.read(0, 1))[0]).toBe(2);
+  });
+
+  test("its session is given back after ten minutes, or when the client stops", () => {
+    for (const waits of [true, false]) {
+      const bench = new Bench(1, { pgs: 1 });
+      const image = openImpatient(bench);
+      expect(bench.fails(image.write(0, filled(4096, 1)))).toMatchObject({ code: "FB1006" });
+      bench.settle(Promise.all([image.close(), bench.image.close()]));
+      const { sessions } = bench.cluster.mon;
+      expect([...sessions.keys()]).toEqual([image.sessionId]);
+      if (waits) bench.pass(601_000_000);
+      else bench.settle(bench.client.stop());
+      expect(sessions.size).toBe(0);
+    }
+  });
+});
+
 describe("client: leaders come and go", () => {
   test("a hint leads to the leader, and is remembered", () => {
     const bench = new Bench(1, { pgs: 1 });

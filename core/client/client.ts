@@ -86,6 +86,10 @@ const PASSING: readonly ErrorCode[] = ["FB1004", "FB1006", "FB1015"];
 /** Pause between two tries to renew a session while no monitor answers. */
 const RENEW_PAUSE_MS = 250;
 const ATTACH_MS = 5000;
+/** How often opening an image looks whether this client has closed it. */
+const CLOSING_STEP_US = 5000;
+/** A session with uncertain changes is kept for this long. */
+const KEPT_US = 600_000_000;
 
 /**
  * A client of one cluster. One per thread: all images share its connections, one per (osd, shard).
@@ -146,6 +150,8 @@ class ClientSide implements ClientServices, ImageKeeper {
   private readonly mon: MonSession;
   private readonly traces: TraceTeller;
   private readonly images = new Set<Image>();
+  /** Sessions of closed images under which changes were given up that may be made yet. */
+  private readonly kept = new Map<ImageId, ImageSession>();
   /** Blocks to merge in, given back by closed images. */
   private readonly scratches: number[] = [];
   private isStarted = false;
@@ -199,6 +205,9 @@ class ClientSide implements ClientServices, ImageKeeper {
   async stop(): Promise<void> {
     if (this.isStopped) return;
     await Promise.all([...this.images].map((image) => image.close()));
+    const kept = [...this.kept.values()];
+    this.kept.clear();
+    await Promise.all(kept.map((session) => this.end(session)));
     this.isStopped = true;
     await this.traces.stop();
     this.mon.stop();
@@ -219,8 +228,9 @@ class ClientSide implements ClientServices, ImageKeeper {
   }
 
   async openImage(path: string, options: OpenOptions): Promise<Image> {
-    const reply = await this.callOpen(path, options);
-    const session = this.newSession(reply);
+    const opened = this.newSession(await this.callOpen(path, options));
+    while (this.isClosing(opened.imageId)) await sleep(this.world.timers, CLOSING_STEP_US);
+    const session = isShared(options) ? await this.resume(opened) : opened;
     const pool = await this.poolOf(session.header.pool);
     const scratch = this.scratches.pop() ?? this.world.arena.allocate(BLOCK_SIZE);
     const image = new Image(this.core, this, session, pool, scratch, options);
@@ -259,6 +269,33 @@ class ClientSide implements ClientServices, ImageKeeper {
     return session;
   }
 
+  /** Whether this client is closing an image: it may give up changes yet. */
+  private isClosing(id: ImageId): boolean {
+    return [...this.images].some((one) => one.id === id && one.isClosed);
+  }
+
+  /**
+   * Go on under the session that is kept of the image, which tells the groups what was given up under
+   * it; or under the one that was opened, where the mon says that the kept one is over.
+   */
+  private async resume(opened: ImageSession): Promise<ImageSession> {
+    const kept = this.kept.get(opened.imageId);
+    if (kept === undefined) return opened;
+    this.kept.delete(opened.imageId);
+    try {
+      await this.grantAnew(kept, CALL_MS);
+    } catch (error) {
+      const isOver = error instanceof FastblockError && error.code === "FB3007";
+      if (isOver) return opened;
+      await this.keep(kept);
+      // Why the image can not be opened is told at once.
+      void this.end(opened);
+      throw error;
+    }
+    await this.end(opened);
+    return kept;
+  }
+
   /** The pool of an image that was just opened; its map may still be on the way. */
   private async poolOf(id: PoolId): Promise<PoolInfo> {
     for (let waited = 0; waited < CALL_MS; waited += 10) {
@@ -273,7 +310,10 @@ class ClientSide implements ClientServices, ImageKeeper {
   /* ------------------------------------------------------------- for images */
 
   async refresh(image: Image, timeoutMs: number): Promise<void> {
-    const session = image.session;
+    await this.grantAnew(image.session, timeoutMs);
+  }
+
+  private async grantAnew(session: ImageSession, timeoutMs: number): Promise<void> {
     const request = create(ImageRefreshRequestSchema, { session: BigInt(session.id) });
     const reply = await this.mon.call(
       Method.ImageRefresh,
@@ -289,7 +329,30 @@ class ClientSide implements ClientServices, ImageKeeper {
   async forget(image: Image): Promise<void> {
     if (!this.images.delete(image)) return;
     this.scratches.push(image.scratch);
-    await this.end(image.session);
+    if (isShared(image.options) && image.session.isUncertain) await this.keep(image.session);
+    else await this.end(image.session);
+  }
+
+  // cold: an image is closed of which a change was given up.
+  /**
+   * A change that was given up may be made yet, and only this session's numbers tell its group that
+   * nobody waits for it: whoever opens the image here again goes on with them (G4). It counts as in use
+   * meanwhile, ten minutes at most.
+   */
+  private async keep(session: ImageSession): Promise<void> {
+    const { imageId } = session;
+    const before = this.kept.get(imageId);
+    this.kept.set(imageId, session);
+    if (before !== undefined) await this.end(before);
+    // Ends with the client, which gives it back.
+    void this.keepFor(session);
+  }
+
+  private async keepFor(session: ImageSession): Promise<void> {
+    await sleep(this.world.timers, KEPT_US);
+    if (this.isStopped || this.kept.get(session.imageId) !== session) return;
+    this.kept.delete(session.imageId);
+    await this.end(session);
   }
 
   private async end(session: ImageSession): Promise<void> {
@@ -455,6 +518,10 @@ function parsePath(path: string): { readonly pool: string; readonly image: strin
 function modeOf(options: OpenOptions): ImageOpenMode {
   if (options.exclusive === true) return ImageOpenMode.EXCLUSIVE;
   return options.readOnly === true ? ImageOpenMode.READ_ONLY : ImageOpenMode.SHARED;
+}
+
+function isShared(options: OpenOptions): boolean {
+  return modeOf(options) === ImageOpenMode.SHARED;
 }
 
 function sessionOf(reply: ImageOpenReply): ImageSession {

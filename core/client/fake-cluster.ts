@@ -135,6 +135,8 @@ export class FakeCluster {
   commitUs = 300;
   /** The next writes of these numbers commit after this long, and their reply is lost. */
   readonly late: Map<number, number> = new Map();
+  /** The next writes of these numbers arrive after this long, and nobody hears an answer. */
+  readonly kept: Map<number, number> = new Map();
   objectBlocks = 16;
   /** Osds tell a client what its map lacks as they refuse it: as it is, garbled, or not at all. */
   telling: "whole" | "garbled" | "none" = "whole";
@@ -365,6 +367,14 @@ export class FakeOsd implements ConnectionHandler {
     this.writes++;
     const id = frame.requestId;
     const generation = connection.generation;
+    const { kept } = this.cluster;
+    if (kept.has(request.number)) {
+      const group = this.cluster.groups.get(request.pg as PgId)!;
+      const entry = entryOf(request, bytes, frame);
+      this.cluster.simulation.after(kept.get(request.number)!, () => arriveLate(group, entry));
+      kept.delete(request.number);
+      return;
+    }
     let status = this.judge(connection, request, request.firstBlock + request.blocks);
     if (status === Status.Ok) status = this.admit(request);
     this.tellMap(connection, status, request);
@@ -373,18 +383,7 @@ export class FakeOsd implements ConnectionHandler {
       return;
     }
     const group = this.cluster.groups.get(request.pg as PgId)!;
-    const from = frame.payloadOffset;
-    const entry = {
-      session: request.session,
-      number: request.number,
-      below: request.below,
-      layer: request.layer,
-      firstBlock: request.firstBlock,
-      blocks: request.blocks,
-      isZero: request.type === EntryType.Zero,
-      crcs: request.crcs.slice(0, request.crcsCount),
-      data: bytes.slice(from, from + frame.payloadSize),
-    };
+    const entry = entryOf(request, bytes, frame);
     for (let at = 0; at < request.crcsCount; at++) {
       const block = entry.data.subarray(at * BLOCK_SIZE, (at + 1) * BLOCK_SIZE);
       if (this.world.checksum.crc32(block, 0) !== entry.crcs[at]) {
@@ -536,12 +535,35 @@ interface FakeEntry {
   readonly session: number;
   readonly number: number;
   readonly below: number;
+  readonly lockEpoch: number;
   readonly layer: number;
   readonly firstBlock: number;
   readonly blocks: number;
   readonly isZero: boolean;
   readonly crcs: Uint32Array;
   readonly data: Uint8Array;
+}
+
+function entryOf(request: WriteRequest, bytes: Uint8Array, frame: Frame): FakeEntry {
+  const from = frame.payloadOffset;
+  return {
+    session: request.session,
+    number: request.number,
+    below: request.below,
+    lockEpoch: request.lockEpoch,
+    layer: request.layer,
+    firstBlock: request.firstBlock,
+    blocks: request.blocks,
+    isZero: request.type === EntryType.Zero,
+    crcs: request.crcs.slice(0, request.crcsCount),
+    data: bytes.slice(from, from + frame.payloadSize),
+  };
+}
+
+/** What the network kept back comes to whoever leads: judged as it is then. */
+function arriveLate(group: FakeGroup, entry: FakeEntry): void {
+  if (entry.session < group.expiredBelow || entry.lockEpoch < group.lockEpoch) return;
+  apply(group, entry);
 }
 
 function count(group: FakeGroup, entry: FakeEntry, change: number): void {

@@ -126,6 +126,12 @@ export class ImageSession {
     this.grantVersion++;
   }
 
+  /** In some group a change was given up that may be made yet. */
+  get isUncertain(): boolean {
+    for (const numbers of this.numbers.values()) if (numbers.isUncertain) return true;
+    return false;
+  }
+
   numbersOf(pg: PgId): PgNumbers {
     return this.numbers.get(pg) ?? this.newNumbers(pg);
   }

@@ -169,6 +169,31 @@ describe("a write whose answer is lost, of a session that its group forgets mean
   });
 });
 
+describe("a write that was given up, and arrives when its client has the image open again", () => {
+  const seeds = Array.from({ length: Math.ceil(SEEDS / 3) }, (_, at) => at + 1);
+  test.each(seeds)("G4: seed %d: is not made behind later ones", (seed) => {
+    const bench = new Bench(seed);
+    const { cluster } = bench;
+    const { simulation } = cluster;
+    const first = bench.leader;
+    const image = bench.open(0, { timeoutMs: 300 });
+    cluster.await("a write", image.write(0, filled(BLOCK_SIZE, 1)));
+    simulation.cut(cluster.clientWorld.address, first.address);
+    const late = image.write(0, filled(BLOCK_SIZE, 2));
+    expect(() => cluster.await("the late write", late)).toThrow("no answer in");
+    cluster.await("close", image.close());
+    bench.lead(cluster.osds.find((osd) => osd !== first)!);
+    const again = bench.open(0, {});
+    cluster.await("a write since", again.write(0, filled(BLOCK_SIZE, 3)));
+    const beside = bench.other.write(BLOCK_SIZE, filled(BLOCK_SIZE, 4));
+    bench.lead(first);
+    simulation.heal();
+    bench.pass(100_000);
+    cluster.await("another client's write", beside);
+    bench.expectEverywhere(3);
+  });
+});
+
 describe("an image whose session a group has forgotten", () => {
   const former: [string, OpenOptions, boolean][] = [
     ["exclusive, and the other one holds it still", { exclusive: true, takeOver: true }, true],
