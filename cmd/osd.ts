@@ -1,18 +1,25 @@
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { failOnBug } from "../core/base/assert.ts";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, ERRORS, FastblockError } from "../core/base/errors.ts";
 import { FORMATS } from "../core/base/formats.ts";
 import type { OsdRunOptions } from "../core/cli/cli.ts";
-import { ApplyResult, ClusterMap } from "../core/cluster/cluster.ts";
-import { Admission, MonSession, peersOf, type ShardReport, type Verdict } from "../core/osd/osd.ts";
+import { ClusterMap } from "../core/cluster/cluster.ts";
+import {
+  Admission,
+  type KeptMap,
+  MapKeeper,
+  MonSession,
+  peersOf,
+  type ShardReport,
+  type Verdict,
+} from "../core/osd/osd.ts";
 import type { StoreClaim } from "../core/pg/pg.ts";
 import type { World } from "../core/reactor/world.ts";
 import type { StoreCredentials } from "../core/rpc/rpc.ts";
 import { encodeStarts, type StoreStart } from "../core/store/store.ts";
-import { type MapUpdate, MapUpdateSchema } from "../proto/gen/control_pb.ts";
+import { MapUpdateSchema } from "../proto/gen/control_pb.ts";
 import { startCollector } from "./collector.ts";
 import { allowedCores, coreOf } from "./cores.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
@@ -83,7 +90,7 @@ class Osd {
     const credentials = { starts: encodeStarts(first.identity.starts), asking: true };
     const admission = this.newAdmission(world, ready, credentials);
     this.admission = admission;
-    this.loadMap();
+    const keeper = this.loadMap(world);
     const session = new MonSession({
       world,
       logger: daemon.logger,
@@ -105,7 +112,10 @@ class Osd {
       store: credentials,
       formats: { range: FORMATS, wanted: first.identity.formatVersion },
       host: {
-        onMap: (update, map) => this.onMap(update, map),
+        onMap: (update) => {
+          keeper.keep();
+          this.tellAll({ kind: "map", update: toBinary(MapUpdateSchema, update) });
+        },
         askPeer: () => this.askPeer(),
         collect: (complete) => this.collect(complete),
         transferLeader: (pg, to) => this.tellAll({ kind: "transfer", pg, to }),
@@ -119,6 +129,7 @@ class Osd {
       admission.stop();
       await Promise.all(this.shards.map((shard) => shard.stop()));
       await session.stop();
+      keeper.stop();
       await world.stop();
       this.peerStarts.flush();
     });
@@ -209,26 +220,6 @@ class Osd {
 
   /* ------------------------------------------------------------------ map */
 
-  /**
-   * Kept first: a store that lost something takes the kept map for all replicas that it ever made,
-   * and buries those of them that it does not know.
-   */
-  private onMap(update: MapUpdate, map: ClusterMap): void {
-    this.keepMap(map);
-    this.tellAll({ kind: "map", update: toBinary(MapUpdateSchema, update) });
-  }
-
-  private keepMap(map: ClusterMap): void {
-    const full = map.deltaFrom(0, 0);
-    if (full === undefined) return;
-    try {
-      replaceFile(this.mapPath, toBinary(MapUpdateSchema, create(MapUpdateSchema, full)));
-    } catch (error) {
-      if (failOnBug(this.daemon, error)) return;
-      this.daemon.logger.warn("the map can not be kept", { reason: String(error) });
-    }
-  }
-
   /** A shard missed a delta: give it everything. */
   private onGap(): void {
     const full = this.map.deltaFrom(0, 0);
@@ -244,26 +235,31 @@ class Osd {
   }
 
   /** The map of the last run lets the osd serve before, and without, a mon. */
-  private loadMap(): void {
-    let bytes: Uint8Array;
-    try {
-      bytes = readFileSync(this.mapPath);
-    } catch {
-      return;
-    }
-    try {
-      const update = fromBinary(MapUpdateSchema, bytes);
-      if (this.map.apply(update) !== ApplyResult.Applied) return;
-      this.tellAll({ kind: "map", update: bytes });
-    } catch (error) {
-      if (failOnBug(this.daemon, error)) return;
-      this.daemon.logger.warn("the kept map can not be read", { reason: String(error) });
-    }
+  private loadMap(world: World): MapKeeper {
+    const { daemon, map, mapPath } = this;
+    const keeper = new MapKeeper(world, daemon.logger, map, keptMapAt(mapPath));
+    const update = keeper.load();
+    if (update !== null) this.tellAll({ kind: "map", update });
+    return keeper;
   }
 
   private async collect(complete: boolean): Promise<readonly ShardReport[]> {
     return Promise.all(this.shards.map((shard) => shard.report(complete)));
   }
+}
+
+/** The kept map as a file. */
+function keptMapAt(path: string): KeptMap {
+  return {
+    load() {
+      try {
+        return readFileSync(path);
+      } catch {
+        return null;
+      }
+    },
+    save: (bytes) => replaceFile(path, bytes),
+  };
 }
 
 function portsOf(ready: readonly Ready[]): Record<string, number> {

@@ -75,6 +75,8 @@ export class ClusterMap {
   /** 0 before the first map. */
   generation: Generation = 0 as Generation;
   epoch: Epoch = 0 as Epoch;
+  /** Of the last change that is more than hints: who leads is told anew to whoever forgets it. */
+  lastingEpoch: Epoch = 0 as Epoch;
   readonly osds: Map<OsdId, OsdInfo> = new Map();
   readonly pools: Map<PoolId, PoolInfo> = new Map();
   readonly pgs: Map<PgId, PgInfo> = new Map();
@@ -111,15 +113,22 @@ export class ClusterMap {
   }
 
   private take(delta: MapDelta): void {
+    let isLasting = isMoreThanGroups(delta, this.format);
     if (delta.full) this.clear();
     if (delta.removedPools.length > 0) this.remove(delta.removedPools);
     for (const row of delta.osds) this.osds.set(row.id as OsdId, osdOf(row));
     for (const row of delta.pools) this.pools.set(row.id as PoolId, poolOf(row));
-    for (const row of delta.pgs) this.pgs.set(row.id as PgId, this.pgOf(row));
+    for (const row of delta.pgs) {
+      const before = this.pgs.get(row.id as PgId);
+      const next = this.pgOf(row, before);
+      this.pgs.set(next.id, next);
+      if (!differsInHints(before, next)) isLasting = true;
+    }
     if (delta.recovery !== undefined) this.recovery = recoveryOf(delta.recovery);
     this.format = Math.max(this.format, delta.format ?? 0);
     this.generation = delta.generation as Generation;
     this.epoch = delta.epoch as Epoch;
+    if (isLasting) this.lastingEpoch = this.epoch;
   }
 
   /** What a holder of (generation, epoch) lacks; undefined when nothing. Full when it must be. */
@@ -224,8 +233,7 @@ export class ClusterMap {
   }
 
   /** Share the osd's uuid string: at 100,000 groups three copies each would cost 20 MiB. */
-  private pgOf(row: PgRow): PgInfo {
-    const before = this.pgs.get(row.id as PgId);
+  private pgOf(row: PgRow, before: PgInfo | undefined): PgInfo {
     const replicas: ReplicaInfo[] = row.replicas.map((replica) => {
       const known = this.osds.get(replica.osd as OsdId)?.storeUuid;
       return {
@@ -294,6 +302,24 @@ function continues(parts: readonly MapDelta[], delta: MapDelta): boolean {
 function recoveryOf(row: RecoveryRow): RecoverySettings {
   const { speed, paused, changeEpoch } = row;
   return { speed: recoverySpeedOf(speed), paused, changeEpoch: changeEpoch as Epoch };
+}
+
+/** Whether a delta changes anything but rows of groups. */
+function isMoreThanGroups(delta: MapDelta, format: number): boolean {
+  const { full, osds, pools, removedPools, recovery } = delta;
+  if (full || recovery !== undefined || (delta.format ?? 0) > format) return true;
+  return osds.length > 0 || pools.length > 0 || removedPools.length > 0;
+}
+
+/** Whether a row tells another leader or term than before, and nothing else. Equal parts are one object. */
+function differsInHints(before: PgInfo | undefined, next: PgInfo): boolean {
+  return (
+    before !== undefined &&
+    before.creating === next.creating &&
+    before.lastChangeEpoch === next.lastChangeEpoch &&
+    before.replicas === next.replicas &&
+    before.configuration === next.configuration
+  );
 }
 
 /** For a delta: the settings, if they are to be told. */

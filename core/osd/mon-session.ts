@@ -80,8 +80,8 @@ export interface OsdIdentity {
 
 /** What the session asks of its process. */
 export interface MonSessionHost {
-  /** A newer map: hand it to every shard and keep it on disk. `full` is the whole map. */
-  onMap(update: MapUpdate, map: ClusterMap): void;
+  /** A newer map, or a part of one: keep what lasts of it, then hand it to every shard. */
+  onMap(update: MapUpdate): void;
   /** The monitor can not tell a newer map: ask a peer for it; `hear` what it tells. */
   askPeer(): void;
   /** Collect what changed (`complete`: everything) from all shards. */
@@ -321,8 +321,8 @@ export class MonSession {
     const result = this.map.apply(delta);
     if (result === ApplyResult.Applied) {
       this.endpoint.wantFormat(this.map.format);
-      this.options.host.onMap(update, this.map);
-    } else if (result === ApplyResult.Partial) this.options.host.onMap(update, this.map);
+      this.options.host.onMap(update);
+    } else if (result === ApplyResult.Partial) this.options.host.onMap(update);
     else if (result === ApplyResult.Gap) this.fetchMap();
     else if (result === ApplyResult.Older && update.generation < this.map.generation) {
       // Of our own generation it is what somebody else has told before.

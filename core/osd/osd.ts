@@ -76,6 +76,7 @@ import { ClientContext, SessionGrants } from "./session-grants.ts";
 export { Admission, peersOf } from "./admission.ts";
 export type { Verdict } from "./asking.ts";
 export { decodeKeys, decodeUnits, encodeKeys, encodeUnits, pageOf } from "./fill-service.ts";
+export { type KeptMap, MapKeeper } from "./map-keeper.ts";
 export { MonSession } from "./mon-session.ts";
 export { formatPeerStarts, parsePeerStarts } from "./peer-starts.ts";
 export type { ShardReport } from "./report.ts";
