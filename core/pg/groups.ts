@@ -43,6 +43,13 @@ export class Groups {
     return this.rows[row] ?? null;
   }
 
+  // cold: for maps.
+  /** The group if it is awake; null: it is parked, or not here. */
+  awakeOf(pg: number): Group | null {
+    const row = this.rowOf.get(pg);
+    return row === undefined ? null : (this.rows[row] ?? null);
+  }
+
   // cold: for what is rare.
   /** Row of a group that is parked; -1: it is awake, or not here. */
   parkedRowOf(pg: number): number {

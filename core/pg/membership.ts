@@ -40,18 +40,37 @@ import type { PgShard } from "./pg.ts";
 export function followMap(shard: PgShard, map: ClusterMap): void {
   shard.missing.clear();
   for (const pg of map.pgs.values()) {
-    if (!isAsParked(shard, map, pg)) followPg(shard, map, pg);
+    const group = shard.groups.awakeOf(pg.id);
+    const isKnown =
+      group === null ? isAsParked(shard, map, pg) : isAsFollowed(shard, map, group, pg);
+    if (!isKnown) followPg(shard, map, pg);
   }
   if (!shard.forgetful) return;
   shard.forgetful = false;
   shard.store.endForgetful();
 }
 
+/**
+ * Whether a group is awake and has followed this very row, which names it, with all stores of its peers
+ * in their places, as they still are: nothing would come of following it again, but arrays. A map tells
+ * of some groups, and thousands are awake when many are made.
+ */
+function isAsFollowed(shard: PgShard, map: ClusterMap, group: Group, pg: PgInfo): boolean {
+  if (group.info !== pg || group.silent || group.renewedAs > 0) return false;
+  if (group.named.length !== pg.replicas.length - 1) return false;
+  if (!pg.replicas.some((one) => one.replicaId === group.replica)) return false;
+  return !arePeersReplaced(shard, map, pg);
+}
+
 /** Whether a group is parked, and the map wants of it what it wanted then, on the same stores. */
 function isAsParked(shard: PgShard, map: ClusterMap, pg: PgInfo): boolean {
   if (shard.parking.infoOf(pg.id) !== pg) return false;
   // None of its peers' stores was replaced then: it had the way to every member.
-  return !pg.replicas.some((one) => one.osd !== shard.osd && isReplaced(map, one));
+  return !arePeersReplaced(shard, map, pg);
+}
+
+function arePeersReplaced(shard: PgShard, map: ClusterMap, pg: PgInfo): boolean {
+  return pg.replicas.some((one) => one.osd !== shard.osd && isReplaced(map, one));
 }
 
 function followPg(shard: PgShard, map: ClusterMap, pg: PgInfo): void {

@@ -249,8 +249,8 @@ export class Reconfigurer {
   /** One step towards what the map wants. Answers whether there is more to do. */
   private change(group: Group, info: PgInfo, now: number): boolean {
     const { node } = group;
+    if (isReached(node.conf, info)) return false;
     const wanted = wantedOf(info);
-    if (isReached(node.conf, wanted)) return false;
     if (this.leaveFirst(group, wanted, now)) return true;
     const next = nextConfiguration(node.conf, wanted, viewOf(group));
     if (next !== null) this.propose(group, next);
@@ -381,10 +381,16 @@ function wantedOf(info: PgInfo): Member[] {
     }));
 }
 
-/** Whether the voters are the wanted ones, and nobody else is a member. */
-function isReached(conf: Configuration, wanted: readonly Member[]): boolean {
-  if (conf.joint || conf.learners !== 0 || conf.members.length !== wanted.length) return false;
-  return wanted.every((one) => conf.slotOf(one.id) >= 0);
+/** Whether the voters are the wanted ones, and nobody else is a member. Makes nothing: thousands wait to go home. */
+function isReached(conf: Configuration, { replicas }: PgInfo): boolean {
+  if (conf.joint || conf.learners !== 0) return false;
+  let wanted = 0;
+  for (const one of replicas) {
+    if (one.leaving) continue;
+    if (conf.slotOf(one.replicaId) < 0) return false;
+    wanted += 1;
+  }
+  return conf.members.length === wanted;
 }
 
 function viewOf(group: Group): MemberView {

@@ -363,6 +363,28 @@ test("groups of two replicas and a witness are parked too, and go on without one
   expect([read[0], read[BLOCK_SIZE]]).toEqual([4, 5]);
 }, 60_000);
 
+test("awake groups follow what a map tells of them, and nothing else", () => {
+  const bench = new Bench(4, NEVER_US);
+  const { cluster } = bench;
+  bench.pass(20_000_000);
+  const groups = bench.osds.flatMap(awakeOf);
+  const named = groups.map((group) => group.named);
+  // Each following makes lists, and thousands are awake when many are made.
+  const followed = (): number => groups.filter((group, at) => group.named !== named[at]).length;
+  const epochs = bench.osds.map((osd) => shardOf(osd).followed().epoch);
+  cluster.await("recovery", cluster.recovery.set({ speed: "low" }, false));
+  bench.until("all follow", () =>
+    bench.osds.every((osd, at) => shardOf(osd).followed().epoch > epochs[at]!),
+  );
+  expect([groups.length, followed()]).toEqual([GROUPS * REPLICAS, 0]);
+  const pg = cluster.pgs[0]!;
+  const spare = cluster.osds.find((osd) => pg.replicas.every((one) => one.osd !== osd.id))!;
+  cluster.replaceReplica(pg.id, pg.replicas[1]!.osd, spare.id);
+  bench.until("its replicas follow", () => followed() >= REPLICAS - 1);
+  bench.until("replaced", () => cluster.settled);
+  expect(followed()).toBeLessThanOrEqual(REPLICAS);
+}, 60_000);
+
 /** Simulated time from the crash of an osd until all groups are served again, and how many woke. */
 function gapOf(seed: number, parkLookUs: number): { us: number; woken: number } {
   const bench = new Bench(seed, parkLookUs);
