@@ -5,7 +5,7 @@ import type { MonRunOptions } from "../core/cli/cli.ts";
 import { openBunSqlite } from "../core/mon/bun-sqlite.ts";
 import { createApi, Monitor } from "../core/mon/mon.ts";
 import page from "../web/status.html" with { type: "text" };
-import { startCollector } from "./collector.ts";
+import { collectAtRest, GrownHeap, startCollector } from "./collector.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
 import { directoryAt } from "./data-path.ts";
 import { createWorld } from "./world.ts";
@@ -45,6 +45,7 @@ async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
   });
   world.start();
   startCollector(world);
+  collectAtRest(world, new GrownHeap("all"));
   const store = openBunSqlite(join(data, "catalogue.db"));
   const monitor = new Monitor({
     world,

@@ -20,7 +20,7 @@ import type { World } from "../core/reactor/world.ts";
 import type { StoreCredentials } from "../core/rpc/rpc.ts";
 import { encodeStarts, type StoreStart } from "../core/store/store.ts";
 import { MapUpdateSchema } from "../proto/gen/control_pb.ts";
-import { startCollector } from "./collector.ts";
+import { collectAtRest, GrownHeap, startCollector } from "./collector.ts";
 import { allowedCores, coreOf } from "./cores.ts";
 import { type Daemon, serveAs } from "./daemon.ts";
 import { storeAt } from "./data-path.ts";
@@ -87,6 +87,7 @@ class Osd {
     });
     world.start();
     startCollector(world);
+    collectAtRest(world, new GrownHeap("all"));
     const credentials = { starts: encodeStarts(first.identity.starts), asking: true };
     const admission = this.newAdmission(world, ready, credentials);
     this.admission = admission;

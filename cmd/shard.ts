@@ -4,7 +4,7 @@ import { type ShardReport, OsdShard, type Verdict } from "../core/osd/osd.ts";
 import type { TraceOrder } from "../core/metrics/metrics.ts";
 import type { StoreClaim, StoreIdentity, StoreStart } from "../core/pg/pg.ts";
 import type { RunnableWorld } from "../core/reactor/reactor.ts";
-import { collectNow, startCollector } from "./collector.ts";
+import { collectAtRest, GrownHeap, ParkedGroups, startCollector } from "./collector.ts";
 import type { LogLevel } from "./daemon.ts";
 import { openLogger } from "./daemon.ts";
 import { memoryError } from "./memory.ts";
@@ -16,9 +16,6 @@ import { createWorld } from "./world.ts";
  * Lies beside `main.ts`, or the executable does not find it. The main thread (`osd.ts`) sends
  * `ShardCommand`s and receives `ShardEvent`s; nothing of a request passes between the threads.
  */
-
-/** So many groups that fall quiet together leave some MiB of garbage. */
-const PARKED_GROUPS = 256;
 
 /** What a Worker is started with: plain values. */
 export interface ShardStart {
@@ -131,6 +128,7 @@ async function start(options: ShardStart): Promise<void> {
     onFatal: fail,
   });
   const { shard: place } = options;
+  const parked = new ParkedGroups();
   const disk = world.disks.open(options.data, { shard: place, lockWaitUs: LOCK_WAIT_US });
   shard = new OsdShard({
     world,
@@ -152,9 +150,7 @@ async function start(options: ShardStart): Promise<void> {
     host: {
       onFatal: fail,
       onNews: () => tell({ kind: "news" }),
-      onParked: (parked) => {
-        if (parked >= PARKED_GROUPS) collectNow();
-      },
+      onParked: (count) => parked.add(count),
       onVerdict: (osd, verdict) => tell({ kind: "verdict", osd, verdict }),
       onPeerStart: (storeUuid, peer) => tell({ kind: "peer-start", storeUuid, start: peer }),
       onMapWanted: () => tell({ kind: "map-wanted" }),
@@ -163,6 +159,8 @@ async function start(options: ShardStart): Promise<void> {
   });
   world.start();
   startCollector(world);
+  collectAtRest(world, parked);
+  collectAtRest(world, new GrownHeap("young"));
   await shard.open();
   const port = shard.listen();
   tell({
