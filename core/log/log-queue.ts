@@ -153,6 +153,12 @@ export class LogQueue {
     this.controlFree = record;
   }
 
+  // cold: when many groups fell quiet.
+  /** Let go of all records that are in the pool: each replica that was made took one. */
+  shrink(): void {
+    this.controlFree = null;
+  }
+
   /* ----------------------------------------------- hard states, commit index */
 
   pushHardState(group: GroupLog): void {

@@ -245,6 +245,12 @@ export class ShardLog implements BatchOwner, DirectOwner {
     group.homeVersion = homeVersion;
   }
 
+  // cold: when many groups fell quiet.
+  /** See `LogQueue.shrink`. */
+  shrink(): void {
+    this.queue.shrink();
+  }
+
   freeRow(row: number): void {
     assert(!this.groups[row]!.alive, "ShardLog.freeRow: the row is in use");
     this.freeRows.push(row);

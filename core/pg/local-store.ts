@@ -118,6 +118,13 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     return new LocalStore(await openStore(options));
   }
 
+  // cold: when many groups fell quiet.
+  /** Let go of what the pools hold: it was needed by many groups at once. */
+  shrink(): void {
+    this.entries.shrink();
+    this.log.shrink();
+  }
+
   // cold: once per start, and every few minutes.
   /**
    * Make the history of this store's starts durable; only the shard that claimed the device, one

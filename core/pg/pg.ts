@@ -411,7 +411,7 @@ export class PgShard implements StoreOwner, RaftHost {
   // cold: when no more groups fall quiet.
   /** So many groups were parked one after the other: give back what they needed all at once. */
   onParked(parked: number): void {
-    this.store.entries.shrink();
+    this.store.shrink();
     this.raft.pool.shrink();
     this.host.onParked(parked);
   }
