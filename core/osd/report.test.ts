@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
+import { makesGarbage } from "../base/bun-garbage-harness.ts";
 import { countersOf, usageOf } from "./report-message.ts";
-import { FigureNews, type ShardFigures } from "./report.ts";
+import { FigureNews, type ShardFigures, SpaceNews } from "./report.ts";
 
 const WELL: ShardFigures["usage"]["device"] = {
   readErrors: 0,
@@ -79,4 +80,48 @@ test("counters of the reactor are on the metrics page where they are known", () 
     "fastblock_reactor_turns_total 5",
   ]);
   expect(rows({})).toEqual([]);
+});
+
+test("groups are told in every fifth report, if they take another space than was told", () => {
+  const space = new SpaceNews();
+  const bytes = [0, 65_536, 131_072];
+  // The last one is a witness, whose log alone grows.
+  const applied = [0, 5, 0, 7];
+  const store = {
+    bytesOf: (row: number) => bytes[row] ?? 0,
+    appliedIndex: (row: number) => applied[row] ?? 0,
+  };
+  const groups = new Map([0, 1, 2, 3].map((row) => [100 + row, row]));
+  const told = (): number[] => {
+    for (let report = 1; report <= 4; report++) expect(space.groupsOf(store, groups)).toEqual([]);
+    return space.groupsOf(store, groups);
+  };
+  expect(told()).toEqual([101, 102, 103]);
+  expect(told()).toEqual([]);
+  bytes[0] = 65_536;
+  bytes[2] = 0;
+  applied[3] = 8;
+  expect(told()).toEqual([100, 102, 103]);
+  // One that left and is back was never told.
+  groups.delete(101);
+  expect(told()).toEqual([]);
+  groups.set(101, 1);
+  expect(told()).toEqual([101]);
+});
+
+test("looking for groups that take another space makes no garbage while none does", () => {
+  const groups = new Map(Array.from({ length: 5000 }, (_, row) => [row + 1, row]));
+  const store = { bytesOf: () => 65_536, appliedIndex: () => 0 };
+  const space = new SpaceNews();
+  const looks = (): void => {
+    for (let report = 0; report < 5; report++) space.groupsOf(store, groups);
+  };
+  looks();
+  const control = (): void => {
+    looks();
+    for (let group = 0; group < 5000; group++) kept = { group };
+  };
+  let kept: object | undefined;
+  expect(makesGarbage(20, looks, control)).toBe(false);
+  expect(kept).toBeDefined();
 });

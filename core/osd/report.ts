@@ -170,10 +170,13 @@ export interface LayerUsage {
 /** Groups' bytes are told in every so many reports: they change with every write. */
 const SPACE_REPORTS = 5;
 
+/** What `SpaceNews` asks a store for. */
+type GroupSpace = Pick<LocalStore, "bytesOf" | "appliedIndex">;
+
 /** Decides which layers and groups take another space than was told. */
 export class SpaceNews {
   private layers = new Map<number, number>();
-  private groups = new Map<number, number>();
+  private readonly groups = new Map<number, number>();
   private reports = 0;
 
   /** Layers to tell of. `all`: every one that is there. */
@@ -190,19 +193,21 @@ export class SpaceNews {
   }
 
   /** Groups to tell of; `groups`: row by group. */
-  groupsOf(store: LocalStore, groups: ReadonlyMap<number, number>): number[] {
+  groupsOf(store: GroupSpace, groups: ReadonlyMap<number, number>): number[] {
     this.reports += 1;
     if (this.reports < SPACE_REPORTS) return [];
     this.reports = 0;
-    const before = this.groups;
-    this.groups = new Map();
+    const told = this.groups;
     const news: number[] = [];
-    for (const [pg, row] of groups) {
+    // No list of pairs: thousands of groups that rest would leave garbage for nobody to collect.
+    groups.forEach((row, pg) => {
       // Nothing of a witness grows but its log.
       const bytes = store.bytesOf(row) || store.appliedIndex(row);
-      this.groups.set(pg, bytes);
-      if ((before.get(pg) ?? 0) !== bytes) news.push(pg);
-    }
+      if ((told.get(pg) ?? 0) === bytes) return;
+      told.set(pg, bytes);
+      news.push(pg);
+    });
+    for (const pg of told.keys()) if (!groups.has(pg)) told.delete(pg);
     return news;
   }
 }
