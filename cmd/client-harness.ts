@@ -10,7 +10,7 @@ const ARENA_BYTES = 256 * 1_048_576;
 
 /** A world whose connections to some ports lead elsewhere. */
 function rerouted(world: World, ports: ReadonlyMap<number, number>): World {
-  const { arena, slots, clock, random, timers, turns, disks, checksum, logger } = world;
+  const { arena, slots, clock, random, timers, turns, disks, checksum, ciphers, logger } = world;
   const { backend, trace } = world;
   const network: Network = {
     listen: (address, acceptor, options) => world.network.listen(address, acceptor, options),
@@ -23,6 +23,7 @@ function rerouted(world: World, ports: ReadonlyMap<number, number>): World {
   const fail = (error: unknown): void => world.fail(error);
   return {
     ...{ arena, slots, clock, random, timers, turns, disks, network, checksum, logger, backend },
+    ciphers,
     trace,
     fail,
   };

@@ -170,6 +170,12 @@ export const ERRORS = {
     exit: 6,
     hint: "run it as the owner of the cluster, or ask him for the rights",
   },
+  FB1018: {
+    title: "Connections can not be encrypted",
+    http: 503,
+    exit: 1,
+    hint: "install OpenSSL 3 there (Debian: apt-get install libssl3), run one version everywhere, or start it without --encrypt",
+  },
   FB2001: {
     title: "The pool does not exist",
     http: 404,

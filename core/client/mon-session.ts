@@ -28,6 +28,7 @@ import {
   RpcEndpoint,
   type RpcIdentity,
   SHARD_NONE,
+  refusalCode,
 } from "../rpc/rpc.ts";
 
 /** Where a monitor's control port is. */
@@ -180,7 +181,7 @@ export class MonSession {
     const mons = this.options.mons.map((mon) => `${mon.host}:${mon.port}`).join(", ");
     if (this.refusals > 0) {
       const text = `connecting to the mon: ${mons} refused this client`;
-      return new FastblockError("FB1007", text, { why: this.refusal });
+      return new FastblockError(refusalCode(this.refusal), text, { why: this.refusal });
     }
     return new FastblockError("FB1004", `connecting to the mon: no answer of ${mons}`);
   }

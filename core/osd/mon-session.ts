@@ -17,6 +17,7 @@ import {
   RpcEndpoint,
   SHARD_NONE,
   type StoreCredentials,
+  refusalCode,
 } from "../rpc/rpc.ts";
 import {
   MapGetReplySchema,
@@ -543,7 +544,8 @@ interface ReportFacts {
  */
 function refusedBy(connection: Connection): FastblockError {
   const text = `connecting to the mon: ${connection.address} refused this osd`;
-  return new FastblockError("FB1007", text, { why: connection.handshakeRefusal });
+  const { handshakeRefusal: why } = connection;
+  return new FastblockError(refusalCode(why), text, { why });
 }
 
 /** As many messages as the groups of a report need; all else is in the first. */

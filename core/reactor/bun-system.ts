@@ -1,10 +1,12 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { boottimeUs } from "../../ffi/libc/libc.ts";
+import { GcmCipher, libcryptoFault } from "../../ffi/libcrypto/libcrypto.ts";
 import type { Checksum } from "../base/checksum.ts";
+import type { Cipher, Ciphers } from "../base/cipher.ts";
 import type { Random } from "../base/prng.ts";
 import { TurnClock } from "./reactor-base.ts";
 
-/** Clock, randomness and checksums of a real process, and what a reactor needs of the runtime. */
+/** Clock, randomness, checksums and ciphers of a real process, and what a reactor needs of the runtime. */
 
 /** CLOCK_BOOTTIME. */
 export class SystemClock extends TurnClock {
@@ -61,6 +63,17 @@ export class SystemChecksum implements Checksum {
     const hasher = new Bun.CryptoHasher("sha256", key);
     hasher.update(data);
     return new Uint8Array(hasher.digest());
+  }
+}
+
+/** AES-256-GCM of the system's libcrypto, which is loaded when somebody asks first. */
+export class SystemCiphers implements Ciphers {
+  get missing(): string {
+    return libcryptoFault();
+  }
+
+  create(memory: Uint8Array, key: Uint8Array, use: "seal" | "open"): Cipher {
+    return new GcmCipher(memory, key, use);
   }
 }
 

@@ -2,7 +2,13 @@ import { drainMicrotasks } from "bun:jsc";
 import { mapMemory, type MappedMemory, releasePages } from "../../ffi/libc/libc.ts";
 import { BunDisks } from "./bun-disk.ts";
 import { BunNetwork } from "./bun-network.ts";
-import { SystemChecksum, SystemClock, SystemRandom, throwUncaught } from "./bun-system.ts";
+import {
+  SystemChecksum,
+  SystemCiphers,
+  SystemClock,
+  SystemRandom,
+  throwUncaught,
+} from "./bun-system.ts";
 import { type ChannelReceiver, Mailbox, type ShardChannel, type ShardMail } from "./channel.ts";
 import { ReactorBase, type RunnableWorld, type WorldOptions } from "./reactor-base.ts";
 import type { Backend } from "./world.ts";
@@ -35,6 +41,7 @@ export class BunWorld extends ReactorBase implements RunnableWorld, ShardMail {
       clock: new SystemClock(),
       random: new SystemRandom(),
       checksum: new SystemChecksum(),
+      ciphers: new SystemCiphers(),
     });
     this.mapped = mapped;
     this.onFatal = options.onFatal ?? throwUncaught;

@@ -1,6 +1,7 @@
 // data path
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import type { Ciphers } from "../base/cipher.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Random } from "../base/prng.ts";
 import { StageTrace } from "../metrics/metrics.ts";
@@ -140,6 +141,7 @@ export abstract class ReactorBase implements World {
   readonly timers: TimerWheel;
   readonly turns: TurnDrains;
   readonly checksum: Checksum;
+  readonly ciphers: Ciphers;
   readonly logger: Logger;
   readonly trace: StageTrace;
   readonly stats: ReactorStats;
@@ -160,6 +162,7 @@ export abstract class ReactorBase implements World {
     this.timers = new TimerWheel(parts.clock);
     this.turns = new TurnDrains();
     this.checksum = parts.checksum;
+    this.ciphers = parts.ciphers;
     this.logger = parts.options.logger;
     this.trace = new StageTrace(parts.clock);
     this.stats = new ReactorStats();
@@ -196,4 +199,5 @@ export interface ReactorParts {
   readonly clock: TurnClock;
   readonly random: Random;
   readonly checksum: Checksum;
+  readonly ciphers: Ciphers;
 }

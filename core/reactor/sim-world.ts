@@ -1,6 +1,7 @@
 // cold: the simulator
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import { type Ciphers, NO_CIPHERS } from "../base/cipher.ts";
 import { type LogFields, type Logger, OverheardLogger, silentLogger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import { type ChannelReceiver, Mailbox, type ShardChannel, type ShardMail } from "./channel.ts";
@@ -32,6 +33,8 @@ export interface SimulationOptions {
   readonly drainMicrotasks?: () => void;
   /** Default: a pure, slower one. */
   readonly checksum?: Checksum;
+  /** Default: nothing can be encrypted. */
+  readonly ciphers?: Ciphers;
   /** Where worlds log; default silent. An `error` fails the run unless `errorsAllowed`. */
   readonly logger?: Logger;
   readonly errorsAllowed?: boolean;
@@ -207,6 +210,7 @@ export class Simulation {
       memory: options.memory ?? this.memory.takeArena(arenaBytes),
       simMemory: this.memory,
       checksum: this.checksum,
+      ciphers: this.options.ciphers ?? NO_CIPHERS,
       logger: this.loggerFor(name),
       drainMicrotasks: this.options.drainMicrotasks ?? nothing,
       fabric: this.fabric,
@@ -367,6 +371,7 @@ interface ProcessParts {
   readonly memory: ArrayBuffer;
   readonly simMemory: SimMemory;
   readonly checksum: Checksum;
+  readonly ciphers: Ciphers;
   readonly logger: Logger;
   readonly drainMicrotasks: () => void;
   readonly fabric: SimFabric;
@@ -410,7 +415,7 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
     address: string,
     parts: ProcessParts,
   ) {
-    const { arenaBytes, slotsBytes, checksum, logger } = parts;
+    const { arenaBytes, slotsBytes, checksum, ciphers, logger } = parts;
     super({
       options:
         slotsBytes === undefined ? { arenaBytes, logger } : { arenaBytes, logger, slotsBytes },
@@ -418,6 +423,7 @@ class SimProcess extends ReactorBase implements SimWorld, SimHost, ShardMail {
       clock: new SimClock(simulation.engine, machine),
       random: simulation.newRandom(id * 1_000_003),
       checksum,
+      ciphers,
     });
     this.simulation = simulation;
     this.machine = machine;

@@ -6,6 +6,7 @@ import {
   findGuestEpoll,
   runBesideGuest,
   SystemChecksum,
+  SystemCiphers,
   SystemClock,
   SystemRandom,
   throwUncaught,
@@ -88,6 +89,7 @@ export class UringWorld extends ReactorBase implements RunnableWorld, Completion
       clock: new SystemClock(),
       random: new SystemRandom(),
       checksum: new SystemChecksum(),
+      ciphers: new SystemCiphers(),
     });
     this.ring = ring;
     this.mapped = mapped;

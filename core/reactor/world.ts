@@ -1,5 +1,6 @@
 // data path
 import type { Checksum } from "../base/checksum.ts";
+import type { Ciphers } from "../base/cipher.ts";
 import type { Logger } from "../base/logger.ts";
 import type { Random } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
@@ -27,6 +28,8 @@ export interface World {
   readonly disks: Disks;
   readonly network: Network;
   readonly checksum: Checksum;
+  /** For connections that are encrypted. */
+  readonly ciphers: Ciphers;
   readonly logger: Logger;
   /** Where the time of operations goes, while people want to know. */
   readonly trace: StageTrace;

@@ -3,8 +3,10 @@
  *
  * The simulator's network loses and delays; this one flips bytes, which the simulator's does not.
  */
+import { GcmCipher, libcryptoFault } from "../../ffi/libcrypto/libcrypto.ts";
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import type { Ciphers } from "../base/cipher.ts";
 import type { LogFields, Logger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import { StageTrace } from "../metrics/metrics.ts";
@@ -32,6 +34,14 @@ import type {
 const testChecksum: Checksum = {
   crc32: (bytes, seed) => Bun.hash.crc32(bytes, seed),
   hmacSha256: (key, data) => new Bun.CryptoHasher("sha256", key).update(data).digest(),
+};
+
+/** Those of the system. */
+const testCiphers: Ciphers = {
+  get missing() {
+    return libcryptoFault();
+  },
+  create: (memory, key, use) => new GcmCipher(memory, key, use),
 };
 
 /** Remembers warnings and errors. */
@@ -135,6 +145,8 @@ export class MemoryWorld implements World {
   readonly turns: Turns;
   readonly network: Network;
   readonly checksum: Checksum = testChecksum;
+  /** Another one: of a machine without the library. */
+  ciphers: Ciphers = testCiphers;
   readonly logger: NotingLogger = new NotingLogger();
   readonly trace: StageTrace;
   readonly backend: Backend = "memory";

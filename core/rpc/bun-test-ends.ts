@@ -1,4 +1,5 @@
 /** For tests: a dialler and an acceptor that note what they hear. */
+import type { Ciphers } from "../base/cipher.ts";
 import { Status } from "../base/status.ts";
 import type { World } from "../reactor/world.ts";
 import { type MemoryWorld, Pair } from "./bun-pair.ts";
@@ -119,6 +120,9 @@ export interface EndsOptions {
   readonly osdOptions?: RpcOptions;
   /** Memory of each process. Default 32 MiB. */
   readonly arenaBytes?: number;
+  /** Of each process. Default: the system's. */
+  readonly clientCiphers?: Ciphers;
+  readonly osdCiphers?: Ciphers;
 }
 
 /** For tests that make hundreds of pairs. */
@@ -126,6 +130,12 @@ export const SMALL: EndsOptions = {
   clientOptions: { receiveBytes: 327_680, sendBytes: 327_680 },
   osdOptions: { receiveBytes: 327_680, sendBytes: 327_680 },
   arenaBytes: 1_507_328,
+};
+
+/** As `SMALL`, where the osd wants its connections encrypted. */
+export const ENCRYPTED: EndsOptions = {
+  ...SMALL,
+  osdOptions: { ...SMALL.osdOptions, encrypt: true },
 };
 
 /** A client that dials an osd. */
@@ -143,6 +153,8 @@ export class Ends {
     const key = options.clientKey ?? KEY;
     this.clientWorld = this.pair.createWorld(options.arenaBytes);
     this.osdWorld = this.pair.createWorld(options.arenaBytes);
+    this.clientWorld.ciphers = options.clientCiphers ?? this.clientWorld.ciphers;
+    this.osdWorld.ciphers = options.osdCiphers ?? this.osdWorld.ciphers;
     this.clientSide = new NotingHandler(this.clientWorld);
     this.osdSide = new NotingHandler(this.osdWorld);
     this.client = new RpcEndpoint(

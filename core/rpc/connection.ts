@@ -14,8 +14,9 @@ import {
 } from "./connection-types.ts";
 import {
   DATA_LIMITS,
+  FLAG_ENCRYPTED,
   FLAG_PAYLOAD_CRC,
-  FRAME_VERSION_MAX,
+  FRAME_VERSION_SHORT,
   Frame,
   FrameFault,
   FrameKind,
@@ -112,6 +113,11 @@ export class Connection extends Link {
     return this.world.clock.turnUs - this.heardUs;
   }
 
+  /** What both ends send now is encrypted. */
+  get isEncrypted(): boolean {
+    return this.sendSealing.isEncrypting;
+  }
+
   /** Bytes that the kernel has not taken. */
   get unsentBytes(): number {
     return this.stream === null ? 0 : this.stream.unsentBytes;
@@ -185,7 +191,7 @@ export class Connection extends Link {
     return true;
   }
 
-  /** Sign and hand over the frame that was begun last. */
+  /** Sign or encrypt, and hand over, the frame that was begun last: its content is gone then. */
   finish(): void {
     const frame = this.outgoing;
     const stream = this.stream;
@@ -256,6 +262,7 @@ export class Connection extends Link {
     frame.status = Status.Ok;
     frame.requestId = 0;
     frame.flags = (payloadBytes & 4095) === 0 ? 0 : FLAG_PAYLOAD_CRC;
+    if (this.sendSealing.isEncrypting && prefixBytes === PREFIX_SIZE) frame.flags = FLAG_ENCRYPTED;
     frame.headerSize = headerBytes;
     frame.payloadSize = payloadBytes;
     frame.payloadCrc = 0;
@@ -419,9 +426,13 @@ export class Connection extends Link {
 
   protected admit(handshake: Handshake): boolean {
     this.sendLimits = handshake.peerLimits;
-    this.takesShort = handshake.version >= FRAME_VERSION_MAX;
-    this.sendSealing.reset(handshake.sendKey, handshake.keyId);
-    this.receiveSealing.reset(handshake.receiveKey, handshake.keyId);
+    this.takesShort = handshake.version >= FRAME_VERSION_SHORT;
+    const { ciphers, arena } = this.world;
+    const { sendKey, receiveKey, keyId, sendCipherKey, receiveCipherKey, isEncrypted } = handshake;
+    const seal = isEncrypted ? ciphers.create(arena.bytes, sendCipherKey, "seal") : null;
+    const open = isEncrypted ? ciphers.create(arena.bytes, receiveCipherKey, "open") : null;
+    this.sendSealing.reset(sendKey, keyId, seal);
+    this.receiveSealing.reset(receiveKey, keyId, open);
     this.sentUs = this.world.clock.turnUs;
     this.heardUs = this.sentUs;
     this.world.timers.armPeriod(this, PING_INTERVAL_US);
@@ -435,6 +446,8 @@ export class Connection extends Link {
 
   protected release(reason: string, opened: boolean): void {
     this.begun = -1;
+    this.sendSealing.end();
+    this.receiveSealing.end();
     this.takesShort = false;
     this.serving = 0;
     this.pausedByOwner = false;
@@ -463,7 +476,7 @@ export class Connection extends Link {
       return;
     }
     if (this.sendSealing.isUsedUp) {
-      this.fail("the key signed its most blocks", "");
+      this.fail("the key was used for its most blocks", "");
       return;
     }
     if (nowUs - this.sentUs > PING_INTERVAL_US / 2) this.ping();

@@ -1,5 +1,6 @@
 // cold: listening and dialling
 import { assert } from "../base/assert.ts";
+import { FastblockError } from "../base/errors.ts";
 import type { Logger } from "../base/logger.ts";
 import { PAYLOAD_SIZE_MAX, TWO_32 } from "../base/units.ts";
 import { uuidBytes } from "../base/uuid.ts";
@@ -45,6 +46,8 @@ export interface RpcOptions {
   readonly receiveBytes?: number;
   /** The newest version of frames that it speaks. Default: all; an older program knows fewer. */
   readonly versionMax?: number;
+  /** Encrypt every connection, or have none. Default: where the other end wants it. */
+  readonly encrypt?: boolean;
   /** Local address of dialled connections. */
   readonly bind?: string;
   /** Shortest and longest pause between two attempts to connect. Default 20 ms and 1 s. */
@@ -63,11 +66,16 @@ export class RpcEndpoint {
   readonly boot: number;
   private readonly core: EndpointCore;
 
-  /** `psk`: 32 bytes. Throws when the identity is malformed. */
+  /**
+   * `psk`: 32 bytes. Throws when the identity is malformed, and FB1018 when connections are to be
+   * encrypted and can not be.
+   */
   constructor(world: World, identity: RpcIdentity, psk: Uint8Array, options: RpcOptions = {}) {
     assert(psk.length === 32, "RpcEndpoint: the key is not 32 bytes");
     assert(uuidBytes(identity.clusterId).length === 16, "RpcEndpoint: no cluster id");
     uuidBytes(identity.storeUuid);
+    const encrypt = options.encrypt === true;
+    if (encrypt) requireCiphers(world, identity);
     this.world = world;
     this.identity = identity;
     this.boot = world.random.below(0x20_0000) * TWO_32 + world.random.u32();
@@ -79,6 +87,8 @@ export class RpcEndpoint {
       random: world.random,
       limits: limitsOf(options),
       versionMax: options.versionMax ?? FRAME_VERSION_MAX,
+      encrypt,
+      ciphers: world.ciphers,
     });
   }
 
@@ -126,6 +136,12 @@ export class RpcEndpoint {
   close(reason: string): void {
     for (const connection of [...this.core.all]) connection.close(reason);
   }
+}
+
+function requireCiphers(world: World, { name }: RpcIdentity): void {
+  const { missing } = world.ciphers;
+  if (missing === "") return;
+  throw new FastblockError("FB1018", `encrypting connections of ${name}: ${missing}, wanted one`);
 }
 
 function limitsOf(options: RpcOptions): FrameLimits {

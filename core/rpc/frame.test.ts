@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { Prng } from "../base/prng.ts";
 import {
   DATA_LIMITS,
+  FLAG_ENCRYPTED,
   FLAG_PAYLOAD_CRC,
   Frame,
   FrameFault,
@@ -92,7 +93,9 @@ describe("frame", () => {
     ["version of the future", 4, U8, 2, FrameFault.Version],
     ["kind 0", 5, U8, 0, FrameFault.Kind],
     ["kind above the last", 5, U8, 6, FrameFault.Kind],
-    ["unknown flag", 6, U16, 2, FrameFault.Flags],
+    ["unknown flag", 6, U16, 4, FrameFault.Flags],
+    ["crc flag of what is encrypted", 6, U16, FLAG_ENCRYPTED | FLAG_PAYLOAD_CRC, FrameFault.Flags],
+    ["highest flag", 6, U16, 0x8000, FrameFault.Flags],
     ["crc flag with whole blocks", 6, U16, FLAG_PAYLOAD_CRC, FrameFault.Flags],
     ["odd payload without crc flag", 24, U32, 4095, FrameFault.Flags],
     ["status of a request", 10, U16, 1, FrameFault.Status],
@@ -111,6 +114,21 @@ describe("frame", () => {
     else view.setUint32(at, value, true);
     const seen = parsePrefix(new Frame(), words, 0, DATA_LIMITS);
     expect(faultName(seen)).toBe(faultName(fault));
+  });
+
+  test("what is encrypted has no crc, whatever its size", () => {
+    for (const [size, crc, fault] of [
+      [4096, 0, FrameFault.None],
+      [13, 0, FrameFault.None],
+      [13, 1, FrameFault.PayloadCrc],
+    ] as const) {
+      const { words, view } = sample();
+      view.setUint16(6, FLAG_ENCRYPTED, true);
+      view.setUint32(24, size, true);
+      view.setUint32(40, crc, true);
+      const seen = parsePrefix(new Frame(), words, 0, DATA_LIMITS);
+      expect(faultName(seen)).toBe(faultName(fault));
+    }
   });
 
   test("before the handshake only small frames pass", () => {

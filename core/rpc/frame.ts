@@ -14,7 +14,9 @@ import type { Mac } from "./mac.ts";
  * 64  header, zero-padded to 8     then payload, zero-padded to 8
  * ```
  *
- * The tag covers the first 48 bytes and the padded header. Invariants: all frames are multiples of
+ * The tag covers the first 48 bytes and the padded header. On an encrypted connection all that follows
+ * the prefix is ciphertext, made and opened where it lies, and the tag, of the cipher, covers that as
+ * well. Invariants: all frames are multiples of
  * 8 bytes, so that a prefix always lies on an 8-byte boundary of the receive buffer; the counter
  * grows by one a frame in each direction.
  *
@@ -33,8 +35,12 @@ import type { Mac } from "./mac.ts";
 const FRAME_MAGIC = 0x3146_4246;
 const SHORT_MAGIC = 0x3153_4246;
 export const FRAME_VERSION = 1;
-/** The newest that an end speaks, agreed on in the handshake. 2: frames may be short. */
-export const FRAME_VERSION_MAX = 2;
+/** From this version on frames may be short. */
+export const FRAME_VERSION_SHORT = 2;
+/** From this version on connections can be encrypted. */
+export const FRAME_VERSION_ENCRYPTED = 3;
+/** The newest that an end speaks, agreed on in the handshake. */
+export const FRAME_VERSION_MAX = 3;
 export const PREFIX_SIZE = 64;
 export const SHORT_PREFIX_SIZE = 24;
 const SHORT_TAG_AT = 8;
@@ -60,6 +66,8 @@ export enum FrameKind {
 
 /** The payload is not whole blocks: its crc32 is in the prefix. */
 export const FLAG_PAYLOAD_CRC = 1;
+/** Header and payload are encrypted: the tag covers them, and no crc tells anything of them. */
+export const FLAG_ENCRYPTED = 2;
 
 /** A received frame, parsed in place. Reused: valid until the handler returns. */
 export class Frame {
@@ -135,14 +143,14 @@ export function parsePrefix(
   const kind = (shape >>> 8) & 0xff;
   if (kind < FrameKind.Request || kind > FrameKind.Ping) return FrameFault.Kind;
   const flags = shape >>> 16;
-  if ((flags & ~FLAG_PAYLOAD_CRC) !== 0) return FrameFault.Flags;
+  if (flags > FLAG_ENCRYPTED) return FrameFault.Flags;
   const headerSize = words[base + 3]! >>> 0;
   if (headerSize > limits.headerBytes) return FrameFault.HeaderSize;
   const payloadSize = words[base + 6]! >>> 0;
   if (payloadSize > limits.payloadBytes) return FrameFault.PayloadSize;
   // Bits 0 to 11: less than a block. Whole blocks are covered by the crcs in the header.
   const partial = (payloadSize & 4095) !== 0;
-  if (partial !== ((flags & FLAG_PAYLOAD_CRC) !== 0)) return FrameFault.Flags;
+  if (flags !== FLAG_ENCRYPTED && partial !== (flags === FLAG_PAYLOAD_CRC)) return FrameFault.Flags;
   const requestHigh = words[base + 5]! >>> 0;
   const counterHigh = words[base + 9]! >>> 0;
   if (requestHigh >= 0x20_0000) return FrameFault.RequestId;
@@ -157,7 +165,7 @@ export function parsePrefix(
   frame.counter = (words[base + 8]! >>> 0) + counterHigh * TWO_32;
   frame.keyId = words[base + 7]! >>> 0;
   frame.payloadCrc = words[base + 10]! >>> 0;
-  if (!partial && frame.payloadCrc !== 0) return FrameFault.PayloadCrc;
+  if (flags !== FLAG_PAYLOAD_CRC && frame.payloadCrc !== 0) return FrameFault.PayloadCrc;
   if (kind !== FrameKind.Reply && frame.status !== 0) return FrameFault.Status;
   frame.headerOffset = at + PREFIX_SIZE;
   frame.headerSize = headerSize;

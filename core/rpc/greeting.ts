@@ -82,6 +82,7 @@ export class Greeting {
   /** There is no key yet: every field that later carries something is zero. */
   private check(frame: Frame): FrameFault {
     if (frame.kind !== FrameKind.Handshake) return FrameFault.Kind;
+    if (frame.flags !== 0) return FrameFault.Flags;
     if (frame.requestId !== 0) return FrameFault.RequestId;
     if (frame.counter !== 0) return FrameFault.Counter;
     if (frame.keyId !== 0) return FrameFault.KeyId;

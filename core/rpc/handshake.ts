@@ -12,9 +12,15 @@ import {
 } from "../../proto/gen/rpc_pb.ts";
 import type { Checksum } from "../base/checksum.ts";
 import { FORMAT_FIRST, FORMATS, type FormatState, judgeFormats } from "../base/formats.ts";
+import type { Ciphers } from "../base/cipher.ts";
 import type { Random } from "../base/prng.ts";
 import { UUID_SIZE, uuidBytes, uuidText } from "../base/uuid.ts";
-import { FRAME_VERSION, type FrameLimits, HEADER_SIZE_HANDSHAKE_MAX } from "./frame.ts";
+import {
+  FRAME_VERSION,
+  FRAME_VERSION_ENCRYPTED,
+  type FrameLimits,
+  HEADER_SIZE_HANDSHAKE_MAX,
+} from "./frame.ts";
 import { ID_ANY, Role, type RpcIdentity, type RpcPeer, type RpcReceiver } from "./peer.ts";
 
 /**
@@ -32,6 +38,10 @@ import { ID_ANY, Role, type RpcIdentity, type RpcPeer, type RpcReceiver } from "
  * Challenge); the proofs and the key of each direction are HMACs under it with a label each. Both
  * nonces are in there, so nothing that was recorded works again; both hellos are, so nobody in
  * between can change a field. The dialler proves first: an acceptor signs nothing for strangers.
+ *
+ * A connection is encrypted when one of its ends wants that: the dialler says so in its Hello, the
+ * acceptor decides in its Challenge. Who wants it and does not get it refuses, so nothing ever goes on in
+ * the clear that somebody wants encrypted.
  *
  * A simpler design, one proof over the other's nonce, was not enough: reflected to its sender in a
  * second connection, it is valid there.
@@ -55,6 +65,14 @@ const encoder = /* @__PURE__ */ new TextEncoder();
 /** Of an endpoint that says nothing else. */
 const FORMATS_OPEN: FormatState = { range: FORMATS, wanted: 0 };
 
+/** How a refusal begins that is about encryption. */
+const NO_ENCRYPTION = "no encryption";
+
+/** The code of an error that tells people why a handshake was refused, by either end. */
+export function refusalCode(refusal: string): "FB1007" | "FB1018" {
+  return refusal.includes(`${NO_ENCRYPTION}: `) ? "FB1018" : "FB1007";
+}
+
 /** Why a handshake ends: words for the log of both ends. */
 export class HandshakeRefusal extends Error {
   override readonly name = "HandshakeRefusal";
@@ -70,6 +88,9 @@ export interface HandshakeConfig {
   readonly limits: Readonly<FrameLimits>;
   /** The newest version of frames that it speaks. */
   readonly versionMax: number;
+  /** It wants its connections encrypted. */
+  readonly encrypt: boolean;
+  readonly ciphers: Ciphers;
 }
 
 enum Stage {
@@ -93,6 +114,10 @@ export class Handshake {
   peer: RpcPeer | null = null;
   sendKey: Uint8Array = new Uint8Array(0);
   receiveKey: Uint8Array = new Uint8Array(0);
+  /** What follows is encrypted, under these keys; else they are empty. */
+  isEncrypted = false;
+  sendCipherKey: Uint8Array = new Uint8Array(0);
+  receiveCipherKey: Uint8Array = new Uint8Array(0);
   readonly keyId: number = KEY_ID_PSK;
   /** Of the frames that follow: the newest that both speak. */
   version: number = FRAME_VERSION;
@@ -128,6 +153,7 @@ export class Handshake {
         keyId: KEY_ID_PSK,
         nonce: this.nonce(),
         limits: this.ownLimits(),
+        encrypt: this.config.encrypt,
       }),
     );
     this.stage = Stage.HelloSent;
@@ -149,6 +175,7 @@ export class Handshake {
     this.checkReceiver(hello);
     this.peer = this.checkSender(hello.sender);
     this.peerLimits = this.checkLimits(hello.limits);
+    this.judgeEncryption(hello.encrypt);
     const challenge = toBinary(
       ChallengeSchema,
       create(ChallengeSchema, {
@@ -159,6 +186,7 @@ export class Handshake {
         keyId: KEY_ID_PSK,
         nonce: this.nonce(),
         limits: this.ownLimits(),
+        encrypted: this.isEncrypted,
       }),
     );
     this.deriveKeys(challenge);
@@ -184,6 +212,10 @@ export class Handshake {
     this.peer = this.checkSender(challenge.sender);
     this.checkDialled(this.peer, this.receiver);
     this.peerLimits = this.checkLimits(challenge.limits);
+    this.judgeEncryption(challenge.encrypted);
+    if (this.isEncrypted && !challenge.encrypted) {
+      throw this.fail(`${NO_ENCRYPTION}: the peer goes on without, wanted it as was said`);
+    }
     this.deriveKeys(bytes);
     this.stage = Stage.ClientProofSent;
     return this.proof("dialler proof");
@@ -193,7 +225,7 @@ export class Handshake {
   onClientProof(bytes: Uint8Array): Uint8Array {
     if (this.stage !== Stage.ChallengeSent) throw this.fail("handshake out of order");
     this.checkProof(bytes, "dialler proof");
-    this.finish("acceptor sends", "dialler sends");
+    this.finish("acceptor", "dialler");
     return this.proof("acceptor proof");
   }
 
@@ -201,13 +233,30 @@ export class Handshake {
   onServerProof(bytes: Uint8Array): void {
     if (this.stage !== Stage.ClientProofSent) throw this.fail("handshake out of order");
     this.checkProof(bytes, "acceptor proof");
-    this.finish("dialler sends", "acceptor sends");
+    this.finish("dialler", "acceptor");
   }
 
-  private finish(sendLabel: string, receiveLabel: string): void {
-    this.sendKey = this.hmac(this.master, sendLabel);
-    this.receiveKey = this.hmac(this.master, receiveLabel);
+  private finish(own: string, other: string): void {
+    this.sendKey = this.hmac(this.master, `${own} sends`);
+    this.receiveKey = this.hmac(this.master, `${other} sends`);
+    if (this.isEncrypted) {
+      this.sendCipherKey = this.hmac(this.master, `${own} encrypts`);
+      this.receiveCipherKey = this.hmac(this.master, `${other} encrypts`);
+    }
     this.stage = Stage.Done;
+  }
+
+  /** Encrypt when this end or the other one wants it, or say why that can not be. */
+  private judgeEncryption(peerWants: boolean): void {
+    const { encrypt, ciphers } = this.config;
+    if (!encrypt && !peerWants) return;
+    if (this.version < FRAME_VERSION_ENCRYPTED) {
+      const both = `both speak frames of version ${this.version}`;
+      throw this.fail(`${NO_ENCRYPTION}: ${both}, wanted ${FRAME_VERSION_ENCRYPTED} or newer`);
+    }
+    const { missing } = ciphers;
+    if (missing !== "") throw this.fail(`${NO_ENCRYPTION}: ${missing}, wanted one`);
+    this.isEncrypted = true;
   }
 
   private deriveKeys(challenge: Uint8Array): void {

@@ -29,7 +29,7 @@ export {
   writePrefix,
   writeShort,
 } from "./frame.ts";
-export { HandshakeStep } from "./handshake.ts";
+export { HandshakeStep, refusalCode } from "./handshake.ts";
 export { Method } from "./method.ts";
 export {
   ID_ANY,

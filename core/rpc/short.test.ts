@@ -60,6 +60,16 @@ describe("a short frame between two ends", () => {
     expect(ends.warnings).toEqual([]);
   });
 
+  test.each([
+    ["dialler", { ...SMALL, clientOptions: { ...SMALL.clientOptions, versionMax: 2 } }],
+    ["acceptor", { ...SMALL, osdOptions: { ...SMALL.osdOptions, versionMax: 2 } }],
+  ])("G17: is sent short where the %s is of a program that can not encrypt", (_who, options) => {
+    const { ends, told } = open(options);
+    expect(passing(ends).length).toBe(SHORT_BYTES);
+    expect(told).toEqual([BODY]);
+    expect(ends.warnings).toEqual([]);
+  });
+
   test("G17: is refused by an older program, and by one that agreed on less", () => {
     const newer = open();
     const bytes = passing(newer.ends);

@@ -2,15 +2,18 @@ import { describe, expect, test } from "bun:test";
 import { Prng } from "../base/prng.ts";
 import { Status } from "../base/status.ts";
 import { MemoryStream } from "./bun-pair.ts";
-import { Ends, SMALL } from "./bun-test-ends.ts";
+import { ENCRYPTED, Ends, type EndsOptions, SMALL } from "./bun-test-ends.ts";
 
 const BODY = new Uint8Array(40).map((_, at) => at);
 /** An odd payload: its bytes and padding are covered too. */
 const PAYLOAD = new Uint8Array(13).fill(5);
 
+/** For several connections at once. */
+const ROOMY = 33_554_432;
+
 /** Run the whole exchange; record what each end sends. */
-function record(): { dialler: Uint8Array; acceptor: Uint8Array } {
-  const ends = new Ends(SMALL);
+function record(options: EndsOptions = SMALL): { dialler: Uint8Array; acceptor: Uint8Array } {
+  const ends = new Ends(options);
   const parts: { dialler: number[]; acceptor: number[] } = { dialler: [], acceptor: [] };
   ends.pair.tamper = (bytes, fromDialler) => {
     (fromDialler ? parts.dialler : parts.acceptor).push(...bytes);
@@ -26,8 +29,12 @@ function record(): { dialler: Uint8Array; acceptor: Uint8Array } {
 }
 
 /** The exchange with one bit of one end's bytes changed on its way. */
-function runFlipped(fromDialler: boolean, at: number): Ends & { status?: Status | null } {
-  const ends: Ends & { status?: Status | null } = new Ends(SMALL);
+function runFlipped(
+  options: EndsOptions,
+  fromDialler: boolean,
+  at: number,
+): Ends & { status?: Status | null } {
+  const ends: Ends & { status?: Status | null } = new Ends(options);
   let passed = 0;
   ends.pair.tamper = (bytes, from) => {
     if (from !== fromDialler) return bytes;
@@ -44,8 +51,13 @@ function runFlipped(fromDialler: boolean, at: number): Ends & { status?: Status 
   return ends;
 }
 
-describe("a bit flipped on its way", () => {
-  const { dialler, acceptor } = record();
+const KINDS: [string, EndsOptions][] = [
+  ["signed", SMALL],
+  ["encrypted", ENCRYPTED],
+];
+
+describe.each(KINDS)("N4: a bit flipped on its way, %s", (_kind, options) => {
+  const { dialler, acceptor } = record(options);
 
   test.each([
     ["dialler", true, dialler.length],
@@ -53,7 +65,7 @@ describe("a bit flipped on its way", () => {
   ])("from the %s: refused, the connection ends", (_name, fromDialler, size) => {
     let ended = 0;
     for (let at = 0; at < size; at++) {
-      const ends = runFlipped(fromDialler, at);
+      const ends = runFlipped(options, fromDialler, at);
       expect({ at, done: ends.status === Status.Ok }).toEqual({ at, done: false });
       if (fromDialler) expect({ at, requests: ends.osdSide.requests }).toEqual({ at, requests: 0 });
       if (ends.pair.streams.length === 0) ended += 1;
@@ -68,10 +80,10 @@ describe("a bit flipped on its way", () => {
   });
 });
 
-describe("replay", () => {
+describe.each(KINDS)("replay, %s", (_kind, options) => {
   test("N3: the recorded bytes of a whole connection have no effect", () => {
-    const { dialler } = record();
-    const ends = new Ends();
+    const { dialler } = record(options);
+    const ends = new Ends({ ...options, arenaBytes: ROOMY });
     ends.pair.settle();
     const requests = ends.osdSide.requests;
     replay(ends, dialler);
@@ -81,7 +93,7 @@ describe("replay", () => {
   });
 
   test("N3: a frame sent twice within a connection ends it", () => {
-    const ends = new Ends(SMALL);
+    const ends = new Ends(options);
     ends.pair.settle();
     ends.pair.tamper = (bytes, fromDialler) =>
       fromDialler ? Uint8Array.from([...bytes, ...bytes]) : bytes;
@@ -92,7 +104,7 @@ describe("replay", () => {
   });
 
   test("a frame left out ends it too", () => {
-    const ends = new Ends(SMALL);
+    const ends = new Ends(options);
     ends.pair.settle();
     let drop = true;
     ends.pair.tamper = (bytes, fromDialler) => {
@@ -109,7 +121,7 @@ describe("replay", () => {
   });
 
   test("a frame of the other direction is refused: each has its own key", () => {
-    const ends = new Ends(SMALL);
+    const ends = new Ends(options);
     ends.pair.settle();
     let reflected: Uint8Array | null = null;
     ends.pair.tamper = (bytes, fromDialler) => {
@@ -167,6 +179,18 @@ describe("nonsense", () => {
     expect(ends.osd.connections).toBe(1);
     expect(ends.osdSide.requests).toBe(0);
     expect(ends.connection.isOpen).toBe(true);
+  });
+
+  test.each([1, 2, 4])("a handshake message with flag %d is refused", (flag) => {
+    const { dialler } = record();
+    const ends = new Ends();
+    ends.pair.settle();
+    const hello = dialler.slice(0, 64 + ((dialler[12]! + dialler[13]! * 256 + 7) & ~7));
+    hello[6]! |= flag;
+    replay(ends, hello);
+    ends.pair.settle();
+    expect(ends.osdWorld.logger.lines.join()).toContain("Flags");
+    expect(ends.osd.connections).toBe(1);
   });
 
   test("a handshake message out of order is refused", () => {

@@ -20,6 +20,7 @@ import type {
   World,
 } from "../reactor/world.ts";
 import type { Checksum } from "../base/checksum.ts";
+import type { Ciphers } from "../base/cipher.ts";
 import { assert } from "../base/assert.ts";
 
 /**
@@ -34,6 +35,7 @@ export class FeedWorld implements World {
   readonly turns: Turns;
   readonly disks: Disks;
   readonly checksum: Checksum;
+  readonly ciphers: Ciphers;
   readonly logger: Logger;
   readonly trace: World["trace"];
   readonly backend: Backend = "memory";
@@ -50,6 +52,7 @@ export class FeedWorld implements World {
     this.turns = world.turns;
     this.disks = world.disks;
     this.checksum = world.checksum;
+    this.ciphers = world.ciphers;
     this.logger = world.logger;
     this.trace = world.trace;
     this.network = new FeedNetwork(this.arena);
