@@ -190,6 +190,11 @@ async function checkOneWrite(sandbox: Sandbox): Promise<void> {
       uri,
     ]);
     sandbox.expect("qemu-io: one write and its read", io.code === 0, io.output);
+    const file = join(sandbox.folder, "read");
+    const read = ["client", "read", "smoke/one", file, "--length", "64KiB", ...at];
+    if (!(await step(sandbox, [...read, "--encrypt"]))) return;
+    const isWritten = readFileSync(file).every((byte) => byte === 0xa5);
+    sandbox.expect("a read over encrypted connections", isWritten, "it is not what was written");
   } finally {
     await step(sandbox, ["dev", "down", "--dir", dir]);
   }

@@ -26,6 +26,7 @@ export async function withImages<T>(
     clusterId: cluster.clusterId,
     psk: readKeyFile(options.cluster),
     mons: cluster.mons.map(({ control }) => control),
+    encrypt: options.encrypt === true,
   });
   return await guest(world, async () => {
     try {

@@ -38,6 +38,7 @@ async function serveNbd(daemon: Daemon, options: NbdServeOptions): Promise<void>
     psk: daemon.key,
     mons: cluster.mons.map(({ control }) => control),
     bind: options.bind,
+    encrypt: options.encrypt,
     cache: fileCache(join(keptAt(daemon, options), `${options.name}.map`)),
   });
   const exports = new ImageExports({

@@ -35,19 +35,18 @@ export function devCommands(
     .option("--osd-size <size>", "size of each osd's sparse file (default 8GiB)", parseSize)
     .addOption(new Option("--backend <backend>", "what carries disk and network").choices(BACKENDS))
     .addOption(new Option("--log-level <level>", "least to log").choices(LEVELS))
+    .option("--encrypt", "encrypt all connections between the processes")
+    .option("--no-encrypt", "no longer: sign them (the default)")
     .option("--demo", "make demo/disk1, and run a short verified load on it")
     .option("--detach", "return when it serves")
     .addHelpText("after", "\nExample:\n  fastblock dev up --dir /tmp/fb --osds 3 --detach")
     .action(async (options) => {
+      const { osds, shards, spread, backend, logLevel, encrypt } = options;
       cli.exitCode = await (await load()).up({
         directory: directoryOf(cli, options.dir),
-        osds: options.osds,
-        shards: options.shards,
+        ...{ osds, shards, spread, backend, logLevel, encrypt },
         nbds: options.nbd,
-        spread: options.spread,
         osdBytes: options.osdSize,
-        backend: options.backend,
-        logLevel: options.logLevel,
         demo: options.demo === true,
         detach: options.detach === true,
         quiet: cli.globals.quiet,

@@ -59,6 +59,7 @@ async function serveMon(daemon: Daemon, options: MonRunOptions): Promise<void> {
     mons: cluster.mons,
     version: "0.1.0",
     control: { kind: "tcp", host: options.bind, port: options.controlPort },
+    encrypt: options.encrypt,
     restored: options.restored,
     scrub: options.scrub,
     formatTime: (ms) => new Date(ms).toISOString(),

@@ -98,6 +98,7 @@ class Osd {
       clusterId: daemon.cluster.clusterId,
       clusterKey: daemon.key,
       bind: options.bind,
+      encrypt: options.encrypt,
       mons: daemon.cluster.mons.map((mon) => mon.control),
       identity: {
         osd: options.osd,
@@ -204,6 +205,7 @@ class Osd {
       shardCount: options.shards,
       scrubBytesPerSecond: options.scrubBytesPerSecond,
       bind: options.bind,
+      encrypt: options.encrypt,
       port: options.dataPorts[shard] ?? 0,
       data: options.data,
       logPath: daemon.logPath,

@@ -26,6 +26,7 @@ export interface ShardStart {
   readonly shard: number;
   readonly shardCount: number;
   readonly bind: string;
+  readonly encrypt: boolean;
   readonly port: number;
   readonly data: string;
   readonly logPath: string;
@@ -144,6 +145,7 @@ async function start(options: ShardStart): Promise<void> {
       ? {}
       : { scrubBytesPerSecond: options.scrubBytesPerSecond }),
     bind: options.bind,
+    encrypt: options.encrypt,
     port: options.port,
     ...(options.claim === undefined ? {} : { claim: options.claim }),
     peerStarts: options.peerStarts,

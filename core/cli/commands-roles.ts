@@ -192,6 +192,7 @@ export function clientCommands(root: CommandUnknownOpts, cli: CliContext): void 
 }
 
 interface CopyFlags {
+  readonly encrypt?: true | undefined;
   readonly offset?: number | undefined;
   readonly length?: number | undefined;
   readonly backend: string;
@@ -214,6 +215,7 @@ async function copy(
     readOnly,
     backend: backendOf(options.backend),
     timeoutMs: cli.globals.timeoutMs,
+    encrypt: options.encrypt === true,
   };
   const bar = await cli.bar(label);
   const startMs = cli.ports.nowMs();
@@ -231,10 +233,12 @@ function copyFlags(command: FreshCommand) {
   return command
     .option("--offset <bytes>", "where in the image to begin", parseSize)
     .option("--length <bytes>", "how much (default: all)", parseSize)
+    .option("--encrypt", ENCRYPT)
     .option("--backend <backend>", "auto, uring or file", "auto");
 }
 
 const MON_PLACE = "directory of the catalogue, made when it is missing";
+const ENCRYPT = "encrypt every connection, or have none (default: those whose other end wants it)";
 const NBD_PLACE = "directory of the last map, NAME.map (default: the cluster directory)";
 
 /** `place`: what --data is to the role. */
@@ -247,6 +251,7 @@ function roleFlags(command: FreshCommand, name: string, place: string) {
       new Option("--log-level <level>", "least to log").choices(LOG_LEVELS).default("info"),
     )
     .option("--log <file>", "where to log, `-`: standard error (default: NAME.log)")
+    .option("--encrypt", ENCRYPT)
     .option("--backend <backend>", "auto, uring or file", "auto");
 }
 
@@ -256,6 +261,7 @@ interface RawFlags {
   readonly data?: string | undefined;
   readonly logLevel: string;
   readonly log?: string | undefined;
+  readonly encrypt?: true | undefined;
   readonly backend: string;
 }
 
@@ -268,6 +274,7 @@ function flagsOf(options: RawFlags, cli: CliContext): RoleFlags {
     logLevel: LOG_LEVELS.find((level) => level === options.logLevel) ?? "info",
     log: options.log,
     backend: backendOf(options.backend),
+    encrypt: options.encrypt === true,
   };
 }
 

@@ -82,6 +82,8 @@ export interface RoleFlags {
   readonly logLevel: LogLevel;
   readonly log?: string | undefined;
   readonly backend: BackendChoice;
+  /** Every connection of the process is encrypted, or there is none. */
+  readonly encrypt: boolean;
 }
 
 export interface MonRunOptions extends RoleFlags {
@@ -156,6 +158,8 @@ export interface AttachOptions {
   readonly backend: BackendChoice;
   /** Of one operation: without an answer for this long it fails. 0: no limit. */
   readonly timeoutMs: number;
+  /** Encrypt all connections, or open nothing. Default: as the cluster wants it. */
+  readonly encrypt?: boolean;
 }
 
 export interface ByteSink {

@@ -74,6 +74,8 @@ export interface ClientOptions {
   /** Local address of outgoing connections. */
   readonly bind?: string;
   readonly cache?: MapCache;
+  /** Encrypt all connections, or have none. Default: where the other end wants it. */
+  readonly encrypt?: boolean;
   /** Of this program. Default: what it knows. */
   readonly formats?: FormatRange;
 }
@@ -117,7 +119,7 @@ export class Client {
    * Connect to the mon and wait for the first map; with a cached map, answer at once. After a
    * failure it goes on trying: call it again to wait again.
    * Throws FB1004 when no mon answers within `timeoutMs` and nothing is cached, FB1007 when they
-   * refuse this client: its key is not the cluster's.
+   * refuse this client: its key is not the cluster's; FB1018 when it is a matter of encryption.
    */
   start(timeoutMs: number = CALL_MS): Promise<void> {
     return this.inner.start(timeoutMs);
@@ -170,6 +172,7 @@ class ClientSide implements ClientServices, ImageKeeper {
     };
     this.endpoint = new RpcEndpoint(options.world, this.identity, options.psk, {
       headerBytes: TOLD_BYTES_MAX,
+      encrypt: options.encrypt === true,
       ...(options.bind === undefined ? {} : { bind: options.bind }),
     });
     this.control = new ControlService(options.world);
@@ -181,6 +184,7 @@ class ClientSide implements ClientServices, ImageKeeper {
       psk: options.psk,
       mons: options.mons,
       bind: options.bind,
+      encrypt: options.encrypt === true,
       cache: options.cache,
       map: this.map,
       events: {

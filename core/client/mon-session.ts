@@ -58,6 +58,7 @@ export interface MonSessionOptions {
   readonly psk: Uint8Array;
   readonly mons: readonly MonAddress[];
   readonly bind: string | undefined;
+  readonly encrypt: boolean;
   readonly cache: MapCache | undefined;
   readonly map: ClusterMap;
   readonly events: MonEvents;
@@ -99,8 +100,8 @@ export class MonSession {
     this.options = options;
     this.world = options.world;
     const bind = options.bind === undefined ? {} : { bind: options.bind };
-    const { world, identity, psk } = options;
-    this.endpoint = new RpcEndpoint(world, identity, psk, { control: true, ...bind });
+    const { world, identity, psk, encrypt } = options;
+    this.endpoint = new RpcEndpoint(world, identity, psk, { control: true, encrypt, ...bind });
     this.control = new ControlService(world, {
       onOpen: (connection) => this.onOpen(connection),
       onClose: (connection, reason, opened) => this.onClose(connection, reason, opened),

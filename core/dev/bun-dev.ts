@@ -241,6 +241,7 @@ export class BunDev implements DevPrograms {
       osdBytes: options.osdBytes ?? before?.osdBytes ?? OSD_BYTES_DEFAULT,
       backend: options.backend ?? before?.backend ?? "auto",
       logLevel: options.logLevel ?? before?.logLevel ?? "info",
+      encrypt: options.encrypt ?? before?.encrypt ?? false,
       spreadFirst: before?.spreadFirst ?? 2 + ports.below(200),
       socketPath: (name) => findSocketPath(directory, name),
     };

@@ -25,6 +25,7 @@ export interface DevUpOptions {
   readonly osdBytes: number | undefined;
   readonly backend: "auto" | "uring" | "file" | undefined;
   readonly logLevel: "debug" | "info" | "warn" | "error" | undefined;
+  readonly encrypt: boolean | undefined;
   readonly demo: boolean;
   readonly detach: boolean;
   readonly quiet: boolean;

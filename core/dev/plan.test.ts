@@ -20,6 +20,7 @@ const OPTIONS: PlanOptions = {
   osdBytes: 1024 ** 3,
   backend: "auto",
   logLevel: "info",
+  encrypt: false,
   spreadFirst: 250,
   socketPath: (name) => `/run/${name}.sock`,
 };
@@ -85,6 +86,7 @@ describe("plan", () => {
     for (const [change, why] of [
       [{ backend: "file" }, `its --backend is ${plan.backend}, wanted file`],
       [{ logLevel: "debug" }, `its --log-level is ${plan.logLevel}, wanted debug`],
+      [{ encrypt: true }, "its --encrypt is no, wanted yes"],
     ] as const) {
       expect(growPlan(plan, { ...OPTIONS, ...change }, picker())).toMatchObject(change);
       expect(() => growPlan(plan, { ...OPTIONS, ...change }, picker(), true)).toThrow(why);
@@ -102,6 +104,17 @@ describe("plan", () => {
       "127.0.0.2",
     ]);
     expect(spread.cluster.mons[0]!.control.host).toBe("127.0.0.250");
+  });
+
+  test("G18: every process of an encrypted cluster wants it, and of another none", () => {
+    const encrypted = makePlan({ ...OPTIONS, encrypt: true }, picker());
+    for (const one of encrypted.processes) {
+      expect(argumentsOf(encrypted, one, "/c")).toContain("--encrypt");
+      expect(argumentsOf(plan, one, "/c")).not.toContain("--encrypt");
+    }
+    const { encrypt: _, ...before } = plan;
+    expect(argumentsOf(before, plan.processes[1]!, "/c")).not.toContain("--encrypt");
+    expect(growPlan(before, OPTIONS, picker(), true).encrypt).toBe(false);
   });
 
   test("arguments name the cluster, the address, the data and every port", () => {

@@ -19,6 +19,8 @@ export interface DevPlan {
   readonly osdBytes: number;
   readonly backend: string;
   readonly logLevel: string;
+  /** Every process wants its connections encrypted. Absent in plans of earlier programs: no. */
+  readonly encrypt?: boolean;
   /** Last byte of the first address of a spread cluster. */
   readonly spreadFirst: number;
   /** In the order of starting: mon, osds, gateways. Stopping goes backwards. */
@@ -53,6 +55,7 @@ export interface PlanOptions {
   readonly osdBytes: number;
   readonly backend: string;
   readonly logLevel: string;
+  readonly encrypt: boolean;
   /** Last byte of the first address when every process has its own 127.0.0.x. */
   readonly spreadFirst: number;
   /** Path of the unix socket of a gateway, at most 107 bytes. */
@@ -93,6 +96,7 @@ export function makePlan(options: PlanOptions, pick: PortPicker): DevPlan {
     osdBytes: options.osdBytes,
     backend: options.backend,
     logLevel: options.logLevel,
+    encrypt: options.encrypt,
     spreadFirst: options.spreadFirst,
     processes: [{ ...mon, ports }],
   };
@@ -122,6 +126,8 @@ export function growPlan(
     const hint = "stop the cluster first: fastblock dev down";
     keep("--backend", plan.backend, options.backend, undefined, hint);
     keep("--log-level", plan.logLevel, options.logLevel, undefined, hint);
+    const isEncrypted = plan.encrypt === true;
+    keep("--encrypt", isEncrypted ? "yes" : "no", options.encrypt ? "yes" : "no", undefined, hint);
   }
   const processes = [...plan.processes];
   for (let osd = plan.osds; osd < options.osds; osd++) {
@@ -147,6 +153,7 @@ export function growPlan(
     osdBytes: options.osdBytes,
     backend: options.backend,
     logLevel: options.logLevel,
+    encrypt: options.encrypt,
     processes,
   };
 }
@@ -165,6 +172,7 @@ export function argumentsOf(plan: DevPlan, process: DevProcess, directory: strin
   ];
   if (process.data !== "") common.push("--data", `${directory}/${process.data}`);
   common.push("--backend", plan.backend);
+  if (plan.encrypt === true) common.push("--encrypt");
   switch (process.role) {
     case "mon":
       return [

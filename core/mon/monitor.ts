@@ -52,6 +52,8 @@ export interface MonitorOptions {
   readonly formats?: FormatRange;
   /** Where control RPC listens; port 0: the system chooses. */
   readonly control: Extract<Address, { kind: "tcp" }>;
+  /** Encrypt all connections, or have none. Default: where the other end wants it. */
+  readonly encrypt?: boolean;
   /** Raise the generation: the catalogue comes from a backup. */
   readonly restored: boolean;
   /** Whether groups are scrubbed by themselves. Default: they are. */
@@ -235,7 +237,7 @@ export class Monitor {
     });
   }
 
-  /** Become the leader, load, listen. Throws FB4002, FB4003, FB4005, FB4006. Answers the control port. */
+  /** Become the leader, load, listen. Throws FB1018, FB4002, FB4003, FB4005, FB4006. Answers the control port. */
   async start(): Promise<number> {
     const { world, logger, clusterId, clusterKey } = this.options;
     while (!(await this.leadership.campaign())) {
@@ -247,6 +249,7 @@ export class Monitor {
     const { control } = this.options;
     this.endpoint = new RpcEndpoint(world, this.newIdentity(), clusterKey, {
       control: true,
+      encrypt: this.options.encrypt === true,
       bind: control.host,
       receiveBytes: CONTROL_BUFFER_BYTES,
       sendBytes: CONTROL_BUFFER_BYTES,
@@ -289,6 +292,7 @@ export class Monitor {
     const { world, clusterKey, control } = this.options;
     this.dataEndpoint ??= new RpcEndpoint(world, this.newIdentity(), clusterKey, {
       bind: control.host,
+      encrypt: this.options.encrypt === true,
     });
     return this.dataEndpoint;
   }

@@ -103,6 +103,8 @@ export interface MonSessionOptions {
   readonly clusterId: string;
   readonly clusterKey: Uint8Array;
   readonly bind: string;
+  /** Encrypt all connections, or have none. Default: where the other end wants it. */
+  readonly encrypt?: boolean;
   readonly mons: readonly { readonly host: string; readonly port: number }[];
   readonly identity: OsdIdentity;
   /** The map that was kept on disk, or an empty one. */
@@ -169,7 +171,7 @@ export class MonSession {
         formats,
       },
       options.clusterKey,
-      { control: true, bind: options.bind },
+      { control: true, bind: options.bind, encrypt: options.encrypt === true },
     );
     this.control = new ControlService(options.world, {
       onOpen: () => this.onOpen(),

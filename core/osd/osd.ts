@@ -103,6 +103,8 @@ export interface OsdShardOptions {
   readonly shard: number;
   readonly shardCount: number;
   readonly bind: string;
+  /** Encrypt all connections, or have none. Default: where the other end wants it. */
+  readonly encrypt?: boolean;
   /** 0: the system chooses. */
   readonly port: number;
   /** Of shard 0, for the others. */
@@ -230,6 +232,7 @@ export class OsdShard implements PgHost {
   /** Listen; answers the port. Requires `open`. Cold. */
   listen(): number {
     const { world, clusterId, osd, shard, clusterKey, bind, port } = this.options;
+    const encrypt = this.options.encrypt === true;
     const storeUuid = this.store.identity.storeUuid;
     this.endpoint = new RpcEndpoint(
       world,
@@ -246,6 +249,7 @@ export class OsdShard implements PgHost {
       clusterKey,
       {
         bind,
+        encrypt,
         receiveBytes: STREAM_BYTES,
         sendBytes: STREAM_BYTES,
         headerBytes: CALL_BYTES_MAX,

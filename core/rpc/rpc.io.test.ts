@@ -1,18 +1,13 @@
 import { create } from "@bufbuild/protobuf";
 import { afterAll, describe, expect, test } from "bun:test";
-import {
-  type AddressInfo,
-  connect as connectRaw,
-  createServer,
-  type Server,
-  type Socket,
-} from "node:net";
+import { connect as connectRaw, type Socket } from "node:net";
 import { MapUpdateSchema } from "../../proto/gen/control_pb.ts";
 import { Status } from "../base/status.ts";
 import { createBunWorld } from "../reactor/bun-world.ts";
 import { RealHarness } from "../reactor/bun-real-harness.ts";
 import { createUringWorld } from "../reactor/uring-world.ts";
 import type { Listener } from "../reactor/world.ts";
+import { Tap } from "./bun-tap-harness.ts";
 import { CLIENT, KEY, NotingHandler, NotingOp, OSD, TO_OSD } from "./bun-test-ends.ts";
 import { type Connection, ControlService, Method, RpcEndpoint, type RpcOptions } from "./rpc.ts";
 
@@ -67,44 +62,6 @@ class RealEnds {
   }
 }
 
-/** Somebody between both ends who copies what passes. */
-class Tap {
-  readonly seen: Buffer[] = [];
-  private readonly server: Server;
-  private readonly sockets = new Set<Socket>();
-
-  constructor(port: number) {
-    this.server = createServer((near) => {
-      const far = connectRaw({ host: "127.0.0.1", port });
-      for (const [from, to] of [
-        [near, far],
-        [far, near],
-      ] as const) {
-        this.sockets.add(from);
-        from.on("data", (bytes: Buffer) => {
-          this.seen.push(Buffer.from(bytes));
-          to.write(bytes);
-        });
-        from.on("error", () => to.destroy());
-        from.on("close", () => to.destroy());
-      }
-    });
-  }
-
-  listen(): Promise<number> {
-    return new Promise((resolve) => {
-      this.server.listen(0, "127.0.0.1", () => {
-        resolve((this.server.address() as AddressInfo).port);
-      });
-    });
-  }
-
-  close(): void {
-    for (const socket of this.sockets) socket.destroy();
-    this.server.close();
-  }
-}
-
 describe.each(harnesses)("%s", (_name, harness) => {
   afterAll(() => harness.close());
 
@@ -113,11 +70,10 @@ describe.each(harnesses)("%s", (_name, harness) => {
     ["encrypted", true],
   ])("G18: what somebody sees who taps a connection, %s", async (_what, encrypt) => {
     const ends = new RealEnds(harness, { encrypt });
-    const tap = new Tap(ends.port);
-    const tapped = await tap.listen();
+    const tap = await Tap.to(ends.port);
     const client = new RpcEndpoint(harness.world, CLIENT, KEY);
     const told = new NotingHandler(harness.world);
-    const address = { kind: "tcp", host: "127.0.0.1", port: tapped } as const;
+    const address = { kind: "tcp", host: "127.0.0.1", port: tap.port } as const;
     const connection = client.dial(address, TO_OSD, told);
     await harness.until(() => connection.isOpen, "the connection through the tap");
     expect(connection.isEncrypted).toBe(encrypt);
@@ -134,7 +90,7 @@ describe.each(harnesses)("%s", (_name, harness) => {
     }
     await harness.until(() => ops.every((op) => op.status === Status.Ok), "the replies");
     expect(ops.every((op) => Buffer.compare(op.header, words) === 0)).toBe(true);
-    const wire = Buffer.concat(tap.seen);
+    const wire = tap.bytes;
     expect(wire.length).toBeGreaterThan(6 * payload.length);
     expect(wire.includes(words.subarray(0, 12))).toBe(!encrypt);
     client.close("test is over");
