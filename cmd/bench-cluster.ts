@@ -26,6 +26,8 @@ export interface BenchClusterOptions {
   readonly gateways?: number;
   /** Of the daemons. Default: info. */
   readonly logLevel?: "debug" | "info";
+  /** All connections are encrypted. Default: none is. */
+  readonly encrypt?: boolean;
 }
 
 /** Run `body` on a fresh cluster, which is gone afterwards. Throws FB1009, FB4008. */
@@ -100,6 +102,7 @@ function startCluster(
   const words = ["dev", "up", "--dir", directory, "--osds", String(OSDS)];
   words.push("--nbd", String(options.gateways ?? 0));
   if (options.logLevel !== undefined) words.push("--log-level", options.logLevel);
+  if (options.encrypt === true) words.push("--encrypt");
   if (options.shards !== undefined) words.push("--shards", String(options.shards));
   if (options.osdBytes !== undefined) words.push("--osd-size", String(options.osdBytes));
   return spawn(executable!, [...first, ...words, "--backend", options.backend], {

@@ -8,7 +8,8 @@ const LIMIT_MS = 60_000;
 test(
   "each row of the rpc layer has fio's beside it, or the reason why not",
   async () => {
-    const load = { blockBytes: 4096, depth: 8, timeMs: 100, backend: "uring" } as const;
+    const common = { blockBytes: 4096, depth: 8, timeMs: 100, backend: "uring" } as const;
+    const load = { ...common, encrypt: false };
     const rows = await rpcBench({ ...load, fio: true }, PROGRAM);
     expect(rows.map((row) => [row.name, row.backend])).toEqual([
       ["rpc 4096 B depth 1", "uring"],
@@ -20,6 +21,8 @@ test(
     expect(rows[3]).toMatchObject({ iops: null, note: "fio keeps one message on its way" });
     const alone = await rpcBench({ ...load, depth: 1, fio: false }, PROGRAM);
     expect(alone.map((row) => row.backend)).toEqual(["uring"]);
+    const encrypted = await rpcBench({ ...load, depth: 1, fio: false, encrypt: true }, PROGRAM);
+    expect(encrypted.map((row) => row.name)).toEqual(["rpc 4096 B depth 1 encrypted"]);
   },
   LIMIT_MS,
 );

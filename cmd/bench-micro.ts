@@ -133,7 +133,7 @@ export async function rpcBench(
 ): Promise<readonly MicroRow[]> {
   checkRpcShape(options.blockBytes, options.depth);
   const psk = crypto.getRandomValues(new Uint8Array(32));
-  const { blockBytes, timeMs } = options;
+  const { blockBytes, timeMs, encrypt } = options;
   const depths = options.depth === 1 ? [1] : [1, options.depth];
   const rows = await inWorld(options.backend, async (world) => {
     const server = await startServer(program, "rpc", options.backend, { key: psk.toHex() });
@@ -143,6 +143,7 @@ export async function rpcBench(
       secret: { clusterId: BENCH_CLUSTER, psk },
       blockBytes,
       timeMs,
+      encrypt,
       cpuUs: () => ownCpuUs() + server.cpuUs(),
     };
     try {

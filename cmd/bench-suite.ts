@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { assert } from "../core/base/assert.ts";
 import { FastblockError } from "../core/base/errors.ts";
 import { BLOCK_SIZE } from "../core/base/units.ts";
 import { geometryOf, shareZones } from "../core/store/store.ts";
@@ -70,6 +71,13 @@ const NOTHING_COUNTED = {
 } as const;
 /** Of an open loop: its operations wait for nobody's end, so long as no stall lasts for seconds. */
 const TAIL_OPEN_MAX = 1024;
+/** One after the other. */
+const CLUSTERS = [
+  { steady: false, encrypt: false },
+  { steady: true, encrypt: false },
+  { steady: false, encrypt: true },
+  { steady: true, encrypt: true },
+] as const;
 /** Of a cluster whose logs a run goes around: a sixteenth of this, in images, is a log. */
 const STEADY_OSD_IMAGES = 2;
 
@@ -88,15 +96,18 @@ export async function suiteBench(
   const wanted = withoutFio(cli, options.rows, options.fio);
   const rows: SuiteRowReport[] = [];
   let backend = "";
-  for (const steady of [false, true]) {
-    const some = wanted.filter((row) => row.steady === steady);
+  for (const { steady, encrypt } of CLUSTERS) {
+    const isOf = (row: SuiteRow): boolean =>
+      row.steady === steady && (options.encrypt || row.encrypted) === encrypt;
+    const some = wanted.filter(isOf);
     if (some.length === 0) continue;
     const osdBytes = steady ? STEADY_OSD_IMAGES * options.imageBytes : OSD_BYTES_DEFAULT;
     const gateways = some.some(({ nbd }) => nbd) ? 1 : 0;
     // Stalls are to be explained: daemons tell then what they do.
     const logLevel = some.some(({ tail }) => tail) ? "debug" : "info";
     const logBytes = logBytesOf(osdBytes);
-    const here = { ...options, rows: some, osdBytes, gateways, logBytes, logLevel } as const;
+    const cluster = { osdBytes, gateways, logLevel, encrypt } as const;
+    const here = { ...options, ...cluster, rows: some, logBytes };
     await withBenchCluster(program, here, async (directory) => {
       await makeImage(program, directory, IMAGE, options.imageBytes);
       const measured = await measure(cli, program, directory, progress, here);
@@ -116,6 +127,7 @@ export async function suiteBench(
     seconds: options.timeMs / 1000,
     repeat: options.repeat,
     backend,
+    encrypted: options.encrypt,
     rows,
     store: [...store, ...fullStore],
     bars: [
@@ -210,7 +222,9 @@ async function measure(
     const outside = benchOutside(directory, world, image, progress);
     const bench = new SuiteBench(cli, program, directory, outside, options);
     await bench.prepare();
-    return { rows: await runSuite(bench, options, options.logBytes), backend: world.backend };
+    const rows = await runSuite(bench, options, options.logBytes);
+    assert(image.isEncrypted === options.encrypt, "suite: connections are not as the report says");
+    return { rows, backend: world.backend };
   });
 }
 
@@ -363,7 +377,7 @@ class SuiteBench implements SuiteOutside {
   }
 
   async bare(row: SuiteRow): Promise<BareFigures | null> {
-    if (row.steady || row.nbd || row.cold) return null;
+    if (row.steady || row.nbd || row.cold || row.encrypted) return null;
     const { rw, blockBytes, depth } = row;
     if (rw === "randwrite") {
       if (depth === 1) return await this.bareWrite(blockBytes);

@@ -30,6 +30,7 @@ const REPORT: ImageBenchReport = {
   writtenBytes: 4096,
   drainSeconds: 0,
   backend: "uring",
+  encrypted: false,
   errors: 0,
   errorTexts: [],
   timeouts: 0,

@@ -1,6 +1,12 @@
 import { type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
 import { FastblockError } from "../core/base/errors.ts";
-import type { BenchPrograms, ImageBenchReport, LoadShape, MicroRow } from "../core/bench/bench.ts";
+import type {
+  BenchPrograms,
+  ImageBenchReport,
+  LoadShape,
+  MicroRow,
+  SuiteReport,
+} from "../core/bench/bench.ts";
 import {
   backendOf,
   type CliContext,
@@ -67,6 +73,8 @@ CALLS are system calls of the reactors of osds and client per I/O; what the runt
 gateway's, is not known. GCS is how often collecting garbage stopped a thread of osds, mon and gateways in all runs, GC MAX
 for how long at most; the client's are not known.
 
+Processes prove the key to each other and sign their headers in all rows. Rows with encrypted: before run on
+a cluster of their own whose connections are encrypted besides, and so do all rows with --encrypt.
 Rows with nbd: before go through a gateway, driven by fio; rows with :steady behind run on a cluster of its
 own whose logs are small: the run goes around them. Rows with :tail run there as well, as an open loop at
 half of the rate that the closed loop has just reached: operations are due at that rate, whatever becomes of
@@ -287,9 +295,10 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--dir <dir>", "empty directory for the cluster (default: a temporary one here)")
     .option(
       "--rows <rows>",
-      "[nbd:]SHAPE:SIZE:DEPTH[:steady|:tail|:cold], with commas (default: seven of them)",
+      "[encrypted:][nbd:]SHAPE:SIZE:DEPTH[:steady|:tail|:cold], with commas (default: seven)",
     )
-    .option("--bars", "show what is aimed at, and whether it is reached (default rows: nineteen)")
+    .option("--bars", "show what is aimed at, and whether it is reached (default rows: twenty)")
+    .option("--encrypt", "run all of them on clusters whose connections are encrypted")
     .option("--time <time>", "measured time of each run", "3s")
     .option("--tail-time <time>", "measured time of a row with :tail, which runs once", "10m")
     .option("--ramp <time>", "time before each, not counted", "3s")
@@ -323,7 +332,9 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         judged: isJudged,
         fio: options.fio,
         backend: backendOf(options.backend),
+        encrypt: options.encrypt === true,
       });
+      if (people) cli.say(suiteHeading(report, bench.encryptionText(report.rows)));
       if (people && isJudged)
         await cli.rows(() => Promise.resolve(report.bars), BAR_COLUMNS, barOf);
       else if (people) await cli.rows(() => Promise.resolve(report.rows), SUITE_COLUMNS, nameOf);
@@ -333,6 +344,14 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
           () => report.kind,
         );
     });
+}
+
+/** Under which conditions the table below it was measured, and what is told apart. */
+function suiteHeading({ machine, backend, encrypted }: SuiteReport, apart: string): string {
+  const signed = "handshakes and header tags of connections are on";
+  const carried = `what they carry is ${encrypted ? "" : "not "}encrypted`;
+  const heading = `${String(machine["cores"])} cores, ${backend}; ${signed}, ${carried}`;
+  return apart === "" ? heading : `${heading}\napart: ${apart}`;
 }
 
 function duelBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): void {
@@ -630,6 +649,7 @@ function messageBenches(bench: CommandUnknownOpts, show: Show): void {
     .option("--bs <size>", "payload of each request", "4KiB")
     .option("--depth <count>", "requests open at a time", count("--depth"), 32)
     .option("--time <time>", "measured time of each case", "2s")
+    .option("--encrypt", "over an encrypted connection")
     .option("--no-fio", "leave fio out")
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText("after", FIO_HELP)
@@ -639,6 +659,7 @@ function messageBenches(bench: CommandUnknownOpts, show: Show): void {
           fio: options.fio,
           blockBytes: sizeOf(options.bs, "--bs"),
           depth: options.depth,
+          encrypt: options.encrypt === true,
           timeMs: measuredMs(options.time),
           backend: backendOf(options.backend),
         }),
@@ -688,6 +709,7 @@ export function imageText(report: ImageBenchReport): string {
       ? "nothing: the image was taken as it was"
       : `${formatSize(filled.bytes)} before the run, in ${filled.seconds} s`,
   ]);
+  lines.push(["connections", `signed${report.encrypted ? ", encrypted" : ""}`]);
   lines.push(["backend", report.backend], ["errors", String(report.errors)]);
   if (report.verifiedBlocks > 0) lines.push(["verified", `${report.verifiedBlocks} blocks`]);
   return lines.map(([key, value]) => `${key.padEnd(14)} ${value}\n`).join("");

@@ -95,6 +95,25 @@ test("each figure is judged beside what the machine does without fastblock", asy
   });
 }, 120_000);
 
+test("rows run encrypted on a cluster of their own, or all of them do", async () => {
+  await inFolder(async (folder) => {
+    const directory = join(folder, "cluster");
+    const words = ["bench", "suite", "--dir", directory, "--image-size", "64MiB", ...SHORT];
+    const rows = "randwrite:4KiB:8,encrypted:randwrite:4KiB:8,encrypted:nbd:randread:4KiB:8";
+    const text = await succeed([EXECUTABLE, ...words, "--rows", rows, "-o", "json"]);
+    const report = JSON.parse(text) as SuiteReport;
+    expect(report.encrypted).toBe(false);
+    const gateway = Bun.which("fio") === null ? [] : [true];
+    expect(report.rows.map(({ encrypted }) => encrypted)).toEqual([false, true, ...gateway]);
+    for (const row of report.rows) expect(row.iops).toBeGreaterThan(0);
+    const few = ["--no-fio", "--rows", "randwrite:4KiB:8", "--encrypt"];
+    const { code, stdout, stderr } = await command([EXECUTABLE, ...words, ...few]);
+    expect([code, stdout.trim().split("\n").length]).toEqual([0, 2]);
+    expect(stderr).toContain("header tags of connections are on, what they carry is encrypted");
+    expect(processesOf(folder)).toEqual([]);
+  });
+}, 120_000);
+
 test("the tail of latencies is that of an open loop at half of the peak", async () => {
   await inFolder(async (folder) => {
     const directory = join(folder, "cluster");

@@ -82,6 +82,7 @@ export { checkDiskShape, checkRpcShape, checkShape, type LoadShape } from "./sha
 export {
   BAR_ROWS,
   type BareFigures,
+  encryptionText,
   parseSuiteRows,
   runSuite,
   SUITE_ROWS,
@@ -169,6 +170,8 @@ export interface ImageBenchReport {
   readonly drainSeconds: number;
   /** Of this process and of all osds: one word when they agree, else `mixed`. */
   readonly backend: string;
+  /** All connections of this process to osds were encrypted; else handshakes and headers were signed. */
+  readonly encrypted: boolean;
   /** Operations that failed and blocks that were wrong. */
   readonly errors: number;
   readonly errorTexts: readonly string[];
@@ -245,6 +248,8 @@ export interface RpcBenchOptions {
   readonly depth: number;
   readonly timeMs: number;
   readonly backend: "auto" | "uring" | "file";
+  /** The connection is encrypted. */
+  readonly encrypt: boolean;
   readonly fio: boolean;
 }
 

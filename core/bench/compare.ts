@@ -63,6 +63,7 @@ const LOAD = [
   "opsPerSecond",
   "replicas",
   "imageBytes",
+  "encrypted",
 ];
 
 /** In which words the loads of two reports differ, a line each; what one does not tell is left out. */

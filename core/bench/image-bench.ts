@@ -49,6 +49,8 @@ export interface BenchOutside {
 /** An image, and what a run wants to know of it. */
 export interface BenchImage extends ImageTarget {
   readonly id: number;
+  /** All connections to osds are encrypted. */
+  readonly isEncrypted: boolean;
   /** Those that keep the byte at `offsetBytes`. */
   replicasAt(offsetBytes: number): readonly unknown[];
 }
@@ -153,6 +155,7 @@ export async function runImageBench(
     writtenBytes: load.writtenBytesTotal,
     drainSeconds,
     backend: outside.backend,
+    encrypted: outside.image.isEncrypted,
     errors: load.errorsTotal + (back?.errorsTotal ?? 0),
     errorTexts: [...load.failures.statusTexts, ...(back?.failures.statusTexts ?? [])],
     timeouts: load.failures.timeouts + (back?.failures.timeouts ?? 0),

@@ -49,6 +49,8 @@ class MemoryImage implements BenchImage, Drain {
     world.turns.addDrain(DrainOrder.Apply, this);
   }
 
+  readonly isEncrypted: boolean = false;
+
   replicasAt(): readonly unknown[] {
     return [0, 1, 2];
   }

@@ -12,10 +12,11 @@ const secret = {
 };
 
 test.each([
-  [64, 1],
-  [4096, 32],
-  [262_144, 16],
-])("%d bytes at depth %d are counted", async (blockBytes, depth) => {
+  [64, 1, false],
+  [4096, 32, false],
+  [4096, 32, true],
+  [262_144, 16, false],
+])("%d bytes at depth %d are counted, encrypted: %p", async (blockBytes, depth, encrypt) => {
   const { world } = harness;
   const server = serveRpcBench(world, { kind: "tcp", host: "127.0.0.1", port: 0 }, secret);
   let cpuUs = 0;
@@ -26,12 +27,14 @@ test.each([
     blockBytes,
     depth,
     timeMs: 50,
+    encrypt,
     cpuUs: () => {
       cpuUs += 500;
       return cpuUs;
     },
   });
   server.close();
+  expect(row.name).toBe(`rpc ${blockBytes} B depth ${depth}${encrypt ? " encrypted" : ""}`);
   expect(row.iops).toBeGreaterThan(0);
   expect(row.bytesPerSec).toBeGreaterThanOrEqual(row.iops! * blockBytes - blockBytes);
   expect(row.latencyUs!.p50).toBeGreaterThan(0);
@@ -47,6 +50,7 @@ test("without a server the run fails", async () => {
     blockBytes: 64,
     depth: 1,
     timeMs: 10,
+    encrypt: false,
     cpuUs: () => null,
   }).catch((error: unknown) => error);
   expect(String(failure)).toContain("no connection within 5 s");

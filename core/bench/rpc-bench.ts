@@ -52,6 +52,8 @@ export interface RpcBenchRun {
   /** Requests kept open. */
   readonly depth: number;
   readonly timeMs: number;
+  /** The connection is encrypted. */
+  readonly encrypt: boolean;
   /** µs of CPU that client and server have used; null: unknown. */
   readonly cpuUs: () => number | null;
 }
@@ -192,7 +194,8 @@ class RpcLoad extends Timer implements ConnectionHandler {
       shard: 0,
       name: "bench",
     };
-    this.endpoint = new RpcEndpoint(run.world, identity, run.secret.psk);
+    const { encrypt } = run;
+    this.endpoint = new RpcEndpoint(run.world, identity, run.secret.psk, { encrypt });
     const blocks = Math.floor(run.blockBytes / BLOCK_SIZE);
     this.request.blocks = blocks;
     this.request.crcsCount = blocks;
@@ -272,9 +275,10 @@ class RpcLoad extends Timer implements ConnectionHandler {
     const cpuUs = this.run.cpuUs();
     const count = this.histogram.count;
     const known = cpuUs !== null && this.startedCpuUs !== null && count > 0;
+    const encrypted = this.connection?.isEncrypted === true ? " encrypted" : "";
     this.end();
     this.resolve({
-      name: `rpc ${this.run.blockBytes} B depth ${this.run.depth}`,
+      name: `rpc ${this.run.blockBytes} B depth ${this.run.depth}${encrypted}`,
       iops: Math.round(count / seconds),
       bytesPerSec: Math.round((count * this.run.blockBytes) / seconds),
       latencyUs: latencyReport(this.histogram),

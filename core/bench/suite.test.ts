@@ -6,6 +6,7 @@ import { compareReports } from "./compare.ts";
 import { callCostsOf, callsPerIoOf, costsOf, cpuUsPerIoOf } from "./spending.ts";
 import {
   BAR_ROWS,
+  encryptionText,
   medianOf,
   parseSuiteRows,
   runSuite,
@@ -32,6 +33,7 @@ const OPTIONS: SuiteOptions = {
   judged: true,
   fio: true,
   backend: "auto",
+  encrypt: false,
 };
 
 const WARM = ["image randwrite 10", "image write 10", "image randread 10"];
@@ -122,8 +124,12 @@ describe("the suite", () => {
         steady: false,
         tail: false,
         cold: false,
+        encrypted: false,
       },
     ]);
+    const both = parseSuiteRows(["encrypted:nbd:read:4KiB:2:steady"], sizeOf)[0];
+    expect(both).toMatchObject({ encrypted: true, nbd: true, steady: true, rw: "read", depth: 2 });
+    expect(() => parseSuiteRows(["nbd:encrypted:read:4KiB:2"], sizeOf)).toThrow("reading --rows");
     expect(parseSuiteRows(["write:4KiB:2:steady"], sizeOf)[0]).toMatchObject({ steady: true });
     expect(parseSuiteRows(["nbd:read:4KiB:2"], sizeOf)[0]).toMatchObject({ rw: "read", nbd: true });
     expect(parseSuiteRows(["write:4KiB:2:tail"], sizeOf)[0]).toMatchObject({
@@ -135,9 +141,9 @@ describe("the suite", () => {
     expect(cold).toMatchObject({ steady: false, tail: false, cold: true });
     const nbd = (): unknown => parseSuiteRows(["nbd:read:4KiB:2:cold"], sizeOf);
     expect(nbd).toThrow("wanted nbd: before or :cold behind, not both");
-    const both = (): unknown => parseSuiteRows(["nbd:write:4KiB:2:tail"], sizeOf);
-    expect(both).toThrow("wanted nbd: before or :tail behind, not both");
-    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(17);
+    const tailed = (): unknown => parseSuiteRows(["nbd:write:4KiB:2:tail"], sizeOf);
+    expect(tailed).toThrow("wanted nbd: before or :tail behind, not both");
+    expect(parseSuiteRows(BAR_ROWS, sizeOf)).toHaveLength(18);
     expect(parseSuiteRows(SUITE_ROWS, sizeOf)).toHaveLength(7);
     for (const name of [
       "",
@@ -150,6 +156,22 @@ describe("the suite", () => {
     ]) {
       expect(() => parseSuiteRows([name], sizeOf)).toThrow("wanted SHAPE:SIZE:DEPTH");
     }
+  });
+
+  test("rows say whether they ran encrypted, and that one is told beside its signed twin", async () => {
+    const names = ["randwrite:4KiB:32", "encrypted:randwrite:4KiB:32"];
+    const options = { ...OPTIONS, rows: parseSuiteRows(names, sizeOf), repeat: 1 };
+    const rates = { [names[0]!]: [5000], [names[1]!]: [4000] };
+    const rows = await runSuite(new Machine({ ...rates }), options, LOG_BYTES);
+    expect(rows.map(({ encrypted }) => encrypted)).toEqual([false, true]);
+    const [signedUs, encryptedUs] = rows.map(({ cpuUsPerIo }) => cpuUsPerIo);
+    expect(encryptionText(rows)).toBe(
+      `encrypted:randwrite:4KiB:32: 4000 I/O per s, ${encryptedUs} µs of CPU each; ` +
+        `signed: 5000 I/O per s, ${signedUs} µs of CPU each`,
+    );
+    expect(encryptionText(rows.slice(0, 1))).toBe("");
+    const all = await runSuite(new Machine({}), { ...options, encrypt: true }, LOG_BYTES);
+    expect(all.map(({ encrypted }) => encrypted)).toEqual([true, true]);
   });
 
   test("every run stands beside the raw disk's, row by row, again and again", async () => {

@@ -17,7 +17,7 @@ import { type CallCost, type ProcessCost, round } from "./spending.ts";
 export interface SuiteRow {
   /**
    * As people write it: `randwrite:4KiB:32`, `nbd:randread:4KiB:32`, `randwrite:4KiB:32:steady`,
-   * `randwrite:4KiB:128:tail`, `randread:4KiB:32:cold`.
+   * `randwrite:4KiB:128:tail`, `randread:4KiB:32:cold`, `encrypted:randwrite:4KiB:32`.
    */
   readonly name: string;
   /** Through an NBD gateway, by fio; else by the native client of this process. */
@@ -34,6 +34,8 @@ export interface SuiteRow {
   readonly tail: boolean;
   /** All osds are started anew before each run, and nothing ramps up: the first operation counts. */
   readonly cold: boolean;
+  /** On a cluster whose connections are encrypted. */
+  readonly encrypted: boolean;
 }
 
 export interface SuiteOptions {
@@ -57,6 +59,8 @@ export interface SuiteOptions {
   readonly judged: boolean;
   readonly fio: boolean;
   readonly backend: "auto" | "uring" | "file";
+  /** All rows run on clusters whose connections are encrypted. */
+  readonly encrypt: boolean;
 }
 
 /** What the suite takes of a run. */
@@ -133,6 +137,8 @@ export interface TailFigures {
 /** One row of the report: medians over its runs. */
 export interface SuiteRowReport {
   readonly name: string;
+  /** Connections were encrypted; else handshakes and headers were signed, as ever. */
+  readonly encrypted: boolean;
   readonly iops: number;
   readonly bytesPerSec: number;
   readonly latencyUs: LatencyReport;
@@ -173,12 +179,17 @@ export interface SuiteReport {
   readonly seconds: number;
   readonly repeat: number;
   readonly backend: string;
+  /** All rows ran on encrypted connections. */
+  readonly encrypted: boolean;
   readonly rows: readonly SuiteRowReport[];
   /** Of local stores: without snapshots, and with; a full one. What was not measured is left out. */
   readonly store: readonly MicroRow[];
   /** How the rows stand to what fastblock aims at. */
   readonly bars: readonly BarReport[];
 }
+
+/** Reported apart: nothing is aimed at. */
+const ENCRYPTED_ROW = "encrypted:randwrite:4KiB:32";
 
 export const SUITE_ROWS = [
   "randwrite:4KiB:1",
@@ -203,10 +214,12 @@ export const BAR_ROWS = [
   "nbd:randwrite:4KiB:32",
   "nbd:randwrite:4KiB:128",
   "nbd:randread:4KiB:32",
+  ENCRYPTED_ROW,
 ] as const;
 
-const ROW = /^(nbd:)?(randwrite|randread|write|read):([^:]+):(\d{1,4})(?::(steady|tail|cold))?$/;
-const NATIVE = { nbd: false, steady: false, tail: false, cold: false };
+const ROW =
+  /^(encrypted:)?(nbd:)?(randwrite|randread|write|read):([^:]+):(\d{1,4})(?::(steady|tail|cold))?$/;
+const NATIVE = { nbd: false, steady: false, tail: false, cold: false, encrypted: false };
 /** Of the peak, and how many worst moments are told to people. */
 const TAIL_SHARE = 0.5;
 const TAIL_TOLD = 5;
@@ -226,20 +239,20 @@ export function parseSuiteRows(
 ): SuiteRow[] {
   return names.map((name) => {
     const match = ROW.exec(name);
-    if (match === null || Number(match[4]) === 0) {
-      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, nbd: before, or :steady, :tail or :cold behind it`;
+    if (match === null || Number(match[5]) === 0) {
+      const message = `reading --rows: ${name}, wanted SHAPE:SIZE:DEPTH like ${SUITE_ROWS[0]}, encrypted: or nbd: before, or :steady, :tail or :cold behind it`;
       throw new FastblockError("FB1001", message);
     }
-    const rw = match[2] as SuiteRow["rw"];
-    const nbd = match[1] !== undefined;
-    const [tail, cold] = [match[5] === "tail", match[5] === "cold"];
+    const rw = match[3] as SuiteRow["rw"];
+    const [encrypted, nbd] = [match[1] !== undefined, match[2] !== undefined];
+    const [tail, cold] = [match[6] === "tail", match[6] === "cold"];
     if (nbd && (tail || cold)) {
-      const message = `reading --rows: ${name}, wanted nbd: before or :${match[5]} behind, not both`;
+      const message = `reading --rows: ${name}, wanted nbd: before or :${match[6]} behind, not both`;
       throw new FastblockError("FB1001", message);
     }
-    const steady = tail || match[5] === "steady";
-    const [blockBytes, depth] = [sizeOf(match[3]!), Number(match[4])];
-    return { name, rw, blockBytes, depth, nbd, steady, tail, cold };
+    const steady = tail || match[6] === "steady";
+    const [blockBytes, depth] = [sizeOf(match[4]!), Number(match[5])];
+    return { name, rw, blockBytes, depth, nbd, steady, tail, cold, encrypted };
   });
 }
 
@@ -276,7 +289,20 @@ export async function runSuite(
       outside.say(`run ${run} of ${options.repeat}: ${row.name}: ${rate}`);
     }
   }
-  return options.rows.map((row) => rowReport(row, runs.get(row)!, logBytes));
+  return options.rows.map((row) => {
+    const encrypted = options.encrypt || row.encrypted;
+    return rowReport({ ...row, encrypted }, runs.get(row)!, logBytes);
+  });
+}
+
+/** What a run on encrypted connections costs beside the same one on signed ones, for people; empty: nothing ran. */
+export function encryptionText(rows: readonly SuiteRowReport[]): string {
+  const row = rows.find(({ name }) => name === ENCRYPTED_ROW);
+  if (row === undefined) return "";
+  const signed = rows.find(({ name }) => name === ENCRYPTED_ROW.slice("encrypted:".length));
+  const text = (one: SuiteRowReport): string =>
+    `${Math.round(one.iops)} I/O per s, ${one.cpuUsPerIo} µs of CPU each`;
+  return `${row.name}: ${text(row)}${signed === undefined ? "" : `; signed: ${text(signed)}`}`;
 }
 
 /** µs that a run spent, and how many of them on what compiles. */
@@ -386,6 +412,7 @@ function rowReport(
   const iops = of((run) => run.iops) ?? 0;
   return {
     name: row.name,
+    encrypted: row.encrypted,
     iops,
     bytesPerSec: Math.round(iops * row.blockBytes),
     latencyUs: {

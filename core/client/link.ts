@@ -181,6 +181,12 @@ export class LinkTable {
     }
   }
 
+  /** All that is connected, if anything is, is encrypted. cold: for reports */
+  get isEncrypted(): boolean {
+    const open = [...this.links.values()].filter((link) => link.isOpen);
+    return open.length > 0 && open.every((link) => link.connection!.isEncrypted);
+  }
+
   closeAll(): void {
     for (const link of this.links.values()) link.connection?.close("the client stops");
     this.links.clear();

@@ -115,6 +115,11 @@ export class Image extends ImageCore {
     return holdersOf(pg).map((one) => ({ replica: one.replicaId, osd: one.osd, shard: one.shard }));
   }
 
+  /** The connections to osds that this client has now are encrypted, all of them. */
+  get isEncrypted(): boolean {
+    return this.core.router.isEncrypted;
+  }
+
   /** Run an operation that the caller has filled. Resolves with its status. */
   run(op: PromisedOp): Promise<Status> {
     return op.start(this.core, this);

@@ -114,6 +114,11 @@ export class Router implements LinkOwner, PartReplies, LeadersHost {
     this.leaders = new Leaders(this, host.map, this.links, this.requests);
   }
 
+  /** All connections to osds are encrypted. cold: for reports */
+  get isEncrypted(): boolean {
+    return this.links.isEncrypted;
+  }
+
   /* ---------------------------------------------------------------- entering */
 
   /** Begin with a part, or go on with one that `onPartStale` or `onPartDone` gave back. */
