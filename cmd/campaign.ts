@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { drainMicrotasks, edenGC } from "bun:jsc";
 import { Command } from "@commander-js/extra-typings";
-import { SystemChecksum } from "../core/reactor/bun-system.ts";
+import { SystemChecksum, SystemCiphers } from "../core/reactor/bun-system.ts";
 import {
   checkRegisters,
   parseHistory,
@@ -117,7 +117,8 @@ function simTurn(seed: number): Outcome {
   const before = tally.operations;
   const collect = (): void => void edenGC();
   const checksum = new SystemChecksum();
-  const runtime = { memory: new SimMemory(), checksum, drainMicrotasks, collect };
+  const ciphers = new SystemCiphers();
+  const runtime = { memory: new SimMemory(), checksum, ciphers, drainMicrotasks, collect };
   for (let at = seed; at < seed + SEEDS_PER_TURN; at++) {
     const options = { ...runtime, seed: at };
     try {

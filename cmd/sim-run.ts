@@ -1,6 +1,6 @@
 import { drainMicrotasks, edenGC } from "bun:jsc";
 import type { CliContext } from "../core/cli/cli.ts";
-import { SystemChecksum } from "../core/reactor/bun-system.ts";
+import { SystemChecksum, SystemCiphers } from "../core/reactor/bun-system.ts";
 import {
   runSimulation,
   SHRINK_MS,
@@ -47,6 +47,7 @@ function runAll(cli: CliContext, choice: SimChoice): SimVerdict[] {
       seed,
       memory,
       checksum: new SystemChecksum(),
+      ciphers: new SystemCiphers(),
       drainMicrotasks,
       collect: () => void edenGC(),
       without: new Set(choice.without),

@@ -1,5 +1,5 @@
 import { drainMicrotasks, edenGC } from "bun:jsc";
-import { SystemChecksum } from "../core/reactor/bun-system.ts";
+import { SystemChecksum, SystemCiphers } from "../core/reactor/bun-system.ts";
 import type { Hunt } from "../core/testing/bun-zoo-hunt.ts";
 import { runSimulation, SimFailure, SimMemory } from "../core/testing/testing.ts";
 
@@ -19,7 +19,8 @@ function* seedsOf(words: readonly string[]): Generator<number> {
 function runSeeds(seeds: Iterable<number>): Hunt {
   const collect = (): void => void edenGC();
   const checksum = new SystemChecksum();
-  const options = { memory: new SimMemory(), checksum, drainMicrotasks, collect };
+  const ciphers = new SystemCiphers();
+  const options = { memory: new SimMemory(), checksum, ciphers, drainMicrotasks, collect };
   let runs = 0;
   for (const seed of seeds) {
     runs += 1;

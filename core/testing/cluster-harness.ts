@@ -1,6 +1,6 @@
 import { expect } from "bun:test";
 import { drainMicrotasks, edenGC } from "bun:jsc";
-import { SystemChecksum } from "../reactor/bun-system.ts";
+import { SystemChecksum, SystemCiphers } from "../reactor/bun-system.ts";
 import {
   runSimulation,
   SHRINK_MS,
@@ -28,7 +28,8 @@ export function runSeed(seed: number): SimVerdict {
   if (seed % SEEDS_COLLECTED < 2) Bun.gc(true);
   else edenGC();
   const collect = (): void => void edenGC();
-  const options = { seed, memory, checksum: new SystemChecksum(), drainMicrotasks, collect };
+  const runtime = { checksum: new SystemChecksum(), ciphers: new SystemCiphers() };
+  const options = { seed, memory, ...runtime, drainMicrotasks, collect };
   try {
     return runSimulation(options);
   } catch (error) {

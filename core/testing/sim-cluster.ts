@@ -2,6 +2,7 @@
 import { toBinary } from "@bufbuild/protobuf";
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import type { Ciphers } from "../base/cipher.ts";
 import { FastblockError } from "../base/errors.ts";
 import { FORMATS, type FormatRange } from "../base/formats.ts";
 import { formatPgId, type OsdId, type PgId } from "../base/ids.ts";
@@ -81,6 +82,8 @@ export interface SimClusterOptions {
   /** Between two looks for quiet groups. Default as in an osd. */
   readonly parkLookUs?: number;
   readonly checksum: Checksum;
+  /** With them the mon and every second osd want their connections encrypted. Default: nobody does. */
+  readonly ciphers?: Ciphers;
   readonly logger?: Logger;
   /** Faults are planted that must be logged as errors. */
   readonly errorsAllowed?: boolean;
@@ -205,6 +208,7 @@ export class SimCluster {
       arenaBytes: ARENA_BYTES,
       errorsAllowed: options.errorsAllowed === true,
       clockDriftShare: options.clockDriftShare ?? 0,
+      ...(options.ciphers === undefined ? {} : { ciphers: options.ciphers }),
       ...(options.memory === undefined ? {} : { memory: options.memory }),
       ...(options.isExcused === undefined ? {} : { isExcused: options.isExcused }),
       ...(options.logger === undefined ? {} : { logger: options.logger }),
@@ -222,6 +226,11 @@ export class SimCluster {
     const world = this.simulation.createWorld("mon.a", MON_ADDRESS);
     this.options.onWorld?.(world);
     return world;
+  }
+
+  /** Every second osd wants it: the others, and clients, follow. */
+  private wantsEncryption({ id }: SimOsd): boolean {
+    return this.options.ciphers !== undefined && id % 2 === 0;
   }
 
   private formatsOf(who: "mon" | "osd" | "client"): FormatRange {
@@ -243,6 +252,7 @@ export class SimCluster {
       version: "sim",
       formats: this.formatsOf("mon"),
       control: { kind: "tcp", host: MON_ADDRESS, port: CONTROL_PORT },
+      encrypt: this.options.ciphers !== undefined,
       restored: this.isRestored,
       formatTime: String,
       onFatal: (error) => {
@@ -492,6 +502,7 @@ export class SimCluster {
       shard,
       shardCount: this.shardCount,
       bind: osd.address,
+      encrypt: this.wantsEncryption(osd),
       port: DATA_PORT + ((osd.portTurn + shard) % this.shardCount),
       formats: osd.formats,
       ...(claim === undefined ? {} : { claim }),
@@ -523,6 +534,7 @@ export class SimCluster {
       clusterId: CLUSTER_ID,
       clusterKey: this.key,
       bind: osd.address,
+      encrypt: this.wantsEncryption(osd),
       mons: [{ host: MON_ADDRESS, port: CONTROL_PORT }],
       identity: {
         osd: osd.id,

@@ -1,7 +1,7 @@
 /** What every run of the simulator does, whatever its seed draws. */
 import { describe, expect, test } from "bun:test";
 import { drainMicrotasks } from "bun:jsc";
-import { SystemChecksum } from "../reactor/bun-system.ts";
+import { SystemChecksum, SystemCiphers } from "../reactor/bun-system.ts";
 import { isOperated } from "./sim-operators.ts";
 import { runSimulation, SimMemory, type SimVerdict } from "./testing.ts";
 
@@ -13,6 +13,7 @@ function run(seed: number, faultUs?: number): SimVerdict {
     seed,
     memory,
     checksum,
+    ciphers: new SystemCiphers(),
     drainMicrotasks,
     ...(faultUs === undefined ? {} : { faultUs }),
   });

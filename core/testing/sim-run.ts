@@ -1,6 +1,7 @@
 // cold: the simulator
 import { assert } from "../base/assert.ts";
 import type { Checksum } from "../base/checksum.ts";
+import type { Ciphers } from "../base/cipher.ts";
 import { OverheardLogger, silentLogger } from "../base/logger.ts";
 import { Prng } from "../base/prng.ts";
 import type { Image } from "../client/client.ts";
@@ -45,6 +46,8 @@ import { TraceLogger, type TraceSink } from "./sim-trace.ts";
 export interface SimRunOptions {
   readonly seed: number;
   readonly checksum: Checksum;
+  /** Used by one seed in `ENCRYPTED_SEEDS`. */
+  readonly ciphers: Ciphers;
   readonly drainMicrotasks: () => void;
   /** Kept from run to run. */
   readonly memory?: SimMemory;
@@ -96,6 +99,9 @@ const WITNESSED_SEEDS = 5;
 const RESTORED_SEEDS = 7;
 /** In one of so many, programs of two versions run mixed. Drawn as the one before. */
 const MIXED_SEEDS = 6;
+/** One in so many is encrypted, this one; nothing is drawn for it, so all others are as they were. */
+const ENCRYPTED_SEEDS = 16;
+const ENCRYPTED_SEED = 9;
 /**
  * In one of so many an image is resized, removed and made again. Drawn as the one before. What becomes of
  * that when the catalogue is put back from an older copy is for people: not in the same seeds.
@@ -400,6 +406,7 @@ class SimRun {
       onRefused: (osd, error) => this.cluster.simulation.fail(`osd.${String(osd.id)}`, error),
       isExcused: (logged) => this.isExcused(logged),
       checksum: options.checksum,
+      ...(seed % ENCRYPTED_SEEDS === ENCRYPTED_SEED ? { ciphers: options.ciphers } : {}),
       drainMicrotasks: options.drainMicrotasks,
       logger: new OverheardLogger(
         options.trace === undefined
