@@ -105,7 +105,7 @@ export async function suiteBench(
     const gateways = some.some(({ nbd }) => nbd) ? 1 : 0;
     // Stalls are to be explained: daemons tell then what they do.
     const logLevel = some.some(({ tail }) => tail) ? "debug" : "info";
-    const logBytes = logBytesOf(osdBytes);
+    const logBytes = logBytesOf(osdBytes, options.shards);
     const cluster = { osdBytes, gateways, logLevel, encrypt } as const;
     const here = { ...options, ...cluster, rows: some, logBytes };
     await withBenchCluster(program, here, async (directory) => {
@@ -123,6 +123,7 @@ export async function suiteBench(
     version: cli.ports.versions["fastblock"] ?? "",
     osds: OSDS,
     replicas: REPLICAS,
+    shards: options.shards,
     imageBytes: options.imageBytes,
     seconds: options.timeMs / 1000,
     repeat: options.repeat,
@@ -193,10 +194,10 @@ function withoutFio(
   return rows.filter(({ nbd }) => !nbd);
 }
 
-/** As `osd format` makes it, for one shard. */
-function logBytesOf(osdBytes: number): number {
+/** As `osd format` makes them, of all shards of an osd together. */
+function logBytesOf(osdBytes: number, shards: number): number {
   const geometry = geometryOf(osdBytes);
-  return shareZones(geometry, 1).log * geometry.zoneSize;
+  return shards * shareZones(geometry, shards).log * geometry.zoneSize;
 }
 
 /** Throws FB1001 for what no load can do. */

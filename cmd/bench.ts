@@ -90,6 +90,7 @@ device writes of three copies: a log of batches, and each block once more in its
 Examples:
   fastblock bench suite -o json > a.json
   fastblock bench suite --rows randwrite:4KiB:32,randread:4KiB:32 --repeat 1 -o wide
+  fastblock bench suite --rows randwrite:4KiB:128 --shards 2
   fastblock bench compare a.json b.json`;
 
 const RECOVERY_HELP = `
@@ -305,6 +306,7 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
     .option("--warm-up <time>", "load before the first run, again while much is compiled", "15s")
     .option("--repeat <count>", "runs of each row", count("--repeat"), 3)
     .option("--image-size <size>", "of the image, written in full first", "512MiB")
+    .option("--shards <count>", "reactors of each osd", count("--shards"), 1)
     .option("--no-fio", "leave the raw disk out")
     .option("--backend <backend>", "auto, uring or file", "auto")
     .addHelpText("after", SUITE_HELP)
@@ -329,6 +331,7 @@ function suiteBench(bench: CommandUnknownOpts, cli: CliContext, load: Load): voi
         warmMs: durationMsOf(options.warmUp, "--warm-up"),
         repeat: options.repeat,
         imageBytes: sizeOf(options.imageSize, "--image-size"),
+        shards: options.shards,
         judged: isJudged,
         fio: options.fio,
         backend: backendOf(options.backend),

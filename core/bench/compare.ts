@@ -62,6 +62,7 @@ const LOAD = [
   "jobs",
   "opsPerSecond",
   "replicas",
+  "shards",
   "imageBytes",
   "encrypted",
 ];

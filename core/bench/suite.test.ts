@@ -34,6 +34,7 @@ const OPTIONS: SuiteOptions = {
   fio: true,
   backend: "auto",
   encrypt: false,
+  shards: 1,
 };
 
 const WARM = ["image randwrite 10", "image write 10", "image randread 10"];

@@ -55,6 +55,8 @@ export interface SuiteOptions {
   readonly warmMs: number;
   readonly repeat: number;
   readonly imageBytes: number;
+  /** Reactors of each osd. */
+  readonly shards: number;
   /** Measure what the bars are about as well. */
   readonly judged: boolean;
   readonly fio: boolean;
@@ -175,6 +177,7 @@ export interface SuiteReport {
   readonly version: string;
   readonly osds: number;
   readonly replicas: number;
+  readonly shards: number;
   readonly imageBytes: number;
   readonly seconds: number;
   readonly repeat: number;
