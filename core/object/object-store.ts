@@ -45,6 +45,8 @@ export class ObjectStore {
   readonly overlay: Overlay;
   /** Slots with blocks in the overlay, oldest first: the mover's work. */
   readonly dirty = new SlotQueue();
+  /** Slots that emptied above something older, each once: `freeEmptied` has the why. */
+  readonly emptied = new SlotQueue();
   private readonly quarantine: Quarantine;
   private readonly seqs: SeqSource;
   /** Layers that are deleted and not yet freed. */
@@ -320,10 +322,79 @@ export class ObjectStore {
     const unit = zone.unit[index]!;
     const snapSeq = zone.snapSeq[index]!;
     const row = zone.row[index]!;
-    this.free(slot, version);
-    if (this.showsThrough(handle, unit, snapSeq, row)) {
+    if (this.showsThrough(handle, unit, snapSeq - 1, row)) {
       this.setHole(row, handle, unit, snapSeq, version);
+      this.queueEmptied(slot);
+    } else if (this.hasOwnHole(slot)) this.queueEmptied(slot);
+    else this.free(slot, version);
+  }
+
+  private queueEmptied(slot: number): void {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    const flags = zone.flags[index]!;
+    if ((flags & SlotFlag.Emptied) !== 0) return;
+    zone.flags[index] = flags | SlotFlag.Emptied;
+    this.emptied.push(slot);
+  }
+
+  /**
+   * Free the first `count` slots that emptied, but those that were written again. To be called when
+   * the holes that they had then are in a checkpoint. True when there were some.
+   *
+   * A slot that emptied bit by bit was freed at once; its page reached the disk, that of its hole did
+   * not, and the power failed. Redo knew the last of the zeros alone: the others were in the slot, and
+   * what is older showed in their place. A unit that is zeroed as a whole needs no such wait: its
+   * entry says all.
+   */
+  freeEmptied(count: number): boolean {
+    let freed = false;
+    for (let left = count; left > 0; left--) {
+      const slot = this.emptied.shift();
+      const zone = this.slots.zoneOf(slot);
+      const index = this.slots.indexOf(slot);
+      zone.flags[index] = zone.flags[index]! & ~SlotFlag.Emptied;
+      if (!this.isEmpty(slot) || !this.hasOwnHole(slot)) continue;
+      this.free(slot, 0);
+      freed = true;
     }
+    return freed;
+  }
+
+  // cold: once per start.
+  /** Find slots that emptied before this start: their holes are there. */
+  findEmptied(): void {
+    for (let number = 0; number < this.slots.zones.length; number++) {
+      const zone = this.slots.zones[number]!;
+      if (!zone.opened) continue;
+      for (let index = 0; index < this.slots.geometry.unitsPerZone; index++) {
+        const slot = this.slots.slotAt(number, index);
+        if (this.isEmpty(slot) && this.hasOwnHole(slot)) this.queueEmptied(slot);
+      }
+    }
+  }
+
+  private isEmpty(slot: number): boolean {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    if (zone.state[index] !== SlotState.Live) return false;
+    return (zone.dataBits[index]! | zone.lostBits[index]! | zone.overlayBits[index]!) === 0;
+  }
+
+  /** Whether a hole of the same key says that the unit is zero. */
+  private hasOwnHole(slot: number): boolean {
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    const snapSeq = zone.snapSeq[index]!;
+    const { layer, unit, row } = zone;
+    const hole = this.slots.holeUpTo(layer[index]!, unit[index]!, snapSeq, row[index]!);
+    return hole === snapSeq;
+  }
+
+  /** Whether a slot may be freed in the background: who writes to it may need another one. */
+  mayGo(slot: number): boolean {
+    const flags = this.slots.zoneOf(slot).flags[this.slots.indexOf(slot)]!;
+    return (flags & SlotFlag.Emptied) !== 0;
   }
 
   private zeroInOverlay(slot: number, mask: number, version: number, position: number): void {

@@ -10,7 +10,7 @@ const SLOTS_PER_LOOKUP = 8;
 
 /**
  * Units that a write of these blocks may take: one where there is none, or where what there is may
- * be freed before the write is applied (`freeing`); with `direct` also one for each whole unit,
+ * be freed before the write is applied (`freeing`, or because it is empty); with `direct` also one for each whole unit,
  * which is written into another one than it has.
  */
 export function unitsForWrite(
@@ -30,7 +30,8 @@ export function unitsForWrite(
     const unit = Math.floor(block / BLOCKS_PER_UNIT);
     const next = Math.min(end, (unit + 1) * BLOCKS_PER_UNIT);
     const sure = freeing || (direct && next - block === BLOCKS_PER_UNIT);
-    if (sure || handle === NONE || objects.slots.exact(handle, unit, snapSeq) === NONE) units += 1;
+    const slot = sure || handle === NONE ? NONE : objects.slots.exact(handle, unit, snapSeq);
+    if (slot === NONE || objects.mayGo(slot)) units += 1;
     block = next;
   }
   return units;

@@ -155,7 +155,8 @@ export class Background implements Drain, TurnWaiter {
     if (this.checkpointRequested) return true;
     // What the last checkpoint could not release does not call for the next one by itself.
     const { slots, space } = this.parts;
-    const freed = slots.quarantined - this.state.quarantinedAfter;
+    const gone = slots.quarantined + this.objects.emptied.count;
+    const freed = gone - this.state.quarantinedAfter;
     if (freed * 100 > slots.unitsTotal * this.parts.tuning.quarantinePercent) return true;
     if (!this.isFuller(this.parts.tuning.checkpointStartPercent)) return false;
     return this.log.usedBlocks - this.state.usedAfter > space.ringBlocks * GROWTH_SHARE;

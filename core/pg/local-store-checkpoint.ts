@@ -80,7 +80,7 @@ export class Checkpointer {
   }
 
   private async steps(): Promise<void> {
-    const { log } = this.machines;
+    const { log, objects } = this.machines;
     for (;;) {
       this.state.changed = false;
       // Asked before the wait: the tombstones that ended it are durable behind the wait.
@@ -91,6 +91,7 @@ export class Checkpointer {
       // Local facts of a group that was captured already, logged while others are, stay in the log.
       const headSeq = this.parts.batches.nextSeq;
       const { quarantined } = this.parts.slots;
+      const emptied = objects.emptied.count;
       const captured = await this.capture();
       await this.settle(headSeq);
       // The turn in which a wait ends may begin with another one.
@@ -100,6 +101,8 @@ export class Checkpointer {
       const tailSeq = this.tailFor(captured, headSeq);
       await this.write(captured, tailSeq, headSeq, forgetful);
       this.waiter.holdBackground(false);
+      // Their holes are in this checkpoint; that they are gone is for the next one.
+      if (objects.freeEmptied(emptied)) this.state.changed = true;
       this.parts.eras.flip();
       await this.waiter.waitUntil(() => this.parts.eras.quiet);
       log.moveTail(tailSeq);

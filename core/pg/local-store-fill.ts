@@ -89,6 +89,10 @@ export class Filler implements Drain {
     assert(op.at === group.applied, "LocalStore.fill: as of another index than the applied one");
     assert(op.mask > 0 && op.mask <= ALL_BITS, "LocalStore.fill: no such blocks");
     if (!this.readMask(op)) return Status.Invalid;
+    if ((op.dataBits | op.lostBits) === 0 && isZeroBut(this.objects, op)) {
+      // Said in the record: redo may find the unit freed, and what is older in its place.
+      op.zeroBits = ALL_BITS;
+    }
     return this.host.onRefused(op.row, this.log.appendFill(op, unitsForFill(this.objects, op)));
   }
 
@@ -359,10 +363,6 @@ function unitsForFill(objects: ObjectStore, op: StoreFillOp): number {
 function fillUnit(objects: ObjectStore, op: StoreFillOp, position: number): void {
   const { row, layer, unit, snapSeq, at, zeroBits } = op;
   const kept = op.dataBits | op.lostBits;
-  if (kept === 0 && isZeroBut(objects, op)) {
-    objects.zero(row, layer, unit, ALL_BITS, snapSeq, at, position);
-    return;
-  }
   const slot = kept === 0 ? -1 : objects.slotForWrite(row, layer, unit, snapSeq, at);
   let inline = op.inlineBlock;
   for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {

@@ -91,7 +91,8 @@ export class Space implements FillHost {
     this.refreshBeneath();
     const wanted = this.wasFull ? this.marginAgain : this.margin;
     const full = slots.freeUnits + slots.discarding - this.log.reservedUnits < wanted;
-    if (full && !this.wasFull && slots.quarantined > 0) this.requestCheckpoint();
+    const gone = slots.quarantined + this.objects.emptied.count;
+    if (full && !this.wasFull && gone > 0) this.requestCheckpoint();
     this.wasFull = full;
     return full || this.isShortBeneath;
   }
@@ -189,7 +190,8 @@ export class Space implements FillHost {
     if (status === Status.NoSpace && this.log.group(row).unappliedFreeing > 0) return Status.Busy;
     if (status === Status.Busy) this.requestCheckpoint();
     const { quarantined, discarding } = this.parts.slots;
-    if (status !== Status.NoSpace || quarantined + discarding === 0) return status;
+    const comes = quarantined + discarding + this.objects.emptied.count;
+    if (status !== Status.NoSpace || comes === 0) return status;
     this.requestCheckpoint();
     return Status.Busy;
   }

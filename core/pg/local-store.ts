@@ -308,6 +308,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     assert(!this.background.begun, "LocalStore.finishRecovery: finished already");
     this.filler.finishRecovery();
     this.parts.quarantine.begin(this.parts.batches.nextSeq);
+    this.machines.objects.findEmptied();
     this.applier.finishRecovery();
     this.background.begin();
   }

@@ -26,6 +26,8 @@ export enum SlotFlag {
   Repairing = 2,
   /** Of a free unit: what it held is still allocated beneath. */
   Stale = 4,
+  /** Every block of it is zero, and a hole says so too: it goes once that is in a checkpoint. */
+  Emptied = 8,
 }
 
 /**
