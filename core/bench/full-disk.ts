@@ -181,7 +181,7 @@ class FullPages {
     this.geometry = geometry;
     this.units = units;
     this.slots = new SlotZone(geometry, 0);
-    this.slots.open(SLOTS_PER_PAGE);
+    this.slots.open(SLOTS_PER_PAGE, true);
     this.slots.version.fill(units.version);
     this.slots.versionLow.fill(units.version);
     this.slots.dataBits.fill(ALL_BLOCKS);

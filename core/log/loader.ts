@@ -4,7 +4,14 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT, UNIT_SIZE } from "../base/units.ts";
 import { type Device, DeviceOp, DeviceRegion } from "../device/device.ts";
 import { DiskVerb, type Drain, DrainOrder, type World } from "../reactor/world.ts";
-import { type Eras, SlotState, type SlotTable } from "../store/store.ts";
+import {
+  type Eras,
+  NONE,
+  type PageLoader,
+  PageWaiter,
+  SlotState,
+  type SlotTable,
+} from "../store/store.ts";
 import type { Entry } from "./entry.ts";
 import type { StoreLoadOp } from "./load-op.ts";
 import { headBlocks, RecordView } from "./record.ts";
@@ -38,15 +45,27 @@ export class Loader implements Drain {
   private readonly eras: Eras;
   private readonly record: RecordView;
   private free: LoadIo | null = null;
+  /** Null: the index is resident. */
+  private readonly pages: PageLoader | null;
+  /** `verify` wants the row of this unit, which is not in memory; NONE: it does not. */
+  private rowWanted: number = NONE;
   /** Answered without a read: told in the next drain. */
   private doneHead: StoreLoadOp | null = null;
 
-  constructor(world: World, device: Device, log: ShardLog, slots: SlotTable, eras: Eras) {
+  constructor(
+    world: World,
+    device: Device,
+    log: ShardLog,
+    slots: SlotTable,
+    eras: Eras,
+    pages: PageLoader | null,
+  ) {
     this.world = world;
     this.device = device;
     this.log = log;
     this.slots = slots;
     this.eras = eras;
+    this.pages = pages;
     this.record = new RecordView(world.arena.view);
     world.turns.addDrain(DrainOrder.Receive, this);
   }
@@ -132,6 +151,12 @@ export class Loader implements Drain {
     this.advance(op);
   }
 
+  /** Called by `RowWait` only: the row is here that `verify` wanted. */
+  onRow(op: StoreLoadOp, isLoaded: boolean): void {
+    if (!isLoaded) op.status = Status.DeviceFailed;
+    this.advance(op);
+  }
+
   private advance(op: StoreLoadOp): void {
     const entry = op.entry!;
     // The replica may have been removed meanwhile, and its row given to another.
@@ -141,6 +166,10 @@ export class Loader implements Drain {
       if (this.readRecord(op, entry)) return;
     } else if (op.status === Status.Ok && op.stage === LoadStage.Payload) {
       if (!this.verify(entry)) {
+        if (this.rowWanted !== NONE) {
+          this.pages!.load(this.rowWanted, makeRowWait(this, op));
+          return;
+        }
         op.tries += 1;
         if (op.tries < TRIES_MAX && group.holds(op.index)) {
           this.readPayload(op, entry);
@@ -211,6 +240,7 @@ export class Loader implements Drain {
     const head = headBlocks(entry.firstBlock, entry.blocks);
     const direct = entry.unitCount * BLOCKS_PER_UNIT;
     const arena = this.world.arena;
+    this.rowWanted = NONE;
     for (let block = 0; block < entry.blocks; block++) {
       const at = entry.payload + block * BLOCK_SIZE;
       const crc = this.world.checksum.crc32(arena.block(at), 0);
@@ -229,6 +259,10 @@ export class Loader implements Drain {
     const state = this.slots.stateOf(unit);
     if (state === SlotState.Quarantined) return true;
     if (state !== SlotState.Live) return false;
+    if (this.slots.isAbsent(unit)) {
+      this.rowWanted = unit;
+      return false;
+    }
     if (this.slots.versionOfBlock(unit, bit) !== index) return true;
     const overlayBits = this.slots.zoneOf(unit).overlayBits[this.slots.indexOf(unit)]!;
     return ((overlayBits >>> bit) & 1) === 1;
@@ -241,6 +275,26 @@ export class Loader implements Drain {
     this.eras.leave(op.era);
     op.onDone();
   }
+}
+
+class RowWait extends PageWaiter {
+  private readonly loader: Loader;
+  private readonly op: StoreLoadOp;
+
+  constructor(loader: Loader, op: StoreLoadOp) {
+    super();
+    this.loader = loader;
+    this.op = op;
+  }
+
+  onPage(isLoaded: boolean): void {
+    this.loader.onRow(this.op, isLoaded);
+  }
+}
+
+// cold: an entry whose unit changed since.
+function makeRowWait(loader: Loader, op: StoreLoadOp): RowWait {
+  return new RowWait(loader, op);
 }
 
 class LoadIo extends DeviceOp {

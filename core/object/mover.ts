@@ -4,7 +4,14 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT, UNIT_SIZE } from "../base/units.ts";
 import { type Device, DeviceOp, DeviceRegion } from "../device/device.ts";
 import { DiskVerb, type World } from "../reactor/world.ts";
-import { type Eras, NONE, SlotState, type SlotTable } from "../store/store.ts";
+import {
+  type Eras,
+  NONE,
+  PageHolds,
+  type PageLoader,
+  SlotState,
+  type SlotTable,
+} from "../store/store.ts";
 import type { ObjectStore } from "./object-store.ts";
 import { OverlayKind } from "./overlay.ts";
 import type { LogPlaces } from "./reader.ts";
@@ -17,7 +24,7 @@ export interface MoverOwner extends SweepGuard {
 }
 
 /** What a sweep does: the awaiting pseudo-program is
- * `plan(); await readLog(); await readBases(); await readSingly(); verify(); await write(); finish()`. */
+ * `plan(); await holdRows(); await readLog(); await readBases(); await readSingly(); verify(); await write(); finish()`. */
 enum Stage {
   Idle = 0,
   ReadLog = 1,
@@ -26,6 +33,8 @@ enum Stage {
   ReadLogSingly = 3,
   ReadBasesSingly = 4,
   Write = 5,
+  /** The rows of all pieces and bases are being loaded: they stay until the sweep has ended. */
+  HoldRows = 6,
 }
 
 /**
@@ -69,6 +78,8 @@ export class Mover {
   private submitAt = 0;
   private writeBit = 0;
   private ioFree: MoverIo | null = null;
+  /** Null: the index is resident. */
+  private holds: PageHolds | null = null;
 
   constructor(
     world: World,
@@ -77,7 +88,7 @@ export class Mover {
     eras: Eras,
     log: LogPlaces,
     owner: MoverOwner,
-    options: { depth: number; buffer: number },
+    options: { depth: number; buffer: number; pages: PageLoader | null },
   ) {
     this.world = world;
     this.device = device;
@@ -86,6 +97,7 @@ export class Mover {
     this.eras = eras;
     this.owner = owner;
     this.depth = options.depth;
+    if (options.pages !== null) this.holds = new PageHolds(this.slots, options.pages, this);
     this.plan = new SweepPlan(objects, log, owner, options.buffer);
   }
 
@@ -99,7 +111,8 @@ export class Mover {
     if (this.failed) return false;
     if (!this.plan.make()) return false;
     this.era = this.eras.enter();
-    this.enter(Stage.ReadLog);
+    this.enter(Stage.HoldRows);
+    this.holdRows();
     this.advance();
     return true;
   }
@@ -110,6 +123,11 @@ export class Mover {
       switch (this.stage) {
         case Stage.Idle:
           return;
+        case Stage.HoldRows:
+          if (this.holds !== null && this.holds.pending > 0) return;
+          if (this.holds !== null && this.holds.failed) this.failed = true;
+          this.enter(Stage.ReadLog);
+          break;
         case Stage.ReadLog:
           if (!this.submitLogReads()) return;
           this.enter(Stage.ReadBases);
@@ -133,6 +151,22 @@ export class Mover {
           return;
       }
     }
+  }
+
+  /** What a sweep will look at and change of slots has to be in memory. */
+  private holdRows(): void {
+    const { holds, plan } = this;
+    if (holds === null) return;
+    for (let piece = 0; piece < plan.pieceCount; piece++) {
+      holds.add(plan.pieceSlots[piece]!);
+      const base = plan.pieceBases[piece]!;
+      if (plan.pieceKinds[piece] === PieceKind.Copy && base !== NONE) holds.add(base);
+    }
+  }
+
+  /** Called by `PageHolds` only. */
+  onPagesHeld(): void {
+    this.world.turns.again();
   }
 
   private beginWrites(): void {
@@ -388,6 +422,7 @@ export class Mover {
       if (!this.failed) this.finishPiece(piece);
     }
     this.fruitless = this.blocksMoved === before;
+    if (this.holds !== null) this.holds.release();
     this.eras.leave(this.era);
     this.stage = Stage.Idle;
     this.world.turns.again();
@@ -409,6 +444,8 @@ export class Mover {
       this.objects.queue(slot);
       return;
     }
+    // Nothing of it is home yet, so there is no row to add to.
+    if ((zone.dataBits[index]! | zone.lostBits[index]!) === 0) this.slots.makeRow(slot);
     if (kind === PieceKind.Copy) {
       this.takeOverBase(piece, slot);
       zone.state[index] = SlotState.Live;
@@ -457,7 +494,8 @@ export class Mover {
     }
     const on = 1 << bit;
     const crc = kind === OverlayKind.Data ? plan.changeCrcs[piece * BLOCKS_PER_UNIT + bit]! : 0;
-    this.slots.setBlock(slot, bit, version, crc);
+    if (kind === OverlayKind.Zero) this.slots.setZero(slot, bit, version);
+    else this.slots.setBlock(slot, bit, version, crc);
     zone.dataBits[index] =
       kind === OverlayKind.Data ? zone.dataBits[index]! | on : zone.dataBits[index]! & ~on;
     zone.lostBits[index] =

@@ -58,6 +58,8 @@ export class ObjectStore {
   sourcePosition = 0;
   sourceVersion = 0;
   sourceCrc = 0;
+  /** The block is in `sourceSlot`, and that slot's row is not in memory: no version, no checksum. */
+  sourceAbsent = false;
 
   /* Set by `openUnit`. */
   private layer: number = NONE;
@@ -108,6 +110,7 @@ export class ObjectStore {
     this.sourceSlot = NONE;
     this.sourceVersion = 0;
     this.sourceCrc = 0;
+    this.sourceAbsent = false;
     let layer = this.layer;
     let slot = this.firstSlot;
     let hole = this.firstHole;
@@ -149,12 +152,14 @@ export class ObjectStore {
     }
     if (zone.state[index] === SlotState.Forming) return false;
     this.sourceSlot = slot;
-    this.sourceVersion = this.slots.versionOfBlock(slot, bit);
     if (((zone.lostBits[index]! >>> bit) & 1) === 1) this.sourceKind = SourceKind.Lost;
-    else if (((zone.dataBits[index]! >>> bit) & 1) === 1) {
-      this.sourceKind = SourceKind.Home;
-      this.sourceCrc = this.slots.crcOfBlock(slot, bit);
+    else if (((zone.dataBits[index]! >>> bit) & 1) === 1) this.sourceKind = SourceKind.Home;
+    if (this.sourceKind !== SourceKind.Zero && this.slots.isAbsent(slot)) {
+      this.sourceAbsent = true;
+      return true;
     }
+    this.sourceVersion = this.slots.versionOfBlock(slot, bit);
+    if (this.sourceKind === SourceKind.Home) this.sourceCrc = this.slots.crcOfBlock(slot, bit);
     return true;
   }
 
@@ -237,7 +242,7 @@ export class ObjectStore {
     assert(slot !== NONE, "ObjectStore: reserved space is gone");
     const state = forming ? SlotState.Forming : SlotState.Live;
     this.slots.insert(slot, state, handle, unit, snapSeq, row);
-    this.resetBlocks(slot, version);
+    this.slots.resetRow(slot, version);
     if (!forming) this.slots.markDirty(slot);
     return slot;
   }
@@ -248,7 +253,11 @@ export class ObjectStore {
     this.addToOverlay(slot, bit);
   }
 
-  /** A taken, directly written unit becomes the newest; `setBlock` for each block follows. */
+  /**
+   * A taken, directly written unit becomes the newest; `setBlock` for each block follows. False: redo,
+   * and the index is paged: the unit's page on the device says so already, or what came of it later,
+   * which redo does again. Rows that were written need no memory then.
+   */
   putDirect(
     row: number,
     slot: number,
@@ -256,8 +265,14 @@ export class ObjectStore {
     unit: number,
     snapSeq: number,
     version: number,
-  ): void {
+  ): boolean {
     const state = this.slots.stateOf(slot);
+    if (state === SlotState.Live && this.isPaged(row, slot, layer, unit, snapSeq, version)) {
+      this.dropOverlay(slot, ALL_BITS);
+      this.slots.zoneOf(slot).dataBits[this.slots.indexOf(slot)] = ALL_BITS;
+      this.slots.markDirty(slot);
+      return false;
+    }
     // Redo: a page that was written later than the checkpoint shows the unit in use already.
     if (state === SlotState.Live) this.detach(slot);
     else if (state === SlotState.Quarantined) this.slots.unquarantine(slot);
@@ -267,9 +282,29 @@ export class ObjectStore {
     // Freeing the last slot of a layer gives its handle away.
     const handle = this.slots.layers.obtain(layer);
     this.slots.insert(slot, SlotState.Live, handle, unit, snapSeq, row);
-    this.resetBlocks(slot, version);
+    this.slots.resetRow(slot, version);
     this.slots.zoneOf(slot).dataBits[this.slots.indexOf(slot)] = ALL_BITS;
+    this.slots.makeRow(slot);
     this.slots.markDirty(slot);
+    return true;
+  }
+
+  /** Whether a page on the device has the row of a unit as of an entry, or later. */
+  private isPaged(
+    row: number,
+    slot: number,
+    layer: number,
+    unit: number,
+    snapSeq: number,
+    version: number,
+  ): boolean {
+    if (this.slots.frames === null) return false;
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    if (zone.unit[index] !== unit || zone.snapSeq[index] !== snapSeq) return false;
+    if (zone.row[index] !== row || this.slots.layers.idOf(zone.layer[index]!) !== layer)
+      return false;
+    return zone.version[index]! >= version;
   }
 
   /** Blocks `mask` of a unit become zero. `position`: a log block of the batch that says so. */
@@ -314,7 +349,7 @@ export class ObjectStore {
     zone.dataBits[index] = zone.dataBits[index]! & ~mask;
     zone.lostBits[index] = zone.lostBits[index]! & ~mask;
     for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
-      if (((mask >>> bit) & 1) === 1) this.slots.setBlock(slot, bit, version, 0);
+      if (((mask >>> bit) & 1) === 1) this.slots.setZero(slot, bit, version);
     }
     this.slots.markDirty(slot);
     if (zone.dataBits[index] !== 0 || zone.overlayBits[index] !== 0) return;
@@ -418,12 +453,14 @@ export class ObjectStore {
       slot = this.slots.takeHole();
       assert(slot !== NONE, "ObjectStore: no slot for a hole");
       this.slots.insert(slot, SlotState.Hole, handle, unit - bit, snapSeq, row);
-      this.resetBlocks(slot, version);
+      this.slots.resetRow(slot, version);
+      this.slots.setHoleWord(slot, 0, 0);
+      this.slots.setHoleWord(slot, 1, 0);
     }
     const zone = this.slots.zoneOf(slot);
     const index = this.slots.indexOf(slot);
-    const at = index * BLOCKS_PER_UNIT + (bit >>> 5);
-    zone.crcs[at] = (zone.crcs[at]! | (1 << (bit & 31))) >>> 0;
+    const mask = this.slots.holeWord(slot, bit >>> 5) | (1 << (bit & 31));
+    this.slots.setHoleWord(slot, bit >>> 5, mask >>> 0);
     if (version > zone.version[index]!) zone.version[index] = version;
     this.slots.markDirty(slot);
   }
@@ -438,6 +475,7 @@ export class ObjectStore {
     const bit = block % BLOCKS_PER_UNIT;
     this.openUnit(layer, Math.floor(block / BLOCKS_PER_UNIT), snapSeq, row);
     this.blockAt(bit);
+    assert(!this.sourceAbsent, "ObjectStore.markLost: the row is not here");
     if (this.sourceSlot === NONE || this.sourceVersion !== version) return false;
     const slot = this.sourceSlot;
     const at = this.overlay.find(slot, bit);
@@ -491,19 +529,6 @@ export class ObjectStore {
     if ((flags & SlotFlag.Queued) !== 0) return;
     zone.flags[index] = flags | SlotFlag.Queued;
     this.dirty.push(slot);
-  }
-
-  private resetBlocks(slot: number, version: number): void {
-    const zone = this.slots.zoneOf(slot);
-    const index = this.slots.indexOf(slot);
-    const from = index * BLOCKS_PER_UNIT;
-    zone.crcs.fill(0, from, from + BLOCKS_PER_UNIT);
-    zone.versionLow.fill(0, from, from + BLOCKS_PER_UNIT);
-    zone.versionHigh.fill(0, from, from + BLOCKS_PER_UNIT);
-    zone.dataBits[index] = 0;
-    zone.lostBits[index] = 0;
-    zone.overlayBits[index] = 0;
-    zone.version[index] = version;
   }
 
   /* -------------------------------------------------------------- removed */

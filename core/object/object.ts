@@ -9,6 +9,7 @@ export { Reader } from "./reader.ts";
 export { MOVER_BUFFER_BYTES } from "./sweep-plan.ts";
 export { unitsForWrite, unitsForZero, zeroRange } from "./unit-space.ts";
 export {
+  digestListed,
   digestOf,
   listUnits,
   readUnit,

@@ -54,6 +54,8 @@ export abstract class StoreReadOp {
   pending = 0;
   tries = 0;
   era = 0;
+  /** Blocks that are found; all of them but while rows are awaited. */
+  located = 0;
 
   /** Every block is answered. Handler phase. */
   abstract onDone(): void;

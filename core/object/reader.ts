@@ -4,7 +4,7 @@ import { Status } from "../base/status.ts";
 import { BLOCK_SIZE, BLOCKS_PER_UNIT, PAYLOAD_BLOCKS_MAX } from "../base/units.ts";
 import { type Device, DeviceOp, DeviceRegion } from "../device/device.ts";
 import { DiskVerb, type Drain, DrainOrder, type World } from "../reactor/world.ts";
-import { type Eras, SlotFlag } from "../store/store.ts";
+import { type Eras, type PageLoader, PageWaiter, SlotFlag } from "../store/store.ts";
 import { type ObjectStore, SourceKind } from "./object-store.ts";
 import { BlockState, type StoreReadOp, type StoreRepairOp } from "./ops.ts";
 
@@ -24,6 +24,9 @@ const TRIES_MAX = 16;
  * that still has the same place and version is damaged.
  *
  * The era of a read keeps log blocks and units from being reused under it.
+ *
+ * When the index is paged, a block may lie in a unit whose row is not in memory: the op waits for it and
+ * goes on with that block. What it found before stands: had that moved, it is looked up again as above.
  */
 export class Reader implements Drain {
   checksumFailures = 0;
@@ -37,13 +40,24 @@ export class Reader implements Drain {
   private free: ReadIo | null = null;
   private repairFree: RepairIo | null = null;
   private refused: StoreRepairOp | null = null;
+  private rowFree: RowWait | null = null;
+  /** Null: the index is resident. */
+  private readonly pages: PageLoader | null;
 
-  constructor(world: World, device: Device, objects: ObjectStore, eras: Eras, log: LogPlaces) {
+  constructor(
+    world: World,
+    device: Device,
+    objects: ObjectStore,
+    eras: Eras,
+    log: LogPlaces,
+    pages: PageLoader | null,
+  ) {
     this.world = world;
     this.device = device;
     this.objects = objects;
     this.eras = eras;
     this.log = log;
+    this.pages = pages;
     world.turns.addDrain(DrainOrder.Receive, this);
   }
 
@@ -55,25 +69,36 @@ export class Reader implements Drain {
     op.tries = 0;
     op.dataBlocks = 0;
     op.damagedBlocks = 0;
-    this.locate(op);
+    op.located = 0;
+    if (!this.locate(op)) {
+      op.era = this.eras.enter();
+      this.awaitRow(op);
+      return false;
+    }
     if (op.statesOnly || op.dataBlocks === 0) return true;
     op.era = this.eras.enter();
     this.submitRuns(op);
     return false;
   }
 
-  /** Version of a block, 0 when nothing is known of it. */
+  /**
+   * Version of a block, 0 when nothing is known of it. -1: its row is not in memory, and will be in a
+   * moment.
+   */
   versionOf(layer: number, block: number, snapSeq: number): number {
     const unit = Math.floor(block / BLOCKS_PER_UNIT);
     const row = this.objects.rowOfUnit(layer, unit, snapSeq);
     this.objects.openUnit(layer, unit, snapSeq, row);
     this.objects.blockAt(block % BLOCKS_PER_UNIT);
-    return this.objects.sourceVersion;
+    if (!this.objects.sourceAbsent) return this.objects.sourceVersion;
+    this.waitFor(this.takeWait());
+    return -1;
   }
 
-  private locate(op: StoreReadOp): void {
+  /** Find the blocks from `op.located` on. False: the row of that one has to be loaded first. */
+  private locate(op: StoreReadOp): boolean {
     let openUnit = -1;
-    for (let at = 0; at < op.blocks; at++) {
+    for (let at = op.located; at < op.blocks; at++) {
       const block = op.firstBlock + at;
       const unit = Math.floor(block / BLOCKS_PER_UNIT);
       if (unit !== openUnit) {
@@ -81,8 +106,71 @@ export class Reader implements Drain {
         openUnit = unit;
       }
       this.objects.blockAt(block % BLOCKS_PER_UNIT);
+      if (this.objects.sourceAbsent) {
+        op.located = at;
+        return false;
+      }
       this.take(op, at, block % BLOCKS_PER_UNIT);
     }
+    op.located = op.blocks;
+    return true;
+  }
+
+  /* ------------------------------------------------------------ rows to come */
+
+  /** The op goes on when the row is there in which `blockAt` found its block. */
+  private awaitRow(op: StoreReadOp): void {
+    const wait = this.takeWait();
+    wait.read = op;
+    op.pending += 1;
+    this.waitFor(wait);
+  }
+
+  private takeWait(): RowWait {
+    let wait = this.rowFree;
+    if (wait === null) wait = makeRowWait(this);
+    else this.rowFree = wait.rowNext;
+    wait.rowNext = null;
+    return wait;
+  }
+
+  private waitFor(wait: RowWait): void {
+    const { pages } = this;
+    assert(pages !== null, "Reader: a row is not in memory, and the index is resident");
+    pages.load(this.objects.sourceSlot, wait);
+  }
+
+  /** Called by `RowWait` only. */
+  onRow(wait: RowWait, isLoaded: boolean): void {
+    const { read, repair } = wait;
+    wait.read = null;
+    wait.repair = null;
+    wait.rowNext = this.rowFree;
+    this.rowFree = wait;
+    if (read !== null) this.goOn(read, isLoaded);
+    if (repair === null) return;
+    if (isLoaded) this.repair(repair);
+    else this.refuseRepair(repair, Status.DeviceFailed);
+  }
+
+  private goOn(op: StoreReadOp, isLoaded: boolean): void {
+    op.pending -= 1;
+    if (!isLoaded) {
+      op.status = Status.DeviceFailed;
+      if (op.pending > 0) return;
+      this.eras.leave(op.era);
+      op.onDone();
+      return;
+    }
+    if (op.located === op.blocks) {
+      if (op.pending === 0) this.settle(op);
+      return;
+    }
+    if (!this.locate(op)) this.awaitRow(op);
+    else if (op.statesOnly || op.dataBlocks === 0) {
+      this.eras.leave(op.era);
+      op.onDone();
+    } else this.submitRuns(op);
   }
 
   /** Copy what `blockAt` found into the op. */
@@ -161,8 +249,12 @@ export class Reader implements Drain {
     io.readNext = this.free;
     this.free = io;
     op.pending -= 1;
-    if (op.pending > 0) return;
-    if (op.damagedBlocks > 0) this.lookAgain(op);
+    if (op.pending === 0) this.settle(op);
+  }
+
+  /** Every read of the op has ended. */
+  private settle(op: StoreReadOp): void {
+    if (op.damagedBlocks > 0 && op.status === Status.Ok) this.lookAgain(op);
     if (op.pending > 0) return;
     op.dataBlocks -= op.damagedBlocks;
     this.checksumFailures += op.damagedBlocks;
@@ -196,6 +288,12 @@ export class Reader implements Drain {
       const unit = Math.floor(block / BLOCKS_PER_UNIT);
       this.objects.openUnit(op.layer, unit, op.snapSeq, op.row);
       this.objects.blockAt(block % BLOCKS_PER_UNIT);
+      if (this.objects.sourceAbsent) {
+        // It has moved home, and its page was written: this block and those behind it wait.
+        op.tries -= 1;
+        this.awaitRow(op);
+        return;
+      }
       op.dataBlocks -= 1;
       this.take(op, at, block % BLOCKS_PER_UNIT);
       const same = op.versions[at] === version && op.crcs[at] === crc;
@@ -214,6 +312,12 @@ export class Reader implements Drain {
     const objects = this.objects;
     objects.openUnit(op.layer, Math.floor(op.block / BLOCKS_PER_UNIT), op.snapSeq, op.row);
     objects.blockAt(bit);
+    if (objects.sourceAbsent) {
+      const wait = this.takeWait();
+      wait.repair = op;
+      this.waitFor(wait);
+      return;
+    }
     const home = objects.sourceKind === SourceKind.Home;
     op.status = this.judgeRepair(op, home);
     if (op.status !== Status.Ok) {
@@ -323,6 +427,28 @@ class RepairIo extends DeviceOp {
   onComplete(): void {
     this.reader.onRepaired(this);
   }
+}
+
+/** Waits for a row: a read, a repair, or nobody, who asks again. */
+class RowWait extends PageWaiter {
+  readonly reader: Reader;
+  read: StoreReadOp | null = null;
+  repair: StoreRepairOp | null = null;
+  rowNext: RowWait | null = null;
+
+  constructor(reader: Reader) {
+    super();
+    this.reader = reader;
+  }
+
+  onPage(isLoaded: boolean): void {
+    this.reader.onRow(this, isLoaded);
+  }
+}
+
+// cold: when the pool is empty.
+function makeRowWait(reader: Reader): RowWait {
+  return new RowWait(reader);
 }
 
 // cold: when the pool is empty.

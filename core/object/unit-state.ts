@@ -1,4 +1,5 @@
 // cold path: catch-up by difference; nothing here runs for a client's request.
+import { assert } from "../base/assert.ts";
 import { BLOCKS_PER_UNIT, TWO_32 } from "../base/units.ts";
 import { NONE, SlotState, type SlotZone, UNITS_PER_HOLE } from "../store/store.ts";
 import { type ObjectStore, SourceKind } from "./object-store.ts";
@@ -42,6 +43,7 @@ export function readUnit(objects: ObjectStore, row: number, state: UnitState): v
   objects.openUnit(state.layer, state.unit, state.snapSeq, row);
   for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
     objects.blockAt(bit);
+    assert(!objects.sourceAbsent, "readUnit: a row is not in memory");
     const kind = objects.sourceKind;
     const data = kind === SourceKind.Log || kind === SourceKind.Home;
     const lost = kind === SourceKind.Lost;
@@ -95,8 +97,8 @@ export function unitSlot(
 
 /**
  * List the keys of a row from `cursor` (0: the beginning) on: every (layer, unit, snapSeq) that has
- * a slot or a hole bit, in the order of the slots, up to the slot that brings them to `countMax`.
- * Answers the next cursor, -1 at the end.
+ * a slot or a hole bit, in the order of the slots, up to the slot that brings them to `countMax`; the
+ * digests are to be set (`digestListed`). Answers the next cursor, -1 at the end.
  */
 export function listUnits(
   objects: ObjectStore,
@@ -123,7 +125,6 @@ export function listUnits(
     if (zone.row[index] === row && !addKeys(objects, zone, index, listing)) break;
     next += 1;
   }
-  digestListed(objects, row, listing);
   return next < end ? next : -1;
 }
 
@@ -142,7 +143,7 @@ function addKeys(
   if (state !== SlotState.Hole) return true;
   if (listing.count + UNITS_PER_HOLE > LISTING_MAX) return false;
   for (let bit = 0; bit < UNITS_PER_HOLE; bit++) {
-    const word = zone.crcs[index * BLOCKS_PER_UNIT + (bit >>> 5)]!;
+    const word = zone.holes[index * 2 + (bit >>> 5)]!;
     if (((word >>> (bit & 31)) & 1) === 0) continue;
     addKey(objects, zone, index, zone.unit[index]! + bit, listing);
   }
@@ -162,9 +163,16 @@ function addKey(
   listing.count += 1;
 }
 
-function digestListed(objects: ObjectStore, row: number, listing: UnitListing): void {
+/** Set the digests of units [`from`, `to`) of a listing. */
+export function digestListed(
+  objects: ObjectStore,
+  row: number,
+  listing: UnitListing,
+  from: number,
+  to: number,
+): void {
   const state = new UnitState();
-  for (let at = 0; at < listing.count; at++) {
+  for (let at = from; at < to; at++) {
     state.layer = listing.layers[at]!;
     state.unit = listing.units[at]!;
     state.snapSeq = listing.snapSeqs[at]!;

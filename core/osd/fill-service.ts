@@ -45,6 +45,8 @@ const BLOCK_BYTES = 12;
 const UNIT_BYTES = BLOCKS_PER_UNIT * BLOCK_BYTES;
 /** Units that one request may ask about. */
 const UNITS_MAX = 256;
+/** Units of which the store has all in memory at a time. */
+const ROWS_UNITS = 64;
 /** Slices of the index that are looked at for one page: a page may be empty and not the last. */
 const SLICES_MAX = 8;
 /** A leader that does not answer in time is asked anew. */
@@ -63,16 +65,23 @@ export function serveFill(pg: PgShard, service: ControlService): void {
     const state = encodeGroupState(group.encodeState());
     return create(BeginReplySchema, { index: BigInt(index), term: BigInt(term), state });
   });
-  service.serve(Method.FillList, ListRequestSchema, ListReplySchema, (request) => {
+  service.serve(Method.FillList, ListRequestSchema, ListReplySchema, async (request) => {
     const group = leaderOf(pg, request.pg, request.replica);
     const total = Math.ceil(pg.store.bytesOf(group.row) / UNIT_SIZE);
-    return { ...listPage(group, request.cursor, listing), total, load: loads.of(group) };
+    const page = await listPage(group, request.cursor, listing);
+    // A replica that went meanwhile has nothing, and that is no answer.
+    leaderOf(pg, request.pg, request.replica);
+    return { ...page, total, load: loads.of(group) };
   });
-  service.serve(Method.FillUnits, UnitsRequestSchema, UnitsReplySchema, (request) => {
+  service.serve(Method.FillUnits, UnitsRequestSchema, UnitsReplySchema, async (request) => {
     const group = leaderOf(pg, request.pg, request.replica);
-    const units = encodeUnits(unitsOf(group, decodeKeys(request.keys)));
-    const applied = BigInt(group.appliedIndex);
-    return create(UnitsReplySchema, { applied, units, load: loads.of(group) });
+    const { applied, units } = await unitsOf(group, decodeKeys(request.keys));
+    leaderOf(pg, request.pg, request.replica);
+    return create(UnitsReplySchema, {
+      applied: BigInt(applied),
+      units: encodeUnits(units),
+      load: loads.of(group),
+    });
   });
 }
 
@@ -102,15 +111,39 @@ class LeaderLoads {
   }
 }
 
-/** A page of a replica's units, as an answer. */
-export function listPage(group: Group, from: number, listing: UnitListing): ListReply {
+/** A page of a replica's units, as an answer. `shared`: used when it need not wait for the index. */
+export async function listPage(
+  group: Group,
+  from: number,
+  shared: UnitListing,
+): Promise<ListReply> {
+  const { store } = group.shard;
+  const listing = store.isPaged ? new UnitListing() : shared;
   let cursor = from;
   for (let slice = 0; slice < SLICES_MAX; slice++) {
-    cursor = group.shard.store.listUnits(group.row, cursor, listing);
+    cursor = store.listUnits(group.row, cursor, listing);
     if (cursor < 0 || listing.count > 0) break;
   }
+  if (store.isPaged) await digestPage(group, listing);
   const units = encodeListing(listing);
   return create(ListReplySchema, { next: Math.max(0, cursor), end: cursor < 0, units });
+}
+
+/** Set the digests of a page, some units at a time. */
+async function digestPage({ shard, row }: Group, listing: UnitListing): Promise<void> {
+  const { store } = shard;
+  for (let at = 0; at < listing.count; at += ROWS_UNITS) {
+    const end = Math.min(listing.count, at + ROWS_UNITS);
+    const units: UnitKey[] = [];
+    for (let of = at; of < end; of++) {
+      units.push({
+        layer: listing.layers[of]!,
+        unit: listing.units[of]!,
+        snapSeq: listing.snapSeqs[of]!,
+      });
+    }
+    await store.withUnits(row, units, () => store.digestListing(row, listing, at, end));
+  }
 }
 
 /**

@@ -22,7 +22,7 @@
 import { failOnBug } from "../base/assert.ts";
 import type { Logger } from "../base/logger.ts";
 import { Status, statusName } from "../base/status.ts";
-import { BLOCK_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { BlockState, type Group, type GroupPeer, ReadRequestOp, StoreRepairOp } from "../pg/pg.ts";
 import { CallbackTimer, type World } from "../reactor/world.ts";
 import type { Connection } from "../rpc/rpc.ts";
@@ -325,11 +325,13 @@ export class Healer {
     });
   }
 
-  private giveUp(damaged: DamagedBlock): Healing {
+  private async giveUp(damaged: DamagedBlock): Promise<Healing> {
     const { group, layer, block, snapSeq, version } = damaged;
-    if (!group.shard.store.markLost(group.row, layer, block, snapSeq, version)) {
-      return Healing.Right;
-    }
+    const { store } = group.shard;
+    const unit = { layer, unit: Math.floor(block / BLOCKS_PER_UNIT), snapSeq };
+    const mark = (): boolean => store.markLost(group.row, layer, block, snapSeq, version);
+    const marked = store.isPaged ? await store.withUnits(group.row, [unit], mark) : mark();
+    if (!marked) return Healing.Right;
     this.logger.error("block lost: no replica has a whole copy", placeOf(damaged));
     return Healing.Lost;
   }

@@ -113,6 +113,8 @@ export interface OsdShardOptions {
   readonly formats?: FormatRange;
   /** Limits of the store's background work other than the defaults: the simulator twists them. */
   readonly tuning?: Partial<StoreTuning>;
+  /** What rows of the store's index may take in memory; 0, default: all are there. */
+  readonly indexBytes?: number;
   /** How fast deep scrubs read, in bytes/s, all groups together. Default 32 MiB/s. */
   readonly scrubBytesPerSecond?: number;
   /** Between two looks for quiet groups: see `PgShardOptions`. */
@@ -223,6 +225,7 @@ export class OsdShard implements PgHost {
       logger: options.logger,
       ...(options.claim === undefined ? {} : { claim: options.claim }),
       ...(options.tuning === undefined ? {} : { tuning: options.tuning }),
+      indexBytes: options.indexBytes ?? 0,
     });
     this.credentials.starts = encodeStarts(this.store.identity.starts);
     this.formats.wanted = this.store.identity.formatVersion;

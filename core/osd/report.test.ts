@@ -21,6 +21,8 @@ function figures(bytesLog: number, heartbeats: number): ShardFigures {
       logBytesTotal: 1,
       logBytesUsed: 1,
       overlayBlocks: 0,
+      indexBytesUsed: 0,
+      indexBytesDirty: 0,
       beneath: null,
       device: WELL,
     },

@@ -52,6 +52,8 @@ import type { PgShard } from "./pg.ts";
 
 /** Data blocks that are copied at a time (4 MiB of slots at most). */
 const COPY_BLOCKS_MAX = 256;
+/** Units of which the store has all in memory at a time. */
+const ROWS_UNITS = 64;
 /** A round that takes longer leaves the rest of its units to another: nothing is applied meanwhile. */
 const ROUND_US_MAX = 50_000;
 /** Between an attempt that failed and the next. */
@@ -252,12 +254,28 @@ export class Fill {
       const page = await source.list(cursor);
       this.turns.load = page.load;
       this.progress.onTotal(page.total);
-      for (const listed of page.units) this.compare(listed);
+      await this.withUnits(page.units, (listed) => this.compare(listed));
       await this.turns.rest(begunUs);
       await this.transferAll(source, this.shard.pace.unitsMax);
       cursor = page.next;
     }
     await this.transferAll(source, 1);
+  }
+
+  /** Look at units of this replica, when what the store knows of them is in memory. */
+  private async withUnits<T extends UnitKey>(
+    units: readonly T[],
+    look: (unit: T) => void,
+  ): Promise<void> {
+    const { store } = this.shard;
+    if (!store.isPaged) {
+      for (const unit of units) look(unit);
+      return;
+    }
+    for (let at = 0; at < units.length; at += ROWS_UNITS) {
+      const some = units.slice(at, at + ROWS_UNITS);
+      await store.withUnits(this.group.row, some, () => some.forEach(look));
+    }
   }
 
   private compare(listed: ListedUnit): void {
@@ -355,12 +373,16 @@ export class Fill {
   ): Promise<number> {
     const { store, world } = this.shard;
     const fetches: Promise<void>[] = [];
+    const bits: number[] = [];
+    await this.withUnits(keys.slice(from), (key) => {
+      bits.push(this.differing(key, answer.units[from + bits.length]!));
+    });
     let blocks = 0;
     let at = from;
     for (; at < keys.length; at++) {
       const key = keys[at]!;
       const theirs = answer.units[at]!;
-      const differing = this.differing(key, theirs);
+      const differing = bits[at - from]!;
       if (differing === 0) continue;
       const data = differing & dataBits(theirs);
       const count = bitCount(data);

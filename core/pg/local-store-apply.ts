@@ -110,7 +110,7 @@ export class Applier {
 
   private applyDirect(group: GroupLog, entry: Entry, unit: number, at: number, slot: number): void {
     const { layer, snapSeq, index } = entry;
-    this.objects.putDirect(group.row, slot, layer, unit, snapSeq, index);
+    if (!this.objects.putDirect(group.row, slot, layer, unit, snapSeq, index)) return;
     for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
       this.slots.setBlock(slot, bit, index, entry.crcs[at + bit]!);
     }

@@ -1,9 +1,10 @@
 // data path
 import { failOnBug } from "../base/assert.ts";
+import { type Device, DeviceOp, DeviceRegion } from "../device/device.ts";
 import type { Mover, ObjectStore } from "../object/object.ts";
 import type { ShardLog } from "../log/log.ts";
-import { CallbackTimer, type Drain, DrainOrder } from "../reactor/world.ts";
-import type { PageWriter } from "../store/store.ts";
+import { CallbackTimer, DiskVerb, type Drain, DrainOrder } from "../reactor/world.ts";
+import type { PageLoader, PageWriter } from "../store/store.ts";
 import { Checkpointer, type TurnWaiter } from "./local-store-checkpoint.ts";
 import { Discarder } from "./local-store-discard.ts";
 import type { Filler } from "./local-store-fill.ts";
@@ -39,6 +40,7 @@ export class Background implements Drain, TurnWaiter {
   private readonly objects: ObjectStore;
   private readonly mover: Mover;
   private readonly pages: PageWriter;
+  private readonly rows: PageLoader | null;
   private readonly filler: Filler;
   private readonly checkpointer: Checkpointer;
   private readonly discarder: Discarder;
@@ -50,6 +52,11 @@ export class Background implements Drain, TurnWaiter {
   private checkpointRequested = false;
   /** The mover found nothing that may be moved; it looks again after the next batch. */
   private moverStalled = false;
+  /** The page writer found pages that may not be written yet. */
+  private pagesStalled = false;
+  /** The page writer is a checkpoint's. */
+  private pagesHeld = false;
+  private readonly flush = new PageFlush();
   private fruitlessSweeps = 0;
 
   constructor(opened: OpenedStore, machines: StoreMachines, filler: Filler, space: Space) {
@@ -60,6 +67,7 @@ export class Background implements Drain, TurnWaiter {
     this.objects = machines.objects;
     this.mover = machines.mover;
     this.pages = machines.pages;
+    this.rows = machines.rows;
     this.filler = filler;
     this.checkpointer = new Checkpointer(parts, machines, state, this);
     this.checkpointer.tailCrc = opened.tailPrevCrc;
@@ -95,6 +103,7 @@ export class Background implements Drain, TurnWaiter {
   /** What could not be moved home perhaps can be now. */
   retryMoves(): void {
     this.moverStalled = false;
+    this.pagesStalled = false;
   }
 
   drain(): void {
@@ -107,6 +116,7 @@ export class Background implements Drain, TurnWaiter {
       if (this.objects.gone.scan(this.objects)) this.parts.world.turns.again();
       this.state.changed = true;
     }
+    this.writeBack();
     this.moveHome();
     this.startCheckpoint();
     this.watchIdle();
@@ -123,8 +133,30 @@ export class Background implements Drain, TurnWaiter {
     this.armIdle(this.parts.tuning.idleMs * 1000);
   }
 
+  /**
+   * When the index is paged, pages that changed are written before too many of them hold memory. Not
+   * while a checkpoint writes them: it counts on what its own rounds have left.
+   */
+  private writeBack(): void {
+    const { frames } = this.parts.slots;
+    if (frames === null || !frames.wantsWriting || this.pages.running) return;
+    if (this.backgroundHeld || this.pagesHeld || this.pagesStalled || this.flush.isRunning) return;
+    this.pages.start();
+    this.pages.advance();
+  }
+
+  /** A round of page writes has ended. What it left is not durably committed: the next batch may say so. */
+  onPagesWritten(): void {
+    this.pagesStalled = this.pages.postponed > 0;
+    if (this.pagesHeld || this.parts.slots.frames === null || this.state.failed) return;
+    // Redo needs memory for rows that a power cut takes back: no more than two rounds of them.
+    this.flush.start(this.parts.device);
+  }
+
   private moveHome(): void {
     if (this.backgroundHeld || !this.mover.idle) return;
+    // Each unit that is moved is one more to be written.
+    if (this.parts.slots.frames?.isCrowded === true) return;
     if (this.moverStalled && !this.draining) return;
     if (this.objects.dirty.count === 0) return;
     if (this.mover.fruitless) this.onFruitlessSweep();
@@ -226,6 +258,11 @@ export class Background implements Drain, TurnWaiter {
 
   holdBackground(hold: boolean): void {
     this.backgroundHeld = hold;
+    this.pagesHeld = hold;
+  }
+
+  holdPages(): void {
+    this.pagesHeld = true;
   }
 
   // cold: once per checkpoint.
@@ -278,7 +315,7 @@ export class Background implements Drain, TurnWaiter {
     parts.world.timers.disarm(this.idleTimer);
     this.discarder.close();
     this.log.close();
-    while (parts.device.pending > 0) await this.turn();
+    while (parts.device.pending > 0 || this.rows?.isIdle === false) await this.turn();
     parts.device.close();
   }
 
@@ -301,6 +338,22 @@ export class Background implements Drain, TurnWaiter {
   /** Resolves in the next turn, also when the device has failed. */
   private turn(): Promise<void> {
     return this.waitUntil(() => true).catch(() => undefined);
+  }
+}
+
+/** Behind a round of page writes. A failure is the device's, and told by it. */
+class PageFlush extends DeviceOp {
+  isRunning = false;
+
+  start(device: Device): void {
+    this.isRunning = true;
+    this.verb = DiskVerb.Flush;
+    this.region = DeviceRegion.Meta;
+    device.submit(this);
+  }
+
+  onComplete(): void {
+    this.isRunning = false;
   }
 }
 

@@ -12,6 +12,8 @@ import { checkStore } from "./store-invariants.ts";
 
 /** Groups captured in one turn. */
 const CAPTURE_SLICE = 16;
+/** Rounds of page writes before new entries have to wait for the next ones. */
+const ROUNDS_MAX = 8;
 /** Share of the room for entries and their second copies from which the latter are made. */
 const AGAIN_SHARE = 0.5;
 
@@ -31,6 +33,8 @@ export interface TurnWaiter {
   waitUntil(ready: () => boolean): Promise<void>;
   /** Keep the mover and the page writer from starting anything new. */
   holdBackground(hold: boolean): void;
+  /** Leave the page writer to the checkpoint, until the background is let go. */
+  holdPages(): void;
   /** A checkpoint has the group's new position. */
   onBeginningDurable(row: number): void;
   /** A checkpoint has all that is the old replica's. */
@@ -206,16 +210,27 @@ export class Checkpointer {
     return captured;
   }
 
-  /** Write the dirty pages; those whose changes are not durably committed are tried again. */
+  /**
+   * Write the pages that are dirty now; those whose changes are not durably committed are tried again,
+   * and they alone: others that change meanwhile are for the next checkpoint. A page that changes in
+   * every such moment would be tried for ever, so at last nothing new is accepted until it is written.
+   */
   private async writePages(): Promise<void> {
     const { pages } = this.machines;
-    for (;;) {
-      await this.waiter.waitUntil(() => !pages.running);
-      pages.start();
-      pages.advance();
-      await this.waiter.waitUntil(() => !pages.running);
-      if (pages.postponed === 0) return;
-      await this.commitBarrier();
+    this.waiter.holdPages();
+    await this.waiter.waitUntil(() => !pages.running);
+    pages.start();
+    try {
+      for (let rounds = 1; ; rounds++) {
+        pages.advance();
+        await this.waiter.waitUntil(() => !pages.running);
+        if (pages.postponed === 0) return;
+        this.state.settling = rounds >= ROUNDS_MAX;
+        await this.commitBarrier();
+        pages.startPostponed();
+      }
+    } finally {
+      this.state.settling = false;
     }
   }
 

@@ -167,7 +167,7 @@ class FillRun extends ModelRun {
     const filling = this.fillings.get(group);
     if (filling === undefined || filling.ending) return;
     this.applyTo(group, group.applied);
-    const keys = this.unequal(group, filling);
+    const keys = await this.unequal(group, filling);
     if (keys.length === 0) {
       await this.end(group, filling);
       return;
@@ -177,7 +177,7 @@ class FillRun extends ModelRun {
       .slice(0, 1 + this.random.below(6));
     const ops = new Map<RigKey, RigFill>();
     for (const key of chosen) {
-      const blocks = this.differing(group, key);
+      const blocks = await this.differing(group, key);
       if (blocks.length > 0) ops.set(key, this.rig.startFill(group.row, key, blocks));
       else this.setEqual(filling, key);
     }
@@ -194,7 +194,7 @@ class FillRun extends ModelRun {
     await this.rig.until(() => [...ops.values()].every((op) => op.done), "fills");
     this.pending.delete(group);
     for (const [key, op] of ops) this.onPlaced(filling, key, op);
-    this.checkEqual(group, filling);
+    await this.checkEqual(group, filling);
   }
 
   private onPlaced(filling: Filling, key: RigKey, op: RigFill): void {
@@ -211,7 +211,7 @@ class FillRun extends ModelRun {
   }
 
   private async end(group: GroupModel, filling: Filling): Promise<void> {
-    this.checkEqual(group, filling);
+    await this.checkEqual(group, filling);
     this.rig.owner.ended.delete(group.row);
     this.rig.store.endFill(group.row);
     filling.ending = true;
@@ -232,9 +232,9 @@ class FillRun extends ModelRun {
   }
 
   /** What the leader or this replica has and is not known as equal, lowest snapSeq first. */
-  private unequal(group: GroupModel, filling: Filling): RigKey[] {
+  private async unequal(group: GroupModel, filling: Filling): Promise<RigKey[]> {
     const keys = new Map<string, RigKey>();
-    for (const key of this.rig.list(group.row)) keys.set(nameOf(key), key);
+    for (const key of await this.rig.list(group.row)) keys.set(nameOf(key), key);
     for (let index = 1; index <= group.applied; index++) {
       const { type, layer, firstBlock, blocks, snapSeq } = group.at(index);
       if (type !== EntryType.Write && type !== EntryType.Zero) continue;
@@ -248,8 +248,8 @@ class FillRun extends ModelRun {
   }
 
   /** What the leader has, where it is something else here. */
-  private differing(group: GroupModel, key: RigKey): RigFillBlock[] {
-    const found = this.rig.unit(group.row, key);
+  private async differing(group: GroupModel, key: RigKey): Promise<RigFillBlock[]> {
+    const found = await this.rig.unit(group.row, key);
     const blocks: RigFillBlock[] = [];
     this.wanted(group, key).forEach((block, bit) => {
       const { state, version, crc } = block;
@@ -270,10 +270,10 @@ class FillRun extends ModelRun {
     });
   }
 
-  private checkEqual(group: GroupModel, filling: Filling): void {
+  private async checkEqual(group: GroupModel, filling: Filling): Promise<void> {
     for (const key of filling.equal.values()) {
       if (group.isGone(key.layer)) continue;
-      const different = this.differing(group, key);
+      const different = await this.differing(group, key);
       const at = `pg ${group.pg} at ${group.applied}: ${nameOf(key)}`;
       same(at, different, []);
     }
@@ -291,7 +291,7 @@ class FillRun extends ModelRun {
     const filling = this.fillings.get(group);
     if (this.renewed.has(group)) return;
     if (filling === undefined) await super.check(group, layer, firstBlock, blocks, snapSeq);
-    else this.checkEqual(group, filling);
+    else await this.checkEqual(group, filling);
   }
 
   override async crash(): Promise<void> {
@@ -299,7 +299,11 @@ class FillRun extends ModelRun {
     await super.crash();
   }
 
-  override recover(group: GroupModel, recovered: RecoveredGroup, durable: number): void {
+  override async recover(
+    group: GroupModel,
+    recovered: RecoveredGroup,
+    durable: number,
+  ): Promise<void> {
     let least = durable;
     const beginning = this.beginnings.get(group);
     if (beginning !== undefined) {
@@ -325,8 +329,8 @@ class FillRun extends ModelRun {
     if (ending && recovered.health === GroupHealth.Ok) this.onEnded(group);
     const filling = this.fillings.get(group);
     if (filling !== undefined) filling.ending = false;
-    super.recover(group, recovered, least);
-    if (filling !== undefined) this.checkEqual(group, filling);
+    await super.recover(group, recovered, least);
+    if (filling !== undefined) await this.checkEqual(group, filling);
   }
 
   /** The power failed before the new position was durable. */

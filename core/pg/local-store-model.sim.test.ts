@@ -23,8 +23,9 @@ const SEEDS_FAILED = [
   50121,
 ];
 
-async function runSeed(seed: number, steps: number): Promise<ModelRun> {
+async function runSeed(seed: number, steps: number, indexBytes = 0): Promise<ModelRun> {
   const machine = await Machine.make(seed, RUNTIME, 256 * MIB, 4 * MIB);
+  machine.indexBytes = indexBytes;
   const run = new ModelRun(machine, seed * 31 + 7);
   await run.start();
   for (let step = 0; step < steps; step++) await run.step();
@@ -66,5 +67,27 @@ describe("local store against a model", () => {
     expect(discarded).toBeGreaterThan(seeds * 10 * UNIT_SIZE);
     expect(crashes).toBeGreaterThan(seeds);
     expect(again).toBeGreaterThan(0);
+  }, 60_000);
+
+  test("the same, when the index is paged", async () => {
+    let loads = 0;
+    let evictions = 0;
+    let crashes = 0;
+    for (const seed of SEEDS_FAILED.concat(Array.from({ length: seeds }, (_, at) => first + at))) {
+      try {
+        // From one page to eight: fewer than one sweep of the mover looks at.
+        const run = await runSeed(seed, 400, 4096 * (1 + (seed % 5)));
+        loads += run.pageLoads;
+        evictions += run.pageEvictions;
+        crashes += run.crashes;
+      } catch (error) {
+        throw new Error(`seed ${seed}: ${error instanceof Error ? error.message : String(error)}`, {
+          cause: error,
+        });
+      }
+    }
+    expect(loads).toBeGreaterThan(seeds * 10);
+    expect(evictions).toBeGreaterThan(seeds * 10);
+    expect(crashes).toBeGreaterThan(seeds);
   }, 60_000);
 });

@@ -95,7 +95,7 @@ export async function openStore(options: StoreOptions): Promise<OpenedStore> {
   const table = await openZoneTable(options, device, tables);
   const offsets = (kind: ZoneKind): number[] =>
     zonesOf(table, kind, options.shard).map((zone) => zoneOffset(geometry, zone));
-  const slots = new SlotTable(geometry, offsets(ZoneKind.Data));
+  const slots = new SlotTable(geometry, offsets(ZoneKind.Data), options.indexBytes ?? 0);
   const space = new LogSpace(offsets(ZoneKind.Log), geometry.zoneSize);
   const meta = metaArea(offsets(ZoneKind.Meta), geometry.zoneSize);
   const places: MetaPlaces = { meta, shard: options.shard, seed, buffer: buffers };

@@ -19,6 +19,7 @@ import type {
   Geometry,
   GroupHealth,
   GroupState,
+  PageLoader,
   PageWriter,
   Quarantine,
   SlotTable,
@@ -138,6 +139,8 @@ export interface StoreMachines {
   readonly reader: Reader;
   readonly mover: Mover;
   readonly pages: PageWriter;
+  /** Null: the index is resident. */
+  readonly rows: PageLoader | null;
   readonly loader: Loader;
 }
 
@@ -159,6 +162,8 @@ export class StoreState {
   forgetful = false;
   /** Something was applied or freed since the last checkpoint began. */
   changed = false;
+  /** A checkpoint can not write a page that changes all the time: nothing new is accepted. */
+  settling = false;
   failed = false;
   closing = false;
 }

@@ -1,7 +1,7 @@
 // cold path: for reports.
 import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import type { Device } from "../device/device.ts";
-import type { SlotTable } from "../store/store.ts";
+import { FRAME_BYTES, type SlotTable } from "../store/store.ts";
 import type { Filler } from "./local-store-fill.ts";
 import type { Space } from "./local-store-space.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
@@ -21,6 +21,8 @@ export function usageOf(parts: StoreParts, machines: StoreMachines, room: Space)
     logBytesTotal: space.ringBlocks * BLOCK_SIZE,
     logBytesUsed: log.usedBlocks * BLOCK_SIZE,
     overlayBlocks: objects.overlay.count,
+    indexBytesUsed: (slots.frames?.used ?? 0) * FRAME_BYTES,
+    indexBytesDirty: (slots.frames?.dirty ?? 0) * FRAME_BYTES,
     beneath: room.reportBeneath(),
     device: deviceOf(parts.device),
   };
@@ -59,6 +61,8 @@ export function countersOf(
     blocksHealed: reader.blocksHealed,
     blocksMoved: mover.blocksMoved,
     unitsCopied: mover.unitsCopied,
+    pageLoads: machines.rows?.loads ?? 0,
+    pageEvictions: parts.slots.frames?.evictions ?? 0,
     unitsFilled: filler.unitsFilled,
   };
 }

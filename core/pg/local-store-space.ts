@@ -74,8 +74,11 @@ export class Space implements FillHost {
    */
   reserve(row: number, entry: Entry, sparing: boolean): Status {
     if (this.state.failed) return Status.DeviceFailed;
+    if (this.state.settling) return Status.Busy;
     const isData = entry.type === EntryType.Write && !entry.bare;
     const whole = isData ? wholeUnits(entry.firstBlock, entry.blocks) : 0;
+    // Each whole unit takes a row of the index, which is in memory until its page is written.
+    if (whole > 0 && this.parts.slots.frames?.isCrowded === true) return Status.Busy;
     if (whole > 0 && !sparing && !this.wasFull) {
       const units = this.applier.unitsFor(row, entry, true);
       const status = this.log.reserve(row, entry, units, whole);

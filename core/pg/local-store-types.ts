@@ -96,6 +96,8 @@ export interface StoreOptions {
    */
   readonly claim?: StoreClaim;
   readonly tuning?: Partial<StoreTuning>;
+  /** What rows of the index may take in memory (README, "The paged index"). 0, default: all are there. */
+  readonly indexBytes?: number;
 }
 
 /** One start of the store: what shards have to agree on. */
@@ -167,6 +169,9 @@ export interface StoreUsage {
   readonly logBytesUsed: number;
   /** Blocks that live in the log and are not moved home yet. */
   readonly overlayBlocks: number;
+  /** Memory that rows of the index take, and of it what waits for its page to be written; 0: resident. */
+  readonly indexBytesUsed: number;
+  readonly indexBytesDirty: number;
   /** Null: a block device, or the file system beneath can give all that the store may take yet. */
   readonly beneath: SpaceBeneath | null;
   readonly device: DeviceState;
@@ -210,6 +215,9 @@ export interface StoreCounters {
   readonly blocksHealed: number;
   readonly blocksMoved: number;
   readonly unitsCopied: number;
+  /** Index pages that were read for rows that were not in memory, and rows of pages that left it. */
+  readonly pageLoads: number;
+  readonly pageEvictions: number;
   /** Units that were made what they are at a leader (`fill`), redo included. */
   readonly unitsFilled: number;
 }

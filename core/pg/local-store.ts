@@ -13,6 +13,7 @@ import {
   type StoreLoadOp,
 } from "../log/log.ts";
 import {
+  digestListed,
   digestOf,
   findLost,
   listUnits,
@@ -33,6 +34,7 @@ import { type OpenedStore, openStore } from "./local-store-open.ts";
 import type { StoreMachines, StoreParts, StoreState } from "./local-store-parts.ts";
 import { Replicas } from "./local-store-replicas.ts";
 import { countersOf, layerBytesOf, usageOf } from "./local-store-report.ts";
+import { type UnitName, withUnits } from "./local-store-rows.ts";
 import { Space, type SpaceHost } from "./local-store-space.ts";
 import { recordFacts, type StoreFacts } from "./store-starts.ts";
 import type {
@@ -347,7 +349,10 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     return this.machines.reader.read(op);
   }
 
-  /** Version of one block (`SNAP_SEQ_HEAD`: the writable state); 0 when nothing is known of it. */
+  /**
+   * Version of one block (`SNAP_SEQ_HEAD`: the writable state); 0 when nothing is known of it. -1: it has
+   * to be read, ask again in a moment.
+   */
   versionOf(layer: number, block: number, snapSeq: number): number {
     return this.machines.reader.versionOf(layer, block, snapSeq);
   }
@@ -439,6 +444,22 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     this.filler.renew(row, replicaId, conf);
   }
 
+  /** Not all of the index is in memory: `withUnits` has to go before what asks for it. */
+  get isPaged(): boolean {
+    return this.machines.rows !== null;
+  }
+
+  // cold: rounds of fills and scrubs, pages of listings.
+  /**
+   * Call `body` when what `unitState`, `digestListing` and `markLost` look at is in memory, for all of
+   * `units` (some 64 at most: it stays there until `body` returns). Rejects with FB4009.
+   */
+  withUnits<T>(row: number, units: readonly UnitName[], body: () => T): Promise<T> {
+    const { objects, rows } = this.machines;
+    if (rows === null) return Promise.resolve(body());
+    return withUnits(objects, rows, row, units, body);
+  }
+
   /** Fill in what a reader sees of the unit that `state` names (layer, unit, snapSeq). */
   unitState(row: number, state: UnitState): void {
     readUnit(this.machines.objects, row, state);
@@ -450,12 +471,20 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
   }
 
   /**
-   * List the units of a replica from `cursor` (0: the beginning) on, with digests. Answers the next
-   * cursor, -1 at the end. Looks at 8192 slots at most: a page may be empty. Keys may be told twice; one
+   * List the units of a replica from `cursor` (0: the beginning) on, with digests (`isPaged`: they are
+   * to be asked for). Answers the next cursor, -1 at the end. Looks at 8192 slots at most: a page may be empty. Keys may be told twice; one
    * that is not written meanwhile is told. Ends with the slot that brings it to `countMax`.
    */
   listUnits(row: number, cursor: number, listing: UnitListing, countMax?: number): number {
-    return listUnits(this.machines.objects, row, cursor, listing, countMax);
+    const { objects, rows } = this.machines;
+    const next = listUnits(objects, row, cursor, listing, countMax);
+    if (rows === null) digestListed(objects, row, listing, 0, listing.count);
+    return next;
+  }
+
+  /** Set the digests of units [`from`, `to`) of a listing. */
+  digestListing(row: number, listing: UnitListing, from: number, to: number): void {
+    digestListed(this.machines.objects, row, listing, from, to);
   }
 
   /** A number for marking a unit as seen; -1 when nothing is held at exactly this snapSeq. */
@@ -505,7 +534,22 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
   }
 
   onPagesWritten(): void {
+    this.background.onPagesWritten();
     this.parts.world.turns.again();
+  }
+
+  onPageWriteEnded(): void {
+    this.machines.rows?.onPagesWritten();
+  }
+
+  isWriting(page: number): boolean {
+    return this.machines.pages.isWriting(page);
+  }
+
+  // cold: once per failed device.
+  onPageLost(offsetBytes: number): void {
+    const reason = "an index page can not be read, at byte ".concat(String(offsetBytes));
+    this.fail(reason.concat(": the next start will take it for damage"), 0);
   }
 
   onBlockDamaged(
@@ -521,11 +565,17 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
 
   // cold: once per failed device.
   onDeviceFailed(errno: number): void {
+    this.fail("a write or flush failed with errno ".concat(String(errno)), errno);
+  }
+
+  // cold: once per failed device.
+  private fail(reason: string, errno: number): void {
     if (this.state.failed) return;
     this.state.failed = true;
     this.log.stop();
+    this.machines.rows?.stop();
     this.filler.onDeviceFailed();
-    this.owner.onDeviceFailed("a write or flush failed with errno ".concat(String(errno)), errno);
+    this.owner.onDeviceFailed(reason, errno);
   }
 
   onDeviceSlow(latencyUs: number): void {

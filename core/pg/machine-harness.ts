@@ -36,6 +36,8 @@ export class Machine {
   readonly simulation: Simulation;
   readonly runner: SimRunner;
   world: SimWorld;
+  /** Of the stores that are opened: see `StoreOptions.indexBytes`. */
+  indexBytes = 0;
 
   private readonly memory: ArrayBuffer | undefined;
 
@@ -105,7 +107,8 @@ export class Machine {
 
   open(more: Parameters<typeof StoreRig.open>[4] = {}): Promise<StoreRig> {
     const disk = this.world.disks.open("disk", {});
-    return StoreRig.open(this.world, disk, this.world.logger, this.runner, more);
+    const options = { indexBytes: this.indexBytes, ...more };
+    return StoreRig.open(this.world, disk, this.world.logger, this.runner, options);
   }
 
   /** The process ends in order; the machine goes on. */

@@ -65,6 +65,8 @@ export class Requests {
     }
     if (entry.ifVersion !== 0) {
       const version = this.versionAhead(entry.layer, entry.firstBlock);
+      // Its row of the index is being loaded.
+      if (version < 0) return Status.Busy;
       if (version + 1 !== entry.ifVersion) return Status.Conflict;
     }
     return this.propose(op);
@@ -170,7 +172,7 @@ export class Requests {
     older.onDone();
   }
 
-  /** Version of a block once everything in this leader's log is applied. */
+  /** Version of a block once everything in this leader's log is applied; -1: not known at once. */
   private versionAhead(layer: number, block: number): number {
     const group = this.group;
     let version = -1;

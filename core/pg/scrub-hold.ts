@@ -9,16 +9,29 @@ import { GroupHealth, UnitState } from "./local-store.ts";
 const HOLD_US_MAX = 500_000;
 const LOOK_US = 1000;
 
-/** What units of a replica are now, in the order of `keys`. */
-export function unitsOf(group: Group, keys: readonly UnitKey[]): UnitState[] {
-  return keys.map((key) => {
-    const state = new UnitState();
-    state.layer = key.layer;
-    state.unit = key.unit;
-    state.snapSeq = key.snapSeq;
-    group.shard.store.unitState(group.row, state);
-    return state;
+/** What units of a replica are, in the order of `keys`, all as of `applied`. */
+export interface UnitsNow {
+  readonly applied: number;
+  readonly units: UnitState[];
+}
+
+/** What units of a replica are now; when the index is paged, as soon as that can be told. */
+export async function unitsOf(group: Group, keys: readonly UnitKey[]): Promise<UnitsNow> {
+  const { store } = group.shard;
+  const look = (): UnitsNow => ({
+    applied: group.appliedIndex,
+    units: keys.map((key) => unitOf(group, key)),
   });
+  return store.isPaged ? await store.withUnits(group.row, keys, look) : look();
+}
+
+function unitOf(group: Group, key: UnitKey): UnitState {
+  const state = new UnitState();
+  state.layer = key.layer;
+  state.unit = key.unit;
+  state.snapSeq = key.snapSeq;
+  group.shard.store.unitState(group.row, state);
+  return state;
 }
 
 /**
@@ -42,7 +55,8 @@ export async function unitsAt(
       await sleep(timers, LOOK_US);
       if (!isWholeFollower(group) || group.holdIndex !== index) return null;
     }
-    return unitsOf(group, keys);
+    const { applied, units } = await unitsOf(group, keys);
+    return applied === index ? units : null;
   } finally {
     group.users -= 1;
     // A fill that began meanwhile took the hold away, and may hold at the same index.

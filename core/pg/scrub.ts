@@ -30,7 +30,7 @@ import { BLOCKS_PER_UNIT } from "../base/units.ts";
 import { ProgressState } from "../raft/raft.ts";
 import { CallbackTimer } from "../reactor/world.ts";
 import { SlotSet } from "./fill-parts.ts";
-import type { UnitKey } from "./fill-source.ts";
+import type { ListedUnit, UnitKey } from "./fill-source.ts";
 import type { Group } from "./group.ts";
 import { UnitListing, UnitState } from "./local-store.ts";
 import type { PgShard } from "./pg.ts";
@@ -42,6 +42,8 @@ import { blockOf, judgeUnit, ScrubTally } from "./scrub-tally.ts";
 const ROUND_UNITS_MAX = 64;
 /** The share of the time that is left to clients: a pause after each step, in steps. */
 const PAUSE_STEPS = 4;
+/** Units of which the store has all in memory at a time. */
+const ROWS_UNITS = 64;
 const PAUSE_US_MIN = 2000;
 const PAUSE_US_MAX = 200_000;
 /** Between an attempt that failed and the next; between two looks at a group that is not whole. */
@@ -208,22 +210,30 @@ export class Scrub {
     while (cursor >= 0 && this.goesOn) {
       const begunUs = shard.world.clock.nowUs();
       const page = await peer.list(cursor);
-      for (const listed of page.units) {
-        own.layer = listed.layer;
-        own.unit = listed.unit;
-        own.snapSeq = listed.snapSeq;
-        store.unitState(this.group.row, own);
-        store.digestOf(own);
-        this.counters.scrubUnitsCompared += 1;
-        const slot = store.unitSlot(listed.layer, listed.unit, listed.snapSeq);
-        if (slot >= 0) seen.add(slot);
-        const same = own.digestLow === listed.digestLow && own.digestHigh === listed.digestHigh;
-        if (!same) this.addCandidate(listed.layer, listed.unit, listed.snapSeq);
+      for (let at = 0; at < page.units.length; at += ROWS_UNITS) {
+        const some = page.units.slice(at, at + ROWS_UNITS);
+        const look = (): void => some.forEach((listed) => this.compare(listed, own, seen));
+        if (store.isPaged) await store.withUnits(this.group.row, some, look);
+        else look();
       }
       cursor = page.next;
       await this.rest(begunUs);
       await this.compareCandidates(peers, ROUND_UNITS_MAX);
     }
+  }
+
+  private compare(listed: ListedUnit, own: UnitState, seen: SlotSet): void {
+    const { store } = this.shard;
+    own.layer = listed.layer;
+    own.unit = listed.unit;
+    own.snapSeq = listed.snapSeq;
+    store.unitState(this.group.row, own);
+    store.digestOf(own);
+    this.counters.scrubUnitsCompared += 1;
+    const slot = store.unitSlot(listed.layer, listed.unit, listed.snapSeq);
+    if (slot >= 0) seen.add(slot);
+    const same = own.digestLow === listed.digestLow && own.digestHigh === listed.digestHigh;
+    if (!same) this.addCandidate(listed.layer, listed.unit, listed.snapSeq);
   }
 
   /** Units that are here and that some replica did not tell are candidates. */
@@ -271,8 +281,7 @@ export class Scrub {
     const { group } = this;
     for (let tries = 1; this.goesOn; tries++) {
       if (tries > ROUND_TRIES) throw new Setback("the replicas do not meet at one index");
-      const index = group.appliedIndex;
-      const own = unitsOf(group, keys);
+      const { applied: index, units: own } = await unitsOf(group, keys);
       const settled = await Promise.allSettled(peers.map((one) => one.unitsAt(keys, index)));
       const replicas = [own];
       for (const one of settled) {

@@ -232,7 +232,7 @@ describe("a fill", () => {
     const wanted = [7, 0, 1, 0, 1, -BlockState.Lost, ...Array<number>(9).fill(1), 77];
     expect(await stamps(rig, 16)).toEqual(wanted);
     const versions = [7, 0, 1, 0, 1, 4, ...Array<number>(10).fill(1)];
-    expect([...rig.unit(row, UNIT).versions]).toEqual(versions);
+    expect([...(await rig.unit(row, UNIT)).versions]).toEqual(versions);
     let again = await restarted(machine);
     expect(await stamps(again, 16)).toEqual(wanted);
     await checkpoint(again);
@@ -240,7 +240,7 @@ describe("a fill", () => {
     expect(await stamps(again, 16)).toEqual(wanted);
     again = await restarted(machine);
     expect(await stamps(again, 16)).toEqual(wanted);
-    expect([...again.unit(0, UNIT).versions]).toEqual(versions);
+    expect([...(await again.unit(0, UNIT)).versions]).toEqual(versions);
     machine.crash();
     const report = await machine.tool((world, disk) => fsckStore(world, disk));
     expect(report.findings).toEqual([]);
@@ -281,11 +281,11 @@ describe("a fill", () => {
     expect(await rig.fill(row, head, ALL_ZERO)).toBe(Status.Ok);
     expect(await rig.fill(row, { ...UNIT, unit: 1 }, zeros(2, 3))).toBe(Status.Ok);
     expect(await rig.fill(row, { ...UNIT, unit: 1 }, ALL_ZERO)).toBe(Status.Ok);
-    expect(rig.list(row)).toEqual([UNIT, head]);
+    expect(await rig.list(row)).toEqual([UNIT, head]);
     expect(await stamps(rig, 32)).toEqual(Array<number>(32).fill(0));
     expect(await stamps(rig, 2, 0)).toEqual([1, 1]);
     let again = await restarted(machine);
-    expect(again.list(0)).toEqual([UNIT, head]);
+    expect(await again.list(0)).toEqual([UNIT, head]);
     expect(await stamps(again, 32)).toEqual(Array<number>(32).fill(0));
     await checkpoint(again);
     again = await restarted(machine);
@@ -322,7 +322,7 @@ describe("a fill", () => {
     await checkpoint(rig);
     const wanted = [44, 0, 1, 1, 1, 2, 1, 7];
     expect(await stamps(rig, 8)).toEqual(wanted);
-    const { versions } = rig.unit(row, snapshot);
+    const { versions } = await rig.unit(row, snapshot);
     expect([...versions.subarray(0, 8)]).toEqual([4, 0, 1, 1, 1, 2, 1, 7]);
     await checkpoint(rig);
     const again = await restarted(machine);

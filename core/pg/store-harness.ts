@@ -408,17 +408,19 @@ export class StoreRig {
   }
 
   /** What a reader sees of a unit. */
-  unit(row: number, key: RigKey): UnitState {
+  async unit(row: number, key: RigKey): Promise<UnitState> {
     const state = new UnitState();
     state.layer = key.layer;
     state.unit = key.unit;
     state.snapSeq = key.snapSeq;
-    this.store.unitState(row, state);
+    const look = (): void => this.store.unitState(row, state);
+    if (this.store.isPaged) await this.await(this.store.withUnits(row, [key], look), "unit");
+    else look();
     return state;
   }
 
   /** All units that a replica holds. */
-  list(row: number): RigKey[] {
+  async list(row: number): Promise<RigKey[]> {
     const keys: RigKey[] = [];
     const page = new UnitListing();
     let cursor = 0;
@@ -426,8 +428,12 @@ export class StoreRig {
       cursor = this.store.listUnits(row, cursor, page);
       for (let at = 0; at < page.count; at++) {
         const key = { layer: page.layers[at]!, unit: page.units[at]!, snapSeq: page.snapSeqs[at]! };
-        const state = this.unit(row, key);
+        const state = await this.unit(row, key);
         this.store.digestOf(state);
+        if (this.store.isPaged) {
+          const digest = (): void => this.store.digestListing(row, page, at, at + 1);
+          await this.await(this.store.withUnits(row, [key], digest), "digest");
+        }
         assert(state.digestLow === page.digestsLow[at], "rig: the listing tells another digest");
         assert(state.digestHigh === page.digestsHigh[at], "rig: the listing tells another digest");
         keys.push(key);

@@ -93,6 +93,8 @@ export class ModelRun {
   copied = 0;
   discarded = 0;
   again = 0;
+  pageLoads = 0;
+  pageEvictions = 0;
   busy = 0;
 
   constructor(machine: Machine, seed: number) {
@@ -322,6 +324,8 @@ export class ModelRun {
     this.copied += counters.unitsCopied;
     this.discarded += counters.bytesDiscarded;
     this.again += counters.entriesAppendedAgain;
+    this.pageLoads += counters.pageLoads;
+    this.pageEvictions += counters.pageEvictions;
   }
 
   async crash(): Promise<void> {
@@ -339,14 +343,14 @@ export class ModelRun {
     same("groups recovered", this.rig.store.recovered.length, GROUPS);
     for (const recovered of this.rig.store.recovered) {
       const at = this.groups.findIndex((group) => group.pg === recovered.pg);
-      this.recover(this.groups[at]!, recovered, durable[at]!);
+      await this.recover(this.groups[at]!, recovered, durable[at]!);
     }
     this.rig.store.finishRecovery();
     await this.checkAll();
   }
 
   /** Compare what was found of a group with what had to be found. */
-  recover(group: GroupModel, recovered: RecoveredGroup, durable: number): void {
+  recover(group: GroupModel, recovered: RecoveredGroup, durable: number): Promise<void> {
     same("health", recovered.health, this.healthOf(group));
     assert(recovered.lastIndex >= durable, "model: a durable entry is missing");
     assert(recovered.commit <= group.commit, "model: the commit index is too high");
@@ -356,6 +360,7 @@ export class ModelRun {
     this.rig.replay(recovered, recovered.commit);
     this.rig.replay(recovered, group.commit);
     group.applied = group.commit;
+    return Promise.resolve();
   }
 
   healthOf(_group: GroupModel): GroupHealth {

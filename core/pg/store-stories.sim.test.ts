@@ -398,7 +398,7 @@ describe("story 2: the torn index page", () => {
     again.replay(again.store.recovered[0]!, 2);
     again.store.finishRecovery();
     // Nothing is known of the 16 slots of the page; their units are free.
-    expect(again.list(0)).toEqual([]);
+    expect(await again.list(0)).toEqual([]);
     expect(again.store.usage().bytesUsed).toBe(0);
     await checkpoint(again);
     machine.crash();

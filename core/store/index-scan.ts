@@ -3,10 +3,10 @@ import { BLOCK_SIZE, BLOCKS_PER_UNIT } from "../base/units.ts";
 import { type Device, DeviceRegion, readOnce, readSurely } from "../device/device.ts";
 import type { World } from "../reactor/world.ts";
 import { NONE } from "./layer-table.ts";
-import { pageCrcOf } from "./page-writer.ts";
 import {
   DiskSlot,
   decodeSlot,
+  pageCrcOf,
   SLOT_SIZE,
   SLOTS_PER_PAGE,
   SlotImage,
@@ -146,7 +146,7 @@ class IndexScanner {
     zone.pageCrc[page] = crc;
     const mixed = counts.newer > 0 && counts.newer < SLOTS_PER_PAGE;
     if (text !== undefined || mixed) {
-      zone.open(table.geometry.slotsPerZone);
+      table.openZone(zone);
       table.markDirty(first);
     }
     if (text !== undefined) return;
@@ -244,14 +244,14 @@ class IndexScanner {
     const index = table.indexOf(slot);
     zone.version[index] = image.version;
     if (hole) {
-      zone.crcs[index * BLOCKS_PER_UNIT] = image.crcs[0]!;
-      zone.crcs[index * BLOCKS_PER_UNIT + 1] = image.crcs[1]!;
+      table.setHoleWord(slot, 0, image.crcs[0]!);
+      table.setHoleWord(slot, 1, image.crcs[1]!);
       return;
     }
     zone.dataBits[index] = image.dataBits;
     zone.lostBits[index] = image.lostBits;
     if (image.lostBits !== 0) zone.holdsLost = true;
-    for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+    for (let bit = 0; bit < BLOCKS_PER_UNIT && table.frames === null; bit++) {
       table.setBlock(slot, bit, image.versions[bit]!, image.crcs[bit]!);
     }
     zone.version[index] = image.version;

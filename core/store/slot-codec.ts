@@ -3,6 +3,7 @@ import { mix32 } from "../base/checksum.ts";
 import type { Checksum } from "../base/checksum.ts";
 import { BLOCKS_PER_UNIT, TWO_32 } from "../base/units.ts";
 import { fitU53, getU48, getU64, putU48, putU64 } from "./fixed.ts";
+import type { IndexFrames } from "./index-frames.ts";
 import { SlotState, type SlotZone } from "./slot-zone.ts";
 
 /**
@@ -58,7 +59,7 @@ export function slotSeed(seed: number, shard: number, slot: number): number {
 
 /**
  * Lay out slot `index` of `zone` at `at`; `bytes` is a view of its 256 bytes. Forming, taken and
- * quarantined slots are free on disk.
+ * quarantined slots are free on disk. `frames`, `page`: when the index is paged; the row is there.
  */
 export function encodeSlot(
   view: DataView,
@@ -71,6 +72,8 @@ export function encodeSlot(
   pageStamp: number,
   crcSeed: number,
   checksum: Checksum,
+  frames: IndexFrames | null = null,
+  page = 0,
 ): void {
   bytes.fill(0);
   view.setUint16(at + 6, SLOT_SIZE, true);
@@ -83,10 +86,10 @@ export function encodeSlot(
     view.setUint32(at + 16, zone.unit[index]!, true);
     view.setUint32(at + 20, zone.snapSeq[index]!, true);
     view.setUint32(at + 44, pg, true);
-    if (state === SlotState.Live) encodeBlocks(view, at, zone, index, layer);
+    if (state === SlotState.Live) encodeBlocks(view, at, zone, index, layer, frames, page);
     else {
-      view.setUint32(at + 64, zone.crcs[index * BLOCKS_PER_UNIT]!, true);
-      view.setUint32(at + 68, zone.crcs[index * BLOCKS_PER_UNIT + 1]!, true);
+      view.setUint32(at + 64, zone.holes[index * 2]!, true);
+      view.setUint32(at + 68, zone.holes[index * 2 + 1]!, true);
     }
   }
   view.setUint32(at, crcOfSlot(bytes, crcSeed, checksum), true);
@@ -98,16 +101,34 @@ function encodeBlocks(
   zone: SlotZone,
   index: number,
   layer: number,
+  frames: IndexFrames | null,
+  page: number,
 ): void {
   view.setUint16(at + 32, zone.dataBits[index]!, true);
   view.setUint16(at + 34, zone.lostBits[index]!, true);
   const firstBlock = zone.unit[index]! * BLOCKS_PER_UNIT;
+  if (frames !== null) {
+    const bits = zone.dataBits[index]! | zone.lostBits[index]!;
+    if (bits !== 0) {
+      frames.putRow(page, index % SLOTS_PER_PAGE, bits, layer, firstBlock, view, at);
+      return;
+    }
+    encodeNothing(view, at, firstBlock, layer);
+    return;
+  }
   const from = index * BLOCKS_PER_UNIT;
   for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
     const stored = (zone.crcs[from + bit]! ^ mix32(layer, firstBlock + bit)) >>> 0;
     view.setUint32(at + 64 + bit * 4, stored, true);
     const version = zone.versionLow[from + bit]! + zone.versionHigh[from + bit]! * TWO_32;
     putU48(view, at + 128 + bit * 6, version);
+  }
+}
+
+/** What the blocks of a unit without data are: written by nobody. */
+function encodeNothing(view: DataView, at: number, firstBlock: number, layer: number): void {
+  for (let bit = 0; bit < BLOCKS_PER_UNIT; bit++) {
+    view.setUint32(at + 64 + bit * 4, mix32(layer, firstBlock + bit) >>> 0, true);
   }
 }
 
@@ -164,4 +185,9 @@ function crcOfSlot(bytes: Uint8Array, crcSeed: number, checksum: Checksum): numb
   bytes[2] = b2;
   bytes[3] = b3;
   return crc;
+}
+
+/** The crc under which a checkpoint knows a page; 0 stands for a page never written. */
+export function pageCrcOf(crc: number): number {
+  return crc === 0 ? 1 : crc;
 }

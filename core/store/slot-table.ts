@@ -1,7 +1,8 @@
 // data path
 import { assert } from "../base/assert.ts";
-import { BLOCKS_PER_UNIT, TWO_32, UNIT_SIZE } from "../base/units.ts";
+import { BLOCK_SIZE, BLOCKS_PER_UNIT, TWO_32, UNIT_SIZE } from "../base/units.ts";
 import type { Geometry } from "./geometry.ts";
+import { IndexFrames } from "./index-frames.ts";
 import { LayerTable, NONE } from "./layer-table.ts";
 import { SLOTS_PER_PAGE } from "./slot-codec.ts";
 import { SlotFlag, SlotState, SlotZone } from "./slot-zone.ts";
@@ -28,6 +29,8 @@ const REUSED_SHARE = 0.25;
  */
 export class SlotTable {
   readonly geometry: Geometry;
+  /** Rows of slots that are in memory; null: all are, in the zones. */
+  readonly frames: IndexFrames | null;
   readonly layers = new LayerTable();
   readonly zones: SlotZone[] = [];
   freeUnits = 0;
@@ -52,8 +55,11 @@ export class SlotTable {
   private cursorIndex = 0;
   private holeCursor = 0;
 
-  /** `zoneOffsets`: device offsets of the shard's data zones, in order. */
-  constructor(geometry: Geometry, zoneOffsets: readonly number[]) {
+  /**
+   * `zoneOffsets`: device offsets of the shard's data zones, in order. `indexBytes`: what the rows of
+   * slots may take in memory; 0: all of them are resident.
+   */
+  constructor(geometry: Geometry, zoneOffsets: readonly number[], indexBytes = 0) {
     this.geometry = geometry;
     this.slotShift = geometry.slotShift;
     this.slotMask = 2 ** geometry.slotShift - 1;
@@ -64,6 +70,14 @@ export class SlotTable {
     this.bucketMask = buckets - 1;
     this.freeUnits = geometry.unitsPerZone * zoneOffsets.length;
     this.freeHoles = (geometry.slotsPerZone - geometry.unitsPerZone) * zoneOffsets.length;
+    const pages = geometry.pagesPerZone * zoneOffsets.length;
+    this.frames = indexBytes === 0 ? null : new IndexFrames(pages, indexBytes);
+  }
+
+  // cold: once per zone.
+  /** Make the memory of a zone. */
+  openZone(zone: SlotZone): void {
+    zone.open(this.geometry.slotsPerZone, this.frames === null);
   }
 
   get unitsTotal(): number {
@@ -99,24 +113,134 @@ export class SlotTable {
     return zone.opened ? zone.state[this.indexOf(slot)]! : SlotState.Free;
   }
 
+  /* ------------------------------------------------------------------ rows */
+
+  /** Index page of a slot, in the order of the shard's zones. */
+  pageOf(slot: number): number {
+    const page = Math.floor((slot & this.slotMask) / SLOTS_PER_PAGE);
+    return (slot >>> this.slotShift) * this.geometry.pagesPerZone + page;
+  }
+
+  zoneOfPage(page: number): SlotZone {
+    return this.zones[Math.floor(page / this.geometry.pagesPerZone)]!;
+  }
+
+  /** Where the page lies on the device. */
+  pageOffset(page: number): number {
+    return this.zoneOfPage(page).offset + (page % this.geometry.pagesPerZone) * BLOCK_SIZE;
+  }
+
+  /** crc of the page as it was written last; 0: never. */
+  pageCrc(page: number): number {
+    return this.zoneOfPage(page).pageCrc[page % this.geometry.pagesPerZone]!;
+  }
+
+  /**
+   * Whether the row of a unit in use is not in memory: until it is loaded, versions and checksums of
+   * its blocks can neither be asked for nor be set, but for all of them (`makeRow`).
+   */
+  isAbsent(slot: number): boolean {
+    const { frames } = this;
+    if (frames === null) return false;
+    const zone = this.zoneOf(slot);
+    const index = this.indexOf(slot);
+    if ((zone.dataBits[index]! | zone.lostBits[index]!) === 0) return false;
+    return !frames.knows(this.pageOf(slot), index % SLOTS_PER_PAGE);
+  }
+
+  /** A unit of the page of which the row is wanted and not in memory; NONE: all are that are wanted. */
+  absentOf(page: number): number {
+    const number = Math.floor(page / this.geometry.pagesPerZone);
+    const first = this.slotAt(number, (page % this.geometry.pagesPerZone) * SLOTS_PER_PAGE);
+    const zone = this.zones[number]!;
+    for (let slot = first; slot < first + SLOTS_PER_PAGE; slot++) {
+      if (zone.state[this.indexOf(slot)] === SlotState.Live && this.isAbsent(slot)) return slot;
+    }
+    return NONE;
+  }
+
+  /** All blocks of the unit are set next: whatever its row was does not matter. */
+  makeRow(slot: number): void {
+    if (this.frames !== null) this.frames.make(this.pageOf(slot), slot % SLOTS_PER_PAGE);
+  }
+
+  /** Raft index that wrote the block. When the index is paged: 0 of one that is neither data nor lost. */
   versionOfBlock(slot: number, bit: number): number {
     const zone = this.zoneOf(slot);
-    const at = this.indexOf(slot) * BLOCKS_PER_UNIT + bit;
+    const index = this.indexOf(slot);
+    if (this.frames !== null) {
+      if ((((zone.dataBits[index]! | zone.lostBits[index]!) >>> bit) & 1) === 0) return 0;
+      return this.frames.version(this.pageOf(slot), slot % SLOTS_PER_PAGE, bit);
+    }
+    const at = index * BLOCKS_PER_UNIT + bit;
     return zone.versionLow[at]! + zone.versionHigh[at]! * TWO_32;
   }
 
+  /** The client's crc32 of a block. */
   crcOfBlock(slot: number, bit: number): number {
-    return this.zoneOf(slot).crcs[this.indexOf(slot) * BLOCKS_PER_UNIT + bit]!;
+    const zone = this.zoneOf(slot);
+    const index = this.indexOf(slot);
+    if (this.frames !== null) {
+      if ((((zone.dataBits[index]! | zone.lostBits[index]!) >>> bit) & 1) === 0) return 0;
+      const layer = this.layers.idOf(zone.layer[index]!);
+      const block = zone.unit[index]! * BLOCKS_PER_UNIT + bit;
+      return this.frames.crc(this.pageOf(slot), slot % SLOTS_PER_PAGE, layer, block);
+    }
+    return zone.crcs[index * BLOCKS_PER_UNIT + bit]!;
   }
 
   setBlock(slot: number, bit: number, version: number, crc: number): void {
     const zone = this.zoneOf(slot);
     const index = this.indexOf(slot);
-    const at = index * BLOCKS_PER_UNIT + bit;
-    zone.versionLow[at] = version >>> 0;
-    zone.versionHigh[at] = (version / TWO_32) & 0xffff;
-    zone.crcs[at] = crc;
+    if (this.frames === null) {
+      const at = index * BLOCKS_PER_UNIT + bit;
+      zone.versionLow[at] = version >>> 0;
+      zone.versionHigh[at] = (version / TWO_32) & 0xffff;
+      zone.crcs[at] = crc;
+    } else {
+      const layer = this.layers.idOf(zone.layer[index]!);
+      const block = zone.unit[index]! * BLOCKS_PER_UNIT + bit;
+      this.frames.set(this.pageOf(slot), slot % SLOTS_PER_PAGE, layer, block, version, crc);
+    }
     if (version > zone.version[index]!) zone.version[index] = version;
+  }
+
+  /** A block became zero: its row need not be here, the bits of the slot say so. */
+  setZero(slot: number, bit: number, version: number): void {
+    if (this.frames === null) {
+      this.setBlock(slot, bit, version, 0);
+      return;
+    }
+    const zone = this.zoneOf(slot);
+    const index = this.indexOf(slot);
+    if (version > zone.version[index]!) zone.version[index] = version;
+  }
+
+  /** The slot begins anew, without data; `version`: of the entry that takes it. */
+  resetRow(slot: number, version: number): void {
+    const zone = this.zoneOf(slot);
+    const index = this.indexOf(slot);
+    if (this.frames === null) {
+      const from = index * BLOCKS_PER_UNIT;
+      zone.crcs.fill(0, from, from + BLOCKS_PER_UNIT);
+      zone.versionLow.fill(0, from, from + BLOCKS_PER_UNIT);
+      zone.versionHigh.fill(0, from, from + BLOCKS_PER_UNIT);
+    }
+    zone.dataBits[index] = 0;
+    zone.lostBits[index] = 0;
+    zone.overlayBits[index] = 0;
+    zone.version[index] = version;
+  }
+
+  /** Word 0 or 1 of a hole slot's mask. */
+  holeWord(slot: number, word: number): number {
+    return this.zoneOf(slot).holes[this.indexOf(slot) * 2 + word]!;
+  }
+
+  setHoleWord(slot: number, word: number, mask: number): void {
+    const zone = this.zoneOf(slot);
+    zone.openHoles();
+    zone.holes[this.indexOf(slot) * 2 + word] = mask;
   }
 
   /* ------------------------------------------------------------ allocation */
@@ -136,7 +260,7 @@ export class SlotTable {
   private freeFrom(index: number): number {
     const zone = this.zones[this.cursorZone]!;
     if (zone.freeUnits === 0) return -1;
-    zone.open(this.geometry.slotsPerZone);
+    this.openZone(zone);
     const units = this.geometry.unitsPerZone;
     for (let at = index; at < units; at++) if (zone.state[at] === SlotState.Free) return at;
     return -1;
@@ -184,7 +308,7 @@ export class SlotTable {
     for (let step = 0; step <= this.zones.length; step++) {
       const zone = this.zones[this.holeCursor]!;
       if (zone.freeHoles > 0) {
-        zone.open(slots);
+        this.openZone(zone);
         for (let index = units; index < slots; index++) {
           if (zone.state[index] === SlotState.Free) {
             return this.occupy(this.slotAt(this.holeCursor, index));
@@ -200,7 +324,7 @@ export class SlotTable {
   /** Mark a slot that a record names as taken (start-up). False when it is not free. */
   takeNamed(slot: number): boolean {
     const zone = this.zoneOf(slot);
-    zone.open(this.geometry.slotsPerZone);
+    this.openZone(zone);
     if (zone.state[this.indexOf(slot)] !== SlotState.Free) return false;
     this.occupy(slot);
     return true;
@@ -349,8 +473,8 @@ export class SlotTable {
     while (slot !== NONE) {
       const zone = this.zoneOf(slot);
       const index = this.indexOf(slot);
-      const at = index * BLOCKS_PER_UNIT + (bit >>> 5);
-      if (zone.snapSeq[index]! <= snapSeq && ((zone.crcs[at]! >>> (bit & 31)) & 1) === 1) {
+      const at = index * 2 + (bit >>> 5);
+      if (zone.snapSeq[index]! <= snapSeq && ((zone.holes[at]! >>> (bit & 31)) & 1) === 1) {
         return zone.snapSeq[index]!;
       }
       slot = zone.older[index]!;

@@ -31,10 +31,9 @@ export enum SlotFlag {
 }
 
 /**
- * The memory of one data zone's slots: 29 B of key and state, and in resident mode 160 B of
- * checksums and versions per block. Made when the zone is used for the first time, so that an empty
- * store costs nothing. (Only resident mode exists: 193 B a slot, 3 GiB per TiB of units. A page
- * cache in its place, for devices beyond some TiB, is not built.)
+ * The memory of one data zone's slots: 34 B of key and state, and 160 B of checksums and versions per
+ * block when the index is resident (3.3 GiB per TiB of units in all); else `IndexFrames` has those that
+ * were used last. Made when the zone is used for the first time, so that an empty store costs nothing.
  */
 export class SlotZone {
   /** Device offset of the zone (its index pages) and of unit 0. */
@@ -62,7 +61,9 @@ export class SlotZone {
   lostBits: Uint16Array = EMPTY_16;
   /** Blocks that live in the overlay. */
   overlayBits: Uint16Array = EMPTY_16;
-  /** The client's crc32 of each block; of a hole slot: words 0 and 1 are the mask. */
+  /** Of hole slots: which of their 64 units are zero, two words each. Empty until there is one. */
+  holes: Uint32Array = EMPTY_32;
+  /** The client's crc32 of each block; empty, as the two below, when the index is paged. */
   crcs: Uint32Array = EMPTY_32;
   versionLow: Uint32Array = EMPTY_32;
   versionHigh: Uint16Array = EMPTY_16;
@@ -81,8 +82,8 @@ export class SlotZone {
   }
 
   // cold: once per zone.
-  /** Make the arrays. */
-  open(slots: number): void {
+  /** Make the arrays; those of each block when the index is `resident`. */
+  open(slots: number, resident: boolean): void {
     if (this.opened) return;
     this.state = new Uint8Array(slots);
     this.flags = new Uint8Array(slots);
@@ -95,11 +96,19 @@ export class SlotZone {
     this.dataBits = new Uint16Array(slots);
     this.lostBits = new Uint16Array(slots);
     this.overlayBits = new Uint16Array(slots);
-    this.crcs = new Uint32Array(slots * BLOCKS_PER_UNIT);
-    this.versionLow = new Uint32Array(slots * BLOCKS_PER_UNIT);
-    this.versionHigh = new Uint16Array(slots * BLOCKS_PER_UNIT);
+    if (resident) {
+      this.crcs = new Uint32Array(slots * BLOCKS_PER_UNIT);
+      this.versionLow = new Uint32Array(slots * BLOCKS_PER_UNIT);
+      this.versionHigh = new Uint16Array(slots * BLOCKS_PER_UNIT);
+    }
     // Last: memory may have run out before, and what is written to an array that is none is lost.
     this.opened = true;
+  }
+
+  // cold: once per zone, when images have snapshots.
+  /** Make room for the masks of holes. */
+  openHoles(): void {
+    if (this.holes.length === 0) this.holes = new Uint32Array(this.state.length * 2);
   }
 }
 

@@ -33,10 +33,10 @@ export class StaleUnits {
 
   // cold: once per zone and start.
   private beginZone(zone: SlotZone): void {
-    const { slotsPerZone, unitsPerZone } = this.table.geometry;
+    const { unitsPerZone } = this.table.geometry;
     for (let page = 0; page < zone.pageCount; page++) {
       if (zone.pageCrc[page] === 0) continue;
-      zone.open(slotsPerZone);
+      this.table.openZone(zone);
       const end = Math.min(unitsPerZone, (page + 1) * SLOTS_PER_PAGE);
       for (let index = page * SLOTS_PER_PAGE; index < end; index++) {
         if (zone.state[index] === SlotState.Free) this.table.markStale(zone, index);

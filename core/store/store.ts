@@ -4,7 +4,16 @@ export * from "./checkpoint-codec.ts";
 export { fitU53, getU48, getU64, putU48, putU64 } from "./fixed.ts";
 export * from "./geometry.ts";
 export { NONE } from "./layer-table.ts";
+export { FRAME_BYTES } from "./index-frames.ts";
 export { type IndexScanResult, scanIndex } from "./index-scan.ts";
+export {
+  LOAD_BUFFER_BYTES,
+  PageHolds,
+  type PageHoldsOwner,
+  PageLoader,
+  type PageLoaderOwner,
+  PageWaiter,
+} from "./page-loader.ts";
 export { PAGE_BUFFER_BYTES, PageWriter, type PageWriterOwner } from "./page-writer.ts";
 export { Eras, Quarantine } from "./quarantine.ts";
 export * from "./slot-codec.ts";

@@ -189,7 +189,7 @@ export function compareReplicas(cluster: SimCluster): void {
   for (const pg of cluster.pgs) {
     const members = cluster.osds.flatMap((osd) => {
       const group = groupsOf(osd).find((one) => one.pg === pg.id);
-      return group === undefined ? [] : [{ osd, group, text: shown(group) }];
+      return group === undefined ? [] : [{ osd, group, text: shown(cluster, group) }];
     });
     const first = members.find(({ group }) => !group.witness);
     for (const { osd, group, text } of members) {
@@ -208,8 +208,11 @@ export function compareReplicas(cluster: SimCluster): void {
   }
 }
 
-/** All units of a group, as its store shows them: the same object each time. */
-export function* unitsOf(group: Group): Generator<UnitState> {
+/**
+ * All units of a group, as its store shows them: the same object each time. Time passes when rows of its
+ * index have to be loaded.
+ */
+export function* unitsOf(cluster: SimCluster, group: Group): Generator<UnitState> {
   const { store } = group.shard;
   const listing = new UnitListing();
   const state = new UnitState();
@@ -219,16 +222,18 @@ export function* unitsOf(group: Group): Generator<UnitState> {
       state.layer = listing.layers[at]!;
       state.unit = listing.units[at]!;
       state.snapSeq = listing.snapSeqs[at]!;
-      store.unitState(group.row, state);
+      const look = (): void => store.unitState(group.row, state);
+      if (store.isPaged) cluster.await("index", store.withUnits(group.row, [state], look));
+      else look();
       yield state;
     }
   }
 }
 
 /** All units of a group as its store shows them, one line each. */
-function shown(group: Group): string {
+function shown(cluster: SimCluster, group: Group): string {
   const lines: string[] = [];
-  for (const { layer, unit, snapSeq, states, versions, crcs } of unitsOf(group)) {
+  for (const { layer, unit, snapSeq, states, versions, crcs } of unitsOf(cluster, group)) {
     if (states.every((one) => one === 0)) continue;
     const blocks = [...versions].map(
       (version, bit) => `${String(states[bit])}:${String(version)}:${String(crcs[bit])}`,

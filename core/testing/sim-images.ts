@@ -375,7 +375,7 @@ export class SimImages {
         const name = `layer ${String(layer)} has units on osd.${String(osd)}`;
         assert(sizes.has(layer), `${name}: its image is removed`);
       }
-      for (const { layer, unit, states } of unitsOf(group)) {
+      for (const { layer, unit, states } of unitsOf(this.cluster, group)) {
         const end = sizes.get(layer)! / BLOCK_SIZE - unit * BLOCKS_PER_UNIT;
         const last = states.findLastIndex((state) => state !== 0);
         const name = `unit ${String(unit)} of layer ${String(layer)} on osd.${String(osd)}`;
