@@ -35,6 +35,8 @@ export interface DaemonFlags {
   readonly name: string;
   /** Address to listen on and to connect from. */
   readonly bind: string;
+  /** Its connections are encrypted, all of them; else those whose other end wants that. */
+  readonly encrypt: boolean;
   /** As `data-path.ts` has it; empty when the role has none of its own. */
   readonly data: string;
   /** Of an osd: its number. */
@@ -224,7 +226,8 @@ class RunningDaemon implements Daemon {
     // The terminal may close under a foreground cluster; the processes go on until told to stop.
     process.on("SIGHUP", () => undefined);
     this.publish("pid", `${process.pid}\n`);
-    this.logger.info("starting", { pid: process.pid, bind: this.flags.bind });
+    const { bind, encrypt } = this.flags;
+    this.logger.info("starting", { pid: process.pid, bind, encrypt });
     this.followStarter();
   }
 

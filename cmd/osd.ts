@@ -16,6 +16,7 @@ import {
   type Verdict,
 } from "../core/osd/osd.ts";
 import type { StoreClaim } from "../core/pg/pg.ts";
+import type { RunnableWorld } from "../core/reactor/reactor.ts";
 import type { World } from "../core/reactor/world.ts";
 import type { StoreCredentials } from "../core/rpc/rpc.ts";
 import { encodeStarts, type StoreStart } from "../core/store/store.ts";
@@ -79,15 +80,7 @@ class Osd {
       const text = `the store is of osd ${first.identity.osd}, wanted ${options.osd}`;
       throw new FastblockError("FB2103", `starting ${options.name}: ${text}`);
     }
-    const world = createWorld({
-      arenaBytes: 64 * 1_048_576,
-      logger: daemon.logger,
-      prefer: "file",
-      onFatal: (error) => daemon.fail(error),
-    });
-    world.start();
-    startCollector(world);
-    collectAtRest(world, new GrownHeap("all"));
+    const world = this.startWorld();
     const credentials = { starts: encodeStarts(first.identity.starts), asking: true };
     const admission = this.newAdmission(world, ready, credentials);
     this.admission = admission;
@@ -138,6 +131,21 @@ class Osd {
     this.session = session;
     session.start();
     admission.begin(peersOf(this.map, first.identity.storeUuid));
+  }
+
+  /** The main thread's own: it speaks to the mon, and touches no disk. */
+  private startWorld(): RunnableWorld {
+    const { daemon } = this;
+    const world = createWorld({
+      arenaBytes: 64 * 1_048_576,
+      logger: daemon.logger,
+      prefer: "file",
+      onFatal: (error) => daemon.fail(error),
+    });
+    world.start();
+    startCollector(world);
+    collectAtRest(world, new GrownHeap("all"));
+    return world;
   }
 
   /** Whether the store may serve, and what happens when it may. */

@@ -71,18 +71,26 @@ function bind() {
 }
 
 let library: Libcrypto | null = null;
+/** Of the first look; empty: there was none, or it found the library. */
+let fault = "";
 
-/** Why the library can not be used; empty: it can. cold: looks for it at the first call of a thread */
+/**
+ * Why the library can not be used; empty: it can. cold: looks for it at the first call of a thread, and
+ * never again: whoever asks for encryption asks for this, and each look leaves memory behind.
+ */
 export function libcryptoFault(): string {
-  if (library !== null) return "";
+  if (library !== null || fault !== "") return fault;
   try {
     load();
     const symbols = bind();
     library = { symbols, algorithm: symbols.EVP_aes_256_gcm() as Pointer };
-    return "";
+    // What the machine's settings forbid shows with the first key only.
+    new GcmCipher(new Uint8Array(CIPHER_KEY_SIZE), new Uint8Array(CIPHER_KEY_SIZE), "seal").end();
   } catch (error) {
-    return `no cipher: ${error instanceof Error ? error.message : String(error)}`;
+    library = null;
+    fault = `no cipher: ${error instanceof Error ? error.message : String(error)}`;
   }
+  return fault;
 }
 
 /** Contexts of ciphers that nobody ended: of worlds that a simulation has crashed. */
