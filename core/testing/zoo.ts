@@ -96,7 +96,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "if (entry === null) break;",
       },
     ],
-    seed: 79,
+    seed: 83,
   },
   {
     name: "location-replicated",
@@ -420,7 +420,7 @@ export const ZOO: readonly PlantedBug[] = [
         replace: "",
       },
     ],
-    seed: 5,
+    seed: 40,
   },
   {
     name: "vote-not-persisted",
@@ -513,7 +513,7 @@ export const ZOO: readonly PlantedBug[] = [
     else objects.putBlock(sourceSlot, bit, sourcePosition, op.version, op.crc);`,
       },
     ],
-    seed: 7,
+    seed: 17,
   },
   {
     name: "no-epoch-check",
