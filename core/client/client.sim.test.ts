@@ -1138,3 +1138,71 @@ describe("client: crashes, pauses, resets, cuts and late entries", () => {
     expect(campaign(99)).toEqual(campaign(99));
   });
 });
+
+describe("client: sessions of closed images", () => {
+  test("a renewal that is under way as the image is closed leaves its session alone (G4)", () => {
+    const bench = new Bench(1, { pgs: 2 });
+    const [first, second] = [0, 1].map((index) => offsetIn(bench, index));
+    bench.settle(bench.image.write(second!, filled(4096, 1)));
+    bench.cluster.kept.set(1, 20_000_000);
+    const late = bench.image.write(first!, filled(4096, 1));
+    late.catch(() => {});
+    bench.pass(10_000);
+    bench.cluster.group(0).leader = null;
+    bench.cluster.group(1).expiredBelow = bench.image.sessionId + 1;
+    bench.cluster.mon.world.pause();
+    bench.image.write(second!, filled(4096, 3)).catch(() => {});
+    bench.pass(50_000);
+    bench.settle(bench.image.close());
+    bench.cluster.group(0).leader = 0;
+    const opened = bench.client.openImage("demo/disk");
+    bench.pass(1_000_000);
+    bench.cluster.mon.world.resume();
+    const again = bench.settle(opened);
+    bench.settle(again.write(first!, filled(4096, 2)));
+    bench.pass(30_000_000);
+    expect(bench.settle(again.read(first!, 1))[0]).toBe(2);
+    bench.settle(again.close());
+    expect(bench.cluster.mon.sessions.size).toBe(0);
+  });
+
+  test("one that is kept for the second time is kept for ten minutes again (G4)", () => {
+    const bench = new Bench(1, { pgs: 1 });
+    bench.settle(bench.image.close());
+    const giveUp = (number: number): void => {
+      const image = bench.settle(bench.client.openImage("demo/disk", { timeoutMs: 1000 }));
+      bench.cluster.kept.set(number, 60_000_000);
+      expect(bench.fails(image.write(0, filled(4096, number)))).toMatchObject({ code: "FB1006" });
+      bench.settle(image.close());
+    };
+    giveUp(1);
+    bench.pass(590_000_000);
+    giveUp(2);
+    bench.pass(12_000_000);
+    const again = bench.settle(bench.client.openImage("demo/disk"));
+    bench.settle(again.write(0, filled(4096, 9)));
+    bench.pass(80_000_000);
+    expect(bench.settle(again.read(0, 1))[0]).toBe(9);
+  });
+
+  test.each([{ exclusive: true }, { readOnly: true }])(
+    "who waits for none of them opens at once, %j",
+    (options) => {
+      const bench = new Bench(1, { pgs: 1 });
+      bench.cluster.kept.set(1, 20_000_000);
+      bench.image.write(0, filled(4096, 1)).catch(() => {});
+      bench.pass(10_000);
+      bench.cluster.group(0).leader = null;
+      // It ends as soon as the write's time is over.
+      void bench.image.close();
+      const startUs = bench.simulation.nowUs;
+      const opened = bench.client.openImage("demo/disk", options);
+      bench.pass(1_000_000);
+      bench.cluster.mon.resize("demo/disk", 16 * MIB);
+      const again = bench.settle(opened);
+      const us = bench.simulation.nowUs - startUs;
+      bench.pass(1_000_000);
+      expect([us < 1_100_000, again.sizeBytes / MIB]).toEqual([true, 16]);
+    },
+  );
+});

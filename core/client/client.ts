@@ -90,6 +90,11 @@ const RENEW_PAUSE_MS = 250;
 const ATTACH_MS = 5000;
 /** How often opening an image looks whether this client has closed it. */
 const CLOSING_STEP_US = 5000;
+/** A session that is kept: once for each time that an image was closed. */
+interface Kept {
+  readonly session: ImageSession;
+}
+
 /** A session with uncertain changes is kept for this long. */
 const KEPT_US = 600_000_000;
 
@@ -153,7 +158,7 @@ class ClientSide implements ClientServices, ImageKeeper {
   private readonly traces: TraceTeller;
   private readonly images = new Set<Image>();
   /** Sessions of closed images under which changes were given up that may be made yet. */
-  private readonly kept = new Map<ImageId, ImageSession>();
+  private readonly kept = new Map<ImageId, Kept>();
   /** Blocks to merge in, given back by closed images. */
   private readonly scratches: number[] = [];
   private isStarted = false;
@@ -211,7 +216,7 @@ class ClientSide implements ClientServices, ImageKeeper {
     await Promise.all([...this.images].map((image) => image.close()));
     const kept = [...this.kept.values()];
     this.kept.clear();
-    await Promise.all(kept.map((session) => this.end(session)));
+    await Promise.all(kept.map(({ session }) => this.end(session)));
     this.isStopped = true;
     await this.traces.stop();
     this.mon.stop();
@@ -233,8 +238,7 @@ class ClientSide implements ClientServices, ImageKeeper {
 
   async openImage(path: string, options: OpenOptions): Promise<Image> {
     const opened = this.newSession(await this.callOpen(path, options));
-    while (this.isClosing(opened.imageId)) await sleep(this.world.timers, CLOSING_STEP_US);
-    const session = isShared(options) ? await this.resume(opened) : opened;
+    const session = isShared(options) ? await this.goOn(opened) : opened;
     const pool = await this.poolOf(session.header.pool);
     const scratch = this.scratches.pop() ?? this.world.arena.allocate(BLOCK_SIZE);
     const image = new Image(this.core, this, session, pool, scratch, options);
@@ -279,25 +283,32 @@ class ClientSide implements ClientServices, ImageKeeper {
   }
 
   /**
-   * Go on under the session that is kept of the image, which tells the groups what was given up under
-   * it; or under the one that was opened, where the mon says that the kept one is over.
+   * Go on under the session that is kept of the image, or will be as soon as it is closed, which tells the
+   * groups what was given up under it; or under the one that was opened, where there is none, or the mon
+   * says that it is over.
    */
-  private async resume(opened: ImageSession): Promise<ImageSession> {
-    const kept = this.kept.get(opened.imageId);
-    if (kept === undefined) return opened;
-    this.kept.delete(opened.imageId);
+  private async goOn(opened: ImageSession): Promise<ImageSession> {
+    const { imageId } = opened;
+    const waits = this.isClosing(imageId);
+    while (this.isClosing(imageId)) await sleep(this.world.timers, CLOSING_STEP_US);
+    const kept = this.kept.get(imageId);
+    if (kept === undefined && !waits) return opened;
+    this.kept.delete(imageId);
+    const session = kept?.session ?? opened;
     try {
-      await this.grantAnew(kept, CALL_MS);
+      // What the mon told of the image meanwhile, nobody heard.
+      await this.grantAnew(session, CALL_MS);
     } catch (error) {
       const isOver = error instanceof FastblockError && error.code === "FB3007";
-      if (isOver) return opened;
-      await this.keep(kept);
+      if (isOver && kept !== undefined) return opened;
+      if (kept !== undefined) await this.keep(kept.session);
       // Why the image can not be opened is told at once.
       void this.end(opened);
       throw error;
     }
-    await this.end(opened);
-    return kept;
+    // Nobody waits for that: requests go on at once.
+    if (session !== opened) void this.end(opened);
+    return session;
   }
 
   /** The pool of an image that was just opened; its map may still be on the way. */
@@ -344,17 +355,18 @@ class ClientSide implements ClientServices, ImageKeeper {
    * meanwhile, ten minutes at most.
    */
   private async keep(session: ImageSession): Promise<void> {
-    const { imageId } = session;
-    const before = this.kept.get(imageId);
-    this.kept.set(imageId, session);
-    if (before !== undefined) await this.end(before);
+    const kept: Kept = { session };
+    const before = this.kept.get(session.imageId);
+    this.kept.set(session.imageId, kept);
+    if (before !== undefined) await this.end(before.session);
     // Ends with the client, which gives it back.
-    void this.keepFor(session);
+    void this.keepFor(kept);
   }
 
-  private async keepFor(session: ImageSession): Promise<void> {
+  private async keepFor(kept: Kept): Promise<void> {
     await sleep(this.world.timers, KEPT_US);
-    if (this.isStopped || this.kept.get(session.imageId) !== session) return;
+    const { session } = kept;
+    if (this.isStopped || this.kept.get(session.imageId) !== kept) return;
     this.kept.delete(session.imageId);
     await this.end(session);
   }
@@ -426,6 +438,11 @@ class ClientSide implements ClientServices, ImageKeeper {
     const former = image.session;
     const session = this.newSession(await this.callOpen(image.path, image.options, former));
     const isSame = session.imageId === image.id;
+    // Its session was kept, or given back, when it was closed.
+    if (image.isClosed) {
+      await this.end(session);
+      throw new FastblockError("FB3007", `opening ${image.path} again: it is closed`);
+    }
     // Nobody waits for that: requests go on at once.
     void this.end(isSame ? former : session);
     if (isSame) return session;

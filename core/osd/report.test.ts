@@ -121,7 +121,7 @@ test("looking for groups that take another space makes no garbage while none doe
   looks();
   const control = (): void => {
     looks();
-    for (let group = 0; group < 5000; group++) kept = { group };
+    for (let group = 0; group < 20_000; group++) kept = { group };
   };
   let kept: object | undefined;
   expect(makesGarbage(20, looks, control)).toBe(false);

@@ -17,7 +17,7 @@ import type { Group } from "./group.ts";
 import { LOCK_EPOCH_GONE } from "./layer-table.ts";
 import { SNAP_SEQ_HEAD } from "./local-store-types.ts";
 import type { ReadRequestOp, WriteRequestOp } from "./request.ts";
-import { NumberState } from "./session-window.ts";
+import { NumberState, WINDOW_SIZE } from "./session-window.ts";
 
 /** The requests of one group, from its judgement to the answer. */
 export class Requests {
@@ -111,6 +111,8 @@ export class Requests {
     const group = this.group;
     const entry = op.entry!;
     if (!group.sessions.accepts(entry.session)) return Status.SessionExpired;
+    // No client has as many open; the window of a session that nobody knows yet begins at `below`.
+    if (entry.number - entry.below >= WINDOW_SIZE) return Status.Invalid;
     const window = group.sessions.find(entry.session);
     const state =
       window === undefined ? NumberState.Fresh : window.stateOf(entry.number, entry.below);

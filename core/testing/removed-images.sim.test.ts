@@ -272,3 +272,16 @@ test("nothing of a layer is proposed behind its removal, which may come again", 
   const forged = ask(group, EntryType.Zero, layer + 1, { number: 3, lockEpoch: 0xffff_ffff });
   expect(forged.refused).toBe(Status.Invalid);
 }, 60_000);
+
+test("a number far beyond what its session may have open is refused, and ends no osd", () => {
+  const bench = new Bench(9, 1, 1);
+  const group = groupOf(bench.osds.find((osd) => groupOf(osd).serving)!);
+  const last = group.node.log.lastIndex;
+  for (const number of [256, 1000, 2 ** 40]) {
+    expect(ask(group, EntryType.Zero, 77, { number }).refused).toBe(Status.Invalid);
+  }
+  expect(group.node.log.lastIndex).toBe(last);
+  const farthest = ask(group, EntryType.Zero, 77, { number: 255 });
+  bench.until("the farthest one is applied", () => farthest.done && group.requests.isQuiet);
+  expect(farthest.status).toBe(Status.Ok);
+}, 60_000);
