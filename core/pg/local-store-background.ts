@@ -54,6 +54,9 @@ export class Background implements Drain, TurnWaiter {
   private moverStalled = false;
   /** The page writer found pages that may not be written yet. */
   private pagesStalled = false;
+  /** Batches that became durable; how many had when the page writer began its round. */
+  private batches = 0;
+  private roundBatches = 0;
   /** The page writer is a checkpoint's. */
   private pagesHeld = false;
   private readonly flush = new PageFlush();
@@ -104,6 +107,7 @@ export class Background implements Drain, TurnWaiter {
   retryMoves(): void {
     this.moverStalled = false;
     this.pagesStalled = false;
+    this.batches += 1;
   }
 
   drain(): void {
@@ -141,13 +145,15 @@ export class Background implements Drain, TurnWaiter {
     const { frames } = this.parts.slots;
     if (frames === null || !frames.wantsWriting || this.pages.running) return;
     if (this.backgroundHeld || this.pagesHeld || this.pagesStalled || this.flush.isRunning) return;
+    this.roundBatches = this.batches;
     this.pages.start();
     this.pages.advance();
   }
 
   /** A round of page writes has ended. What it left is not durably committed: the next batch may say so. */
   onPagesWritten(): void {
-    this.pagesStalled = this.pages.postponed > 0;
+    // One that was durable before the round had ended may be the one that was asked for.
+    this.pagesStalled = this.pages.postponed > 0 && this.batches === this.roundBatches;
     if (this.pagesHeld || this.parts.slots.frames === null || this.state.failed) return;
     // Redo needs memory for rows that a power cut takes back: no more than two rounds of them.
     this.flush.start(this.parts.device);
@@ -155,8 +161,9 @@ export class Background implements Drain, TurnWaiter {
 
   private moveHome(): void {
     if (this.backgroundHeld || !this.mover.idle) return;
-    // Each unit that is moved is one more to be written.
-    if (this.parts.slots.frames?.isCrowded === true) return;
+    // Each unit that is moved is one more to be written. A checkpoint's own rounds write all of them.
+    const isCrowded = this.parts.slots.frames?.isCrowded === true;
+    if (isCrowded && !(this.draining && this.pagesStalled)) return;
     if (this.moverStalled && !this.draining) return;
     if (this.objects.dirty.count === 0) return;
     if (this.mover.fruitless) this.onFruitlessSweep();
