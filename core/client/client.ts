@@ -96,7 +96,7 @@ interface Kept {
 }
 
 /** A session with uncertain changes is kept for this long. */
-const KEPT_US = 600_000_000;
+const KEPT_US = 30_000_000;
 
 /**
  * A client of one cluster. One per thread: all images share its connections, one per (osd, shard).
@@ -352,7 +352,7 @@ class ClientSide implements ClientServices, ImageKeeper {
   /**
    * A change that was given up may be made yet, and only this session's numbers tell its group that
    * nobody waits for it: whoever opens the image here again goes on with them (G4). It counts as in use
-   * meanwhile, ten minutes at most.
+   * meanwhile, half a minute at most: people who detach an image of a full cluster want to remove it.
    */
   private async keep(session: ImageSession): Promise<void> {
     const kept: Kept = { session };
