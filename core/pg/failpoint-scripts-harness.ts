@@ -191,7 +191,7 @@ async function terms(drive: Drive): Promise<void> {
 
 /** The log goes round more than once, past entries that nobody commits. */
 async function wrap(drive: Drive): Promise<void> {
-  await drive.open({ checkpointStartPercent: 30, moverStartPercent: 10 });
+  await drive.open({ checkpointStartPercent: 30, moverStartPercent: 10, moverStartBlocks: 1 });
   const one = await drive.create(PG);
   const stuck = await drive.create(PG + 1);
   drive.write(stuck, 0, 4);
@@ -331,7 +331,8 @@ async function filled(drive: Drive): Promise<void> {
 
 /** Everything by itself: vouching, moving, checkpoints; stopped in order and started again. */
 async function busy(drive: Drive): Promise<void> {
-  const tuning = { moverStartPercent: 0, checkpointStartPercent: 2, idleMs: 3, vouchMs: 2 };
+  const moving = { moverStartPercent: 0, moverStartBlocks: 1 };
+  const tuning = { ...moving, checkpointStartPercent: 2, idleMs: 3, vouchMs: 2 };
   await drive.open(tuning);
   const one = await drive.create(PG);
   const two = await drive.create(PG + 1);

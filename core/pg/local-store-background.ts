@@ -167,7 +167,7 @@ export class Background implements Drain, TurnWaiter {
     if (this.moverStalled && !this.draining) return;
     if (this.objects.dirty.count === 0) return;
     if (this.mover.fruitless) this.onFruitlessSweep();
-    if (!this.draining && !this.idle && !this.isFuller(this.parts.tuning.moverStartPercent)) return;
+    if (!this.draining && !this.idle && !this.isWorthMoving()) return;
     if (!this.mover.start()) this.moverStalled = true;
   }
 
@@ -177,6 +177,11 @@ export class Background implements Drain, TurnWaiter {
     this.fruitlessSweeps += 1;
     if (this.draining) this.mover.adoptDamage = this.fruitlessSweeps >= DAMAGE_TRIES;
     else this.moverStalled = true;
+  }
+
+  private isWorthMoving(): boolean {
+    const { moverStartPercent, moverStartBlocks } = this.parts.tuning;
+    return this.objects.overlay.count >= moverStartBlocks && this.isFuller(moverStartPercent);
   }
 
   private isFuller(percent: number): boolean {

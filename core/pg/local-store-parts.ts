@@ -28,6 +28,9 @@ import type {
 
 export const TUNING_DEFAULT: StoreTuning = {
   moverStartPercent: 25,
+  // What the log keeps for followers is more than a quarter of it: blocks went home one by one as they
+  // came, each behind a batch that said that it is committed.
+  moverStartBlocks: 256,
   checkpointStartPercent: 40,
   idleMs: 1000,
   vouchMs: 50,

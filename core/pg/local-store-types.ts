@@ -110,6 +110,8 @@ export interface StoreClaim {
 export interface StoreTuning {
   /** Start moving home when the log is this full (percent), or after `idleMs` without appends. */
   readonly moverStartPercent: number;
+  /** And so many blocks wait; what are fewer goes home when a checkpoint wants it, or after `idleMs`. */
+  readonly moverStartBlocks: number;
   /** Start a checkpoint when the log is this full (percent). */
   readonly checkpointStartPercent: number;
   readonly idleMs: number;

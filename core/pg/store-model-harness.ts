@@ -83,6 +83,7 @@ export class GroupModel {
 export class ModelRun {
   readonly machine: Machine;
   readonly random: Prng;
+  private readonly moverStartBlocks: number;
   readonly groups: GroupModel[] = [];
   rig!: StoreRig;
   stamp = 0;
@@ -100,12 +101,14 @@ export class ModelRun {
   constructor(machine: Machine, seed: number) {
     this.machine = machine;
     this.random = new Prng(seed);
+    this.moverStartBlocks = seed % 2 === 0 ? 1 : 16;
   }
 
   async open(): Promise<void> {
     this.rig = await this.machine.open({
       tuning: {
         moverStartPercent: this.random.below(30),
+        moverStartBlocks: this.moverStartBlocks,
         checkpointStartPercent: 10 + this.random.below(40),
         idleMs: 5 + this.random.below(100),
         vouchMs: 1 + this.random.below(50),

@@ -942,6 +942,24 @@ describe("space", () => {
   }, 30_000);
 });
 
+test("blocks go home many at a time, and no batch is written to say that they are committed", async () => {
+  const machine = await Machine.make(61, RUNTIME, 256 * MIB, 16 * MIB);
+  const { rig, row } = await started(machine, { moverStartPercent: 0 });
+  const before = rig.store.counters.batches;
+  let overlayBlocks = 0;
+  // A unit each, one after another: what was applied last would always be there to be moved.
+  for (let index = 1; index <= 600; index++) {
+    await put(rig, row, [write(index, index * 16, 1)]);
+    overlayBlocks = Math.max(overlayBlocks, rig.store.usage().overlayBlocks);
+  }
+  const { batches, blocksMoved } = rig.store.counters;
+  expect(batches - before).toBeLessThan(600 + 10);
+  expect(blocksMoved).toBeGreaterThan(240);
+  expect(overlayBlocks).toBeGreaterThan(250);
+  await checkpoint(rig);
+  expect(rig.store.usage().overlayBlocks).toBe(0);
+});
+
 describe("clones", () => {
   test("a child shows its parent's snapshot until it is written or zeroed", async () => {
     const machine = await machineOf(71);

@@ -20,7 +20,7 @@ const PART = BLOCKS_PER_UNIT - 1;
 /** Units that are written while the follower is away: more than a log of 8 MiB keeps. */
 const UNITS = 160;
 /** Of a log that keeps all of it; how often they are written then. */
-const LOG_MIB_LARGE = 96;
+const LOG_MIB_LARGE = 128;
 const TIMES_LARGE = 3;
 /** Between two writes of the client that goes on. */
 const WRITE_US = 5000;

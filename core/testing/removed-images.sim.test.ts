@@ -15,6 +15,8 @@ import { SystemChecksum } from "../reactor/bun-system.ts";
 import { awakeOf, groupsOf, MON_ADDRESS, SimCluster, type SimOsd } from "./sim-cluster.ts";
 
 const LIMIT_US = 90_000_000;
+/** Longer than a checkpoint of so little takes. */
+const CHECKPOINT_US = 500_000;
 const REPLICAS = 3;
 const GROUPS = 4;
 const UNIT_BYTES = BLOCKS_PER_UNIT * BLOCK_SIZE;
@@ -87,11 +89,13 @@ class Bench {
     expect(`${what}: ${String(this.cluster.simulation.run(done, LIMIT_US))}`).toBe(`${what}: true`);
   }
 
-  /** All is where it stays. */
+  /** All is where it stays, and the checkpoint that brought it home is written. */
   settle(): void {
+    const { simulation } = this.cluster;
     this.until("all at home", () =>
       this.osds.every((osd) => osd.shard!.pg.store.usage().overlayBlocks === 0),
     );
+    simulation.run(simulation.nowUs + CHECKPOINT_US);
   }
 
   /** Remove the image while the monitor and those who hold it do not hear each other. */
