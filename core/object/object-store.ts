@@ -255,8 +255,8 @@ export class ObjectStore {
 
   /**
    * A taken, directly written unit becomes the newest; `setBlock` for each block follows. False: redo,
-   * and the index is paged: the unit's page on the device says so already, or what came of it later,
-   * which redo does again. Rows that were written need no memory then.
+   * and the index is paged: a page on the device says so already, or what came of it later, which redo
+   * does again. Rows that were written need no memory then.
    */
   putDirect(
     row: number,
@@ -273,12 +273,17 @@ export class ObjectStore {
       this.slots.markDirty(slot);
       return false;
     }
+    const known = this.slots.layers.find(layer);
+    const before = known === NONE ? NONE : this.slots.exact(known, unit, snapSeq);
+    if (before !== slot && this.isRedone(before, row, version)) {
+      this.dropOverlay(before, ALL_BITS);
+      this.passOver(slot, row, version);
+      return false;
+    }
     // Redo: a page that was written later than the checkpoint shows the unit in use already.
     if (state === SlotState.Live) this.detach(slot);
     else if (state === SlotState.Quarantined) this.slots.unquarantine(slot);
-    const known = this.slots.layers.find(layer);
-    const before = known === NONE ? NONE : this.slots.exact(known, unit, snapSeq);
-    if (before !== NONE) this.free(before, version);
+    if (before !== NONE && before !== slot) this.free(before, version);
     // Freeing the last slot of a layer gives its handle away.
     const handle = this.slots.layers.obtain(layer);
     this.slots.insert(slot, SlotState.Live, handle, unit, snapSeq, row);
@@ -287,6 +292,16 @@ export class ObjectStore {
     this.slots.makeRow(slot);
     this.slots.markDirty(slot);
     return true;
+  }
+
+  // cold: redo.
+  /** A unit that was written and freed again by entries that redo comes to waits in quarantine. */
+  private passOver(slot: number, row: number, version: number): void {
+    const state = this.slots.stateOf(slot);
+    if (state === SlotState.Quarantined) return;
+    if (state === SlotState.Live) this.detach(slot);
+    this.slots.zoneOf(slot).row[this.slots.indexOf(slot)] = row;
+    this.quarantine.put(slot, version, this.seqs.nextSeq);
   }
 
   /** Whether a page on the device has the row of a unit as of an entry, or later. */
@@ -304,7 +319,24 @@ export class ObjectStore {
     if (zone.unit[index] !== unit || zone.snapSeq[index] !== snapSeq) return false;
     if (zone.row[index] !== row || this.slots.layers.idOf(zone.layer[index]!) !== layer)
       return false;
+    // A mark of loss is not in the log: until it is in a checkpoint a start takes it back.
+    if (zone.lostBits[index] !== 0) return false;
     return zone.version[index]! >= version;
+  }
+
+  /**
+   * Whether redo comes, behind `version`, to the entry that wrote the whole unit `slot`, and a page shows
+   * what came of that: then a start needs nothing of what the unit of the layer was before.
+   */
+  private isRedone(slot: number, row: number, version: number): boolean {
+    const { redoUnits } = this.slots;
+    if (slot === NONE || redoUnits.size === 0) return false;
+    const redone = redoUnits.get(slot);
+    if (redone === undefined || redone <= version) return false;
+    const zone = this.slots.zoneOf(slot);
+    const index = this.slots.indexOf(slot);
+    if (zone.state[index] !== SlotState.Live || zone.row[index] !== row) return false;
+    return zone.version[index]! >= redone;
   }
 
   /** Blocks `mask` of a unit become zero. `position`: a log block of the batch that says so. */
@@ -331,6 +363,10 @@ export class ObjectStore {
       return;
     }
     if (mask === ALL_BITS) {
+      if (this.isRedone(slot, row, version)) {
+        this.dropOverlay(slot, ALL_BITS);
+        return;
+      }
       this.free(slot, version);
       if (this.showsThrough(handle, unit, snapSeq, row)) {
         this.setHole(row, handle, unit, snapSeq, version);
@@ -357,6 +393,7 @@ export class ObjectStore {
     const unit = zone.unit[index]!;
     const snapSeq = zone.snapSeq[index]!;
     const row = zone.row[index]!;
+    if (this.isRedone(slot, row, version)) return;
     if (this.showsThrough(handle, unit, snapSeq - 1, row)) {
       this.setHole(row, handle, unit, snapSeq, version);
       this.queueEmptied(slot);

@@ -56,6 +56,10 @@ export abstract class StoreReadOp {
   era = 0;
   /** Blocks that are found; all of them but while rows are awaited. */
   located = 0;
+  /** Damaged blocks before this one were looked at again, and a row is awaited; -1: not under way. */
+  lookedAgain = -1;
+  /** Some of them are read again. */
+  readAgain = false;
 
   /** Every block is answered. Handler phase. */
   abstract onDone(): void;

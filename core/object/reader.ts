@@ -70,6 +70,7 @@ export class Reader implements Drain {
     op.dataBlocks = 0;
     op.damagedBlocks = 0;
     op.located = 0;
+    op.lookedAgain = -1;
     if (!this.locate(op)) {
       op.era = this.eras.enter();
       this.awaitRow(op);
@@ -254,7 +255,7 @@ export class Reader implements Drain {
 
   /** Every read of the op has ended. */
   private settle(op: StoreReadOp): void {
-    if (op.damagedBlocks > 0 && op.status === Status.Ok) this.lookAgain(op);
+    while (op.damagedBlocks > 0 && op.status === Status.Ok && this.lookAgain(op));
     if (op.pending > 0) return;
     op.dataBlocks -= op.damagedBlocks;
     this.checksumFailures += op.damagedBlocks;
@@ -275,11 +276,18 @@ export class Reader implements Drain {
     }
   }
 
-  /** Read what moved meanwhile once more; the rest is damaged. */
-  private lookAgain(op: StoreReadOp): void {
-    op.tries += 1;
-    if (op.tries > TRIES_MAX) return;
-    for (let at = 0; at < op.blocks; at++) {
+  /**
+   * Read what moved meanwhile once more; the rest is damaged. True: what was read again has ended
+   * already, so there is one more look.
+   */
+  private lookAgain(op: StoreReadOp): boolean {
+    if (op.lookedAgain < 0) {
+      op.tries += 1;
+      op.lookedAgain = 0;
+      op.readAgain = false;
+    }
+    if (op.tries > TRIES_MAX) return false;
+    for (let at = op.lookedAgain; at < op.blocks; at++) {
       if (op.states[at] !== BlockState.Damaged) continue;
       const version = op.versions[at]!;
       const source = op.sources[at]!;
@@ -289,10 +297,11 @@ export class Reader implements Drain {
       this.objects.openUnit(op.layer, unit, op.snapSeq, op.row);
       this.objects.blockAt(block % BLOCKS_PER_UNIT);
       if (this.objects.sourceAbsent) {
-        // It has moved home, and its page was written: this block and those behind it wait.
-        op.tries -= 1;
+        // It has moved home, and its page was written: this block and those behind it wait. Those before
+        // it are not looked at anew: their rows may have gone for this one's.
+        op.lookedAgain = at;
         this.awaitRow(op);
-        return;
+        return false;
       }
       op.dataBlocks -= 1;
       this.take(op, at, block % BLOCKS_PER_UNIT);
@@ -302,8 +311,12 @@ export class Reader implements Drain {
         continue;
       }
       op.damagedBlocks -= 1;
-      if (op.sources[at]! >= 0) this.submit(op, at, 1);
+      if (op.sources[at]! < 0) continue;
+      op.readAgain = true;
+      this.submit(op, at, 1);
     }
+    op.lookedAgain = -1;
+    return op.readAgain && op.pending === 0;
   }
 
   /** Rewrite a damaged block where it lies, in the log or at home. `onDone` follows. */

@@ -83,6 +83,8 @@ export interface Opened {
 
 /** Opens one state after the other. */
 export class StateChecker {
+  /** Of the stores that are opened. */
+  indexBytes = 0;
   private readonly runtime: MachineRuntime;
   private readonly memory: ArrayBuffer;
 
@@ -92,7 +94,9 @@ export class StateChecker {
   }
 
   machine(image: Image): Machine {
-    return Machine.over(7, this.runtime, image, this.memory);
+    const machine = Machine.over(7, this.runtime, image, this.memory);
+    machine.indexBytes = this.indexBytes;
+    return machine;
   }
 
   /**
@@ -302,10 +306,17 @@ class Visit {
   /** A checkpoint brings all home: the units in use are those of the model, none waits. */
   async settle(found: readonly (Found | null)[]): Promise<void> {
     const { store } = this.rig;
+    const { state, background } = store as unknown as Insides;
+    const isBusy = (): boolean => state.changed || background.checkpointer.running;
     for (let round = 0; round < 2; round++) {
       const before = store.counters.checkpoints;
       store.requestCheckpoint();
-      const done = (): boolean => store.counters.checkpoints > before || store.failed;
+      // One that the store began by itself may have ended meanwhile, and left nothing to do.
+      const done = (): boolean => {
+        const { bytesQuarantined, overlayBlocks } = store.usage();
+        const isHome = bytesQuarantined === 0 && overlayBlocks === 0;
+        return (isHome && !isBusy()) || store.counters.checkpoints > before || store.failed;
+      };
       await this.rig.until(done, "checkpoint");
       if (round === 0)
         for (const one of found)
@@ -388,6 +399,12 @@ function plain(value: unknown): unknown {
 function goneLayers(entries: readonly RigEntry[], applied: number): Set<number> {
   const gone = entries.slice(0, applied).filter((entry) => entry.type === EntryType.LayerGone);
   return new Set(gone.map((entry) => entry.layer));
+}
+
+/** What a store has to do yet. */
+interface Insides {
+  readonly state: { readonly changed: boolean };
+  readonly background: { readonly checkpointer: { readonly running: boolean } };
 }
 
 interface Run {

@@ -37,6 +37,11 @@ const FULL = "no space beneath the store: what the log holds waits there";
 /** States that are written to when they were opened, and opened a second time. */
 const TWICE_SHARE = 0.35;
 
+/** Every second seed has an index that is paged, with memory for one page: each look loads another. */
+function indexBytesOf(seed: number): number {
+  return seed % 2 === 0 ? 4096 : 0;
+}
+
 /** What is run. Shares: 0 to 1, by name of the state, so that each share is the same every time. */
 export interface FailpointOptions {
   readonly runtime: MachineRuntime;
@@ -159,6 +164,7 @@ class FailpointRun {
   /* --------------------------------------------------------------- scripts */
 
   async script(title: string, name: string, seed: number): Promise<void> {
+    this.checker.indexBytes = indexBytesOf(seed);
     const { drive, calls, end } = await this.play(name, seed);
     this.report.calls += calls.length;
     for (const moment of momentsOf(drive.recorder, end)) {
@@ -190,6 +196,7 @@ class FailpointRun {
       way === FailWay.NoSpace && message === FULL;
     const excusing = { ...runtime, isExcused };
     const machine = Machine.over(seed, excusing, this.formatted, this.memory);
+    machine.indexBytes = indexBytesOf(seed);
     const drive = new Drive(machine, failCall, way);
     let ended: unknown = null;
     try {
@@ -212,7 +219,8 @@ class FailpointRun {
       if (!this.chosen(name, this.options.share)) continue;
       const { image, hash } = imageOf(moment, remains);
       // Another seed may have come to the same.
-      if (!this.isNew(`${scriptOf(title)} ${hash} ${keys}`)) continue;
+      const { indexBytes } = this.checker;
+      if (!this.isNew(`${scriptOf(title)} ${hash} ${keys} ${String(indexBytes)}`)) continue;
       await this.state(name, modeOf(remains), image, wanted);
     }
   }
@@ -323,12 +331,13 @@ class FailpointRun {
       played = await this.play(name, seed, call, way);
       const { drive, ended } = played;
       const { verb } = drive.recorder.calls[call]!;
+      // The script may have ended while the call was under way.
+      drive.machine.simulation.run(drive.machine.simulation.nowUs + AFTERMATH_US);
       const isFailed = drive.owner.failed !== "" || isTold(ended);
       if (verb === DiskVerb.Discard && isFailed) throw new Error("a failed hint was no hint");
       if (mustFail(verb, way) && !isFailed) {
         throw new Error(`a failed ${DiskVerb[verb]} did not fail the device`);
       }
-      drive.machine.simulation.run(drive.machine.simulation.nowUs + AFTERMATH_US);
       if (drive.owner.acksAfterFailure > 0) throw new Error("acknowledged after the failure");
     });
     if (played === null || (played as Played).ended instanceof Distrusted) return;

@@ -400,7 +400,7 @@ async function readIndex(
 /** Units that the log names are taken; those that nothing will apply any more wait in quarantine. */
 function takePlaces(parts: StoreParts, scan: ScanResult): void {
   const { slots } = parts;
-  const wanted = new Set<number>();
+  const wanted = slots.frames === null ? new Map<number, number>() : slots.redoUnits;
   const record = new RecordView(parts.world.arena.view);
   const scratch = new Entry();
   for (const group of scan.groups) {
@@ -409,7 +409,9 @@ function takePlaces(parts: StoreParts, scan: ScanResult): void {
       record.load(entry.record, 0, entry.record.byteLength);
       if (record.runs === 0) continue;
       record.fill(scratch);
-      for (let unit = 0; unit < scratch.unitCount; unit++) wanted.add(scratch.units[unit]!);
+      for (let unit = 0; unit < scratch.unitCount; unit++) {
+        wanted.set(scratch.units[unit]!, entry.index);
+      }
     }
   }
   for (const slot of scan.namedUnits) {

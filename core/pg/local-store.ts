@@ -309,6 +309,7 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
   finishRecovery(): void {
     assert(!this.background.begun, "LocalStore.finishRecovery: finished already");
     this.filler.finishRecovery();
+    this.parts.slots.redoUnits.clear();
     this.parts.quarantine.begin(this.parts.batches.nextSeq);
     this.machines.objects.findEmptied();
     this.applier.finishRecovery();

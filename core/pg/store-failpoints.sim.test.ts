@@ -61,6 +61,23 @@ test("G1 to G3 hold after a power cut or a failure at any device call of a store
   expect(report.states).toBeGreaterThanOrEqual(ONLY === undefined ? STATES_MIN : 1);
 }, 3_600_000);
 
+/** States that failed once, whatever else is run. */
+const STATES_FAILED: readonly (readonly [string, number])[] = [
+  // The page writer waited for a batch that was durable before its round had ended: nothing went on.
+  ["killed.2/138/none/again", 2],
+];
+
+test.each(STATES_FAILED)(
+  "the state %s",
+  async (only, seed) => {
+    const shares = { share: 1, failShare: 1, allWays: false, againShare: 1 };
+    const report = await runFailpoints({ runtime: RUNTIME, ...shares, seeds: [seed], only });
+    expect(report.failures.map(({ name }) => name)).toEqual([]);
+    expect(report.states).toBeGreaterThan(100);
+  },
+  600_000,
+);
+
 async function write(rig: StoreRig, row: number, index: number, more: Partial<RigEntry> = {}) {
   const entry = {
     index,

@@ -5,7 +5,8 @@ import { BLOCK_SIZE } from "../base/units.ts";
 import { EntryType } from "../log/log.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
 import { FRAME_BYTES } from "../store/store.ts";
-import { BlockState, GroupHealth } from "./local-store.ts";
+import { BlockState, GroupHealth, SNAP_SEQ_HEAD } from "./local-store.ts";
+import type { StoreParts } from "./local-store-parts.ts";
 import { badSector, Machine } from "./machine-harness.ts";
 import { type RigEntry, RigOwner, type StoreRig } from "./store-harness.ts";
 import { fsckStore } from "./store-tools.ts";
@@ -15,7 +16,13 @@ const RUNTIME = { drainMicrotasks, checksum: new SystemChecksum() };
 const MIB = 1024 * 1024;
 const PG = 65_537;
 const LAYER = 5;
-const STILL = { moverStartPercent: 100, checkpointStartPercent: 100, idleMs: 1e9, vouchMs: 1e9 };
+const STILL = {
+  moverStartPercent: 100,
+  checkpointStartPercent: 100,
+  quarantinePercent: 100,
+  idleMs: 1e9,
+  vouchMs: 1e9,
+};
 /** Of the devices made here: 256 MiB, one zone of 16 MiB for the log, two for checkpoints. */
 const DATA_OFFSET = 65_536 + 16 * MIB + 8 * MIB;
 const FRAMES = 8;
@@ -169,6 +176,128 @@ describe("memory of rows", () => {
       expect(await again.read(0, LAYER, 0, 16)).toEqual(wanted);
     }
   });
+});
+
+describe("redo", () => {
+  /** What a start finds that has `entries` behind its checkpoint, and memory for `FRAMES` pages. */
+  async function redone(seed: number, entries: readonly RigEntry[], wanted: readonly number[]) {
+    const { machine, rig, row } = await started(seed);
+    await put(rig, row, entries);
+    // All of it is redone.
+    expect(rig.store.counters.checkpoints).toBe(0);
+    machine.crash();
+    const again = await machine.open({ tuning: STILL });
+    const group = again.store.recovered[0]!;
+    again.replay(group, group.lastIndex);
+    const frames = again.store.usage().indexBytesUsed / FRAME_BYTES;
+    again.store.finishRecovery();
+    expect(await stampsOf(again, wanted.length)).toEqual([...wanted]);
+    await checkpoint(again);
+    expect(again.store.usage().indexBytesDirty).toBe(0);
+    machine.crash();
+    const report = await machine.tool((world, disk) => fsckStore(world, disk));
+    expect(report.findings).toEqual([]);
+    return frames;
+  }
+
+  test.each([2, 4])("G15: of units that were written %d times takes no memory", async (times) => {
+    const entries: RigEntry[] = [];
+    for (let at = 0; at < (UNITS / 4) * times; at++) {
+      entries.push(write(at + 1, (at * 64) % (UNITS * 16), 64));
+    }
+    const wanted = WANTED.map((stamp) => stamp + (UNITS / 4) * (times - 1));
+    expect(await redone(31, entries, wanted)).toBeLessThanOrEqual(FRAMES);
+  });
+
+  test("G15: neither of units that were zeroed and written again, nor of those that are gone", async () => {
+    const entries: RigEntry[] = [];
+    const wanted: number[] = [];
+    for (let unit = 0; unit < UNITS; unit++) {
+      const first = unit * 16;
+      const next = (): number => entries.length + 1;
+      entries.push(write(next(), first, 16));
+      entries.push(write(next(), first + 3, 2));
+      entries.push(write(next(), first, 16, { type: EntryType.Zero }));
+      wanted.push(0);
+      if (unit % 2 === 0) continue;
+      wanted[unit] = next();
+      entries.push(write(next(), first, 16));
+      entries.push(write(next(), first + 5, 1, { type: EntryType.Zero }));
+    }
+    expect(await redone(32, entries, wanted)).toBeLessThanOrEqual(FRAMES);
+  });
+
+  test("G15: nor of units that were emptied in parts and written again", async () => {
+    const entries: RigEntry[] = [];
+    const next = (): number => entries.length + 1;
+    for (let unit = 0; unit < UNITS; unit += 4) entries.push(write(next(), unit * 16, 64));
+    for (const half of [0, 8]) {
+      for (let unit = 0; unit < UNITS; unit++) {
+        entries.push(write(next(), unit * 16 + half, 8, { type: EntryType.Zero }));
+      }
+    }
+    const wanted: number[] = [];
+    for (let unit = 0; unit < UNITS; unit += 4) {
+      wanted.push(next(), next(), next(), next());
+      entries.push(write(next(), unit * 16, 64));
+    }
+    expect(await redone(34, entries, wanted)).toBeLessThanOrEqual(FRAMES);
+  });
+
+  test("a mark of loss that no entry says is gone, as when all of the index is in memory", async () => {
+    const marks: unknown[] = [];
+    for (const indexBytes of [0, FRAMES * FRAME_BYTES]) {
+      const machine = await Machine.make(33, RUNTIME, 256 * MIB, 16 * MIB);
+      machine.indexBytes = indexBytes;
+      const rig = await machine.open({ tuning: STILL });
+      const row = await rig.create(PG);
+      rig.store.finishRecovery();
+      await checkpoint(rig);
+      const disk = machine.simulation.disk("disk");
+      const checkpoints = disk.peek(DATA_OFFSET - 8 * MIB, 8 * MIB);
+      await put(rig, row, [write(1, 0, 16)]);
+      expect(rig.store.markLost(row, LAYER, 3, SNAP_SEQ_HEAD, 1)).toBe(true);
+      await put(rig, row, [write(2, 5, 1)]);
+      await checkpoint(rig);
+      // The power fails before the checkpoint is there, and behind its pages.
+      disk.poke(DATA_OFFSET - 8 * MIB, checkpoints);
+      machine.crash();
+      const again = await reopened(machine);
+      marks.push((await again.read(0, LAYER, 0, 16)).map(({ state, stamp }) => [state, stamp]));
+    }
+    expect(marks[1]).toEqual(marks[0]);
+    expect((marks[1] as number[][])[3]).toEqual([BlockState.Data, 1]);
+  });
+});
+
+test("blocks of one read that are damaged, in units of two pages, are told with memory for one", async () => {
+  const machine = await Machine.make(41, RUNTIME, 256 * MIB, 16 * MIB);
+  machine.indexBytes = FRAME_BYTES;
+  const rig = await machine.open({ tuning: STILL });
+  const row = await rig.create(PG);
+  rig.store.finishRecovery();
+  await put(rig, row, direct(64));
+  await checkpoint(rig);
+  const { slots } = (rig.store as unknown as { parts: StoreParts }).parts;
+  const places = [15, 16].map((unit) => slots.exact(slots.layers.find(LAYER), unit, 0));
+  expect(slots.pageOf(places[0]!)).not.toBe(slots.pageOf(places[1]!));
+  for (const slot of places) {
+    const rot = new Uint8Array(16 * BLOCK_SIZE).fill(9);
+    machine.simulation.disk("disk").poke(slots.unitOffset(slot), rot);
+  }
+  const states = (await rig.read(row, LAYER, 255, 2)).map(({ state }) => state);
+  expect(states).toEqual([BlockState.Damaged, BlockState.Damaged]);
+});
+
+test("a version is told in a moment when its row has to be loaded", async () => {
+  const { machine, rig, row } = await started(3);
+  await put(rig, row, direct(UNITS));
+  await checkpoint(rig);
+  for (let unit = 32; unit < UNITS; unit += 8) await rig.read(row, LAYER, unit * 16, 1);
+  expect(rig.store.versionOf(LAYER, 18, SNAP_SEQ_HEAD)).toBe(-1);
+  machine.simulation.run(machine.simulation.nowUs + 5000);
+  expect(rig.store.versionOf(LAYER, 18, SNAP_SEQ_HEAD)).toBe(1);
+  expect(rig.store.versionOf(LAYER, UNITS * 16, SNAP_SEQ_HEAD)).toBe(0);
 });
 
 describe("a page that can not be read", () => {

@@ -38,8 +38,8 @@ enum Mark {
  * wanted, what was not used for longest first (a hand goes round). A frame is never waited for: when all
  * are held or changed there are more than `capacity` for a while.
  *
- * Invariants: a page has one frame at most; `used` and `dirty` are the counts of frames in that state; a
- * frame that is dirty, being written or held stays.
+ * Invariants: a page has one frame at most; `used`, `dirty` and `idle` are the counts of frames in that
+ * state; a frame that is dirty, being written or held stays, but for one of which no slot is in use.
  */
 export class IndexFrames {
   /** Frames that there are to be at most. */
@@ -47,6 +47,8 @@ export class IndexFrames {
   used = 0;
   dirty = 0;
   evictions = 0;
+  /** Frames in use that may go. */
+  private idle = 0;
   private readonly frameOf: Int32Array;
   private readonly views: DataView[] = [];
   private readonly words: Int32Array[] = [];
@@ -57,6 +59,8 @@ export class IndexFrames {
   private free: Int32Array = new Int32Array(0);
   private freeCount = 0;
   private hand = 0;
+  /** Frames that were ever used: the lowest are taken first. */
+  private reached = 0;
 
   /** `pages`: of the shard; `sizeBytes`: what frames may take. */
   constructor(pages: number, sizeBytes: number) {
@@ -80,6 +84,22 @@ export class IndexFrames {
   knows(page: number, slot: number): boolean {
     const frame = this.frameOf[page]!;
     return frame !== NO_FRAME && ((this.known[frame]! >>> slot) & 1) === 1;
+  }
+
+  /**
+   * The slot is out of use: nobody wants its row. A frame that has no other one goes, though its page
+   * is still to be written: what that needs is loaded.
+   */
+  forget(page: number, slot: number): void {
+    const frame = this.frameOf[page]!;
+    // Whoever holds it may look at the row yet.
+    if (frame === NO_FRAME || this.pins[frame] !== 0) return;
+    this.known[frame] = this.known[frame]! & ~(1 << slot);
+    const marks = this.marks[frame]!;
+    if (this.known[frame] !== 0 || (marks & Mark.Writing) !== 0) return;
+    if ((marks & Mark.Dirty) !== 0) this.dirty -= 1;
+    this.setMarks(frame, Mark.None);
+    this.drop(frame);
   }
 
   /** From here on the row is what `set` says of each block: nothing of what it was is wanted. */
@@ -175,6 +195,7 @@ export class IndexFrames {
   hold(page: number): boolean {
     const frame = this.frameOf[page]!;
     if (frame === NO_FRAME) return false;
+    if (this.mayGo(frame)) this.idle -= 1;
     this.pins[frame] = this.pins[frame]! + 1;
     assert(this.pins[frame]! > 0, "IndexFrames.hold: held too often");
     return true;
@@ -184,7 +205,8 @@ export class IndexFrames {
     const frame = this.frameOf[page]!;
     assert(frame !== NO_FRAME && this.pins[frame]! > 0, "IndexFrames.release: it is not held");
     this.pins[frame] = this.pins[frame]! - 1;
-    if (this.used > this.capacity && this.mayGo(frame)) this.drop(frame);
+    if (this.mayGo(frame)) this.idle += 1;
+    this.dropSpare(frame);
   }
 
   /** Its page was laid out and is being written. */
@@ -193,20 +215,27 @@ export class IndexFrames {
     if (frame === NO_FRAME) return;
     const marks = this.marks[frame]!;
     if ((marks & Mark.Dirty) !== 0) this.dirty -= 1;
-    this.marks[frame] = (marks & ~Mark.Dirty) | Mark.Writing;
+    this.setMarks(frame, (marks & ~Mark.Dirty) | Mark.Writing);
   }
 
   written(page: number): void {
     const frame = this.frameOf[page]!;
     if (frame === NO_FRAME) return;
-    this.marks[frame] = this.marks[frame]! & ~Mark.Writing;
-    if (this.used > this.capacity && this.mayGo(frame)) this.drop(frame);
+    this.setMarks(frame, this.marks[frame]! & ~Mark.Writing);
+    this.dropSpare(frame);
   }
 
   private markDirty(frame: number): void {
     const marks = this.marks[frame]!;
     if ((marks & Mark.Dirty) === 0) this.dirty += 1;
-    this.marks[frame] = marks | Mark.Dirty | Mark.Referenced;
+    this.setMarks(frame, marks | Mark.Dirty | Mark.Referenced);
+  }
+
+  private setMarks(frame: number, marks: number): void {
+    const could = this.mayGo(frame);
+    this.marks[frame] = marks;
+    const can = this.mayGo(frame);
+    if (can !== could) this.idle += can ? 1 : -1;
   }
 
   /* ---------------------------------------------------------------- frames */
@@ -216,12 +245,14 @@ export class IndexFrames {
     if (this.freeCount === 0) this.grow();
     this.freeCount -= 1;
     const frame = this.free[this.freeCount]!;
+    if (frame >= this.reached) this.reached = frame + 1;
     this.pageOf[frame] = page;
     this.known[frame] = 0;
     this.marks[frame] = Mark.Referenced;
     this.pins[frame] = 0;
     this.frameOf[page] = frame;
     this.used += 1;
+    this.idle += 1;
     return frame;
   }
 
@@ -231,7 +262,8 @@ export class IndexFrames {
 
   /** Drop a frame that was not used since the hand passed it, if any may go: twice round at most. */
   private evict(): void {
-    const size = this.pageOf.length;
+    if (this.idle === 0) return;
+    const size = this.reached;
     for (let step = 0; step < size * 2; step++) {
       const frame = this.hand;
       this.hand = frame + 1 < size ? frame + 1 : 0;
@@ -239,10 +271,18 @@ export class IndexFrames {
       const marks = this.marks[frame]!;
       if ((marks & Mark.Referenced) === 0) {
         this.drop(frame);
+        this.evictions += 1;
         return;
       }
       this.marks[frame] = marks & ~Mark.Referenced;
     }
+  }
+
+  /** There are more than there may be, and this one is not wanted any more. */
+  private dropSpare(frame: number): void {
+    if (this.used <= this.capacity || !this.mayGo(frame)) return;
+    this.drop(frame);
+    this.evictions += 1;
   }
 
   private drop(frame: number): void {
@@ -251,7 +291,7 @@ export class IndexFrames {
     this.free[this.freeCount] = frame;
     this.freeCount += 1;
     this.used -= 1;
-    this.evictions += 1;
+    this.idle -= 1;
   }
 
   // cold: until there are as many as there may be, and beyond when all of them are held.

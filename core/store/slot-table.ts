@@ -31,6 +31,11 @@ export class SlotTable {
   readonly geometry: Geometry;
   /** Rows of slots that are in memory; null: all are, in the zones. */
   readonly frames: IndexFrames | null;
+  /**
+   * While a start redoes the log and the index is paged: units to which an entry was written directly, and
+   * that entry's index. Empty otherwise.
+   */
+  readonly redoUnits = new Map<number, number>();
   readonly layers = new LayerTable();
   readonly zones: SlotZone[] = [];
   freeUnits = 0;
@@ -554,6 +559,7 @@ export class SlotTable {
       this.zoneOf(at).older[this.indexOf(at)] = older;
     }
     zone.state[index] = SlotState.Taken;
+    if (this.frames !== null) this.frames.forget(this.pageOf(slot), slot % SLOTS_PER_PAGE);
     if (!hole) this.rowUnits[zone.row[index]!] = this.rowUnits[zone.row[index]!]! - 1;
     this.layers.removeSlot(layer, hole);
   }

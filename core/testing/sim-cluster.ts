@@ -75,6 +75,8 @@ export interface SimClusterOptions {
   /** Log of each osd. Default 96 MiB, more than a run fills. */
   readonly logBytes?: number;
   readonly tuning?: Partial<StoreTuning>;
+  /** What each shard has for rows of its index. Default: all are in memory. */
+  readonly indexBytes?: number;
   /** Of the osds' groups, other than the defaults. */
   readonly limits?: Partial<GroupLimits>;
   /** Memory of an osd for payloads. Default: 96 MiB, or 48 MiB a shard. */
@@ -507,6 +509,7 @@ export class SimCluster {
       formats: osd.formats,
       ...(claim === undefined ? {} : { claim }),
       ...(this.options.tuning === undefined ? {} : { tuning: this.options.tuning }),
+      indexBytes: this.options.indexBytes ?? 0,
       ...(this.options.limits === undefined ? {} : { limits: this.options.limits }),
       ...(this.options.parkLookUs === undefined ? {} : { parkLookUs: this.options.parkLookUs }),
       peerStarts: osd.peerStarts,

@@ -206,6 +206,24 @@ const PARK_LOOKS_US = [8_000, 40_000, 500_000];
 /** Where space runs out, groups have few moments in which they are quiet. */
 const PARK_LOOK_FULL_US = 2_000;
 
+/** In so many seeds one has an index that is paged. */
+const PAGED_SEEDS = 4;
+/** From 8 pages of rows, fewer than what is looked at together, to as many as a device has. */
+const INDEX_BYTES = [20 * 1024, 100 * 1024, MIB];
+
+function indexBytesOf(seed: number): number {
+  const random = new Prng(seed * 101 + 31);
+  if (random.below(PAGED_SEEDS) > 0) return 0;
+  return INDEX_BYTES[random.below(INDEX_BYTES.length)]!;
+}
+
+/** From what may be moved at once to what only a checkpoint or a rest moves in so small a log. */
+const MOVER_START_BLOCKS = [1, 16, 256];
+
+function moverBlocksOf(seed: number): number {
+  return MOVER_START_BLOCKS[new Prng(seed * 89 + 43).below(MOVER_START_BLOCKS.length)]!;
+}
+
 function storeOf(random: Prng): Plan["store"] {
   const tuning = {
     idleMs: [20, 200, 2000][random.below(3)]!,
@@ -397,7 +415,8 @@ class SimRun {
       objectBytes: OBJECT_BYTES,
       deviceBytes: DEVICE_BYTES,
       logBytes: store.logBytes,
-      tuning: { ...store.tuning, ...tunables?.tuning },
+      tuning: { ...store.tuning, moverStartBlocks: moverBlocksOf(seed), ...tunables?.tuning },
+      indexBytes: indexBytesOf(seed),
       ...(tunables === null ? {} : { limits: tunables.limits, slotsBytes: tunables.slotsBytes }),
       parkLookUs: parkLookOf(seed, this.plan),
       clockDriftShare: this.plan.clockDriftShare,
