@@ -19,7 +19,7 @@ import { diskBench, reactorBench, rpcBench } from "./bench-micro.ts";
 import { benchOutside } from "./bench-outside.ts";
 import { pausesBench } from "./bench-pauses.ts";
 import { recoveryBench } from "./bench-recovery.ts";
-import { fullStoreBench, storeBench } from "./bench-store.ts";
+import { fullStoreBench, pagedStoreBench, storeBench } from "./bench-store.ts";
 import { unreadable } from "./input-file.ts";
 import { suiteBench } from "./bench-suite.ts";
 
@@ -31,6 +31,7 @@ export function benchPrograms(cli: CliContext, program: readonly string[]): Benc
     duel: (options) => duelBench(cli, program, options),
     recovery: (options) => recoveryBench(cli, program, new BarProgress(cli), options),
     store: storeBench,
+    pagedStore: pagedStoreBench,
     fullStore: fullStoreBench,
     idle: (options) => idleBench(cli, program, options),
     pauses: (options) => pausesBench(cli, program, options),

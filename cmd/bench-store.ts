@@ -8,7 +8,10 @@ import {
   fullStoreBytesOf,
   fullStoreMemoryOf,
   type MicroRow,
+  type PagedStoreBenchOptions,
+  pagedStoreBytesOf,
   runFullStoreBench,
+  runPagedStoreBench,
   runStoreBench,
   type StoreBenchOptions,
   storeBytesOf,
@@ -20,6 +23,13 @@ import { CPU, inWorld } from "./bench-micro.ts";
 export function storeBench(options: StoreBenchOptions): Promise<readonly MicroRow[]> {
   return onNewDisk(options, storeBytesOf(options), (world, disk) =>
     runStoreBench(world, disk, options, CPU),
+  );
+}
+
+/** `bench store --paged`: likewise. Throws FB4008, FB4009, FB5001. */
+export function pagedStoreBench(options: PagedStoreBenchOptions): Promise<readonly MicroRow[]> {
+  return onNewDisk(options, pagedStoreBytesOf(options), (world, disk) =>
+    runPagedStoreBench(world, disk, options, CPU),
   );
 }
 

@@ -113,9 +113,13 @@ times around a log of a 1024th of it in whole zones; the figures are bytes writt
 in its place. Only log and checkpoints are in the file (2 GiB for 1 TiB), the index is in memory (5 GB), the rest
 is counted and dropped.
 
+With --paged: random 4 KiB reads of one image that is written in full, in turns with random reads of the file
+itself; one row of the index in 32 may be in memory, so nearly each read loads an index page first.
+
 Example:
   fastblock bench store --time 30s
-  fastblock bench store --full`;
+  fastblock bench store --full
+  fastblock bench store --paged`;
 
 const IDLE_HELP = `
 Three osds of this machine and groups of three replicas: each osd has one of every group. Their
@@ -570,6 +574,13 @@ function storeBench(bench: CommandUnknownOpts, show: Show): void {
       new Option("--full", "write all over one image that is full").conflicts([
         "time",
         "snapshotEvery",
+        "paged",
+      ]),
+    )
+    .addOption(
+      new Option("--paged", "read an image of whose index next to nothing is in memory").conflicts([
+        "snapshotEvery",
+        "full",
       ]),
     )
     .option("--depth <count>", "writes open at a time", count("--depth"), 32)
@@ -584,6 +595,11 @@ function storeBench(bench: CommandUnknownOpts, show: Show): void {
       if (isFull === true) {
         const full = { ...load, imageBytes: bytes("1TiB"), logTurns: FULL_LOG_TURNS };
         return show((programs) => programs.fullStore(full));
+      }
+      if (options.paged === true) {
+        const timeMs = measuredMs(options.time);
+        const paged = { ...load, imageBytes: bytes("512MiB"), timeMs };
+        return show((programs) => programs.pagedStore(paged));
       }
       const withSnapshots = {
         ...load,

@@ -212,6 +212,7 @@ class Osd {
       shard,
       shardCount: options.shards,
       scrubBytesPerSecond: options.scrubBytesPerSecond,
+      indexBytes: Math.ceil(options.indexBytes / options.shards),
       bind: options.bind,
       encrypt: options.encrypt,
       port: options.dataPorts[shard] ?? 0,

@@ -35,6 +35,8 @@ export interface ShardStart {
   readonly pinCpu: number | undefined;
   readonly claim: StoreClaim | undefined;
   readonly scrubBytesPerSecond: number | undefined;
+  /** Of this shard, for rows of its index; 0: all of them are in memory. */
+  readonly indexBytes: number;
   /** What the osd has kept of its peers' stores. */
   readonly peerStarts: readonly (readonly [string, StoreStart])[];
 }
@@ -144,6 +146,7 @@ async function start(options: ShardStart): Promise<void> {
     ...(options.scrubBytesPerSecond === undefined
       ? {}
       : { scrubBytesPerSecond: options.scrubBytesPerSecond }),
+    indexBytes: options.indexBytes,
     bind: options.bind,
     encrypt: options.encrypt,
     port: options.port,

@@ -77,6 +77,7 @@ export { costsOf, cpuUsPerIoOf } from "./spending.ts";
 export { serveBareReplica } from "./bare-replica.ts";
 export { runEchoBench, runTurnBench, serveEcho } from "./reactor-bench.ts";
 export { runRpcBench, serveRpcBench } from "./rpc-bench.ts";
+export { pagedStoreBytesOf, runPagedStoreBench } from "./paged-store-bench.ts";
 export { judgeStore, runStoreBench, STORE_LOAD, STORE_ROW, storeBytesOf } from "./store-bench.ts";
 export { checkDiskShape, checkRpcShape, checkShape, type LoadShape } from "./shape.ts";
 export {
@@ -227,6 +228,16 @@ export interface StoreBenchOptions {
   readonly backend: "auto" | "uring" | "file";
 }
 
+export interface PagedStoreBenchOptions {
+  /** A file that is made for it; empty: a temporary one in the working directory. */
+  readonly path: string;
+  readonly imageBytes: number;
+  readonly depth: number;
+  /** Of the bare file and the store together. */
+  readonly timeMs: number;
+  readonly backend: "auto" | "uring" | "file";
+}
+
 export interface FullStoreBenchOptions {
   /** A file that is made for it, of which log and checkpoints are written; empty: a temporary one. */
   readonly path: string;
@@ -273,6 +284,7 @@ export interface BenchPrograms {
   duel(options: DuelOptions): Promise<DuelReport>;
   recovery(options: RecoveryOptions): Promise<RecoveryReport>;
   store(options: StoreBenchOptions): Promise<readonly MicroRow[]>;
+  pagedStore(options: PagedStoreBenchOptions): Promise<readonly MicroRow[]>;
   fullStore(options: FullStoreBenchOptions): Promise<readonly MicroRow[]>;
   idle(options: IdleOptions): Promise<IdleReport>;
   pauses(options: PausesOptions): Promise<PausesReport>;

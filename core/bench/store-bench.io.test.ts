@@ -8,6 +8,7 @@ import { createUringWorld } from "../reactor/uring-world.ts";
 import type { CpuClock } from "./bench-row.ts";
 import type { FullStoreBenchOptions, MicroRow, StoreBenchOptions } from "./bench.ts";
 import { fullStoreBytesOf, judgeFullStore, runFullStoreBench } from "./full-store-bench.ts";
+import { judgePagedStore, pagedStoreBytesOf, runPagedStoreBench } from "./paged-store-bench.ts";
 import { judgeStore, runStoreBench, storeBytesOf } from "./store-bench.ts";
 
 const MIB = 1_048_576;
@@ -58,6 +59,26 @@ describe("writes to a local store", () => {
     // Two turns are measured; 4 MiB are 64 units.
     expect(withSnapshots!["unitsCopied"]).toBeGreaterThan(0);
     expect(withSnapshots!["unitsCopied"]).toBeLessThanOrEqual(2 * 64);
+  }, 60_000);
+
+  test("a paged one loads an index page for nearly every read", async () => {
+    const options = {
+      path: "",
+      imageBytes: 64 * MIB,
+      depth: 8,
+      timeMs: 800,
+      backend: "auto",
+    } as const;
+    const createBytes = pagedStoreBytesOf(options);
+    const disk = world.disks.open(join(directory, "paged"), { createBytes });
+    const cpu = { read: () => ({ userUs: performance.now() * 1000, systemUs: 0 }) };
+    const rows = await runPagedStoreBench(world, disk, options, cpu);
+    const [bare, paged] = rows;
+    expect(bare!.iops!).toBeGreaterThan(0);
+    expect(paged!.iops!).toBeGreaterThan(0);
+    expect(paged!["loadsPerRead"]).toBeGreaterThan(0.7);
+    expect(paged!["loadsPerRead"]).toBeLessThanOrEqual(1.01);
+    expect(judgePagedStore(rows).seen!).toBeCloseTo(paged!.iops! / bare!.iops!, 2);
   }, 60_000);
 
   test("all over a full one, each costs itself twice and most of an index page", async () => {

@@ -99,21 +99,31 @@ export function roleCommands(
         (one) => plainText((one["mons"] as Row)["leader"]),
       ),
     );
+  osdRun(osd, cli);
+}
+
+function osdRun(osd: CommandUnknownOpts, cli: CliContext): void {
   roleFlags(osd.command("run").description("run an osd in the foreground"), "osd.0", STORE_PLACE)
     .option("--id <osd>", "the number of the osd (default: that of --name)", parseOsdName)
     .option("--shards <count>", "reactors", (text) => parseWhole(text, "--shards", 1, 64), 1)
     .option("--data-ports <ports>", "one per shard, split by commas; 0: any", parsePortList)
     .option("--scrub-rate <size>", "how fast each shard reads for scrubs, a second", parseRate)
+    .option(
+      "--index-memory <size>",
+      "memory for versions and checksums of blocks, all shards together (default: for all of them)",
+      parseIndexMemory,
+    )
     .action(async (options) => {
       const flags = keeping(flagsOf(options, cli), "the place of its store");
       await serve(
         cli,
-        programs.osdRun({
+        cli.ports.programs.osdRun({
           ...flags,
           osd: options.id ?? parseOsdName(flags.name),
           shards: options.shards,
           dataPorts: options.dataPorts ?? [],
           scrubBytesPerSecond: options.scrubRate,
+          indexBytes: options.indexMemory ?? 0,
         }),
       );
     });
@@ -124,6 +134,17 @@ function parseRate(text: string): number {
   if (rate > 0) return rate;
   throw new FastblockError("FB1001", `--scrub-rate: ${text}, wanted more than 0`, {
     hint: "to scrub only when asked to: fastblock mon run --no-scrub",
+  });
+}
+
+/** About what one sweep of blocks on their way home holds by itself. */
+const INDEX_MEMORY_MIN = 1_048_576;
+
+function parseIndexMemory(text: string): number {
+  const size = sizeOf(text, "--index-memory");
+  if (size >= INDEX_MEMORY_MIN) return size;
+  throw new FastblockError("FB1001", `--index-memory: ${text}, wanted 1MiB or more`, {
+    hint: "about 3 MiB a GiB of data hold all of it; leave the option out for that",
   });
 }
 

@@ -103,6 +103,8 @@ export interface OsdRunOptions extends RoleFlags {
   readonly dataPorts: readonly number[];
   /** How fast each shard reads for scrubs; undefined: as the osd has it. */
   readonly scrubBytesPerSecond: number | undefined;
+  /** Memory for rows of the index, all shards together; 0: for all of them. */
+  readonly indexBytes: number;
 }
 
 export interface NbdServeOptions extends RoleFlags {

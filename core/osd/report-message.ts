@@ -105,6 +105,10 @@ export function countersOf(index: number, figures: ShardFigures): CounterRow[] {
   add("device_slow", usage.device.slow ? 1 : 0);
   add("device_discards_total", at(counters, "deviceDiscards"));
   add("device_discard_bytes_total", at(counters, "bytesDiscarded"));
+  add("index_memory_bytes", usage.indexBytesUsed, "state=used");
+  add("index_memory_bytes", usage.indexBytesDirty, "state=dirty");
+  add("index_loads_total", at(counters, "pageLoads"));
+  add("index_evictions_total", at(counters, "pageEvictions"));
   add("log_batches_total", at(counters, "batches"));
   add("log_entries_total", at(counters, "entries"));
   add("checksum_failures_total", at(counters, "checksumFailures"));
