@@ -5,6 +5,7 @@ import { BLOCK_SIZE, UNIT_SIZE } from "../base/units.ts";
 import { LatencyHistogram } from "../metrics/metrics.ts";
 import { BlockState, formatStore, LocalStore, StoreReadOp } from "../pg/pg.ts";
 import { type Disk, type World } from "../reactor/world.ts";
+import { FRAME_BYTES, SLOTS_PER_PAGE } from "../store/store.ts";
 import { type BarReport, barOf } from "./bars.ts";
 import type { CpuClock } from "./bench-row.ts";
 import type { MicroRow, PagedStoreBenchOptions } from "./bench.ts";
@@ -26,8 +27,7 @@ const LAYER = 5;
 const LOG_BYTES = 64 * MIB;
 const SPARE_BYTES = 256 * MIB;
 const SPARE_SHARE = 1.1;
-/** Rows of a unit: 160 bytes. Of all of them one in so many may be in memory. */
-const ROW_BYTES = 160;
+/** Of the rows of all units one in so many may be in memory. */
 const ROWS_SHARE = 32;
 /** Not counted: code is compiled in it. */
 const WARM_TURNS = 1;
@@ -52,7 +52,8 @@ export async function runPagedStoreBench(
   await fillDisk(world, disk);
   const place = { world, disk, clusterId: new Uint8Array(16).fill(1), osd: 0, shardCount: 1 };
   await formatStore({ ...place, logBytes: LOG_BYTES, force: true });
-  const indexBytes = Math.ceil(((imageBytes / UNIT_SIZE) * ROW_BYTES) / ROWS_SHARE);
+  const pages = imageBytes / UNIT_SIZE / SLOTS_PER_PAGE;
+  const indexBytes = Math.ceil((pages * FRAME_BYTES) / ROWS_SHARE);
   const load = new StoreLoad(world, { imageBytes, depth });
   const { logger } = world;
   const store = await LocalStore.open({ ...place, shard: 0, owner: load, logger, indexBytes });
