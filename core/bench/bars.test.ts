@@ -23,7 +23,7 @@ function rowOf(name: string, figures: Partial<SuiteRowReport>): SuiteRowReport {
     flushesPerClientWrite: 0.36,
     raw: RAW,
     ratioToRaw: 0.75,
-    bare: { iops: 800, p50Us: 8, cpuUsPerIo: 25 },
+    bare: { iops: 800, p50Us: 8, cpuUsPerIo: 25, wholeP50Us: 9 },
     tail: null,
     logTurns: 3,
     runs: [],
@@ -65,10 +65,12 @@ describe("bars", () => {
       ["p50 ÷ (durable device write + 2 round trips)", 1.25, "pass"],
       ["p99 ÷ p50", 3, "pass"],
     ]);
-    const bareOf = (figures: Partial<SuiteRowReport>) =>
-      judgeRows([rowOf("randwrite:4KiB:32", figures)], 3).map(({ bare }) => bare);
+    const bareOf = (figures: Partial<SuiteRowReport>, row = "randwrite:4KiB:32") =>
+      judgeRows([rowOf(row, figures)], 3).map(({ bare }) => bare);
     expect(bareOf({})).toEqual([0.8, 25, null]);
     expect(bareOf({ bare: null })).toEqual([null, null, null]);
+    expect(bareOf({}, "randwrite:4KiB:1")).toEqual([1.125, null]);
+    expect(bareOf({ bare: null }, "randwrite:4KiB:1")).toEqual([null, null]);
     expect(seenOf("randread:4KiB:1")).toEqual([
       ["IOPS ÷ bare message and device read", 0.938, "pass"],
     ]);

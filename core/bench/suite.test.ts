@@ -40,6 +40,8 @@ const OPTIONS: SuiteOptions = {
 const WARM = ["image randwrite 10", "image write 10", "image randread 10"];
 
 /** Answers each run of a row with the next of its rates, and writes down what was asked for. */
+const BARE: BareFigures = { iops: 20, p50Us: 50, cpuUsPerIo: null, wholeP50Us: null };
+
 class Machine implements SuiteOutside {
   readonly calls: string[] = [];
   readonly said: string[] = [];
@@ -101,7 +103,7 @@ class Machine implements SuiteOutside {
 
   bare(row: SuiteRow): Promise<BareFigures | null> {
     this.calls.push(`bare ${row.name}`);
-    return Promise.resolve(row.rw === "read" ? { iops: 20, p50Us: 50, cpuUsPerIo: null } : null);
+    return Promise.resolve(row.rw === "read" ? BARE : null);
   }
 
   ran(moments: readonly unknown[]): string[][] {
@@ -230,7 +232,7 @@ describe("the suite", () => {
       switchesPerIo: 2,
     });
     expect(read).toMatchObject({ deviceBytesPerClientByte: null, raw: { cpuUsPerIo: 3 } });
-    expect(read).toMatchObject({ bare: { iops: 20, p50Us: 50, cpuUsPerIo: null }, logTurns: null });
+    expect(read).toMatchObject({ bare: BARE, logTurns: null });
     const alone = await runSuite(new Machine({}), { ...OPTIONS, fio: false }, LOG_BYTES);
     expect(alone[0]).toMatchObject({ raw: null, ratioToRaw: null });
     const unjudged = new Machine({});

@@ -122,6 +122,8 @@ export interface BareFigures {
   readonly p50Us: number;
   /** Of all processes; null: was not taken. */
   readonly cpuUsPerIo: number | null;
+  /** Where the others are a sum of parts: the p50 of processes that do all of it, µs; null: was not taken. */
+  readonly wholeP50Us: number | null;
 }
 
 /** The tail of latencies: operations were due at a rate, and count from then. */
@@ -463,8 +465,10 @@ function bareFigures(runs: readonly BareFigures[]): BareFigures | null {
   const iops = medianOf(runs.map((run) => run.iops));
   const p50Us = medianOf(runs.map((run) => run.p50Us));
   const cpuUs = medianOf(runs.map((run) => run.cpuUsPerIo).filter((value) => value !== null));
+  const wholeP50Us = medianOf(runs.map((run) => run.wholeP50Us).filter((value) => value !== null));
   if (iops === null || p50Us === null) return null;
-  return { iops: Math.round(iops), p50Us, cpuUsPerIo: cpuUs === null ? null : round(cpuUs) };
+  const cpuUsPerIo = cpuUs === null ? null : round(cpuUs);
+  return { iops: Math.round(iops), p50Us, cpuUsPerIo, wholeP50Us };
 }
 
 function processCosts(runs: readonly SuiteRun[]): ProcessCost[] {
