@@ -39,9 +39,9 @@ const OPTIONS: SuiteOptions = {
 
 const WARM = ["image randwrite 10", "image write 10", "image randread 10"];
 
-/** Answers each run of a row with the next of its rates, and writes down what was asked for. */
 const BARE: BareFigures = { iops: 20, p50Us: 50, cpuUsPerIo: null, wholeP50Us: null };
 
+/** Answers each run of a row with the next of its rates, and writes down what was asked for. */
 class Machine implements SuiteOutside {
   readonly calls: string[] = [];
   readonly said: string[] = [];
