@@ -227,6 +227,10 @@ export class StoreLoad implements StoreOwner, Drain {
     return { applied: this.applied, conf, confIndex: 0, expiredBelow: 0, sessions: [], fences: [] };
   }
 
+  neededFrom(): number {
+    return Number.POSITIVE_INFINITY;
+  }
+
   onHardStateDurable(): void {}
   onReplicaGone(): void {}
   onFillBegun(): void {}

@@ -72,8 +72,6 @@ export class GroupLog {
   lastTerm = 0;
   durable = 0;
   applied = 0;
-  /** Keep entries from here on for a follower; 0: none. */
-  retention = 0;
   /** Inline blocks of entries that are not applied (R4: at most 8 MiB a group). */
   unappliedBlocks = 0;
 
@@ -123,7 +121,6 @@ export class GroupLog {
     this.durable = base;
     this.applied = base;
     this.dropRows();
-    this.retention = 0;
     this.total.blocks -= this.unappliedBlocks;
     this.unappliedBlocks = 0;
     this.unappliedFreeing = 0;

@@ -237,11 +237,9 @@ export class ShardLog implements BatchOwner, DirectOwner {
   // cold: once per renewed replica.
   /** Begin the group anew, under another replica id, with an empty log. */
   renewGroup(group: GroupLog, replicaId: number): void {
-    const { retention } = group;
     const homeVersion = Math.max(group.homeVersion, group.applied);
     if (group.last > group.applied) this.cut(group, group.applied + 1);
     group.reset(group.pg, replicaId, 0, 0);
-    group.retention = retention;
     group.homeVersion = homeVersion;
   }
 

@@ -44,6 +44,9 @@ const KEEP_ENTRIES_MAX = 256;
 /** Raft's rows of entries that the store no longer holds are dropped so many at a time. */
 const COMPACT_ENTRIES_MIN = 256;
 
+/** A member that can be reached again for so long has caught up, or is filled if its leader goes. */
+const RETURNED_US = 30_000_000;
+
 /** One member of the group besides this replica, by slot of the configuration. */
 export class GroupPeer {
   readonly replica: number;
@@ -355,6 +358,28 @@ export class Group {
       if (match < lowest) lowest = match;
     }
     return lowest;
+  }
+
+  // cold: for checkpoints.
+  /**
+   * First entry that another member may ask this replica for, now or when it leads; Infinity: none.
+   * A leader knows what each of them has. A follower knows who can not be reached, or not for long: those
+   * may be behind, and whoever leads sends them what they lack. One that is behind for longer is filled
+   * when its leader goes.
+   */
+  neededFrom(): number {
+    // It leads nobody, so nobody is sent entries of its log.
+    if (this.witness) return Number.POSITIVE_INFINITY;
+    const { conf, progress, role, selfSlot } = this.node;
+    const sinceUs = this.shard.world.clock.turnUs - RETURNED_US;
+    let needed = Number.POSITIVE_INFINITY;
+    for (let slot = 0; slot < conf.members.length; slot++) {
+      if (slot === selfSlot) continue;
+      // `isLeader` follows the node's role within the turn.
+      if (role === Role.Leader) needed = Math.min(needed, progress[slot]!.match + 1);
+      else if (this.peers[slot]?.link.isUpSince(sinceUs) !== true) return 1;
+    }
+    return needed;
   }
 
   /** Forget the entries from `index` on: a new leader's log replaces them. */

@@ -326,11 +326,13 @@ export class Checkpointer {
         const seq = rows.holds(index) ? rows.seqAt(index) : 0;
         if (seq > 0 && seq < tail) tail = seq;
       }
-      if (rows.retention === 0 || crowded) continue;
-      for (let index = Math.max(rows.retention, rows.base + 1); index <= rows.last; index++) {
+      if (crowded) continue;
+      const needed = this.parts.owner.neededFrom(row);
+      for (let index = Math.max(needed, rows.base + 1); index <= rows.last; index++) {
         const seq = rows.seqAt(index);
-        if (seq === 0 || seq >= tail) break;
-        if (this.parts.batches.positionOf(seq) < keepFrom) continue;
+        if (seq === 0) break;
+        // Behind what is kept, or one that was appended again: those that follow may lie before.
+        if (seq >= tail || this.parts.batches.positionOf(seq) < keepFrom) continue;
         tail = seq;
         break;
       }

@@ -27,17 +27,22 @@ import type {
 } from "../store/store.ts";
 
 export const TUNING_DEFAULT: StoreTuning = {
-  moverStartPercent: 25,
-  // What the log keeps for followers is more than a quarter of it: blocks went home one by one as they
-  // came, each behind a batch that said that it is committed.
+  // Well before a checkpoint, which waits until all is home that came before it: when half of that is left
+  // under a load that fills the log as fast as blocks go home, entries find no room before it ends.
+  moverStartPercent: 10,
+  // What the log keeps for followers that are behind is more than that: blocks went home one by one as
+  // they came, each behind a batch that said that it is committed.
   moverStartBlocks: 256,
-  checkpointStartPercent: 40,
+  // Each writes a page for every MiB that was touched since the one before, so they are to be rare; the
+  // rest up to 70 %, where entries find no room, is for clients while it is written.
+  checkpointStartPercent: 48,
   idleMs: 1000,
   vouchMs: 50,
   // 4 KiB writes at depth 64 fill a log of 128 MiB: they paused for 1.4 to 3.1 s with 16, with this
   // for half of that.
   backgroundDepth: 64,
-  // Well below the half from which copies find no room: what is kept would hold them up for ever.
+  // Well below where checkpoints begin, and the half from which copies find no room: what is kept would
+  // hold them up for ever.
   retentionPercent: 30,
   quarantinePercent: 1,
   // At most 64 MiB/s: a file system keeps writes waiting while it makes a hole.

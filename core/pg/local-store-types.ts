@@ -77,6 +77,11 @@ export interface StoreOwner {
   onDamaged(row: number, layer: number, block: number, snapSeq: number, version: number): void;
   /** State of the group as of its last applied entry, for a checkpoint. Cold, synchronous. */
   encodeState(row: number): GroupState;
+  /**
+   * First entry of the group that another replica may ask this one for; Infinity: none. A checkpoint
+   * keeps them, within the limits of R4: behind `firstIndex` they are there. Cold, synchronous.
+   */
+  neededFrom(row: number): number;
 }
 
 export interface StoreOptions {
@@ -119,7 +124,7 @@ export interface StoreTuning {
   readonly vouchMs: number;
   /** Device operations of the mover and of the page writer under way at a time. */
   readonly backgroundDepth: number;
-  /** R4: how much of the log is kept for followers that are behind (percent). */
+  /** R4: how much of the log is kept at most for followers that are behind (percent). */
   readonly retentionPercent: number;
   /** R5: start a checkpoint when so many units came into quarantine (percent of all). */
   readonly quarantinePercent: number;

@@ -321,14 +321,6 @@ export class LocalStore implements MachineOwner, DeviceObserver, SpaceHost {
     this.machines.loader.load(op);
   }
 
-  /**
-   * Keep entries from `index` on for a slow follower (0: none), within the limits of R4: the tail
-   * passes them when they hold too much; look at `firstIndex`.
-   */
-  setRetention(row: number, index: number): void {
-    this.log.group(row).retention = index;
-  }
-
   /* --------------------------------------------------------------- blocks */
 
   /**

@@ -107,15 +107,9 @@ export function followInfo(shard: PgShard, map: ClusterMap, group: Group, pg: Pg
   group.info = pg;
   group.lastChangeEpoch = pg.lastChangeEpoch;
   group.preferred = pg.replicas[0]?.replicaId ?? 0;
-  followRole(shard, group, pg);
-  setPeers(shard, map, group);
-}
-
-/** A witness leads nobody, so nobody is sent entries of its log: it keeps none but for itself. */
-function followRole(shard: PgShard, group: Group, pg: PgInfo): void {
   const mine = pg.replicas.find((one) => one.replicaId === group.replica);
   if (mine !== undefined) group.namedWitness = mine.witness;
-  if (group.witness) shard.store.setRetention(group.row, 0);
+  setPeers(shard, map, group);
 }
 
 /** Whether this very store is to hold the replica. */

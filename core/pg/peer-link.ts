@@ -94,6 +94,11 @@ export class PeerLink {
     return echo;
   }
 
+  /** Whether the peer can be reached, and could since `us`, our clock. */
+  isUpSince(us: number): boolean {
+    return this.up && this.upSinceUs <= us;
+  }
+
   /** True when the peer has been silent for too long. */
   isSilent(nowUs: number): boolean {
     return nowUs - this.heardUs > SILENCE_US;

@@ -204,8 +204,6 @@ export class PgShard implements StoreOwner, RaftHost {
   adopt(group: Group): void {
     this.groups.put(group);
     this.parking.watch();
-    // Whoever leads next may have to catch a peer up: all keep what the log has room for (R4).
-    this.store.setRetention(group.row, 1);
     if (this.store.healthOf(group.row) === GroupHealth.Filling) this.fills.want(group, false);
   }
 
@@ -572,6 +570,12 @@ export class PgShard implements StoreOwner, RaftHost {
   encodeState(row: number): GroupState {
     const group = this.groups.awakeAt(row);
     return group === null ? this.parking.stateOf(row) : group.encodeState();
+  }
+
+  neededFrom(row: number): number {
+    const group = this.groups.awakeAt(row);
+    // Of a group that is parked all was acknowledged; who goes or comes back wakes it.
+    return group === null ? Number.POSITIVE_INFINITY : group.neededFrom();
   }
 }
 

@@ -545,7 +545,7 @@ describe("damage at start", () => {
 
   test("a log that ends below what is applied: the replica is renewed all the same", async () => {
     const { machine, rig, row } = await started(42);
-    rig.store.setRetention(row, 1);
+    rig.owner.needed.set(row, 1);
     for (let index = 1; index <= 8; index++) await put(rig, row, [write(index, index, 1)]);
     await checkpoint(rig);
     expect(rig.store.firstIndex(row)).toBe(1);

@@ -60,6 +60,8 @@ export class RigOwner implements StoreOwner {
   slow = 0;
   starved = 0;
   applied = new Map<number, number>();
+  /** First entry that others need, by row. */
+  readonly needed = new Map<number, number>();
   /** Rows that take another position, and which; rows that are being renewed. */
   readonly beginning = new Map<number, number>();
   readonly renewing = new Set<number>();
@@ -102,6 +104,9 @@ export class RigOwner implements StoreOwner {
   }
   encodeState(row: number): GroupState {
     return this.stateAt(this.applied.get(row) ?? 0);
+  }
+  neededFrom(row: number): number {
+    return this.needed.get(row) ?? Number.POSITIVE_INFINITY;
   }
 
   stateAt(applied: number): GroupState {

@@ -918,7 +918,7 @@ describe("space", () => {
       checkpointStartPercent: 20,
       moverStartPercent: 5,
     });
-    rig.store.setRetention(row, 1);
+    rig.owner.needed.set(row, 1);
     let held = 0;
     for (let index = 1; index <= 300; index++) {
       const entry = write(index, (index * 7) % 60, 10);

@@ -209,3 +209,29 @@ test("a paused fill waits, over a restart of the monitor too; new entries come, 
     return bench.view.replicas.length === 0 && !cluster.health.has("RECOVERY_PAUSED");
   });
 }, 120_000);
+
+test("logs keep what somebody lacks who is away, the leader's and the other follower's; else nothing", () => {
+  const bench = new Bench(44, LOG_MIB_LARGE);
+  const { cluster, away } = bench;
+  const kept = ({ shard }: SimOsd): number => {
+    const group = [...shard!.pg.groups.values()][0]!;
+    return group.node.log.lastIndex + 1 - shard!.pg.store.firstIndex(group.row);
+  };
+  const others = cluster.osds.filter((osd) => osd !== away);
+  for (const osd of others) {
+    const { store } = osd.shard!.pg;
+    const { checkpoints } = store.counters;
+    store.requestCheckpoint();
+    bench.until("a checkpoint is written", () => store.counters.checkpoints > checkpoints);
+    expect(kept(osd)).toBeGreaterThanOrEqual(UNITS * TIMES_LARGE);
+  }
+  cluster.startOsd(away);
+  bench.until("it has all", () => away.shard?.pg.groups.size === 1 && bench.lag === 0);
+  expect(away.shard!.pg.fills.counters.fillsBegun).toBe(0);
+  // Whether it has all by now is not known to the other follower.
+  bench.pass(31_000_000);
+  bench.keepWriting();
+  bench.pass(20 * WRITE_US);
+  bench.stopWriting();
+  bench.until("nothing is kept", () => cluster.osds.every((osd) => kept(osd) === 0));
+}, 120_000);

@@ -513,7 +513,7 @@ export const ZOO: readonly PlantedBug[] = [
     else objects.putBlock(sourceSlot, bit, sourcePosition, op.version, op.crc);`,
       },
     ],
-    seed: 17,
+    seed: 264,
   },
   {
     name: "no-epoch-check",
