@@ -47,6 +47,7 @@ class Rows {
       release: () => undefined,
       usedBytes: 0,
       sizeBytes: SLOT_BYTES,
+      refusals: 0,
     };
     this.pool = new EntryPool(slots);
     this.record = new RecordView(this.arena.view);

@@ -23,6 +23,7 @@ import {
   decodeConfiguration,
   encodeConfiguration,
   hasQuorum,
+  ProgressState,
   type RaftNode,
   Role,
 } from "../raft/raft.ts";
@@ -334,10 +335,14 @@ export class Group {
     this.shard.onConfiguration(this);
   }
 
-  /** Entries that are applied stay in memory only for followers a little behind. */
-  private releaseApplied(): void {
+  /**
+   * Entries that are applied stay in memory only for followers a little behind, and while there is
+   * enough of it.
+   */
+  releaseApplied(): void {
     const ring = this.ring;
-    const keepFrom = this.isLeader ? this.lowestMatch() + 1 : this.appliedIndex + 1;
+    const isKeeping = this.isLeader && !this.shard.isCrowded;
+    const keepFrom = isKeeping ? this.lowestMatch() + 1 : this.appliedIndex + 1;
     while (ring.first <= ring.last && ring.first <= this.appliedIndex) {
       if (ring.first >= keepFrom && this.appliedIndex - ring.first < KEEP_ENTRIES_MAX) break;
       const entry = ring.shiftFirst();
@@ -348,14 +353,14 @@ export class Group {
     if (base - this.node.log.baseIndex >= COMPACT_ENTRIES_MIN) this.node.compact(base);
   }
 
-  /** Leader: the lowest index that a reachable peer has acknowledged. */
+  /** Leader: the lowest index that a reachable peer has acknowledged that is sent entries. */
   private lowestMatch(): number {
     const node = this.node;
     let lowest = this.appliedIndex;
     for (let slot = 0; slot < node.progress.length; slot++) {
       if (slot === node.selfSlot || (node.inactive & (1 << slot)) !== 0) continue;
-      const match = node.progress[slot]!.match;
-      if (match < lowest) lowest = match;
+      const { match, state } = node.progress[slot]!;
+      if (state !== ProgressState.Fill && match < lowest) lowest = match;
     }
     return lowest;
   }

@@ -121,6 +121,9 @@ export interface PgShardOptions {
   readonly limits?: Partial<GroupLimits>;
 }
 
+/** Between two looks at all groups for entries that they keep. */
+const SHED_US = 10_000;
+
 /** Everything of one shard that is about placement groups. */
 export class PgShard implements StoreOwner, RaftHost {
   readonly world: World;
@@ -147,6 +150,13 @@ export class PgShard implements StoreOwner, RaftHost {
   /** What leaders do about configurations and leadership. */
   readonly reconfigurer: Reconfigurer;
   store!: LocalStore;
+  /**
+   * More than half of the memory for payloads is taken, or some was asked for in vain: none is kept for
+   * followers.
+   */
+  isCrowded = false;
+  private shedUs = 0;
+  private shedRefusals = 0;
   private readonly host: PgHost;
   private readonly out = new Ready();
   private readonly tickTimer: CallbackTimer;
@@ -367,6 +377,8 @@ export class PgShard implements StoreOwner, RaftHost {
   drainApply(): void {
     const full = this.store.isFull;
     if (full !== this.full) this.tellFull(full);
+    const { usedBytes, sizeBytes, refusals } = this.world.slots;
+    this.isCrowded = usedBytes * 2 > sizeBytes || refusals !== this.shedRefusals;
     while (this.applyHead !== null) {
       const group: Group = this.applyHead;
       this.applyHead = group.applyNext;
@@ -374,6 +386,17 @@ export class PgShard implements StoreOwner, RaftHost {
       group.applyQueued = false;
       if (!group.gone) group.applyCommitted();
     }
+    if (this.isCrowded) this.shed();
+  }
+
+  // cold: memory is scarce.
+  /** Groups in which nothing happens let go of what they keep: without memory nothing might any more. */
+  private shed(): void {
+    const now = this.world.clock.turnUs;
+    if (now - this.shedUs < SHED_US) return;
+    this.shedUs = now;
+    this.shedRefusals = this.world.slots.refusals;
+    for (const group of this.groups.awake()) group.releaseApplied();
   }
 
   drainSend(): void {

@@ -24,6 +24,7 @@ export class SlotPool implements Slots {
   usedBytes = 0;
   /** Slots taken since the start: whether the pool is in use. */
   takes = 0;
+  refusals = 0;
   readonly sizeBytes: number;
   /** Arena offset of slab 0; slabs follow each other. */
   private readonly baseOffset: number;
@@ -62,7 +63,10 @@ export class SlotPool implements Slots {
     let slab = this.heads[sizeClass]!;
     if (slab === NONE) {
       slab = this.openSlab(sizeClass);
-      if (slab === NONE) return -1;
+      if (slab === NONE) {
+        this.refusals += 1;
+        return -1;
+      }
     }
     const slot = this.takeBit(slab);
     const free = this.freeCount[slab]! - 1;

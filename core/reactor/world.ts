@@ -75,6 +75,8 @@ export interface Slots {
   readonly usedBytes: number;
   /** Bytes of all slots; how many of a size fit depends on the others. */
   readonly sizeBytes: number;
+  /** How often `take` answered -1 since the start. */
+  readonly refusals: number;
 }
 
 /* -------------------------------------------------------------------- time */

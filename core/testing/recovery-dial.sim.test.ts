@@ -11,6 +11,7 @@ import { type Image, OpKind, PromisedOp } from "../client/client.ts";
 import type { RecoveryView } from "../mon/mon.ts";
 import type { Group } from "../pg/pg.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
+import { ProgressState } from "../raft/raft.ts";
 import { CallbackTimer } from "../reactor/world.ts";
 import { SimCluster, type SimOsd } from "./sim-cluster.ts";
 
@@ -22,6 +23,8 @@ const UNITS = 160;
 /** Of a log that keeps all of it; how often they are written then. */
 const LOG_MIB_LARGE = 128;
 const TIMES_LARGE = 3;
+/** What memory for payloads is cut from. */
+const PIECE = 1_048_576;
 /** Between two writes of the client that goes on. */
 const WRITE_US = 5000;
 
@@ -34,13 +37,14 @@ class Bench {
   private readonly buffer: number;
   private writing = false;
 
-  constructor(seed: number, logMiB: number) {
+  constructor(seed: number, logMiB: number, slotsMiB = 96) {
     this.cluster = new SimCluster(seed, {
       osds: 3,
       replicas: 3,
       pgCount: 1,
       imageBytes: 64 * 1_048_576,
       logBytes: logMiB * 1_048_576,
+      slotsBytes: slotsMiB * 1_048_576,
       tuning: { idleMs: 50 },
       checksum: new SystemChecksum(),
       drainMicrotasks,
@@ -68,6 +72,10 @@ class Bench {
     op.lengthBytes = PART * BLOCK_SIZE;
     op.arenaOffset = this.buffer;
     return this.image.run(op);
+  }
+
+  writeSome(count: number): void {
+    for (let at = 0; at < count; at++) this.await(this.write(at));
   }
 
   private await(status: Promise<Status>): void {
@@ -133,6 +141,14 @@ class Bench {
 
 function groupOf(osd: SimOsd): Group {
   return [...osd.shard!.pg.groups.values()][0]!;
+}
+
+/** Entries that an osd has in memory. */
+function heldBy(osd: SimOsd): number {
+  const { ring } = groupOf(osd);
+  let held = 0;
+  for (let index = ring.first; index <= ring.last; index++) if (ring.get(index) !== null) held += 1;
+  return held;
 }
 
 /** Simulated time from the return of an osd until it is whole again. */
@@ -234,4 +250,52 @@ test("logs keep what somebody lacks who is away, the leader's and the other foll
   bench.pass(20 * WRITE_US);
   bench.stopWriting();
   bench.until("nothing is kept", () => cluster.osds.every((osd) => kept(osd) === 0));
+}, 120_000);
+
+test("what is kept in memory for followers gives way: to a fill, to writes, to whoever finds none", () => {
+  const bench = new Bench(46, LOG_MIB_LARGE, 16);
+  const { leader, away } = bench;
+  const { pg } = leader.shard!;
+  bench.cluster.startOsd(away);
+  bench.until("it has all", () => away.shard?.pg.groups.size === 1 && bench.lag === 0);
+  // Its disk stands still from now on.
+  bench.cluster.simulation.disk(away.path).faults.stalled = true;
+  bench.keepWriting();
+  bench.until("memory is scarce", () => pg.isCrowded);
+  const at = groupOf(leader).appliedIndex;
+  const { checkpoints } = pg.store.counters;
+  pg.store.requestCheckpoint();
+  bench.pass(2_000_000);
+  expect(groupOf(leader).appliedIndex).toBeGreaterThan(at + 200);
+  expect(pg.store.counters.checkpoints).toBeGreaterThan(checkpoints);
+  bench.stopWriting();
+  bench.pass(1_000_000);
+  expect(bench.lag).toBeGreaterThan(200);
+
+  bench.writeSome(10);
+  expect(heldBy(leader)).toBeGreaterThanOrEqual(10);
+  const { slots } = leader.world!;
+  const taken: number[] = [];
+  while (slots.usedBytes * 2 <= slots.sizeBytes) taken.push(slots.take(BLOCK_SIZE));
+  bench.pass(50_000);
+  expect(heldBy(leader)).toBe(0);
+
+  for (const slot of taken.splice(0)) slots.release(slot);
+  bench.writeSome(10);
+  expect(heldBy(leader)).toBe(10);
+  // One block of each piece that is left: most is free, and nothing large.
+  for (let slot = slots.take(BLOCK_SIZE); slot >= 0; slot = slots.take(BLOCK_SIZE))
+    taken.push(slot);
+  for (const slot of taken) if (slot % PIECE !== taken[0]! % PIECE) slots.release(slot);
+  bench.pass(50_000);
+  expect(heldBy(leader)).toBe(0);
+
+  for (const slot of taken) if (slot % PIECE === taken[0]! % PIECE) slots.release(slot);
+  bench.keepWriting();
+  // What it lacks has left the log: it gets nothing before its fill, for which it needs its disk.
+  bench.until("it waits for a fill", () =>
+    groupOf(leader).node.progress.some(({ state }) => state === ProgressState.Fill),
+  );
+  bench.pass(300_000);
+  expect(heldBy(leader)).toBeLessThan(10);
 }, 120_000);
