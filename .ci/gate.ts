@@ -184,7 +184,7 @@ function testOutput(
     : failures.map((text) => `failed  ${text}`);
   const said = lines.filter((line, at) => !(isHeader(line) && isHeader(lines[at + 1])));
   const errors = said.flatMap((line, at) =>
-    /^error: |^FAILED /.test(line) ? said.slice(at, at + ERROR_LINES) : [],
+    /^(\w*[eE]rror): |^FAILED /.test(line) ? said.slice(at, at + ERROR_LINES) : [],
   );
   return [...named, ...errors, ...said].join("\n");
 }

@@ -6,7 +6,9 @@ import { type Subprocess, spawn } from "bun";
 import { command, reportsRing, waitFor } from "./e2e-harness.ts";
 
 const ROOT = join(import.meta.dir, "..");
-const END_MS = 30_000;
+/** Beyond what the cluster itself gives a process for its end. */
+const END_MS = 60_000;
+const LOG_LINES = 20;
 
 /** The commands of the README's tour: every line of its `sh` blocks, in order. */
 function tourScripts(readme: string): readonly string[] {
@@ -24,16 +26,52 @@ async function play(script: string, env: Readonly<Record<string, string>>): Prom
   expect(output).toBe("");
 }
 
-/** Processes of a cluster directory that still run. */
-function runningPids(directory: string): readonly number[] {
-  if (!existsSync(directory)) return [];
-  return readdirSync(directory)
-    .filter((name) => name.endsWith(".pid"))
-    .map((name) => Number(readFileSync(join(directory, name), "utf8")))
-    .filter((pid) => {
-      const words = existsSync(`/proc/${pid}/exe`) ? `/proc/${pid}/cmdline` : "";
-      return words !== "" && readFileSync(words, "utf8").includes(directory);
-    });
+/** Processes of a cluster directory that still run, by the names that they have there. */
+function running(directory: string): ReadonlyMap<string, number> {
+  const found = new Map<string, number>();
+  for (const file of readdirSync(directory)) {
+    if (!file.endsWith(".pid")) continue;
+    const pid = Number(textOf(join(directory, file)));
+    const words = pid > 0 ? textOf(`/proc/${String(pid)}/cmdline`) : "";
+    if (words.includes(directory)) found.set(file.slice(0, -".pid".length), pid);
+  }
+  return found;
+}
+
+/** Nothing, if the file, or the process that it tells of, has just gone. */
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return "";
+    throw error;
+  }
+}
+
+/** Wait until the cluster has stopped; what did not is killed, and what it logged last is told. */
+async function stopped(directory: string): Promise<void> {
+  if (!existsSync(directory)) return;
+  try {
+    await waitFor("nothing to be left", () => running(directory).size === 0, END_MS);
+  } catch (error) {
+    for (const [name, pid] of running(directory)) {
+      const log = textOf(join(directory, `${name}.log`))
+        .trimEnd()
+        .split("\n");
+      console.error(`${name} is left, and said last:\n${log.slice(-LOG_LINES).join("\n")}`);
+      end(pid);
+    }
+    throw error;
+  }
+}
+
+function end(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    // It has just gone by itself.
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
 }
 
 test("every command of the README's tour, and of what npm start tells, works as it is written", async () => {
@@ -76,11 +114,6 @@ test("every command of the README's tour, and of what npm start tells, works as 
     for (const start of served) start.kill("SIGTERM");
     for (const start of served) await start.exited;
     // npm ends before what it started: the cluster notices that, and stops in order.
-    try {
-      await waitFor("nothing to be left", () => runningPids(env.CLUSTER_DIR).length === 0, END_MS);
-    } finally {
-      for (const pid of runningPids(env.CLUSTER_DIR)) process.kill(pid, "SIGKILL");
-      rmSync(folder, { recursive: true, force: true });
-    }
+    await stopped(env.CLUSTER_DIR).finally(() => rmSync(folder, { recursive: true, force: true }));
   }
 });
