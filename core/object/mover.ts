@@ -62,13 +62,14 @@ export class Mover {
   adoptDamage = false;
   /** The last sweep moved nothing: what it tried is damaged, or was replaced meanwhile. */
   fruitless = false;
+  /** Operations under way at a time, at most: its owner's to set, at any time. */
+  depth: number;
   private readonly world: World;
   private readonly device: Device;
   private readonly objects: ObjectStore;
   private readonly slots: SlotTable;
   private readonly eras: Eras;
   private readonly owner: MoverOwner;
-  private readonly depth: number;
   private readonly plan: SweepPlan;
 
   private stage: Stage = Stage.Idle;

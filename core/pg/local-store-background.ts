@@ -15,6 +15,9 @@ import type { Space } from "./local-store-space.ts";
 /** Share of the log that must have filled since the last checkpoint before the next one. */
 const GROWTH_SHARE = 0.05;
 
+/** Operations that the mover has under way while clients come one at a time. */
+const MOVER_DEPTH_LONE = 4;
+
 /** Sweeps of a checkpoint that find nothing but damage, before it is adopted as it is. */
 const DAMAGE_TRIES = 3;
 
@@ -57,6 +60,9 @@ export class Background implements Drain, TurnWaiter {
   /** Batches that became durable; how many had when the page writer began its round. */
   private batches = 0;
   private roundBatches = 0;
+  /** As of the last sweep's begin, with the entries that had come by then. */
+  private sweepBatches = 0;
+  private sweepEntries = 0;
   /** The page writer is a checkpoint's. */
   private pagesHeld = false;
   private readonly flush = new PageFlush();
@@ -168,7 +174,23 @@ export class Background implements Drain, TurnWaiter {
     if (this.objects.dirty.count === 0) return;
     if (this.mover.fruitless) this.onFruitlessSweep();
     if (!this.draining && !this.idle && !this.isWorthMoving()) return;
+    this.paceMover();
     if (!this.mover.start()) this.moverStalled = true;
+  }
+
+  /**
+   * A write that comes alone waits behind all of a sweep that the device has: there are few at a time,
+   * when batches had fewer than two entries in the mean since the last one. Many clients at once wait
+   * for each other anyway, and longer if blocks go home late.
+   */
+  private paceMover(): void {
+    const batches = this.batches - this.sweepBatches;
+    const entries = this.log.entriesAppended - this.sweepEntries;
+    this.sweepBatches = this.batches;
+    this.sweepEntries = this.log.entriesAppended;
+    const isLone = !this.draining && !this.idle && batches > 0 && entries < 2 * batches;
+    const { backgroundDepth } = this.parts.tuning;
+    this.mover.depth = isLone ? Math.min(MOVER_DEPTH_LONE, backgroundDepth) : backgroundDepth;
   }
 
   /** Damage that nobody healed yet: it must not hold a checkpoint, nor be tried again and again. */
@@ -280,6 +302,7 @@ export class Background implements Drain, TurnWaiter {
   // cold: once per checkpoint.
   async drainOverlay(position: number): Promise<void> {
     this.draining = true;
+    this.mover.depth = this.parts.tuning.backgroundDepth;
     this.moverStalled = false;
     this.fruitlessSweeps = 0;
     try {

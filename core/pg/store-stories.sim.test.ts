@@ -13,7 +13,7 @@ import {
   RecordView,
 } from "../log/log.ts";
 import { SystemChecksum } from "../reactor/bun-system.ts";
-import type { Arena } from "../reactor/world.ts";
+import type { Arena, Disk } from "../reactor/world.ts";
 import { SLOT_SIZE } from "../store/store.ts";
 import { BlockState, GroupHealth, SNAP_SEQ_HEAD } from "./local-store.ts";
 import { Machine } from "./machine-harness.ts";
@@ -958,6 +958,30 @@ test("blocks go home many at a time, and no batch is written to say that they ar
   expect(overlayBlocks).toBeGreaterThan(250);
   await checkpoint(rig);
   expect(rig.store.usage().overlayBlocks).toBe(0);
+});
+
+test("blocks go home a few at a time while writes come alone, and many at a time else", async () => {
+  const deepest = async (seed: number, together: number): Promise<number> => {
+    const machine = await Machine.make(seed, RUNTIME, 256 * MIB, 16 * MIB);
+    const { rig, row } = await started(machine, { moverStartPercent: 0 });
+    const { parts } = rig.store as unknown as { parts: { device: { disk: Disk } } };
+    let most = 0;
+    for (let last = together; last <= 900; last += together) {
+      const indexes = Array.from({ length: together }, (_, at) => last - at).reverse();
+      const entries = indexes.map((index) => write(index, index * 16, 1));
+      for (const entry of entries) expect(rig.append(row, entry)).toBe(Status.Ok);
+      await rig.until(() => {
+        most = Math.max(most, parts.device.disk.inFlight);
+        return rig.store.durableIndex(row) === last;
+      }, "durable");
+      for (const entry of entries) rig.apply(row, entry);
+    }
+    expect(rig.store.counters.blocksMoved).toBeGreaterThan(500);
+    return most;
+  };
+  // With the batch, and one that says that others are committed.
+  expect(await deepest(64, 1)).toBeLessThanOrEqual(6);
+  expect(await deepest(65, 3)).toBeGreaterThan(30);
 });
 
 describe("clones", () => {
