@@ -8,7 +8,7 @@
  *
  *   store.appliedIndex ≤ commitIndex ≤ node's last index
  *   ring holds every entry in (appliedIndex, last] that was appended since the start, and for a
- *   leader those that a follower still needs, while there are few of them
+ *   leader those that a follower is sent next, while there are few of them and memory is not scarce
  *
  * Applied is bounded by what is durable here, not by commitIndex alone: the overlay points into
  * this replica's own log, which may be behind the majority that committed. A read therefore waits
